@@ -1,0 +1,32 @@
+# From a fresh machine: `make demo` runs the example application, `make test` runs every test.
+export CGO_ENABLED ?= 0
+KUBE := v1.36.3
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+STAMP := k8s.io/component-base/version
+KUBE_FLAGS := -s -w -X $(STAMP).gitVersion=$(KUBE) -X $(STAMP).gitMajor=1 -X $(STAMP).gitMinor=36
+
+.PHONY: demo test build packages lint bench generate clean
+
+demo: packages build ## the example application, running and live
+	@scripts/demo
+
+test: packages build ## everything, on a cluster of its own
+	@scripts/test
+
+build: ## bin/bight, bin/bight-agent, bin/bight-kube (the first time takes about eight minutes on two cores)
+	@scripts/build "$(VERSION)" "$(KUBE_FLAGS)"
+
+packages: ## the Debian packages that the embedded cluster needs
+	@scripts/packages containerd runc nftables containernetworking-plugins git
+
+lint: ## gofmt, go vet and staticcheck, in every module
+	@scripts/lint
+
+bench: packages build ## speed, as ratios against references in the same run
+	@scripts/bench
+
+generate: ## generated files that are kept in git
+	@go generate ./...
+
+clean: ## what was built; the embedded cluster is left alone (bin/bight cluster delete)
+	@rm -rf bin

@@ -1,0 +1,183 @@
+// Package spec says what one embedded cluster consists of: its name, its nodes,
+// its addresses and where each of its files is. The main type is [Cluster]; it
+// is written once when the cluster is first started and read by everything that
+// comes after. A Cluster is read only after it was loaded.
+package spec
+
+import (
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+)
+
+// Addresses inside a cluster's own network namespaces. Nothing outside can see
+// them, so they are the same for every cluster and collide with nothing.
+const (
+	NodeNetwork    = "10.41.0.0/24"
+	PodNetwork     = "10.42.0.0/16"
+	ServiceNetwork = "10.43.0.0/16"
+	ServiceAPI     = "10.43.0.1"
+	ServiceDNS     = "10.43.0.10"
+	APIPort        = 6443
+	RegistryPort   = 5000
+	DNSDomain      = "cluster.local"
+)
+
+// MaxNodes is how many nodes one cluster can have.
+const MaxNodes = 16
+
+// Cluster is the description of one embedded cluster.
+type Cluster struct {
+	Name   string `json:"name"`
+	Nodes  int    `json:"nodes"`
+	Egress bool   `json:"egress"` // pods may reach the outside through a userspace NAT
+
+	// APIHostPort and RegistryHostPort are the loopback ports on the host.
+	APIHostPort      int `json:"apiPort"`
+	RegistryHostPort int `json:"registryPort"`
+
+	// Dir has everything that the cluster keeps on disk.
+	Dir string `json:"-"`
+}
+
+// Node is one node of a Cluster.
+type Node struct {
+	Index   int    // from 1; node 1 also runs the control plane
+	Name    string // as Kubernetes knows it
+	Address string // in NodeNetwork
+	PodCIDR string
+	Dir     string
+}
+
+var validName = regexp.MustCompile(`^[a-z]([a-z0-9-]{0,30}[a-z0-9])?$`)
+
+// CheckName reports why name can't be a cluster's name.
+func CheckName(name string) error {
+	if !validName.MatchString(name) {
+		return fmt.Errorf("cluster name %q: use 1 to 32 lower-case letters, digits and dashes, starting with a letter", name)
+	}
+	return nil
+}
+
+// Root is the directory that has all clusters of this user.
+func Root() (string, error) {
+	if dir := os.Getenv("BIGHT_STATE_DIR"); dir != "" {
+		return filepath.Join(dir, "clusters"), nil
+	}
+	if dir := os.Getenv("XDG_STATE_HOME"); dir != "" {
+		return filepath.Join(dir, "bight", "clusters"), nil
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return "", fmt.Errorf("find the state directory: %w; set BIGHT_STATE_DIR", err)
+	}
+	return filepath.Join(home, ".local", "state", "bight", "clusters"), nil
+}
+
+// Load reads the cluster in dir. The error is fs.ErrNotExist when none is there.
+func Load(dir string) (*Cluster, error) {
+	b, err := os.ReadFile(filepath.Join(dir, "cluster.json"))
+	if err != nil {
+		return nil, err
+	}
+	c := &Cluster{Dir: dir}
+	if err := json.Unmarshal(b, c); err != nil {
+		return nil, fmt.Errorf("read %s: %w; delete the cluster and start it again", filepath.Join(dir, "cluster.json"), err)
+	}
+	return c, nil
+}
+
+// Save writes the cluster's description into its directory, which it makes.
+func (c *Cluster) Save() error {
+	if err := os.MkdirAll(c.Dir, 0o700); err != nil {
+		return err
+	}
+	b, err := json.MarshalIndent(c, "", "  ")
+	if err != nil {
+		return err
+	}
+	tmp := c.Path("cluster.json.new")
+	if err := os.WriteFile(tmp, append(b, '\n'), 0o600); err != nil {
+		return err
+	}
+	return os.Rename(tmp, c.Path("cluster.json"))
+}
+
+// List returns the names of the clusters below root, sorted.
+func List(root string) ([]string, error) {
+	entries, err := os.ReadDir(root)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	var names []string
+	for _, e := range entries {
+		if e.IsDir() && CheckName(e.Name()) == nil {
+			names = append(names, e.Name())
+		}
+	}
+	return names, err
+}
+
+// Path returns the path of a file in the cluster's directory.
+func (c *Cluster) Path(elem ...string) string {
+	return filepath.Join(append([]string{c.Dir}, elem...)...)
+}
+
+// ControlSocket is where the supervisor answers.
+func (c *Cluster) ControlSocket() string { return c.Path("control.sock") }
+
+// Context is the cluster's name in a kubeconfig.
+func (c *Cluster) Context() string {
+	if c.Name == "bight" {
+		return c.Name
+	}
+	return "bight-" + c.Name
+}
+
+// CgroupRoot is the cgroup that all of the cluster's containers are below. Users
+// with state directories of their own may have clusters of one name, so the
+// directory is part of it.
+func (c *Cluster) CgroupRoot() string {
+	id := sha256.Sum256([]byte(c.Dir))
+	return fmt.Sprintf("/bight-cluster-%s-%x", c.Name, id[:4])
+}
+
+// APIHostURL is the API server's address on the host.
+func (c *Cluster) APIHostURL() string {
+	return "https://127.0.0.1:" + strconv.Itoa(c.APIHostPort)
+}
+
+// APINodeURL is the API server's address inside the cluster's namespaces.
+func (c *Cluster) APINodeURL() string {
+	return "https://" + c.Node(1).Address + ":" + strconv.Itoa(APIPort)
+}
+
+// Node returns node i, from 1.
+func (c *Cluster) Node(i int) Node {
+	name := c.Context()
+	if i > 1 {
+		name += "-" + strconv.Itoa(i)
+	}
+	return Node{
+		Index:   i,
+		Name:    name,
+		Address: "10.41.0." + strconv.Itoa(10+i),
+		PodCIDR: "10.42." + strconv.Itoa(i) + ".0/24",
+		Dir:     c.Path("nodes", strconv.Itoa(i)),
+	}
+}
+
+// AllNodes returns all nodes, node 1 first.
+func (c *Cluster) AllNodes() []Node {
+	var nodes []Node
+	for i := 1; i <= c.Nodes; i++ {
+		nodes = append(nodes, c.Node(i))
+	}
+	return nodes
+}

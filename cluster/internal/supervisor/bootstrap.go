@@ -1,0 +1,116 @@
+package supervisor
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strconv"
+
+	core "k8s.io/api/core/v1"
+	discovery "k8s.io/api/discovery/v1"
+	rbac "k8s.io/api/rbac/v1"
+	storagev1 "k8s.io/api/storage/v1"
+	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+
+	"github.com/bightdev/bight/cluster/internal/spec"
+	"github.com/bightdev/bight/cluster/internal/storage"
+)
+
+const dnsUser = "system:bight-dns"
+
+// object is something that every cluster has from the start.
+type object struct {
+	client   rest.Interface
+	resource string
+	space    string
+	name     string
+	value    runtime.Object
+}
+
+// applyBootstrap makes the objects that the cluster's own services need.
+func applyBootstrap(ctx context.Context, client kubernetes.Interface, c *spec.Cluster) error {
+	for _, o := range bootstrapObjects(client, c) {
+		body, err := json.Marshal(o.value)
+		if err != nil {
+			return err
+		}
+		force := true
+		err = o.client.Patch(types.ApplyPatchType).
+			NamespaceIfScoped(o.space, o.space != "").
+			Resource(o.resource).Name(o.name).
+			VersionedParams(&meta.PatchOptions{FieldManager: "bight-cluster", Force: &force}, meta.ParameterCodec).
+			Body(body).Do(ctx).Error()
+		if err != nil {
+			return fmt.Errorf("apply %s %s: %w", o.resource, o.name, err)
+		}
+	}
+	return nil
+}
+
+func bootstrapObjects(client kubernetes.Interface, c *spec.Cluster) []object {
+	registry := "localhost:" + strconv.Itoa(c.RegistryHostPort)
+	inside := "localhost:" + strconv.Itoa(spec.RegistryPort)
+	dnsPorts := func(yield func(name string, protocol core.Protocol)) {
+		yield("dns", core.ProtocolUDP)
+		yield("dns-tcp", core.ProtocolTCP)
+	}
+	var servicePorts []core.ServicePort
+	var endpointPorts []discovery.EndpointPort
+	dnsPorts(func(name string, protocol core.Protocol) {
+		port := int32(53)
+		servicePorts = append(servicePorts, core.ServicePort{Name: name, Protocol: protocol, Port: port})
+		endpointPorts = append(endpointPorts, discovery.EndpointPort{Name: &name, Protocol: &protocol, Port: &port})
+	})
+	reclaim, binding, ready := core.PersistentVolumeReclaimDelete, storagev1.VolumeBindingImmediate, true
+	rbacType := meta.TypeMeta{APIVersion: "rbac.authorization.k8s.io/v1"}
+	kind := func(t meta.TypeMeta, kind string) meta.TypeMeta { t.Kind = kind; return t }
+	coreType := func(kind string) meta.TypeMeta { return meta.TypeMeta{APIVersion: "v1", Kind: kind} }
+
+	return []object{
+		{client.RbacV1().RESTClient(), "clusterroles", "", dnsUser, &rbac.ClusterRole{
+			TypeMeta: kind(rbacType, "ClusterRole"), ObjectMeta: meta.ObjectMeta{Name: dnsUser},
+			Rules: []rbac.PolicyRule{
+				{Verbs: []string{"list", "watch"}, APIGroups: []string{""}, Resources: []string{"services", "pods", "namespaces"}},
+				{Verbs: []string{"list", "watch"}, APIGroups: []string{"discovery.k8s.io"}, Resources: []string{"endpointslices"}},
+			},
+		}},
+		{client.RbacV1().RESTClient(), "clusterrolebindings", "", dnsUser, &rbac.ClusterRoleBinding{
+			TypeMeta: kind(rbacType, "ClusterRoleBinding"), ObjectMeta: meta.ObjectMeta{Name: dnsUser},
+			RoleRef:  rbac.RoleRef{APIGroup: "rbac.authorization.k8s.io", Kind: "ClusterRole", Name: dnsUser},
+			Subjects: []rbac.Subject{{APIGroup: "rbac.authorization.k8s.io", Kind: "User", Name: dnsUser}},
+		}},
+		{client.CoreV1().RESTClient(), "services", "kube-system", "kube-dns", &core.Service{
+			TypeMeta: coreType("Service"),
+			ObjectMeta: meta.ObjectMeta{Name: "kube-dns", Namespace: "kube-system", Labels: map[string]string{
+				"k8s-app": "kube-dns", "kubernetes.io/name": "CoreDNS",
+			}},
+			Spec: core.ServiceSpec{ClusterIP: spec.ServiceDNS, Ports: servicePorts},
+		}},
+		{client.DiscoveryV1().RESTClient(), "endpointslices", "kube-system", "kube-dns", &discovery.EndpointSlice{
+			TypeMeta: meta.TypeMeta{APIVersion: "discovery.k8s.io/v1", Kind: "EndpointSlice"},
+			ObjectMeta: meta.ObjectMeta{Name: "kube-dns", Namespace: "kube-system", Labels: map[string]string{
+				discovery.LabelServiceName: "kube-dns", discovery.LabelManagedBy: "bight.dev",
+			}},
+			AddressType: discovery.AddressTypeIPv4,
+			Endpoints:   []discovery.Endpoint{{Addresses: []string{c.Node(1).Address}, Conditions: discovery.EndpointConditions{Ready: &ready}}},
+			Ports:       endpointPorts,
+		}},
+		{client.StorageV1().RESTClient(), "storageclasses", "", "standard", &storagev1.StorageClass{
+			TypeMeta: meta.TypeMeta{APIVersion: "storage.k8s.io/v1", Kind: "StorageClass"},
+			ObjectMeta: meta.ObjectMeta{Name: "standard", Annotations: map[string]string{
+				"storageclass.kubernetes.io/is-default-class": "true",
+			}},
+			Provisioner: storage.Provisioner, ReclaimPolicy: &reclaim, VolumeBindingMode: &binding,
+		}},
+		// KEP-1755: how tools find the registry.
+		{client.CoreV1().RESTClient(), "configmaps", "kube-public", "local-registry-hosting", &core.ConfigMap{
+			TypeMeta: coreType("ConfigMap"), ObjectMeta: meta.ObjectMeta{Name: "local-registry-hosting", Namespace: "kube-public"},
+			Data: map[string]string{"localRegistryHosting.v1": fmt.Sprintf(
+				"host: %q\nhostFromContainerRuntime: %q\nhelp: \"https://kubernetes.io/docs/tasks/\"\n", registry, inside)},
+		}},
+	}
+}

@@ -1,0 +1,47 @@
+package cli
+
+import (
+	"encoding/json"
+	"fmt"
+	"runtime"
+
+	"github.com/spf13/cobra"
+)
+
+func (p *Program) versionCommand() *cobra.Command {
+	var output string
+	c := &cobra.Command{
+		Use: "version", Short: "Print the version", Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			if output == "json" {
+				return p.printJSON(struct {
+					Version  string `json:"version"`
+					Go       string `json:"go"`
+					Platform string `json:"platform"`
+				}{p.Version, runtime.Version(), runtime.GOOS + "/" + runtime.GOARCH})
+			}
+			_, err := fmt.Fprintf(p.Stdout, "bight %s (%s, %s/%s)\n", p.Version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+			return err
+		},
+	}
+	p.outputFlag(c, &output)
+	return c
+}
+
+// outputFlag adds -o, which has one value.
+func (p *Program) outputFlag(c *cobra.Command, output *string) {
+	c.Flags().StringVarP(output, "output", "o", "", "json for programs")
+	run := c.RunE
+	c.RunE = func(c *cobra.Command, args []string) error {
+		if *output != "" && *output != "json" {
+			return usageError("-o %s: use json, or leave it out", *output)
+		}
+		return run(c, args)
+	}
+}
+
+func (p *Program) printJSON(v any) error {
+	e := json.NewEncoder(p.Stdout)
+	e.SetIndent("", "  ")
+	return e.Encode(v)
+}

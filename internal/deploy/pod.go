@@ -1,0 +1,208 @@
+package deploy
+
+import (
+	"fmt"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	coreac "k8s.io/client-go/applyconfigurations/core/v1"
+
+	"github.com/bightdev/bight/internal/app"
+)
+
+const (
+	liveDir  = "/bight/live" // the only directory that live update writes to
+	tokenKey = "token"
+	tokenEnv = "BIGHT_TOKEN"
+
+	volumeLive = "bight-live"
+	volumeTmp  = "bight-tmp"
+)
+
+// podTemplate renders s's pods. Nothing may be in it that changes without a
+// reason to replace the pods: no line numbers, no version.
+func (r *renderer) podTemplate(s *app.Service, set settings) *coreac.PodTemplateSpecApplyConfiguration {
+	labels := appLabels(r.app.Name)
+	labels[labelName] = s.Name
+	token := ""
+	if r.opts.Live != nil {
+		token = r.opts.Live.Token
+	}
+	security := coreac.PodSecurityContext().WithRunAsNonRoot(true).
+		WithRunAsUser(r.opts.User).WithRunAsGroup(r.opts.User).
+		WithSeccompProfile(coreac.SeccompProfile().WithType(corev1.SeccompProfileTypeRuntimeDefault))
+	if len(s.Volumes) > 0 {
+		security.WithFSGroup(r.opts.User)
+	}
+	spec := coreac.PodSpec().
+		WithServiceAccountName(s.Name).
+		WithAutomountServiceAccountToken(false).
+		WithEnableServiceLinks(false).
+		WithSecurityContext(security).
+		WithContainers(r.container(s, set)).
+		WithVolumes(r.volumes(s)...)
+	if r.opts.Live != nil {
+		spec.WithTerminationGracePeriodSeconds(2)
+	}
+	return coreac.PodTemplateSpec().WithLabels(labels).
+		WithAnnotations(map[string]string{annotationConfig: set.digest(token)}).
+		WithSpec(spec)
+}
+
+func (r *renderer) container(s *app.Service, set settings) *coreac.ContainerApplyConfiguration {
+	c := coreac.Container().WithName(s.Name).WithImage(r.opts.Images[s.Name]).
+		WithCommand(literal(r.command(s))...).
+		WithWorkingDir(r.opts.Root).
+		WithResources(coreac.ResourceRequirements().WithRequests(corev1.ResourceList{
+			corev1.ResourceCPU: resource.MustParse("10m"), corev1.ResourceMemory: resource.MustParse("32Mi"),
+		})).
+		WithSecurityContext(coreac.SecurityContext().
+			WithAllowPrivilegeEscalation(false).WithReadOnlyRootFilesystem(true).
+			WithCapabilities(coreac.Capabilities().WithDrop("ALL"))).
+		WithVolumeMounts(r.mounts(s)...).
+		WithTerminationMessagePolicy(corev1.TerminationMessageFallbackToLogsOnError)
+	for _, p := range s.Ports {
+		c.WithPorts(coreac.ContainerPort().WithName(p.Name).WithContainerPort(int32(p.Number)).WithProtocol(transport(p)))
+	}
+	if len(set.plain) > 0 {
+		c.WithEnvFrom(coreac.EnvFromSource().WithConfigMapRef(coreac.ConfigMapEnvSource().WithName(s.Name)))
+	}
+	if len(set.secret) > 0 {
+		c.WithEnvFrom(coreac.EnvFromSource().WithSecretRef(coreac.SecretEnvSource().WithName(s.Name)))
+	}
+	if r.opts.Live != nil {
+		c.WithEnv(coreac.EnvVar().WithName(tokenEnv).WithValueFrom(coreac.EnvVarSource().
+			WithSecretKeyRef(coreac.SecretKeySelector().WithName(r.opts.Live.TokenSecret).WithKey(tokenKey))))
+	}
+	r.probes(c, s)
+	return c
+}
+
+// command is what the container starts: the service, or the agent that starts
+// the service.
+func (r *renderer) command(s *app.Service) []string {
+	own := append(append([]string{}, r.opts.Commands[s.Name]...), arguments(s)...)
+	live := r.opts.Live
+	if live == nil {
+		if strings.HasPrefix(own[0], "./") {
+			own[0] = path.Join(r.opts.Root, own[0])
+		}
+		return own
+	}
+	cmd := []string{
+		live.AgentPath, "run", "--root", r.opts.Root, "--live", liveDir,
+		"--listen", "127.0.0.1:" + strconv.Itoa(live.Port(s)), "--name", s.Name,
+	}
+	if q := question(s); q != "" {
+		cmd = append(cmd, "--ready", q)
+	}
+	return append(append(cmd, "--"), own...)
+}
+
+// health is how s is asked whether it can serve: as it says itself, else by
+// connecting to its main port. It is nil where nobody can ask.
+func health(s *app.Service) *app.Health {
+	if s.Health != nil {
+		return s.Health
+	}
+	if p := s.Port(); p != nil && p.Protocol != app.UDP {
+		return &app.Health{Kind: app.HealthTCP, Port: p.Number, From: p.From}
+	}
+	return nil
+}
+
+// question is the health question in the agent's words: "http:8080/healthz".
+func question(s *app.Service) string {
+	h := health(s)
+	switch {
+	case h == nil:
+		return ""
+	case h.Kind == app.HealthHTTP:
+		return fmt.Sprintf("http:%d/%s", h.Port, strings.TrimPrefix(h.Path, "/"))
+	default:
+		return fmt.Sprintf("%s:%d", h.Kind, h.Port)
+	}
+}
+
+// probes tells kubelet how to ask. In production a process that no longer
+// accepts connections is restarted; one that says it cannot serve is not, since
+// what it misses may be another service. In a sandbox nothing is restarted by
+// kubelet: the agent does that, and keeps the live files.
+func (r *renderer) probes(c *coreac.ContainerApplyConfiguration, s *app.Service) {
+	h := health(s)
+	if h == nil {
+		return
+	}
+	if r.opts.Live == nil {
+		tcp := &app.Health{Kind: app.HealthTCP, Port: h.Port}
+		c.WithStartupProbe(probe(h).WithPeriodSeconds(1).WithFailureThreshold(120).WithTimeoutSeconds(2))
+		c.WithReadinessProbe(probe(h).WithPeriodSeconds(5).WithFailureThreshold(2).WithTimeoutSeconds(2))
+		c.WithLivenessProbe(probe(tcp).WithPeriodSeconds(10).WithFailureThreshold(3).WithTimeoutSeconds(2))
+		return
+	}
+	ready := coreac.Probe().WithTimeoutSeconds(65).
+		WithExec(coreac.ExecAction().WithCommand(r.opts.Live.AgentPath, "ready", "--wait", "60s"))
+	switch r.opts.Live.Probe {
+	case ProbeStartup:
+		// The threshold is out of reach: a startup probe that gives up kills the agent.
+		c.WithStartupProbe(ready.WithPeriodSeconds(1).WithFailureThreshold(1_000_000))
+		c.WithReadinessProbe(probe(h).WithPeriodSeconds(1).WithFailureThreshold(3).WithTimeoutSeconds(2))
+	case ProbeExec:
+		c.WithReadinessProbe(ready.WithPeriodSeconds(5).WithFailureThreshold(1))
+	default:
+		c.WithReadinessProbe(probe(h).WithPeriodSeconds(1).WithFailureThreshold(3).WithTimeoutSeconds(2))
+	}
+}
+
+func probe(h *app.Health) *coreac.ProbeApplyConfiguration {
+	p := coreac.Probe()
+	port := intstr.FromInt32(int32(h.Port))
+	switch h.Kind {
+	case app.HealthHTTP:
+		return p.WithHTTPGet(coreac.HTTPGetAction().WithPort(port).WithPath("/" + strings.TrimPrefix(h.Path, "/")))
+	case app.HealthGRPC:
+		return p.WithGRPC(coreac.GRPCAction().WithPort(int32(h.Port)))
+	default:
+		return p.WithTCPSocket(coreac.TCPSocketAction().WithPort(port))
+	}
+}
+
+func (r *renderer) volumes(s *app.Service) []*coreac.VolumeApplyConfiguration {
+	var vs []*coreac.VolumeApplyConfiguration
+	if !ownTmp(s) {
+		vs = append(vs, coreac.Volume().WithName(volumeTmp).WithEmptyDir(coreac.EmptyDirVolumeSource()))
+	}
+	if r.opts.Live != nil {
+		vs = append(vs, coreac.Volume().WithName(volumeLive).WithEmptyDir(coreac.EmptyDirVolumeSource().
+			WithMedium(corev1.StorageMediumMemory).WithSizeLimit(resource.MustParse(r.opts.Live.Size))))
+	}
+	for _, v := range s.Volumes {
+		vs = append(vs, coreac.Volume().WithName(v.Name).WithPersistentVolumeClaim(
+			coreac.PersistentVolumeClaimVolumeSource().WithClaimName(claimName(s, v))))
+	}
+	return vs
+}
+
+// ownTmp reports whether a volume of s takes the place of our /tmp.
+func ownTmp(s *app.Service) bool {
+	return slices.ContainsFunc(s.Volumes, func(v app.Volume) bool { return path.Clean(v.Path) == "/tmp" })
+}
+
+func (r *renderer) mounts(s *app.Service) []*coreac.VolumeMountApplyConfiguration {
+	var ms []*coreac.VolumeMountApplyConfiguration
+	if !ownTmp(s) {
+		ms = append(ms, coreac.VolumeMount().WithName(volumeTmp).WithMountPath("/tmp"))
+	}
+	if r.opts.Live != nil {
+		ms = append(ms, coreac.VolumeMount().WithName(volumeLive).WithMountPath(liveDir))
+	}
+	for _, v := range s.Volumes {
+		ms = append(ms, coreac.VolumeMount().WithName(v.Name).WithMountPath(v.Path))
+	}
+	return ms
+}

@@ -1,0 +1,166 @@
+package stream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"time"
+)
+
+// Client connects to a [Server]. It may be used for many sessions.
+type Client struct {
+	// Dial opens a transport. Its ctx bounds the dialling, not the transport;
+	// closing that must make its reads and writes return.
+	Dial     func(context.Context) (io.ReadWriteCloser, error)
+	Token    string
+	Version  string   // of this program
+	Features []string // that this program has
+	Limits   Limits
+	// Handle serves streams that the server opens; nil refuses them. The stream
+	// is closed when it returns, ctx ends with the session.
+	Handle func(ctx context.Context, st *Stream)
+	// OnState is told of each change of a session's transport, one at a time. It
+	// must return soon.
+	OnState func(State)
+	Log     *slog.Logger
+}
+
+// Permanent marks an error of [Client.Dial] after which dialling again has no
+// sense, for example because the pod is gone. The session ends with it.
+func Permanent(err error) error { return &permanentError{err} }
+
+type permanentError struct{ err error }
+
+func (e *permanentError) Error() string { return e.err.Error() }
+func (e *permanentError) Unwrap() error { return e.err }
+
+const (
+	firstBackoff = 50 * time.Millisecond
+	maxBackoff   = time.Second
+	dialTimeout  = 10 * time.Second
+)
+
+// Connect tries once to reach the server. The session lives until ctx ends or
+// it is closed; while it does, a broken transport is replaced by a new one.
+func (c *Client) Connect(ctx context.Context) (*Session, error) {
+	limits := c.Limits.withDefaults()
+	conn, w, err := c.attempt(ctx, limits, nil)
+	if err != nil {
+		return nil, fmt.Errorf("connect stream session: %w", err)
+	}
+	s := newSession(ctx, w.Session, true, limits, peer{
+		Version: w.Version, Features: common(c.Features, w.Features), Window: w.Window, Replay: w.Replay,
+	})
+	s.handle, s.onState, s.log = c.Handle, c.OnState, c.Log
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	s.state.RTT = w.rtt
+	s.setState(Connected, nil)
+	go c.run(s, conn)
+	return s, nil
+}
+
+// run keeps the session going until it ends; Done tells when it has returned.
+func (c *Client) run(s *Session, conn io.ReadWriteCloser) {
+	ctx := s.ctx
+	stop := context.AfterFunc(ctx, func() { s.end(context.Cause(ctx)) })
+	defer func() {
+		stop()
+		s.finish()
+	}()
+	for {
+		_, err := s.serveLink(conn)
+		if s.Err() != nil {
+			return
+		}
+		s.setState(Lost, err)
+		if conn, err = c.redial(ctx, s); err != nil {
+			s.end(err)
+			return
+		}
+		s.setState(Resumed, nil)
+	}
+}
+
+// finish lets the handlers end and marks the session as done.
+func (s *Session) finish() {
+	s.handlers.Wait()
+	s.mu.Lock()
+	s.out.release()
+	err := s.err
+	s.mu.Unlock()
+	s.setState(Ended, err)
+	close(s.done)
+}
+
+// redial tries until the session goes on over a new transport: at once, then
+// after growing pauses.
+func (c *Client) redial(ctx context.Context, s *Session) (io.ReadWriteCloser, error) {
+	for backoff := firstBackoff; ; backoff = min(2*backoff, maxBackoff) {
+		conn, w, err := c.attempt(ctx, s.limits, s)
+		if err == nil {
+			s.mu.Lock()
+			ok := s.out.rewind(w.Received)
+			s.state.RTT = w.rtt
+			s.mu.Unlock()
+			if ok {
+				return conn, nil
+			}
+			_ = conn.Close()
+			return nil, ErrSessionLost
+		}
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		if isPermanent(err) {
+			return nil, err
+		}
+		s.log.Debug("stream session redial", "session", s.id[:8], "err", err)
+		timer := time.NewTimer(backoff/2 + rand.N(backoff/2))
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
+func isPermanent(err error) bool {
+	var p *permanentError
+	var refused *RefusedError
+	return errors.As(err, &p) || errors.As(err, &refused) ||
+		errors.Is(err, ErrSessionLost) || errors.Is(err, ErrProtocol)
+}
+
+// attempt dials once and greets the server: for a new session when s is nil,
+// else to go on with s.
+func (c *Client) attempt(ctx context.Context, l Limits, s *Session) (io.ReadWriteCloser, welcome, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, dialTimeout,
+		fmt.Errorf("no answer within %v: %w", dialTimeout, context.DeadlineExceeded))
+	defer cancel()
+	h := hello{
+		Min: protocolMin, Max: protocolMax, Version: c.Version, Token: c.Token,
+		Features: c.Features, Window: l.initialWindow(), Replay: l.Replay,
+	}
+	if s != nil {
+		s.mu.Lock()
+		h.Session, h.Received = s.id, s.received
+		s.told = s.received
+		s.mu.Unlock()
+	}
+	conn, err := c.Dial(ctx)
+	if err != nil {
+		return nil, welcome{}, err
+	}
+	w, err := greet(ctx, conn, h)
+	if err != nil {
+		_ = conn.Close()
+		return nil, w, err
+	}
+	return conn, w, nil
+}

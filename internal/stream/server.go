@@ -1,0 +1,259 @@
+package stream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+)
+
+// Server takes sessions. Its fields are set before Serve is called.
+type Server struct {
+	Token    string   // that clients must have; required
+	Version  string   // of this program
+	Features []string // that this program has
+	Limits   Limits
+	// Retain is how long a session whose transport is lost waits for the client
+	// to come back: 60 s.
+	Retain time.Duration
+	// MaxSessions is how many there may be at a time: 16.
+	MaxSessions int
+	// Handle serves a stream that a client opened. The stream is closed when it
+	// returns; ctx ends with the session, after which it must return.
+	Handle func(ctx context.Context, st *Stream)
+	Log    *slog.Logger
+
+	mu       sync.Mutex
+	sessions map[string]*Session
+}
+
+// attachment is a transport whose client has said hello.
+type attachment struct {
+	conn     io.ReadWriteCloser
+	hello    hello
+	protocol int
+}
+
+// Serve takes connections from ln until ctx ends, then ends all sessions and
+// waits for their handlers. It closes ln.
+func (v *Server) Serve(ctx context.Context, ln net.Listener) error {
+	if v.Token == "" {
+		return errors.New("serve streams: a server without a token would let anyone in")
+	}
+	if v.Log == nil {
+		v.Log = slog.New(slog.DiscardHandler)
+	}
+	v.sessions = map[string]*Session{}
+	var g sync.WaitGroup
+	defer g.Wait()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(errClosed)
+	defer context.AfterFunc(ctx, func() { _ = ln.Close() })()
+	for backoff := time.Duration(0); ; {
+		conn, err := ln.Accept()
+		if err == nil {
+			backoff = 0
+			g.Go(func() { v.serveConn(ctx, conn, &g) })
+			continue
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+		if errors.Is(err, net.ErrClosed) {
+			return fmt.Errorf("serve streams: %w", err)
+		}
+		v.Log.Warn("accept stream connection", "err", err)
+		backoff = min(max(2*backoff, 5*time.Millisecond), time.Second)
+		select {
+		case <-time.After(backoff):
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// serveConn does the handshake on conn and gives it to its session.
+func (v *Server) serveConn(ctx context.Context, conn io.ReadWriteCloser, g *sync.WaitGroup) {
+	limits := v.Limits.withDefaults()
+	hctx, cancel := context.WithTimeout(ctx, limits.Handshake)
+	defer cancel()
+	release := guard(hctx, conn)
+	var h hello
+	err := readHello(conn, &h)
+	if !release() || err != nil {
+		_ = conn.Close()
+		v.Log.Debug("connection dropped before its handshake", "err", err)
+		return
+	}
+	protocol, refusal := judge(h, v.Token)
+	if refusal == "" && (h.Window <= 0 || h.Window > maxCredit || h.Replay < minReplay) {
+		_ = conn.Close()
+		return
+	}
+	at := &attachment{conn: conn, hello: h, protocol: protocol}
+	if refusal == "" {
+		refusal = v.assign(ctx, hctx, at, limits, g)
+	}
+	if refusal != "" {
+		v.refuse(hctx, conn, refusal)
+	}
+}
+
+// refuse tells the client why and hangs up.
+func (v *Server) refuse(ctx context.Context, conn io.ReadWriteCloser, r Refusal) {
+	v.Log.Info("stream connection refused", "reason", string(r))
+	w := welcome{Version: v.Version, Refused: string(r)}
+	if r == RefusedVersion {
+		w.Min, w.Max = protocolMin, protocolMax
+	}
+	release := guard(ctx, conn)
+	_ = writeHello(conn, w) // a client that has gone needs no answer
+	release()
+	_ = conn.Close()
+}
+
+// assign gives at to the session that it asks for, or to a new one.
+func (v *Server) assign(ctx, hctx context.Context, at *attachment, l Limits, g *sync.WaitGroup) Refusal {
+	if at.hello.Session == "" {
+		s := v.newSession(ctx, at, l)
+		if s == nil {
+			return RefusedBusy
+		}
+		g.Go(func() { v.run(s, at) })
+		return ""
+	}
+	v.mu.Lock()
+	s := v.sessions[at.hello.Session]
+	v.mu.Unlock()
+	if s == nil {
+		return refusedSession
+	}
+	select {
+	case s.next <- at:
+		return ""
+	case <-s.over:
+	case <-hctx.Done():
+	}
+	return refusedSession
+}
+
+func (v *Server) newSession(ctx context.Context, at *attachment, l Limits) *Session {
+	s := newSession(ctx, newSessionID(), false, l, peer{
+		Version: at.hello.Version, Features: common(v.Features, at.hello.Features),
+		Window: at.hello.Window, Replay: at.hello.Replay,
+	})
+	s.handle, s.log = v.Handle, v.Log
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	limit := v.MaxSessions
+	if limit <= 0 {
+		limit = 16
+	}
+	if len(v.sessions) >= limit && !v.evict() {
+		return nil
+	}
+	v.sessions[s.id] = s
+	return s
+}
+
+// evict ends the session that has waited longest for its client, if one does.
+// It wants v.mu held.
+func (v *Server) evict() bool {
+	var oldest *Session
+	var since time.Time
+	for _, s := range v.sessions {
+		if st := s.State(); st.Kind == Lost && (oldest == nil || st.At.Before(since)) {
+			oldest, since = s, st.At
+		}
+	}
+	if oldest == nil {
+		return false
+	}
+	delete(v.sessions, oldest.id)
+	oldest.end(ErrSessionLost)
+	return true
+}
+
+// run keeps s going over one transport after another until it ends.
+func (v *Server) run(s *Session, at *attachment) {
+	stop := context.AfterFunc(s.ctx, func() { s.end(context.Cause(s.ctx)) })
+	defer func() {
+		v.mu.Lock()
+		delete(v.sessions, s.id)
+		v.mu.Unlock()
+		stop()
+		s.finish()
+	}()
+	kind := Connected
+	for s.Err() == nil {
+		if at == nil {
+			if at = v.await(s); at == nil {
+				return
+			}
+		}
+		conn := at.conn
+		if err := v.attach(s, at); err != nil {
+			_ = conn.Close()
+			at = nil
+			v.Log.Debug("stream handshake", "err", err)
+			continue
+		}
+		s.setState(kind, nil)
+		kind = Resumed
+		var err error
+		if at, err = s.serveLink(conn); s.Err() == nil {
+			s.setState(Lost, err)
+		}
+	}
+	if at != nil {
+		_ = at.conn.Close()
+	}
+}
+
+// await waits for a client to come back to s.
+func (v *Server) await(s *Session) *attachment {
+	retain := v.Retain
+	if retain <= 0 {
+		retain = time.Minute
+	}
+	timer := time.NewTimer(retain)
+	defer timer.Stop()
+	select {
+	case at := <-s.next:
+		return at
+	case <-s.over:
+	case <-timer.C:
+		s.end(ErrSessionLost)
+	}
+	return nil
+}
+
+// attach answers the client's hello and puts s where that wants to go on. No
+// link is running, so the positions stand still.
+func (v *Server) attach(s *Session, at *attachment) error {
+	s.mu.Lock()
+	ok := s.out.rewind(at.hello.Received)
+	received := s.received
+	s.told = received
+	s.mu.Unlock()
+	hctx, cancel := context.WithTimeout(s.ctx, s.limits.Handshake)
+	defer cancel()
+	if !ok {
+		v.refuse(hctx, at.conn, refusedSession)
+		return fmt.Errorf("position %d: %w", at.hello.Received, ErrSessionLost)
+	}
+	release := guard(hctx, at.conn)
+	err := writeHello(at.conn, welcome{
+		Protocol: at.protocol, Version: v.Version, Features: v.Features,
+		Window: s.limits.initialWindow(), Replay: s.limits.Replay,
+		Session: s.id, Received: received,
+	})
+	if !release() {
+		return context.Cause(hctx)
+	}
+	return err
+}

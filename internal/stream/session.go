@@ -1,0 +1,431 @@
+package stream
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+)
+
+// Why a session ends.
+var (
+	// ErrSessionLost says that the other side does not know the session any
+	// more, most likely because it was started anew. Connect again.
+	ErrSessionLost = errors.New("session lost: the other side was restarted or has waited too long")
+	// ErrPeerClosed says that the other side closed the session.
+	ErrPeerClosed = errors.New("session closed by the other side")
+	// ErrProtocol says that the other side sent what no correct peer sends.
+	ErrProtocol = errors.New("stream protocol violated")
+
+	errClosed = fmt.Errorf("session closed: %w", net.ErrClosed)
+)
+
+// Limits bound what a session costs. Zero fields have defaults.
+type Limits struct {
+	// Window is how many bytes a stream may have under way or unread: 16 MiB. A
+	// stream starts with 256 KiB and grows when its reader keeps up.
+	Window int
+	// Budget bounds the growth of all streams of a session together: 64 MiB.
+	Budget int
+	// Replay is how many unconfirmed bytes are kept for sending again, and so
+	// how many are under way at most: 16 MiB. Writers wait beyond it.
+	Replay int
+	// Ping is how often a sign of life is sent, 2 s; Dead is how long without
+	// one from the peer makes a transport count as broken, 6 s.
+	Ping, Dead time.Duration
+	// Handshake is how long a new connection may take to say hello: 5 s.
+	Handshake time.Duration
+}
+
+const (
+	initialWindow = 256 << 10
+	minReplay     = 256 << 10
+	// unsentLimit is how much may wait for the transport before streams take
+	// turns, a frame each.
+	unsentLimit = 256 << 10
+	batchSize   = 256 << 10
+	maxStreams  = 16 << 10
+	lingerTime  = 2 * time.Second
+)
+
+func (l Limits) withDefaults() Limits {
+	set := func(v *int, d int) {
+		if *v <= 0 {
+			*v = d
+		}
+	}
+	setTime := func(v *time.Duration, d time.Duration) {
+		if *v <= 0 {
+			*v = d
+		}
+	}
+	set(&l.Window, 16<<20)
+	set(&l.Budget, 64<<20)
+	set(&l.Replay, 16<<20)
+	l.Window = max(l.Window, 2*maxPayload)
+	l.Replay = max(l.Replay, minReplay)
+	setTime(&l.Ping, 2*time.Second)
+	setTime(&l.Dead, 6*time.Second)
+	setTime(&l.Handshake, 5*time.Second)
+	return l
+}
+
+func (l Limits) initialWindow() int { return min(initialWindow, l.Window) }
+
+// Session is one connection that outlives its transports. [Client.Connect] or a
+// [Server] makes it; whoever has it may Close it.
+type Session struct {
+	id       string
+	client   bool
+	limits   Limits
+	peer     peer
+	log      *slog.Logger
+	handle   func(context.Context, *Stream)
+	onState  func(State)
+	ctx      context.Context // of the handlers; ends with the session
+	cancel   context.CancelCauseFunc
+	pool     buffers
+	handlers sync.WaitGroup
+
+	wake chan struct{}    // there is something to write
+	next chan *attachment // server: a transport that takes over
+	over chan struct{}    // the session has ended
+	done chan struct{}    // and its goroutines too
+
+	mu       sync.Mutex
+	out      replay
+	queue    []*Stream // whose pending bytes wait for their turn
+	streams  map[uint32]*Stream
+	lastID   uint32 // of our last stream
+	peerID   uint32 // of the peer's last stream
+	budget   int    // left of limits.Budget
+	received uint64 // position up to which the peer's frames were taken
+	told     uint64 // the position of our last ack
+	ping     uint64 // of the ping to send, 0 for none
+	pong     uint64 // the ping to answer, 0 for none
+	closing  bool   // a goaway is under way
+	err      error  // why the session ended
+	state    State
+}
+
+// peer is what the handshake told about the other side.
+type peer struct {
+	Version  string
+	Features []string
+	Window   int // the initial one of its streams
+	Replay   int
+}
+
+func newSession(ctx context.Context, id string, client bool, l Limits, p peer) *Session {
+	s := &Session{
+		id: id, client: client, limits: l, peer: p,
+		wake: make(chan struct{}, 1),
+		next: make(chan *attachment),
+		over: make(chan struct{}), done: make(chan struct{}),
+		streams: map[uint32]*Stream{},
+		budget:  l.Budget,
+	}
+	s.ctx, s.cancel = context.WithCancelCause(ctx)
+	if !client {
+		s.lastID = 1 // the server's are odd from 3 on, the client's even from 2 on
+	}
+	return s
+}
+
+// ID identifies the session to both sides. Whoever knows it and the token can
+// take it over, so only its beginning belongs in a log.
+func (s *Session) ID() string { return s.id }
+
+// PeerVersion returns the version of the program at the other side.
+func (s *Session) PeerVersion() string { return s.peer.Version }
+
+// Features returns the features that both sides have.
+func (s *Session) Features() []string { return s.peer.Features }
+
+// Done is closed when the session has ended and all its goroutines have.
+func (s *Session) Done() <-chan struct{} { return s.done }
+
+// Err returns why the session ended, nil while it has not.
+func (s *Session) Err() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.err
+}
+
+// Open opens a stream. It does not wait for the peer: the header and what is
+// written after it travel together. It waits only while the session has more to
+// send than it may keep.
+func (s *Session) Open(ctx context.Context, header []byte) (*Stream, error) {
+	if len(header) > maxOpenHeader {
+		return nil, fmt.Errorf("open stream: header of %d bytes is larger than %d", len(header), maxOpenHeader)
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("open stream: %w", context.Cause(ctx))
+	}
+	st, err := s.register(header)
+	if err != nil {
+		return nil, fmt.Errorf("open stream: %w", err)
+	}
+	stop := context.AfterFunc(ctx, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if st.id == 0 {
+			st.endWriting(context.Cause(ctx))
+		}
+	})
+	defer stop()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.queue) == 0 && s.mayAdd() {
+		s.sendOpen(st)
+	}
+	for st.id == 0 && st.werr == nil {
+		s.enqueue(st)
+		st.wcond.Wait()
+	}
+	if st.werr != nil {
+		return nil, fmt.Errorf("open stream: %w", st.werr)
+	}
+	return st, nil
+}
+
+// register makes a stream that has no number yet.
+func (s *Session) register(header []byte) (*Stream, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.err != nil:
+		return nil, s.err
+	case s.closing:
+		return nil, errClosed
+	case len(s.streams) >= maxStreams:
+		return nil, fmt.Errorf("%d streams are open already", len(s.streams))
+	}
+	return newStream(s, 0, append([]byte(nil), header...)), nil
+}
+
+// mayAdd reports whether data may enter the replay log.
+func (s *Session) mayAdd() bool {
+	return s.out.unsent() < unsentLimit && s.out.kept() < s.limits.Replay
+}
+
+// enqueue gives st a turn at sending. Those and the functions below want s.mu
+// held.
+func (s *Session) enqueue(st *Stream) {
+	if !st.queued {
+		st.queued = true
+		s.queue = append(s.queue, st)
+	}
+}
+
+// sendOpen gives st its number and tells the peer of it.
+func (s *Session) sendOpen(st *Stream) {
+	s.lastID += 2
+	st.id = s.lastID
+	s.streams[st.id] = st
+	copy(s.out.add(frame{typ: frameOpen, stream: st.id, length: len(st.header)}), st.header)
+	s.poke()
+}
+
+// sendFrame hands over one frame of what st has pending, if it may.
+func (s *Session) sendFrame(st *Stream) bool {
+	n := min(len(st.pending), st.credit, maxPayload)
+	if n == 0 || !s.mayAdd() {
+		return false
+	}
+	if room := s.out.room() - headerSize; room < n && room >= smallChunk {
+		n = room
+	}
+	copy(s.out.add(frame{typ: frameData, stream: st.id, length: n}), st.pending)
+	st.pending = st.pending[n:]
+	st.credit -= n
+	return true
+}
+
+// takeTurns lets the queued streams send a frame each, again and again, as long
+// as frames may be added. A stream without credit leaves the queue until it
+// gets some.
+func (s *Session) takeTurns() {
+	for len(s.queue) > 0 && s.mayAdd() {
+		st := s.queue[0]
+		s.queue[0] = nil
+		s.queue = s.queue[1:]
+		st.queued = false
+		switch {
+		case st.id != 0:
+			s.sendFrame(st)
+		case st.werr == nil:
+			s.sendOpen(st)
+		}
+		if len(st.pending) == 0 {
+			st.wcond.Broadcast()
+		} else if st.credit > 0 {
+			s.enqueue(st)
+		}
+	}
+}
+
+// poke tells the link's writer that there is something to do.
+func (s *Session) poke() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// sendCode sends a stop or reset, whatever the limits: there is at most one of
+// each per stream.
+func (s *Session) sendCode(st *Stream, t frameType, code uint32) {
+	if s.err != nil || st.id == 0 || st.sentEnd && st.gotEnd {
+		return
+	}
+	binary.BigEndian.PutUint32(s.out.add(frame{typ: t, stream: st.id, length: 4}), code)
+	s.poke()
+}
+
+func (s *Session) sendFin(st *Stream) {
+	if st.sentEnd || s.err != nil {
+		return
+	}
+	s.out.add(frame{typ: frameFin, stream: st.id})
+	st.sentEnd = true
+	s.forget(st)
+	s.poke()
+}
+
+func (s *Session) sendReset(st *Stream, code uint32) {
+	if st.sentEnd && st.gotEnd {
+		return
+	}
+	s.sendCode(st, frameReset, code)
+	st.sentEnd = true
+	s.forget(st)
+}
+
+// forget drops a stream that has ended in both directions.
+func (s *Session) forget(st *Stream) {
+	if st.sentEnd && st.gotEnd && s.streams[st.id] == st {
+		delete(s.streams, st.id)
+		s.budget += st.in.grown(s.limits.initialWindow())
+	}
+}
+
+// giveCredit lets the peer send more on st.
+func (s *Session) giveCredit(st *Stream, n int, grow bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if st.gotEnd || s.err != nil {
+		return
+	}
+	if grow {
+		window := s.limits.initialWindow() + st.in.grown(s.limits.initialWindow())
+		if by := min(window, s.limits.Window-window, s.budget); by > 0 {
+			s.budget -= by
+			st.in.enlarge(by)
+			n += by
+		}
+	}
+	binary.BigEndian.PutUint32(s.out.add(frame{typ: frameWindow, stream: st.id, length: 4}), uint32(n))
+	s.poke()
+}
+
+// end ends the session; the first reason counts.
+func (s *Session) end(err error) {
+	s.mu.Lock()
+	if s.err != nil {
+		s.mu.Unlock()
+		return
+	}
+	s.err = err
+	close(s.over)
+	streams := make([]*Stream, 0, len(s.streams))
+	for _, st := range s.streams {
+		streams = append(streams, st)
+		st.endWriting(err)
+	}
+	for _, st := range s.queue {
+		st.endWriting(err)
+	}
+	s.queue = nil
+	s.mu.Unlock()
+	s.cancel(err)
+	for _, st := range streams {
+		st.in.finish(err, false)
+	}
+}
+
+// Close ends the session on both sides, after what was written has been
+// delivered or two seconds have passed, and waits for its goroutines. It must
+// not be called by a handler of the session or its observer, which it waits for.
+func (s *Session) Close() error {
+	s.mu.Lock()
+	up := s.state.Kind == Connected || s.state.Kind == Resumed
+	if s.err == nil && !s.closing && up {
+		s.closing = true
+		s.out.add(frame{typ: frameGoAway})
+		s.poke()
+	}
+	s.mu.Unlock()
+	if up {
+		timer := time.NewTimer(lingerTime)
+		defer timer.Stop()
+		select {
+		case <-s.over:
+		case <-timer.C:
+		}
+	}
+	s.end(errClosed)
+	<-s.done
+	return nil
+}
+
+// StateKind is what happened to a session's transport.
+type StateKind string
+
+// Kinds of [State].
+const (
+	Connected StateKind = "connected"
+	Lost      StateKind = "lost"
+	Resumed   StateKind = "resumed"
+	Ended     StateKind = "ended"
+)
+
+// State is the condition of a session's transport.
+type State struct {
+	Kind StateKind
+	RTT  time.Duration // last measured, 0 before the first answer
+	Err  error         // why it was lost or ended
+	Down time.Duration // how long it was lost, when Resumed
+	At   time.Time     // since when
+}
+
+// State returns the present state.
+func (s *Session) State() State {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.state
+}
+
+// setState records a change and tells the observer of it.
+func (s *Session) setState(kind StateKind, err error) {
+	s.mu.Lock()
+	now := time.Now()
+	st := State{Kind: kind, RTT: s.state.RTT, Err: err, At: now}
+	if kind == Resumed && s.state.Kind == Lost {
+		st.Down = now.Sub(s.state.At)
+	}
+	s.state = st
+	s.mu.Unlock()
+	level := slog.LevelDebug
+	if kind == Lost || kind == Resumed {
+		level = slog.LevelInfo
+	}
+	s.log.Log(context.Background(), level, "stream session", "state", kind, "session", s.id[:8], "down", st.Down, "err", err)
+	if s.onState != nil {
+		s.onState(st)
+	}
+}
