@@ -35,6 +35,7 @@ func refuse(code wire.Code, path, format string, args ...any) error {
 
 // applied is what apply has done.
 type applied struct {
+	change  uint64
 	whole   bool
 	written int64
 	stage   time.Duration
@@ -50,7 +51,7 @@ type patch struct {
 	isLive  bool     // whether that is a live tree
 	from    *dir     // where that is
 	serial  string
-	commits int // that the store had seen when it started
+	changes uint64 // that the store had seen when it started
 	head    wire.PatchHeader
 	by      string
 	deletes []string
@@ -108,7 +109,7 @@ func (s *store) begin(head wire.PatchHeader, by string) (*patch, error) {
 	s.serial++
 	return &patch{
 		s: s, dir: s.dir, have: s.have, isLive: s.isLive, from: from, serial: strconv.Itoa(s.serial),
-		commits: s.commits, head: head, by: by, meta: map[string]meta{},
+		changes: s.changes, head: head, by: by, meta: map[string]meta{},
 	}, nil
 }
 

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/bightdev/bight/internal/live/wire"
 )
 
 // write puts the patch on disk and makes it visible.
@@ -51,7 +53,7 @@ func (p *patch) commit(show func() (applied, error)) (applied, error) {
 	s := p.s
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.commits != p.commits || s.stale {
+	if s.changes != p.changes || s.stale {
 		return applied{}, refuse(wire.OtherBase, "", "another patch came first and made tree %s", s.digest.Short())
 	}
 	start := time.Now()
@@ -61,7 +63,8 @@ func (p *patch) commit(show func() (applied, error)) (applied, error) {
 	}
 	done.swap = time.Since(start)
 	s.isLive = true
-	s.commits++
+	s.changes++
+	done.change = s.changes
 	s.have, s.digest = manifest{p.listing(), p.head.Source, p.by}, p.head.Target
 	s.save()
 	return done, nil

@@ -39,7 +39,7 @@ type store struct {
 	digest tree.Hash
 	serial int // of stages
 
-	commits int // patches that became visible
+	changes uint64 // of have that somebody was told of
 
 	saves sync.WaitGroup // one at a time
 }
@@ -118,6 +118,7 @@ func (s *store) currentLocked() string {
 
 // summary is what there is to know about the present tree.
 type summary struct {
+	change uint64
 	files  int
 	tree   tree.Tree // read only
 	digest tree.Hash
@@ -137,7 +138,7 @@ func (s *store) now() (summary, error) {
 }
 
 func (s *store) summary() summary {
-	return summary{files: len(s.have.meta), tree: s.have.tree, digest: s.digest, source: s.have.source, by: s.have.by, live: s.isLive}
+	return summary{change: s.changes, files: len(s.have.meta), tree: s.have.tree, digest: s.digest, source: s.have.source, by: s.have.by, live: s.isLive}
 }
 
 // verify reads every file of the tree again.
@@ -211,8 +212,11 @@ func (s *store) load() error {
 }
 
 func (s *store) setLocked(m manifest) {
-	s.have, s.known, s.stale = m, true, false
-	s.digest = m.tree.Digest()
+	digest := m.tree.Digest()
+	if s.known && digest != s.digest {
+		s.changes++
+	}
+	s.have, s.known, s.stale, s.digest = m, true, false, digest
 }
 
 func (s *store) readManifest() (manifest, error) {

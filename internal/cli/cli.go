@@ -128,6 +128,13 @@ func refuseUnknown(c *cobra.Command) {
 
 func (p *Program) commands() []*cobra.Command {
 	return []*cobra.Command{
+		p.upCommand(),
+		p.downCommand(),
+		p.statusCommand(),
+		p.logsCommand(),
+		p.planCommand(),
+		p.buildCommand(),
+		p.ejectCommand(),
 		p.clusterCommand(),
 		p.versionCommand(),
 	}

@@ -159,14 +159,14 @@ func (r *run) result() *Result {
 
 // read gets the parent and lists the members, all at once.
 func (r *run) read(ctx context.Context) error {
-	g, gctx := errgroup.WithContext(ctx)
+	var g errgroup.Group // short reads: one that fails need not stop the others
 	g.Go(func() error {
-		p, err := r.readParent(gctx, r.namespace, r.app)
+		p, err := r.readParent(ctx, r.namespace, r.app)
 		r.parent = p
 		return err
 	})
 	g.Go(func() error {
-		there, err := r.members(gctx, r.namespace, r.app)
+		there, err := r.members(ctx, r.namespace, r.app)
 		r.there = there
 		return err
 	})
@@ -196,7 +196,7 @@ func (a *Applier) readParent(ctx context.Context, namespace, appName string) (pa
 func (a *Applier) members(ctx context.Context, namespace, appName string) (map[string]existing, error) {
 	var mu sync.Mutex
 	there := map[string]existing{}
-	g, ctx := errgroup.WithContext(ctx)
+	var g errgroup.Group
 	for _, k := range kinds() {
 		g.Go(func() error {
 			l, err := a.Dynamic.Resource(k.gvr()).Namespace(namespace).List(ctx, metav1.ListOptions{
@@ -215,7 +215,8 @@ func (a *Applier) members(ctx context.Context, namespace, appName string) (map[s
 			return nil
 		})
 	}
-	return there, g.Wait()
+	err := g.Wait()
+	return there, err
 }
 
 // accessError is an API server's refusal together with the right that the
@@ -228,27 +229,31 @@ type accessError struct {
 func (e *accessError) Error() string { return e.right.String() + ": " + e.err.Error() }
 func (e *accessError) Unwrap() error { return e.err }
 
-// explain turns a refusal for lack of rights into a RightsError.
+// explain tells the two kinds of "forbidden" apart: a right that the user lacks,
+// and an object that a quota or a policy refuses whoever writes it.
 func (a *Applier) explain(ctx context.Context, namespace string, err error) error {
 	var ae *accessError
-	if errors.As(err, &ae) && apierrors.IsForbidden(ae.err) {
+	if !errors.As(err, &ae) || !apierrors.IsForbidden(ae.err) {
+		return err
+	}
+	if lacksRight(ae.err) {
 		return refusal(ctx, a.Client, namespace, ae.right)
 	}
-	return err
+	return &RefusedError{Err: ae.err}
 }
 
 // preflight finds out before the first write whether the writes can work.
 func (r *run) preflight(ctx context.Context, objs []Object) error {
 	var lacking []Right
-	g, gctx := errgroup.WithContext(ctx)
+	var g errgroup.Group
 	g.SetLimit(parallel)
 	g.Go(func() (err error) {
-		lacking, err = missing(gctx, r.Client, r.namespace, neededFor(objs))
+		lacking, err = missing(ctx, r.Client, r.namespace, neededFor(objs))
 		return err
 	})
 	for _, o := range objs {
 		if _, ours := r.there[memberKey(o.Ref)]; !ours && !r.TakeOver {
-			g.Go(func() error { return r.vacant(gctx, o) })
+			g.Go(func() error { return r.vacant(ctx, o) })
 		}
 	}
 	err := g.Wait()
@@ -353,7 +358,10 @@ func (r *run) apply(ctx context.Context, o Object) error {
 	switch {
 	case !found:
 		action = Created
-	case before.uid == after.uid && before.revision == after.revision:
+	case before.uid != after.uid:
+	case before.revision == after.revision,
+		// The status alone moved, and what was applied is what was applied before.
+		before.version == after.version && r.parent.record[memberKey(o.Ref)].Digest == o.digest():
 		action = Unchanged
 	}
 	r.did(o.Ref, o.Service, action)

@@ -1,7 +1,6 @@
 package deploy
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -181,7 +180,7 @@ func (a *Applier) leftovers(ctx context.Context, namespace string) ([]string, er
 		left = append(left, "objects of an API that does not answer: "+err.Error())
 	}
 	var mu sync.Mutex
-	g, ctx := errgroup.WithContext(ctx)
+	var g errgroup.Group
 	g.SetLimit(parallel)
 	for _, l := range lists {
 		gv, err := schema.ParseGroupVersion(l.GroupVersion)
@@ -189,8 +188,8 @@ func (a *Applier) leftovers(ctx context.Context, namespace string) ([]string, er
 			return nil, fmt.Errorf("list the kinds of objects in the cluster: %w", err)
 		}
 		for _, res := range l.APIResources {
-			if !slices.Contains(res.Verbs, "list") || !slices.Contains(res.Verbs, "create") {
-				continue // what cannot be created is computed from something else
+			if !slices.Contains(res.Verbs, "list") || !slices.Contains(res.Verbs, "create") || derived(res.Kind) {
+				continue
 			}
 			g.Go(func() error {
 				found, err := a.leftOf(ctx, namespace, gv.WithResource(res.Name), res.Kind)
@@ -204,7 +203,7 @@ func (a *Applier) leftovers(ctx context.Context, namespace string) ([]string, er
 	if err := g.Wait(); err != nil {
 		return nil, err
 	}
-	slices.SortFunc(left, cmp.Compare[string])
+	slices.Sort(left)
 	return left, nil
 }
 
@@ -227,13 +226,17 @@ func (a *Applier) leftOf(ctx context.Context, namespace string, gvr schema.Group
 	return left, nil
 }
 
+// derived tells kinds whose objects are about others. Those that cannot be
+// created are computed from something else anyway.
+func derived(kind string) bool {
+	return kind == "Event" || kind == "Endpoints" || kind == "EndpointSlice"
+}
+
 // incidental tells objects that come with a namespace, belong to another object
 // that is counted itself, or are on their way out.
 func incidental(kind string, u *unstructured.Unstructured) bool {
 	switch {
 	case u.GetDeletionTimestamp() != nil, metav1.GetControllerOf(u) != nil:
-		return true
-	case kind == "Event", kind == "Endpoints", kind == "EndpointSlice":
 		return true
 	case kind == "ConfigMap" && u.GetName() == "kube-root-ca.crt":
 		return true

@@ -119,6 +119,22 @@ func (e *RightsError) Error() string {
 	return fmt.Sprintf("%s may not %s %s: %s", who, strings.Join(names, ", "), where, e.Advice)
 }
 
+// RefusedError tells that a quota or a policy of the cluster refuses an object.
+type RefusedError struct{ Err error }
+
+func (e *RefusedError) Error() string {
+	return e.Err.Error() + "; this is a rule of the cluster: change what it names, or ask whoever runs the cluster"
+}
+
+// Unwrap gives the cluster's answer.
+func (e *RefusedError) Unwrap() error { return e.Err }
+
+// lacksRight reports whether a "forbidden" is the authorizer's, whose wording is
+// the same in every cluster, and not a quota's or a policy's.
+func lacksRight(err error) bool {
+	return regexp.MustCompile(`User "[^"]*" cannot \S+ `).MatchString(err.Error())
+}
+
 // NamespaceError tells that a namespace cannot be used as it is.
 type NamespaceError struct {
 	Name   string

@@ -21,7 +21,7 @@ import (
 var update = flag.Bool("update", false, "write the golden files")
 
 // shop reads testdata/shop.json.
-func shop(t *testing.T) *app.App {
+func shop(t testing.TB) *app.App {
 	t.Helper()
 	b, err := os.ReadFile("testdata/shop.json")
 	if err != nil {
@@ -50,7 +50,7 @@ func prodOptions() RenderOptions {
 	return o
 }
 
-func render(t *testing.T, a *app.App, o RenderOptions) []Object {
+func render(t testing.TB, a *app.App, o RenderOptions) []Object {
 	t.Helper()
 	objs, err := Render(a, o)
 	if err != nil {
@@ -59,7 +59,7 @@ func render(t *testing.T, a *app.App, o RenderOptions) []Object {
 	return objs
 }
 
-func manifests(t *testing.T, objs []Object, secrets bool) string {
+func manifests(t testing.TB, objs []Object, secrets bool) string {
 	t.Helper()
 	b, err := Manifests(objs, secrets)
 	if err != nil {
@@ -68,7 +68,7 @@ func manifests(t *testing.T, objs []Object, secrets bool) string {
 	return string(b)
 }
 
-func deployment(t *testing.T, objs []Object, service string) *appsv1.Deployment {
+func deployment(t testing.TB, objs []Object, service string) *appsv1.Deployment {
 	t.Helper()
 	for _, o := range objs {
 		if o.Kind == "Deployment" && o.Name == service {

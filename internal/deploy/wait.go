@@ -160,13 +160,13 @@ func (f *follower) prime(ctx context.Context) (map[string]string, error) {
 		objs          []runtime.Object
 	}
 	answers := make(chan answer, 3)
-	g, gctx := errgroup.WithContext(ctx)
+	var g errgroup.Group
 	for name, src := range f.sources() {
 		if name == "events" {
 			continue
 		}
 		g.Go(func() error {
-			objs, version, err := src.snapshot(gctx)
+			objs, version, err := src.snapshot(ctx)
 			if err != nil {
 				return fmt.Errorf("list %s in namespace %s: %w", name, f.rollout.Namespace, err)
 			}
@@ -191,42 +191,43 @@ func (f *follower) prime(ctx context.Context) (map[string]string, error) {
 	return versions, nil
 }
 
-// watch follows all sources until the rollout is decided.
-func (f *follower) watch(ctx context.Context, versions map[string]string) error {
-	type news struct {
-		source string
-		change change
-	}
+// news is one change of one source.
+type news struct {
+	source string
+	change change
+}
+
+// listen follows all sources, each in a goroutine of g, and sends what changes.
+func (f *follower) listen(ctx context.Context, g *errgroup.Group, versions map[string]string) <-chan news {
 	in := make(chan news)
-	ctx, cancel := context.WithCancel(ctx)
-	g, gctx := errgroup.WithContext(ctx)
 	for name, src := range f.sources() {
 		g.Go(func() error {
-			err := src.follow(gctx, versions[name], func(c change) error {
+			err := src.follow(ctx, versions[name], func(c change) error {
 				select {
 				case in <- news{name, c}:
 					return nil
-				case <-gctx.Done():
-					return gctx.Err()
+				case <-ctx.Done():
+					return ctx.Err()
 				}
 			})
-			if name == "events" && apierrors.IsForbidden(err) {
-				return nil
+			switch {
+			case ctx.Err() != nil:
+				return ctx.Err()
+			case name == "events" && apierrors.IsForbidden(err):
+				return nil // events only add words
 			}
-			if err != nil && gctx.Err() == nil {
-				return fmt.Errorf("watch %s in namespace %s: %w", name, f.rollout.Namespace, err)
-			}
-			return err
+			return fmt.Errorf("watch %s in namespace %s: %w", name, f.rollout.Namespace, err)
 		})
 	}
-	end := func(err error) error {
-		cancel()
-		if broken := g.Wait(); err == nil && broken != nil && !errors.Is(broken, context.Canceled) {
-			return broken
-		}
-		return err
-	}
-	exits := f.Exits
+	return in
+}
+
+// watch follows all sources until the rollout is decided.
+func (f *follower) watch(parent context.Context, versions map[string]string) error {
+	ctx, cancel := context.WithCancel(parent)
+	defer cancel()
+	g, ctx := errgroup.WithContext(ctx)
+	in, exits := f.listen(ctx, g, versions), f.Exits
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	for {
@@ -245,13 +246,14 @@ func (f *follower) watch(ctx context.Context, versions map[string]string) error 
 			}
 			f.view.exits[e.Pod] = e
 		case <-timer.C:
-		case <-gctx.Done():
-			if ctx.Err() == nil { // a source broke
-				return end(nil)
+		case <-ctx.Done():
+			broken := g.Wait()
+			if parent.Err() == nil {
+				return broken // a source broke
 			}
-			return end(&RolloutError{Failures: f.failed, Waiting: f.waiting(), Err: context.Cause(ctx)})
+			return &RolloutError{Failures: f.failed, Waiting: f.waiting(), Err: context.Cause(parent)}
 		}
-		if done, err := f.judge(ctx); done {
+		if done, err := f.judge(parent); done {
 			cancel()
 			if broken := g.Wait(); broken != nil && !errors.Is(broken, context.Canceled) {
 				f.log().Debug("watch ended with the rollout", "err", broken)

@@ -71,7 +71,7 @@ func (c *cached) BuildChanged(ctx context.Context, a *app.App, s *app.Service, c
 // there and unharmed.
 func (c *cached) find(a *app.App, s *app.Service, in *Inputs) *Artifact {
 	var m manifest
-	if !c.store.load("artifact", in.Digest, &m) {
+	if !c.store.Recall("artifact", in.Digest, &m) {
 		return nil
 	}
 	t := make(tree.Tree, len(m.Files))
@@ -95,7 +95,7 @@ func (c *cached) find(a *app.App, s *app.Service, in *Inputs) *Artifact {
 // inputs have just been read.
 func (c *cached) locate(a *app.App, in *Inputs, e *tree.Entry, source string) bool {
 	if source == "" {
-		return c.store.holds(e)
+		return c.store.Holds(e)
 	}
 	if have, ok := in.Files[source]; !ok || have.Hash != e.Hash {
 		return false
@@ -123,7 +123,7 @@ func (c *cached) remember(a *app.App, art *Artifact) error {
 		}
 		m.Files = append(m.Files, f)
 	}
-	return c.store.save("artifact", art.Inputs, m, files)
+	return c.store.Remember("artifact", art.Inputs, m, files)
 }
 
 // Place returns where a file at source path p goes when the file or directory

@@ -267,12 +267,12 @@ func (s *Store) layer(a *archive, key tree.Hash, c Compression) (v1.Layer, error
 	}
 	l := &layer{archive: a, media: media}
 	kind := "layer" + string(c)
-	if s.load(kind, key, &l.facts) {
+	if s.Recall(kind, key, &l.facts) {
 		blob := tree.Entry{Mode: 0o644, Size: l.facts.Size, Hash: l.facts.Blob}
 		if c == Plain {
 			return l, nil
 		}
-		if s.holds(&blob) {
+		if s.Holds(&blob) {
 			l.blob = blob.Local
 			return l, nil
 		}
@@ -289,7 +289,7 @@ func (s *Store) layer(a *archive, key tree.Hash, c Compression) (v1.Layer, error
 	if c != Plain {
 		files = []string{l.facts.Blob.String()}
 	}
-	return l, s.save(kind, key, l.facts, files)
+	return l, s.Remember(kind, key, l.facts, files)
 }
 
 func sha(b []byte) v1.Hash { return v1.Hash{Algorithm: "sha256", Hex: hex.EncodeToString(b)} }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"net/http"
 	"path"
 	"runtime"
 	"strings"
@@ -46,6 +47,7 @@ type Publisher struct {
 
 	mu    sync.Mutex
 	base  v1.Image // once made
+	http  http.RoundTripper
 	blobs map[blobAt]*upload
 }
 

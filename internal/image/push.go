@@ -23,7 +23,8 @@ import (
 
 // Registry is where images go.
 type Registry struct {
-	// Push is the registry's host as this machine reaches it, "localhost:41234".
+	// Push is the registry's host as this machine reaches it, "localhost:41234",
+	// where needed with a path below which all repositories are.
 	Push string
 	// Pull is its host as the cluster's nodes name it; "" is Push.
 	Pull string
@@ -83,10 +84,11 @@ func (p *Publisher) pushOne(ctx context.Context, reg Registry, t Target) (Pushed
 	if err != nil {
 		return Pushed{}, err
 	}
-	if res.Present, err = reg.has(ctx, repo, digest); err != nil || res.Present {
+	via := p.transport(reg)
+	if res.Present, err = has(ctx, via, repo, digest); err != nil || res.Present {
 		return res, err
 	}
-	moved := &counter{next: reg.transport()}
+	moved := &counter{next: via}
 	opts := []remote.Option{
 		remote.WithContext(ctx), remote.WithTransport(moved), remote.WithAuthFromKeychain(p.keychain()),
 		remote.WithRetryBackoff(remote.Backoff{Duration: 100 * time.Millisecond, Factor: 3, Steps: 3}),
@@ -189,31 +191,44 @@ func (r Registry) plain() bool {
 	if r.Insecure {
 		return true
 	}
-	host, _, err := net.SplitHostPort(r.Push)
+	address, _, _ := strings.Cut(r.Push, "/") // it may name a path below the host
+	host, _, err := net.SplitHostPort(address)
 	if err != nil {
-		host = r.Push
+		host = address
 	}
 	ip := net.ParseIP(strings.Trim(host, "[]"))
 	return host == "localhost" || strings.HasSuffix(host, ".localhost") || ip != nil && ip.IsLoopback()
 }
 
-func (r Registry) transport() http.RoundTripper {
+// transport returns what requests go through. The default has larger buffers
+// than usual: layers are large and registries near.
+func (p *Publisher) transport(r Registry) http.RoundTripper {
 	if r.Transport != nil {
 		return r.Transport
 	}
-	return remote.DefaultTransport
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.http == nil {
+		p.http = &http.Transport{
+			Proxy: http.ProxyFromEnvironment, ForceAttemptHTTP2: true,
+			MaxIdleConnsPerHost: 16, IdleConnTimeout: 30 * time.Second,
+			TLSHandshakeTimeout: 10 * time.Second, ExpectContinueTimeout: time.Second,
+			WriteBufferSize: 256 << 10, ReadBufferSize: 64 << 10,
+		}
+	}
+	return p.http
 }
 
 // has asks for the image in the one way that costs a single request. A registry
 // that wants credentials first says no here and is asked properly later.
-func (r Registry) has(ctx context.Context, repo ggcr.Repository, digest v1.Hash) (bool, error) {
+func has(ctx context.Context, via http.RoundTripper, repo ggcr.Repository, digest v1.Hash) (bool, error) {
 	url := fmt.Sprintf("%s://%s/v2/%s/manifests/%s", repo.Scheme(), repo.RegistryStr(), repo.RepositoryStr(), digest)
 	req, err := http.NewRequestWithContext(ctx, http.MethodHead, url, nil)
 	if err != nil {
 		return false, err
 	}
 	req.Header.Set("Accept", "application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.v2+json")
-	res, err := r.transport().RoundTrip(req)
+	res, err := via.RoundTrip(req)
 	if err != nil {
 		return false, err
 	}

@@ -27,7 +27,7 @@ import (
 // holds appears by a rename, and whatever is damaged or gone counts as never
 // stored.
 type Store struct {
-	// MaxBytes is how large the stored files may grow in all; 0 means 8 GiB.
+	// MaxBytes is how large the stored files may grow in all; 0 means 4 GiB.
 	MaxBytes int64
 
 	dir    string
@@ -39,7 +39,7 @@ type Store struct {
 }
 
 const (
-	defaultMaxBytes = 8 << 30
+	defaultMaxBytes = 4 << 30
 	// grace is how long a file is kept that no record names (yet).
 	grace = time.Hour
 )
@@ -114,8 +114,8 @@ func (s *Store) path(e tree.Entry) string {
 	return filepath.Join(s.dir, "files", n[:2], n)
 }
 
-// holds reports whether the store has e unharmed and sets e.Local.
-func (s *Store) holds(e *tree.Entry) bool {
+// Holds reports whether the store has e unharmed and sets e.Local.
+func (s *Store) Holds(e *tree.Entry) bool {
 	have, err := s.hashes.Stat(s.path(*e))
 	if err != nil || have.Hash != e.Hash || have.Size != e.Size {
 		return false
@@ -137,9 +137,9 @@ func (s *Store) recordFile(kind string, key tree.Hash) string {
 	return filepath.Join(s.dir, "records", kind+"-"+key.String())
 }
 
-// load reads a record into v and reports whether there is one. Using a record
+// Recall reads a record into v and reports whether there is one. Using a record
 // makes it young.
-func (s *Store) load(kind string, key tree.Hash, v any) bool {
+func (s *Store) Recall(kind string, key tree.Hash, v any) bool {
 	file := s.recordFile(kind, key)
 	b, err := os.ReadFile(file)
 	if err != nil {
@@ -155,8 +155,8 @@ func (s *Store) load(kind string, key tree.Hash, v any) bool {
 	return true
 }
 
-// save writes a record and makes room if the store has grown too large.
-func (s *Store) save(kind string, key tree.Hash, v any, files []string) error {
+// Remember writes a record and makes room if the store has grown too large.
+func (s *Store) Remember(kind string, key tree.Hash, v any, files []string) error {
 	value, err := json.Marshal(v)
 	if err != nil {
 		return err

@@ -4,11 +4,13 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net"
 	"net/http"
 	"os"
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/client-go/discovery"
@@ -106,6 +108,10 @@ func New(config *rest.Config, context, namespace string) *Cluster {
 	return c
 }
 
+// connectTimeout is how long an address may stay silent before the cluster
+// counts as unreachable.
+const connectTimeout = 5 * time.Second
+
 // newCluster takes config over. Clients are built when they are asked for and
 // share one transport.
 func newCluster(config *rest.Config, userAgent string) *Cluster {
@@ -115,6 +121,9 @@ func newCluster(config *rest.Config, userAgent string) *Cluster {
 	config.UserAgent = userAgent
 	config.QPS, config.Burst = -1, -1 // the API server has its own fairness
 	config.WarningHandler = rest.NoWarnings{}
+	if config.Dial == nil {
+		config.Dial = (&net.Dialer{Timeout: connectTimeout, KeepAlive: 30 * time.Second}).DialContext
+	}
 	c := &Cluster{config: config, Server: serverURL(config)}
 	c.http = sync.OnceValues(func() (*http.Client, error) { return rest.HTTPClientFor(config) })
 	c.typed = sync.OnceValues(func() (kubernetes.Interface, error) {

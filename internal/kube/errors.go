@@ -49,14 +49,15 @@ func (e *Error) Error() string { return e.Text }
 
 func (e *Error) Unwrap() error { return e.Err }
 
-// Explain turns err into an [*Error] where it knows the cause; others, and the
-// end of a context, are returned as they are.
+// Explain turns err into an [*Error] where it knows the cause. Others, and the
+// end of a context, are returned as they are: only the caller knows what took
+// too long.
 func (c *Cluster) Explain(err error) error {
 	if err == nil {
 		return nil
 	}
 	var known *Error
-	if errors.As(err, &known) || errors.Is(err, context.Canceled) {
+	if errors.As(err, &known) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return err
 	}
 	e := classify(err, subject{

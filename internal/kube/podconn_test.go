@@ -35,13 +35,16 @@ type podServer struct {
 	ports     map[string]func(io.ReadWriteCloser)
 	websocket bool // whether it knows the WebSocket protocol
 
-	mu    sync.Mutex
-	conns []httpstream.Connection
-	kinds []string
-	tasks sync.WaitGroup
+	mu     sync.Mutex
+	idle   *sync.Cond // no request is being served
+	active int
+	conns  []net.Conn
+	kinds  []string
 }
 
 func (s *podServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	s.count(1)
+	defer s.count(-1)
 	switch {
 	case r.URL.Path != "/api/v1/namespaces/shop/pods/cart/portforward":
 		writeStatus(w, 404, metav1.StatusReasonNotFound, `pods "`+strings.Split(r.URL.Path, "/")[6]+`" not found`)
@@ -72,13 +75,22 @@ func (s *podServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+func (s *podServer) count(n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.active += n
+	s.idle.Broadcast()
+}
+
 func (s *podServer) serve(kind string, open func(httpstream.NewStreamHandler) (httpstream.Connection, error)) {
+	var tasks sync.WaitGroup
+	defer tasks.Wait()
 	streams := make(chan httpstream.Stream, 10)
 	conn, err := open(func(st httpstream.Stream, replied <-chan struct{}) error {
-		s.tasks.Go(func() {
+		go func() { // ends with the connection at the latest
 			<-replied
 			streams <- st
-		})
+		}()
 		return nil
 	})
 	if err != nil {
@@ -86,18 +98,15 @@ func (s *podServer) serve(kind string, open func(httpstream.NewStreamHandler) (h
 		return
 	}
 	s.mu.Lock()
-	s.conns = append(s.conns, conn)
 	s.kinds = append(s.kinds, kind)
 	s.mu.Unlock()
-	var errs httpstream.Stream
+	pair := map[string]httpstream.Stream{}
 	for {
 		select {
 		case st := <-streams:
-			if st.Headers().Get(corev1.StreamType) == corev1.StreamTypeError {
-				errs = st
-				continue
+			if pair[st.Headers().Get(corev1.StreamType)] = st; len(pair) == 2 {
+				tasks.Go(func() { s.port(pair[corev1.StreamTypeData], pair[corev1.StreamTypeError]) })
 			}
-			s.tasks.Go(func() { s.port(st, errs) })
 		case <-conn.CloseChan():
 			return
 		}
@@ -115,6 +124,7 @@ func (s *podServer) port(data, errs httpstream.Stream) {
 	fmt.Fprintf(errs, "error forwarding port %s to pod cart, uid : failed to connect to localhost:%s inside namespace: dial tcp4 127.0.0.1:%s: connect: connection refused", number, number, number)
 }
 
+// cut breaks all port-forwards.
 func (s *podServer) cut() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -133,28 +143,42 @@ func writeStatus(w http.ResponseWriter, code int32, reason metav1.StatusReason, 
 	})
 }
 
-// pods starts a podServer with an echo on port 7, a source of bytes on port 19,
-// a sink that does not read on port 9 and one that says what it got on 10.
+// pods starts a podServer with an echo on port 7, a sink that does not read
+// on port 9 and one that says what it got on 10.
 func pods(t testing.TB, ws bool) (*Cluster, *podServer) {
 	t.Helper()
 	stop := make(chan struct{})
 	s := &podServer{t: t, websocket: ws, ports: map[string]func(io.ReadWriteCloser){
 		"7": func(c io.ReadWriteCloser) { _, _ = io.Copy(c, c) },
-		"9": func(io.ReadWriteCloser) { <-stop },
+		"9": func(c io.ReadWriteCloser) {
+			<-stop
+			_, _ = io.Copy(io.Discard, c)
+		},
 		"10": func(c io.ReadWriteCloser) {
 			b, _ := io.ReadAll(c)
 			fmt.Fprintf(c, "%d bytes", len(b))
 		},
 	}}
+	s.idle = sync.NewCond(&s.mu)
 	srv := httptest.NewUnstartedServer(s)
 	srv.Config.ErrorLog = log.New(io.Discard, "", 0)
+	srv.Config.ConnState = func(c net.Conn, state http.ConnState) {
+		if state == http.StateHijacked { // the test server keeps only the others
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			s.conns = append(s.conns, c)
+		}
+	}
 	srv.StartTLS()
 	t.Cleanup(func() {
 		close(stop)
 		s.cut()
-		srv.CloseClientConnections()
 		srv.Close()
-		s.tasks.Wait()
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		for s.active > 0 {
+			s.idle.Wait()
+		}
 	})
 	config := &rest.Config{Host: srv.URL, TLSClientConfig: rest.TLSClientConfig{CAData: certPEM(srv.Certificate().Raw)}}
 	return New(config, "kind-test", "default"), s

@@ -52,6 +52,10 @@ func (c *Cluster) openTunnel(ctx context.Context, namespace, pod string) (*tunne
 		conn, raw, err = c.upgradeSPDY(ctx, c.Server+path)
 	}
 	if err != nil {
+		// The WebSocket's dialler notices a deadline a moment before ctx does.
+		if d, ok := ctx.Deadline(); ok && !time.Now().Before(d) {
+			<-ctx.Done()
+		}
 		if ctx.Err() != nil {
 			err = context.Cause(ctx)
 		}

@@ -299,12 +299,20 @@ func (s *Session) takeControl(f frame, payload []byte) error {
 	if st == nil || err != nil {
 		return err
 	}
-	switch f.typ {
-	case frameFin:
-		st.peerEnded(io.EOF)
-	case frameReset:
-		st.peerEnded(&ResetError{Code: binary.BigEndian.Uint32(payload)})
+	if err := s.update(st, f, payload); err != nil {
+		return err
 	}
+	switch f.typ { // last, so that who sees the end finds everything in order
+	case frameFin:
+		st.in.finish(io.EOF, false)
+	case frameReset:
+		st.in.finish(&ResetError{Code: binary.BigEndian.Uint32(payload)}, true)
+	}
+	return nil
+}
+
+// update applies a control frame to what s.mu guards of its stream.
+func (s *Session) update(st *Stream, f frame, payload []byte) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch f.typ {
@@ -339,6 +347,9 @@ const maxCredit = 1 << 30
 func (s *Session) accept(id uint32, header []byte) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.err != nil { // nobody would tell the stream that the session has ended
+		return s.err
+	}
 	if s.ours(id) || id <= s.peerID {
 		return protocolError("opens stream %d after %d", id, s.peerID)
 	}

@@ -180,6 +180,9 @@ func (s *Session) Open(ctx context.Context, header []byte) (*Stream, error) {
 	defer stop()
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.err != nil {
+		return nil, fmt.Errorf("open stream: %w", s.err)
+	}
 	if len(s.queue) == 0 && s.mayAdd() {
 		s.sendOpen(st)
 	}

@@ -3,7 +3,6 @@ package stream
 import (
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"sync"
@@ -206,8 +205,3 @@ func (Addr) Network() string { return "bight" }
 
 // String implements net.Addr.
 func (a Addr) String() string { return fmt.Sprintf("%.8s/%d", a.Session, a.Stream) }
-
-// peerEnded notes that the peer writes no more: err is io.EOF after a fin.
-func (st *Stream) peerEnded(err error) {
-	st.in.finish(err, err != io.EOF)
-}

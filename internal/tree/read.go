@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 )
 
 // Options say how [ReadDir] reads.
@@ -116,12 +117,18 @@ func (r *reader) local(path string) string {
 }
 
 func (r *reader) problem(path string, err error) {
-	if errors.Is(err, fs.ErrNotExist) {
+	if gone(err) {
 		return
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.problems = append(r.problems, Problem{Path: path, Err: err})
+}
+
+// gone reports whether err says that a path is no longer there. A directory on
+// the way to it that became a file takes it along.
+func gone(err error) bool {
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR)
 }
 
 func (r *reader) put(path string, e Entry) {
@@ -130,8 +137,22 @@ func (r *reader) put(path string, e Entry) {
 	r.tree[path] = e
 }
 
-// one reads a single path of which nothing is known yet.
+// one reads a single path of which nothing is known yet. A path through a
+// symbolic link or an ignored directory is not part of the tree.
 func (r *reader) one(ctx context.Context, path string) {
+	for i := range len(path) {
+		if path[i] != '/' {
+			continue
+		}
+		info, err := os.Lstat(r.local(path[:i]))
+		if err != nil {
+			r.problem(path[:i], err)
+			return
+		}
+		if !info.IsDir() || r.opts.Ignore != nil && r.opts.Ignore(path[:i], true) {
+			return
+		}
+	}
 	info, err := os.Lstat(r.local(path))
 	if err != nil {
 		r.problem(path, err)
@@ -266,7 +287,7 @@ func (r *reader) hashOne(path string, buf []byte) {
 		return
 	}
 	delete(r.tree, path)
-	if !errors.Is(err, fs.ErrNotExist) {
+	if !gone(err) {
 		r.problems = append(r.problems, Problem{Path: path, Err: err})
 	}
 }

@@ -2,9 +2,7 @@ package tree
 
 import (
 	"context"
-	"os"
 	"path"
-	"path/filepath"
 	"slices"
 	"strings"
 )
@@ -35,8 +33,7 @@ func Update(ctx context.Context, root string, old Tree, changed []string, opts O
 		}
 		problems = append(problems, trouble...)
 	}
-	fixParents(root, now, changed, opts)
-	return now, problems, nil
+	return now, problems, fixParents(ctx, root, now, changed, opts)
 }
 
 // outermost sorts the paths and drops those below others.
@@ -73,7 +70,7 @@ func under(p string, sorted []string) bool {
 
 // fixParents lists the directories above the changed paths that are empty now
 // and drops those that no longer are.
-func fixParents(root string, t Tree, changed []string, opts Options) {
+func fixParents(ctx context.Context, root string, t Tree, changed []string, opts Options) error {
 	parents := map[string]bool{} // whether anything is in it
 	for _, p := range changed {
 		for d := path.Dir(p); d != "."; d = path.Dir(d) {
@@ -81,7 +78,7 @@ func fixParents(root string, t Tree, changed []string, opts Options) {
 		}
 	}
 	if len(parents) == 0 {
-		return
+		return nil
 	}
 	for p := range t {
 		for d := path.Dir(p); d != "."; d = path.Dir(d) {
@@ -101,22 +98,24 @@ func fixParents(root string, t Tree, changed []string, opts Options) {
 		switch {
 		case parents[d] && listed && e.Mode.IsDir():
 			delete(t, d)
-		case !parents[d] && !listed && isDir(root, d) && (opts.Ignore == nil || !opts.Ignore(d, true)):
-			t[d] = Entry{Mode: os.ModeDir | 0o755}
+		case !parents[d] && !listed:
+			part, _, err := ReadBelow(ctx, root, d, opts)
+			if err != nil {
+				return err
+			}
+			if e, empty := part[d]; empty {
+				t[d] = e
+			}
 		}
 		if _, listed := t[d]; listed || parents[d] {
 			markParent(parents, d)
 		}
 	}
+	return nil
 }
 
 func markParent(parents map[string]bool, dir string) {
 	if d := path.Dir(dir); d != "." {
 		parents[d] = true
 	}
-}
-
-func isDir(root, p string) bool {
-	info, err := os.Lstat(filepath.Join(root, filepath.FromSlash(p)))
-	return err == nil && info.IsDir()
 }

@@ -66,7 +66,7 @@ func (b *Builder) BuildChanged(ctx context.Context, a *app.App, s *app.Service, 
 	b.mu.Lock()
 	old := b.sites[key(a, s)]
 	b.mu.Unlock()
-	below, whole := within(s.Build.Root, changed)
+	below, whole := within(path.Clean(s.Build.Root), changed)
 	if old == nil || whole {
 		return b.Build(ctx, a, s)
 	}

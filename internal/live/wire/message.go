@@ -55,6 +55,7 @@ type State struct {
 	Version  uint64
 	Agent    string    // the release that the agent is of
 	Service  string    // the name it was given
+	Change   uint64    // how often the tree has changed since the agent started
 	Digest   tree.Hash // of the tree that the process runs from
 	Source   tree.Hash // label that came with it, zero for the image's own
 	Files    int
@@ -67,6 +68,7 @@ type State struct {
 
 // TreeEnd ends the entries of a tree.
 type TreeEnd struct {
+	Change uint64
 	Digest tree.Hash
 	Source tree.Hash
 }
@@ -90,6 +92,7 @@ type PatchHeader struct {
 
 // Applied confirms a patch.
 type Applied struct {
+	Change  uint64
 	Digest  tree.Hash
 	Stage   time.Duration // from the header to the last byte on disk, hashed
 	Swap    time.Duration // to make it visible
@@ -124,8 +127,10 @@ type Refused struct {
 	Code Code
 	Path string
 	Text string
-	Have tree.Hash
-	By   string // which client made that
+
+	Change uint64
+	Have   tree.Hash
+	By     string // which client made that
 }
 
 // EventKind is the kind of an [Event].
@@ -148,6 +153,7 @@ type Event struct {
 	Signal int
 	After  time.Duration
 	Pause  time.Duration
+	Change uint64
 	Tree   tree.Hash
 	By     string
 	Output []byte // the last that it printed
@@ -180,6 +186,7 @@ func (m State) Encode() []byte {
 	e.uint(m.Version)
 	e.string(m.Agent)
 	e.string(m.Service)
+	e.uint(m.Change)
 	e.hash(m.Digest)
 	e.hash(m.Source)
 	e.int(m.Files)
@@ -210,7 +217,7 @@ func DecodeState(b []byte) (State, error) {
 		return m, nil
 	}
 	m.Agent, m.Service = d.string(maxText), d.string(maxText)
-	m.Digest, m.Source = d.hash(), d.hash()
+	m.Change, m.Digest, m.Source = d.uint(), d.hash(), d.hash()
 	m.Files, m.Live = d.int(), d.bool()
 	for range d.count(1) {
 		m.Clients = append(m.Clients, d.string(maxText))
@@ -226,6 +233,7 @@ func DecodeState(b []byte) (State, error) {
 // Encode returns the message's body.
 func (m TreeEnd) Encode() []byte {
 	var e encoder
+	e.uint(m.Change)
 	e.hash(m.Digest)
 	e.hash(m.Source)
 	return e.b
@@ -234,7 +242,7 @@ func (m TreeEnd) Encode() []byte {
 // DecodeTreeEnd decodes a [TreeEnd].
 func DecodeTreeEnd(b []byte) (TreeEnd, error) {
 	d := decoder{b: b}
-	m := TreeEnd{Digest: d.hash(), Source: d.hash()}
+	m := TreeEnd{Change: d.uint(), Digest: d.hash(), Source: d.hash()}
 	return m, d.end("end of tree")
 }
 
@@ -264,6 +272,7 @@ func DecodePatchHeader(b []byte) (PatchHeader, error) {
 // Encode returns the message's body.
 func (m Applied) Encode() []byte {
 	var e encoder
+	e.uint(m.Change)
 	e.hash(m.Digest)
 	e.duration(m.Stage)
 	e.duration(m.Swap)
@@ -275,7 +284,9 @@ func (m Applied) Encode() []byte {
 // DecodeApplied decodes an [Applied].
 func DecodeApplied(b []byte) (Applied, error) {
 	d := decoder{b: b}
-	m := Applied{Digest: d.hash(), Stage: d.duration(), Swap: d.duration(), Whole: d.bool(), Written: d.int64()}
+	m := Applied{
+		Change: d.uint(), Digest: d.hash(), Stage: d.duration(), Swap: d.duration(), Whole: d.bool(), Written: d.int64(),
+	}
 	return m, d.end("applied")
 }
 
@@ -285,6 +296,7 @@ func (m Refused) Encode() []byte {
 	e.byte(byte(m.Code))
 	e.string(m.Path)
 	e.string(m.Text)
+	e.uint(m.Change)
 	e.hash(m.Have)
 	e.string(m.By)
 	return e.b
@@ -294,7 +306,8 @@ func (m Refused) Encode() []byte {
 func DecodeRefused(b []byte) (Refused, error) {
 	d := decoder{b: b}
 	m := Refused{
-		Code: Code(d.byte()), Path: d.string(maxPath), Text: d.string(maxText), Have: d.hash(), By: d.string(maxText),
+		Code: Code(d.byte()), Path: d.string(maxPath), Text: d.string(maxText),
+		Change: d.uint(), Have: d.hash(), By: d.string(maxText),
 	}
 	return m, d.end("refused")
 }
@@ -308,6 +321,7 @@ func (m Event) Encode() []byte {
 	e.int(m.Signal)
 	e.duration(m.After)
 	e.duration(m.Pause)
+	e.uint(m.Change)
 	e.hash(m.Tree)
 	e.string(m.By)
 	e.string(string(m.Output))
@@ -319,7 +333,7 @@ func DecodeEvent(b []byte) (Event, error) {
 	d := decoder{b: b}
 	m := Event{
 		Kind: EventKind(d.byte()), Pid: d.int(), Code: d.int(), Signal: d.int(), After: d.duration(),
-		Pause: d.duration(), Tree: d.hash(), By: d.string(maxText), Output: d.bytes(MaxFrame),
+		Pause: d.duration(), Change: d.uint(), Tree: d.hash(), By: d.string(maxText), Output: d.bytes(MaxFrame),
 	}
 	return m, d.end("event")
 }
@@ -372,3 +386,7 @@ func (d *decoder) entry() tree.Entry {
 	}
 	return t
 }
+
+// ZstdWindow is the largest window of a [Zstd] content, so that an agent needs
+// little memory for it.
+const ZstdWindow = 512 << 10

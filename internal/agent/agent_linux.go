@@ -1,0 +1,200 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/bightdev/bight/internal/live/wire"
+	"github.com/bightdev/bight/internal/stream"
+)
+
+const (
+	// TokenEnv is the variable that has the session's token. The process does not
+	// see it.
+	TokenEnv = "BIGHT_TOKEN"
+	// AppEnv is the variable that tells the process where its newest files are,
+	// once there are newer ones than the image's. There may be nothing yet.
+	AppEnv = "BIGHT_APP"
+	// DefaultLive is where the volume for live files is mounted.
+	DefaultLive = "/bight/live"
+
+	readyName = "ready.sock" // in the live directory
+)
+
+// Agent is one run of the agent. Its fields are set before Run.
+type Agent struct {
+	Name           string   // of the service
+	Root           string   // of the image's files
+	Live           string   // a directory to write to
+	Token          string   // that sessions must have
+	Version        string   // of this program
+	Command        []string // of the process
+	RestartProcess bool     // when the files change and the session asks for it
+	Probe          *Probe   // nil: the process is ready when it runs
+	Grace          time.Duration
+	Stdout, Stderr io.Writer
+	Log            *slog.Logger
+
+	store      *store
+	sup        *Supervisor
+	hub        hub
+	hosts      []string
+	openErr    error
+	background sync.WaitGroup
+	ended      chan struct{}
+}
+
+// Run starts the process, serves sessions that come through ln, and returns the
+// process's exit code when it is told to stop by a signal or ctx.
+func (a *Agent) Run(ctx context.Context, ln net.Listener) (int, error) {
+	if len(a.Command) == 0 {
+		return 2, errors.New("no command to run: name it after --")
+	}
+	a.limitMemory()
+	a.ended = make(chan struct{})
+	a.hosts = ownHosts()
+	a.store = &store{root: a.Root, live: a.Live, log: a.Log}
+	if a.openErr = a.store.open(); a.openErr != nil {
+		a.Log.Warn("live update is not possible", "err", a.openErr)
+	}
+	a.sup = a.supervisor()
+	sctx, cancel := context.WithCancel(ctx)
+	var g sync.WaitGroup
+	server := &stream.Server{Token: a.Token, Version: a.Version, Handle: a.handle, Log: a.Log}
+	g.Go(func() {
+		if err := server.Serve(sctx, ln); err != nil && sctx.Err() == nil {
+			a.Log.Error("no session can connect any more", "err", err)
+		}
+	})
+	g.Go(func() {
+		if err := a.serveReady(sctx); err != nil {
+			a.Log.Warn("readiness can't be asked for", "err", err)
+		}
+	})
+	code := a.sup.Run(ctx)
+	close(a.ended)
+	cancel()
+	g.Wait()
+	a.background.Wait()
+	a.store.close()
+	return code, nil
+}
+
+func (a *Agent) supervisor() *Supervisor {
+	s := NewSupervisor(a.Command)
+	s.Env = slices.DeleteFunc(os.Environ(), func(kv string) bool {
+		return strings.HasPrefix(kv, TokenEnv+"=") || strings.HasPrefix(kv, AppEnv+"=")
+	})
+	s.Env = append(s.Env, AppEnv+"="+filepath.Join(a.Live, appName))
+	s.Dir = a.store.current
+	s.Probe = a.Probe
+	if s.Probe != nil {
+		s.Probe.Hosts = a.hosts
+	}
+	if a.Grace > 0 {
+		s.Grace = a.Grace
+	}
+	if a.Stdout != nil {
+		s.Stdout = a.Stdout
+	}
+	if a.Stderr != nil {
+		s.Stderr = a.Stderr
+	}
+	s.Log = a.Log
+	s.OnEvent = func(ev wire.Event) { a.hub.send(ev, nil) }
+	return s
+}
+
+// limitMemory tells the runtime how much memory there should be at most: little,
+// and some for each entry of the tree.
+func (a *Agent) limitMemory() {
+	const base, perEntry = 12 << 20, 1 << 10
+	n := 0
+	if a.store != nil {
+		if sum, err := a.store.now(); err == nil {
+			n = len(sum.tree)
+		}
+	}
+	debug.SetMemoryLimit(int64(base + n*perEntry))
+	debug.SetGCPercent(50)
+}
+
+// serveReady lets [WaitReady] wait, through a socket in the live directory.
+func (a *Agent) serveReady(ctx context.Context) error {
+	name := filepath.Join(a.Live, readyName)
+	if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	ln, err := net.Listen("unix", name)
+	if err != nil {
+		return err
+	}
+	defer context.AfterFunc(ctx, func() { _ = ln.Close() })()
+	var g sync.WaitGroup
+	defer g.Wait()
+	for {
+		conn, err := ln.Accept()
+		if err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			return err
+		}
+		g.Go(func() {
+			defer conn.Close()
+			defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
+			gone := make(chan struct{})
+			g.Go(func() { // a caller that goes away is no longer waited for
+				defer close(gone)
+				_, _ = conn.Read(make([]byte, 1))
+			})
+			select {
+			case <-a.sup.Ready():
+				_, _ = conn.Write([]byte("ready\n"))
+			case <-gone:
+			case <-ctx.Done():
+			}
+		})
+	}
+}
+
+// WaitReady returns nil when the process of the agent whose live directory this
+// is can serve.
+func WaitReady(ctx context.Context, live string) error {
+	var d net.Dialer
+	var last error
+	for {
+		conn, err := d.DialContext(ctx, "unix", filepath.Join(live, readyName))
+		if err == nil {
+			stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
+			b, rerr := io.ReadAll(conn)
+			stop()
+			_ = conn.Close()
+			if string(b) == "ready\n" {
+				return nil
+			}
+			err = fmt.Errorf("the agent has ended: %w", errors.Join(rerr, io.ErrUnexpectedEOF))
+		}
+		last = err
+		// The agent is just starting, or starts again.
+		t := time.NewTimer(5 * time.Millisecond)
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			t.Stop()
+			return fmt.Errorf("the process is not ready: %w (%w)", context.Cause(ctx), last)
+		}
+	}
+}

@@ -1,0 +1,71 @@
+package live
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func TestSettle(t *testing.T) {
+	const ms = time.Millisecond
+	type step struct {
+		at   time.Duration
+		c    change
+		want string // of the batch that is told now, or when to ask again
+	}
+	closed := func(p string) change { return change{path: p} }
+	writing := func(p string) change { return change{path: p, writing: true} }
+	for _, tt := range []struct {
+		name  string
+		steps []step
+	}{
+		{"a saved file is told when it is closed", []step{
+			{0, writing("a"), "20ms"}, {1 * ms, closed("a"), "[a]"},
+		}},
+		{"a file that stays open is told after the window", []step{
+			{0, writing("a"), "20ms"}, {5 * ms, writing("a"), "15ms"}, {20 * ms, writing("a"), "[a]"}, {90 * ms, closed("a"), "[a]"},
+		}},
+		{"a rename is told at once", []step{{0, change{path: "a", gone: true}, "[a]"}}},
+		{"an atomic save", []step{
+			{0, writing("a~"), "20ms"}, {1 * ms, closed("a~"), "[a~]"},
+			{2 * ms, change{path: "a~", gone: true}, "[a~]"}, {2 * ms, closed("a"), "[a]"},
+		}},
+		{"a burst is told once a window", []step{
+			{0, closed("1"), "[1]"}, {1 * ms, closed("2"), "[2]"}, {2 * ms, closed("3"), "[3]"},
+			{3 * ms, closed("4"), "20ms"}, {4 * ms, closed("5"), "19ms"}, {23 * ms, closed("6"), "[4 5 6]"},
+			{24 * ms, closed("7"), "20ms"},
+		}},
+		{"after a pause a save is told at once again", []step{
+			{0, closed("1"), "[1]"}, {1 * ms, closed("2"), "[2]"}, {2 * ms, closed("3"), "[3]"},
+			{3 * ms, closed("4"), "20ms"}, {23 * ms, closed("4"), "[4]"}, {50 * ms, closed("a"), "[a]"},
+		}},
+		{"two files wait for the window", []step{
+			{0, writing("a"), "20ms"}, {0, writing("b"), "20ms"}, {1 * ms, closed("a"), "19ms"}, {2 * ms, closed("b"), "18ms"},
+		}},
+		{"lost events", []step{{0, change{overflow: true}, "20ms"}, {20 * ms, closed("a"), "[a] and everything"}}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := settler{window: 20 * ms}
+			epoch := time.Unix(1000, 0)
+			for _, st := range tt.steps {
+				now := epoch.Add(st.at)
+				s.add(now, st.c)
+				got := ""
+				if wait := s.due(now); wait > 0 {
+					got = wait.String()
+				} else {
+					b := s.take(now)
+					got = fmt.Sprint(b.Paths)
+					if b.Rescan {
+						got += " and everything"
+					}
+				}
+				if d := cmp.Diff(st.want, got); d != "" {
+					t.Errorf("at %s: -want +got:\n%s", st.at, d)
+				}
+			}
+		})
+	}
+}

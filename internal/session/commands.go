@@ -1,0 +1,182 @@
+package session
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+
+	core "k8s.io/api/core/v1"
+	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/bightdev/bight/internal/app"
+	"github.com/bightdev/bight/internal/deploy"
+	"github.com/bightdev/bight/internal/image"
+	"github.com/bightdev/bight/internal/ui/term"
+)
+
+// Unpushed is the registry in the names of images that nobody has built yet.
+const Unpushed = "registry.invalid"
+
+// Manifests returns the objects that would run the app, with names in the place
+// of images that nobody has built yet.
+func Manifests(a *app.App, environment string) ([]deploy.Object, error) {
+	images, commands := map[string]string{}, map[string][]string{}
+	for _, s := range a.Services {
+		images[s.Name] = Unpushed + "/" + a.Name + "/" + s.Name
+		command, err := Command(s)
+		if err != nil {
+			return nil, err
+		}
+		commands[s.Name] = command
+	}
+	return deploy.Render(a, deploy.RenderOptions{Environment: environment, Images: images, Commands: commands, Root: image.Root, User: image.User})
+}
+
+// BuiltImage is what Build gives for one service.
+type BuiltImage struct {
+	Service string `json:"service"`
+	Image   string `json:"image"` // with its digest
+	Tree    string `json:"tree"`
+	Cached  bool   `json:"cached"`
+}
+
+// Build builds the services named, or all, and pushes their images.
+func (s *Session) Build(ctx context.Context, names []string) ([]BuiltImage, error) {
+	services, err := s.named(names)
+	if err != nil {
+		return nil, err
+	}
+	if s.registry, err = FindRegistry(ctx, s.Cluster, s.Registry); err != nil {
+		return nil, err
+	}
+	built, err := s.build(ctx, services)
+	if err != nil {
+		return nil, err
+	}
+	refs, err := s.push(ctx, built)
+	if err != nil {
+		return nil, err
+	}
+	var images []BuiltImage
+	for _, service := range services {
+		art := s.artifact(service.Name)
+		images = append(images, BuiltImage{Service: service.Name, Image: refs[service.Name], Tree: art.Tree.Digest().String(), Cached: art.Cached})
+	}
+	return images, nil
+}
+
+// named returns the services of those names, or all when there are none.
+func (s *Session) named(names []string) ([]*app.Service, error) {
+	if len(names) == 0 {
+		return s.app.Services, nil
+	}
+	var services []*app.Service
+	for _, name := range names {
+		service := s.app.Service(name)
+		if service == nil {
+			return nil, s.unknown(name)
+		}
+		services = append(services, service)
+	}
+	return services, nil
+}
+
+// UnknownServiceError tells that the app has no service of that name.
+type UnknownServiceError struct {
+	Name  string
+	Known []string
+}
+
+func (e *UnknownServiceError) Error() string {
+	return fmt.Sprintf("no service is named %q: there is %s", e.Name, strings.Join(e.Known, ", "))
+}
+
+func (s *Session) unknown(name string) error {
+	e := &UnknownServiceError{Name: name}
+	for _, service := range s.app.Services {
+		e.Known = append(e.Known, service.Name)
+	}
+	return e
+}
+
+// LogOptions choose what Logs prints.
+type LogOptions struct {
+	Service string // "" means all
+	Follow  bool
+	Tail    int64 // lines of each pod to begin with
+}
+
+// Logs prints what the services' containers write.
+func (s *Session) Logs(ctx context.Context, o LogOptions) error {
+	if o.Service != "" && s.app.Service(o.Service) == nil {
+		return s.unknown(o.Service)
+	}
+	client, err := s.Cluster.Typed()
+	if err != nil {
+		return err
+	}
+	chosen := selector(s.app.Name)
+	if o.Service != "" {
+		chosen += "," + nameLabel + "=" + o.Service
+	}
+	pods, err := client.CoreV1().Pods(s.environment).List(ctx, meta.ListOptions{LabelSelector: chosen})
+	if err != nil {
+		return s.Cluster.Explain(err)
+	}
+	if len(pods.Items) == 0 {
+		return fmt.Errorf("%s has no pods in namespace %s: bight up deploys it", s.app.Name, s.environment)
+	}
+	var group sync.WaitGroup
+	for _, pod := range pods.Items {
+		group.Go(func() {
+			stream, err := client.CoreV1().Pods(s.environment).GetLogs(pod.Name, &core.PodLogOptions{Follow: o.Follow, TailLines: &o.Tail}).Stream(ctx)
+			if err != nil {
+				if ctx.Err() == nil {
+					s.Printer.Warn(pod.Labels[nameLabel], s.Cluster.Explain(err).Error(), "")
+				}
+				return
+			}
+			defer stream.Close()
+			lines := bufio.NewScanner(stream)
+			lines.Buffer(nil, 1<<20)
+			for lines.Scan() {
+				s.Printer.Log(pod.Labels[nameLabel], lines.Text())
+			}
+		})
+	}
+	group.Wait()
+	return nil
+}
+
+// Down removes what was deployed of the app.
+func (s *Session) Down(ctx context.Context, volumes bool) error {
+	if err := s.Cluster.Guard(s.Allowed); err != nil {
+		return err
+	}
+	client, err := s.Cluster.Typed()
+	if err != nil {
+		return err
+	}
+	dynamic, err := s.Cluster.Dynamic()
+	if err != nil {
+		return err
+	}
+	s.applier = &deploy.Applier{Client: client, Dynamic: dynamic, TakeOver: s.TakeOver, Log: s.Log, Note: func(text string) { s.Printer.Note("", text) }}
+	result, err := s.applier.Down(ctx, s.app.Name, s.environment, deploy.DownOptions{Volumes: volumes})
+	if err != nil {
+		return s.Cluster.Explain(err)
+	}
+	s.Printer.Event(term.Event{Type: term.Deploy, Text: "removed " + term.Count(len(result.Removed), "object") + " from namespace " + s.environment})
+	for _, ref := range result.Kept {
+		s.Printer.Note("", "kept "+ref.String()+" and what is in it; bight down --volumes removes it")
+	}
+	switch {
+	case result.NamespaceRemoved:
+		s.Printer.Note("", "removed namespace "+s.environment)
+	case len(result.Left) > 0:
+		s.Printer.Note("", "namespace "+s.environment+" stays, for others have there: "+strings.Join(result.Left, ", "))
+	}
+	return nil
+}
