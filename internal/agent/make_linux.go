@@ -5,11 +5,9 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
 	"path"
-	"runtime/debug"
 
 	"golang.org/x/sys/unix"
 
@@ -102,21 +100,13 @@ func (p *patch) applyDelta(put wire.Put, r *bufio.Reader, d *dir, base string) e
 	if err != nil {
 		return err
 	}
-	var old []byte
-	if m.size > 0 {
-		old, err = unix.Mmap(int(f.Fd()), 0, int(m.size), unix.PROT_READ, unix.MAP_SHARED)
-		if err != nil {
-			return fmt.Errorf("map %q: %w", put.Ref, err)
-		}
-		defer unix.Munmap(old)
+	old, release, err := delta.Map(f, m.size)
+	if err != nil {
+		return err
 	}
+	defer release()
 	err = p.file(put.Path, put.Entry, d, base, func(w io.Writer) error {
-		// Output is collected, since instructions are often small.
-		out := bufio.NewWriterSize(w, 64<<10)
-		if err := guarded(func() error { return delta.Apply(out, old, r, put.Entry.Size) }); err != nil {
-			return err
-		}
-		return out.Flush()
+		return delta.Guard(func() error { return delta.Apply(w, old, r, put.Entry.Size) })
 	})
 	if bad, ok := errors.AsType[*refusal](err); ok && bad.code == wire.BadHash {
 		bad.code = wire.BadDelta
@@ -125,22 +115,6 @@ func (p *patch) applyDelta(put wire.Put, r *bufio.Reader, d *dir, base string) e
 		return refuse(wire.BadDelta, put.Path, "%q: %w", put.Path, err)
 	}
 	return err
-}
-
-// guarded runs f, which reads mapped memory; that the file was cut short under
-// it is an error, not the end of the program.
-func guarded(f func() error) (err error) {
-	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
-	defer func() {
-		if r := recover(); r != nil {
-			fault, ok := r.(interface{ Addr() uintptr })
-			if !ok {
-				panic(r)
-			}
-			err = fmt.Errorf("%w: it was cut short (fault at %#x)", delta.ErrCorrupt, fault.Addr())
-		}
-	}()
-	return f()
 }
 
 func (p *patch) buffer() []byte {

@@ -116,6 +116,7 @@ func hint(err error) error {
 
 // pump copies a process's output as it comes.
 func pump(from *os.File, to io.Writer, keep *ring) {
+	defer from.Close()
 	buf := make([]byte, 8<<10)
 	for {
 		n, err := from.Read(buf)

@@ -229,11 +229,14 @@ func (p *patch) keep(ctx context.Context, top *dir) error {
 // exchange makes the staged tree visible and returns the name that the old one
 // has now.
 func (p *patch) exchange(stage, old string) (string, error) {
-	d := p.dir
+	d, swap := p.dir, p.s.exchange
+	if swap == nil {
+		swap = (*dir).exchange
+	}
 	if !p.isLive {
 		return "", d.move(stage, appName)
 	}
-	err := d.exchange(stage, appName)
+	err := swap(d, stage, appName)
 	if err == nil {
 		return stage, nil
 	}

@@ -29,6 +29,8 @@ type store struct {
 	root string // of the image's files
 	live string // a directory to write to
 	log  *slog.Logger
+	// exchange swaps two names of the live directory; nil: (*dir).exchange.
+	exchange func(d *dir, a, b string) error
 
 	mu     sync.Mutex
 	dir    *dir // live, nil as long as it can't be opened

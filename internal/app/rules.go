@@ -7,18 +7,26 @@ import (
 	"fmt"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 )
 
-// Place is a file and line as people and editors write them.
+// Place is a file and line as people and editors write them. A name that would
+// upset a terminal (control characters, bytes that are no UTF-8) is quoted.
 func (f From) Place() string {
-	if f.File == "" {
+	file := f.File
+	if file == "" {
 		return "."
 	}
-	if f.Line <= 0 {
-		return f.File
+	if !utf8.ValidString(file) || strings.ContainsFunc(file, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		file = strconv.Quote(file)
 	}
-	return fmt.Sprintf("%s:%d", f.File, f.Line)
+	if f.Line <= 0 {
+		return file
+	}
+	return fmt.Sprintf("%s:%d", file, f.Line)
 }
 
 // Normalize sorts what is documented as sorted and makes absent lists empty
@@ -94,8 +102,15 @@ func (p *problems) add(from From, format string, args ...any) {
 	*p = append(*p, fmt.Errorf("%s: %s", from.Place(), fmt.Sprintf(format, args...)))
 }
 
-// Validate returns every rule that the app breaks, joined, each with file and
-// line; nil when it can be deployed.
+// InvalidError is every rule that an app breaks, each with file and line.
+type InvalidError struct{ Problems []error }
+
+func (e *InvalidError) Error() string { return errors.Join(e.Problems...).Error() }
+
+// Unwrap gives the single problems.
+func (e *InvalidError) Unwrap() []error { return e.Problems }
+
+// Validate returns an *InvalidError when the app cannot be deployed as it is.
 func (a *App) Validate() error {
 	var p problems
 	root := From{File: "bight.yaml"}
@@ -122,7 +137,10 @@ func (a *App) Validate() error {
 			p.add(t.From, "task %s has no command", t.Name)
 		}
 	}
-	return errors.Join(p...)
+	if len(p) == 0 {
+		return nil
+	}
+	return &InvalidError{Problems: p}
 }
 
 func (a *App) serviceList() string {

@@ -112,11 +112,25 @@ func (e *RightsError) Error() string {
 	if e.Namespace != "" {
 		where = "in namespace " + e.Namespace
 	}
-	names := make([]string, len(e.Missing))
-	for i, r := range e.Missing {
-		names[i] = r.String()
+	return fmt.Sprintf("%s may not %s %s: %s", who, listRights(e.Missing), where, e.Advice)
+}
+
+// listRights names the verbs of each kind of object together: "get, list pods;
+// create deployments.apps".
+func listRights(rights []Right) string {
+	var order []string
+	verbs := map[string][]string{}
+	for _, r := range rights {
+		what := strings.TrimPrefix(r.String(), r.Verb+" ")
+		if verbs[what] == nil {
+			order = append(order, what)
+		}
+		verbs[what] = append(verbs[what], r.Verb)
 	}
-	return fmt.Sprintf("%s may not %s %s: %s", who, strings.Join(names, ", "), where, e.Advice)
+	for i, what := range order {
+		order[i] = strings.Join(verbs[what], ", ") + " " + what
+	}
+	return strings.Join(order, "; ")
 }
 
 // RefusedError tells that a quota or a policy of the cluster refuses an object.

@@ -81,7 +81,10 @@ func (f *Failure) words() (what, next string) {
 		if f.ExitCode == 0 {
 			return f.Message, "a service has to keep running; if it is a job, tell Bight to ignore it in bight.yaml"
 		}
-		return f.Message, ""
+		if len(f.Log) == 0 {
+			return f.Message, "it wrote nothing; run it by hand to see why"
+		}
+		return f.Message, "its last output says why, bight logs " + f.Service + " shows all of it"
 	case CauseUnschedulable:
 		return "fits on no node" + given + ": " + f.Message, "free capacity, or take other environments down"
 	case CauseRefused:

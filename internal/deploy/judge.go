@@ -258,7 +258,7 @@ func (j *judge) pod(o Observation, p *corev1.Pod, v Verdict) Verdict {
 		if e.Pod != p.Name {
 			continue
 		}
-		f := &Failure{Cause: CauseCrash, Pod: p.Name, Container: o.Service, ExitCode: e.Code, Message: exitWords(int32(e.Code), ""), Log: e.Tail}
+		f := &Failure{Cause: CauseCrash, Pod: p.Name, Container: o.Service, ExitCode: e.Code, Message: exitWords(int32(e.Code), ""), Log: lines(strings.Join(e.Tail, "\n"))}
 		if j.crashed(o, e.Count, e.At) {
 			return j.fail(v, f)
 		}

@@ -60,10 +60,7 @@ func (a *Applier) createNamespace(ctx context.Context, name string, labels map[s
 	if askErr == nil && usable {
 		return false, nil // a role in the namespace and none on namespaces
 	}
-	return false, &RightsError{
-		User: userName(ctx, a.Client), Missing: []Right{{Verb: "create", Resource: "namespaces"}},
-		Advice: fmt.Sprintf("use a namespace that you may deploy to with -n NAMESPACE, or ask whoever runs the cluster to create %q and give you the role \"edit\" in it", name),
-	}
+	return false, a.noNamespace(ctx, name)
 }
 
 // errDone ends a follow that has seen what it waited for.

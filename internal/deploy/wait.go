@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -392,9 +393,13 @@ func backingOff(o Observation) []*corev1.Pod {
 }
 
 // addLog adds the process's last lines to a failure that has a process. What
-// is known already is kept when the cluster has none.
+// is known already is kept when the cluster has none; what an agent told is of
+// this one process, where the container's log has all before it too.
 func (f *follower) addLog(ctx context.Context, fail *Failure) {
 	if fail.Cause != CauseCrash && fail.Cause != CauseProbe {
+		return
+	}
+	if e, ok := f.view.exits[fail.Pod]; ok && fail.Cause == CauseCrash && len(lines(strings.Join(e.Tail, "\n"))) > 0 {
 		return
 	}
 	key := fail.Service + "/" + fail.Pod

@@ -31,6 +31,10 @@ type Options struct {
 	As         string   // user to impersonate
 	AsGroups   []string // groups to impersonate
 	UserAgent  string   // "bight" if empty
+
+	// Warn is told each different warning of the API server once, perhaps from
+	// several goroutines; nil is told nothing.
+	Warn func(text string)
 }
 
 // Cluster is one context of a kubeconfig.
@@ -86,6 +90,9 @@ func Load(o Options) (*Cluster, error) {
 	if err != nil {
 		return nil, configError(err, o, raw)
 	}
+	if o.Warn != nil {
+		config.WarningHandler = &warnings{tell: o.Warn, told: map[string]bool{}}
+	}
 	c := newCluster(config, o.UserAgent)
 	c.Namespace = namespace
 	if c.Context = o.Context; c.Context == "" {
@@ -98,6 +105,19 @@ func Load(o Options) (*Cluster, error) {
 		c.Name = entry.Cluster
 	}
 	return c, nil
+}
+
+// Contexts returns the names of the contexts in a kubeconfig, sorted; "" is the
+// one that kubectl would use.
+func Contexts(kubeconfig string) ([]string, error) {
+	rules := clientcmd.NewDefaultClientConfigLoadingRules()
+	rules.ExplicitPath = kubeconfig
+	rules.Warner = func(error) {}
+	raw, err := rules.Load()
+	if err != nil {
+		return nil, &ConfigError{fmt.Sprintf("read kubeconfig: %v; mend or remove the file, or name another with --kubeconfig", err)}
+	}
+	return slices.Sorted(maps.Keys(raw.Contexts)), nil
 }
 
 // New returns the cluster of a configuration that the caller has already, for
@@ -120,7 +140,9 @@ func newCluster(config *rest.Config, userAgent string) *Cluster {
 	}
 	config.UserAgent = userAgent
 	config.QPS, config.Burst = -1, -1 // the API server has its own fairness
-	config.WarningHandler = rest.NoWarnings{}
+	if config.WarningHandler == nil {
+		config.WarningHandler = rest.NoWarnings{}
+	}
 	if config.Dial == nil {
 		config.Dial = (&net.Dialer{Timeout: connectTimeout, KeepAlive: 30 * time.Second}).DialContext
 	}

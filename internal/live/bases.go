@@ -1,6 +1,7 @@
 package live
 
 import (
+	"io"
 	"io/fs"
 	"os"
 	"sync"
@@ -12,8 +13,7 @@ import (
 // maxIndexes is how much memory the indexes of one Bases take, in bytes.
 const maxIndexes = 32 << 20
 
-// maxDelta is the largest file that is sent as a delta: both of its versions are
-// held in memory meanwhile.
+// maxDelta is the largest file that is sent as a delta.
 const maxDelta = 256 << 20
 
 // Bases knows versions of large files that pods have, so that the next version
@@ -46,11 +46,19 @@ func (b *Bases) learn(e tree.Entry) error {
 	if e.Size < deltaSize || e.Size > maxDelta || e.Local == "" || b.has(e.Hash) {
 		return nil
 	}
-	content, st, err := readAll(e.Local)
-	if err != nil || int64(len(content)) != e.Size {
+	m, err := mapFile(e.Local)
+	if err != nil {
 		return err
 	}
-	x := &base{local: e.Local, stat: st, index: delta.NewIndex(content)}
+	defer m.release()
+	if m.stat.Size() != e.Size {
+		return nil // another one by now
+	}
+	x := &base{local: e.Local, stat: m.stat}
+	err = delta.Guard(func() error { x.index = delta.NewIndex(m.content); return nil })
+	if err != nil {
+		return err
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.known == nil {
@@ -80,9 +88,25 @@ func (b *Bases) evict() {
 	}
 }
 
-// encode returns what makes content out of the version h, or nil when that is
-// not known any more or it does not pay.
-func (b *Bases) encode(h tree.Hash, content []byte) []byte {
+// pair is two versions of a file, ready to be compared.
+type pair struct {
+	old, new mapped
+	index    *delta.Index
+}
+
+func (p *pair) release() {
+	p.old.release()
+	p.new.release()
+}
+
+// encode writes to w what makes the new version out of the old one.
+func (p *pair) encode(w io.Writer) error {
+	return delta.Guard(func() error { return p.index.Encode(w, p.old.content, p.new.content) })
+}
+
+// open opens the version h and the one in local, which has size bytes. It
+// returns nil when there can't be a delta.
+func (b *Bases) open(h tree.Hash, local string, size int64) *pair {
 	b.mu.Lock()
 	x := b.known[h]
 	if x != nil {
@@ -90,19 +114,26 @@ func (b *Bases) encode(h tree.Hash, content []byte) []byte {
 		x.used = b.used
 	}
 	b.mu.Unlock()
-	if x == nil {
+	if x == nil || size > maxDelta {
 		return nil
 	}
-	old, st, err := readAll(x.local)
-	if err != nil || !sameFile(st, x.stat) {
+	old, err := mapFile(x.local)
+	if err != nil || !sameFile(old.stat, x.stat) {
+		if err == nil {
+			old.release()
+		}
 		b.forget(h) // somebody has written over it
 		return nil
 	}
-	d := x.index.Encode(make([]byte, 0, len(content)/16), old, content)
-	if len(d) > len(content)-len(content)/8 {
+	new, err := mapFile(local)
+	if err != nil || new.stat.Size() != size {
+		if err == nil {
+			new.release()
+		}
+		old.release()
 		return nil
 	}
-	return d
+	return &pair{old, new, x.index}
 }
 
 func (b *Bases) forget(h tree.Hash) {
@@ -118,21 +149,23 @@ func sameFile(a, b fs.FileInfo) bool {
 	return os.SameFile(a, b) && a.Size() == b.Size() && a.ModTime().Equal(b.ModTime())
 }
 
-// readAll reads a file and looks at it before.
-func readAll(name string) ([]byte, fs.FileInfo, error) {
+// mapped is a file's content as memory.
+type mapped struct {
+	content []byte
+	stat    fs.FileInfo
+	release func()
+}
+
+func mapFile(name string) (mapped, error) {
 	f, err := os.Open(name)
 	if err != nil {
-		return nil, nil, err
+		return mapped{}, err
 	}
 	defer f.Close()
 	st, err := f.Stat()
 	if err != nil {
-		return nil, nil, err
+		return mapped{}, err
 	}
-	b := make([]byte, st.Size())
-	n, err := f.ReadAt(b, 0)
-	if n == len(b) {
-		err = nil
-	}
-	return b[:n], st, err
+	content, release, err := delta.Map(f, st.Size())
+	return mapped{content, st, release}, err
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -118,7 +119,13 @@ func TestLargeFileGoesAsDelta(t *testing.T) {
 	for i := range big {
 		big[i] = byte(r.Uint32())
 	}
-	p, tg, ev := running(t, map[string]string{"big": string(big)})
+	p := newPod(t, map[string]string{"big": string(big)})
+	// A program: the first edit of one is a delta already.
+	must(t, os.Chmod(filepath.Join(p.dir, "root", "big"), 0o755), os.Chmod(filepath.Join(p.src, "big"), 0o755))
+	p.start()
+	tg, ev := p.target("anna")
+	p.want(tg, 1)
+	ev.await(t, 0, "first sync", synced(1))
 	for seq := uint64(2); seq < 5; seq++ {
 		// Indexing happens after the sync, in the background.
 		old := sha256.Sum256(big)
@@ -454,4 +461,58 @@ func TestHostilePatchesAreRefused(t *testing.T) {
 	w := p.want(tg, 99)
 	ev.await(t, at, "sync", synced(99))
 	p.same(w)
+}
+
+// distant is a connection that takes a while.
+type distant struct{ net.Conn }
+
+func (c distant) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	time.Sleep(2 * farAway)
+	return n, err
+}
+
+func TestPatchesThatGoFarAreCompressed(t *testing.T) {
+	p := newPod(t, map[string]string{"a": "1"})
+	p.far = true
+	p.start()
+	tg, ev := p.target("anna")
+	p.want(tg, 1)
+	ev.await(t, 0, "first sync", synced(1))
+	for i := range 50 {
+		p.write(p.src, fmt.Sprintf("text%d", i), strings.Repeat(fmt.Sprintf("line %d of a text\n", i), 2000))
+	}
+	w := p.want(tg, 2)
+	done, _ := ev.await(t, 0, "sync", synced(2))
+	if done.Bytes == 0 || done.Bytes > done.Content/10 {
+		t.Errorf("%d bytes were sent for %d", done.Bytes, done.Content)
+	}
+	p.same(w)
+}
+
+func TestInspectAndRestart(t *testing.T) {
+	p, tg, ev := running(t, map[string]string{"a": "1"})
+	cfg := TargetConfig{Name: "web-0", Dial: p.dial, Token: "secret"}
+	state, err := Inspect(t.Context(), cfg, false)
+	if err != nil || state.Digest != tg.State().Want || state.Service != "web" || strings.Join(state.Clients, " ") != "anna" {
+		t.Errorf("Inspect = %+v, %v", state, err)
+	}
+	p.write(filepath.Join(p.dir, "root"), "a", "2")
+	state, err = Inspect(t.Context(), cfg, true)
+	want := tree.Tree{"a": file("2")}.Digest()
+	if err != nil || state.Digest != want {
+		t.Errorf("Inspect with verify = %s, %v, want %s", state.Digest.Short(), err, want.Short())
+	}
+	_, at := ev.await(t, 0, "readiness", func(ev Event) bool {
+		return ev.Kind == Ready || ev.Kind == Connected && ev.State.Process.Phase == wire.Ready
+	})
+	if err := tg.Restart(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	_, at = ev.await(t, at, "start", kind(Started))
+	ev.await(t, at, "readiness", kind(Ready))
+	cfg.Token = "wrong"
+	if _, err := Inspect(t.Context(), cfg, false); err == nil || !strings.Contains(err.Error(), "token") {
+		t.Errorf("with a wrong token: %v", err)
+	}
 }

@@ -37,7 +37,6 @@ type conversation struct {
 	msgs chan message
 	done chan struct{} // nobody listens any more
 	stop sync.Once
-	rate *rate
 	part tree.Tree // what has come of a tree
 
 	mu      sync.Mutex // over w
@@ -56,7 +55,7 @@ func converse(ctx context.Context, sess *stream.Session, client string) (*conver
 	}
 	c := &conversation{
 		sess: sess, st: st, r: wire.NewReader(st), w: wire.NewWriter(st),
-		msgs: make(chan message), done: make(chan struct{}), rate: &rate{},
+		msgs: make(chan message), done: make(chan struct{}),
 	}
 	stop := context.AfterFunc(ctx, func() { st.Reset(stream.CodeAborted) })
 	defer stop()
@@ -171,7 +170,7 @@ func (c *conversation) patch(job send, bases *Bases) {
 	c.abort.Store(false)
 	s := &sending{
 		w: c.w, bases: bases, stop: c.abort.Load,
-		compress: compresses(c.rate.perSecond.Load(), c.sess.State().RTT),
+		compress: c.sess.State().RTT > farAway,
 	}
 	c.writing.Go(func() {
 		c.mu.Lock()

@@ -42,6 +42,8 @@ func TestMain(m *testing.M) {
 		os.Exit(agentRole())
 	case "limited":
 		os.Exit(limitedRole())
+	case "idle":
+		time.Sleep(time.Hour)
 	case "web":
 		os.Exit(webRole())
 	}
@@ -120,6 +122,7 @@ type pod struct {
 	mu      sync.Mutex
 	conns   []net.Conn
 	cut     atomic.Bool // no connection is possible
+	far     bool        // connections take a while
 }
 
 func newPod(t testing.TB, files map[string]string) *pod {
@@ -174,11 +177,14 @@ func (p *pod) write(dir, name, content string) {
 // start starts the agent.
 func (p *pod) start() {
 	p.t.Helper()
-	p.cmd = exec.Command(os.Args[0], p.dir, p.addr, "http:"+p.port+"/")
+	ready := "http:" + p.port + "/"
+	if p.service == "idle" {
+		ready = ""
+	}
+	p.cmd = exec.Command(os.Args[0], p.dir, p.addr, ready)
 	p.cmd.Env = append(os.Environ(), roleEnv+"=agent", "BIGHT_TEST_SERVICE="+p.service, "PORT="+p.port)
-	p.cmd.Stdout, p.cmd.Stderr = os.Stdout, os.Stderr
 	if testing.Verbose() {
-		p.cmd.Stderr = os.Stderr
+		p.cmd.Stdout, p.cmd.Stderr = os.Stdout, os.Stderr
 	}
 	if err := p.cmd.Start(); err != nil {
 		p.t.Fatal(err)
@@ -230,6 +236,9 @@ func (p *pod) dial(ctx context.Context) (net.Conn, error) {
 		p.mu.Lock()
 		p.conns = append(p.conns, c)
 		p.mu.Unlock()
+	}
+	if err == nil && p.far {
+		c = distant{c}
 	}
 	return c, err
 }

@@ -6,15 +6,12 @@ import (
 	"math/rand/v2"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/bightdev/bight/internal/live/wire"
 	"github.com/bightdev/bight/internal/tree"
 )
-
-func microseconds(n int64) time.Duration { return time.Duration(n) * time.Microsecond }
 
 func wanted(content string) *Wanted {
 	w := &Wanted{Tree: tree.Tree{"a": file(content)}}

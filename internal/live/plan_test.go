@@ -56,17 +56,3 @@ func TestMakePlan(t *testing.T) {
 		})
 	}
 }
-
-func TestCompresses(t *testing.T) {
-	for _, tt := range []struct {
-		perSecond int64
-		rtt       int64 // µs
-		want      bool
-	}{
-		{0, 200, false}, {0, 30_000, true}, {500 << 20, 30_000, false}, {5 << 20, 200, true},
-	} {
-		if got := compresses(tt.perSecond, microseconds(tt.rtt)); got != tt.want {
-			t.Errorf("compresses(%d, %d µs) = %v, want %v", tt.perSecond, tt.rtt, got, tt.want)
-		}
-	}
-}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 
+	"github.com/bightdev/bight/internal/live/delta"
 	"github.com/bightdev/bight/internal/live/wire"
 	"github.com/bightdev/bight/internal/tree"
 )
@@ -30,8 +31,9 @@ var (
 // sent is what there is to tell about a patch that was sent.
 type sent struct {
 	files, deleted int
-	bytes          int64 // on the wire
-	content        int64 // of the files
+	bytes          int64    // on the wire
+	content        int64    // of the files
+	large          []string // paths of files that may be a base next time
 	diff           time.Duration
 	send           time.Duration
 }
@@ -56,6 +58,11 @@ func (s *sending) run(job send) error {
 		return !job.plain && s.bases.has(old)
 	})
 	deltas := s.deltas(&p, job)
+	defer func() {
+		for _, d := range deltas {
+			d.release()
+		}
+	}()
 	s.sent.diff = time.Since(start)
 	start = time.Now()
 	head := wire.PatchHeader{
@@ -83,31 +90,26 @@ func (s *sending) run(job send) error {
 	return err
 }
 
-// deltas makes those that the plan has. Where one does not pay, the plan is
-// changed.
-func (s *sending) deltas(p *plan, job send) map[string][]byte {
-	var deltas map[string][]byte
+// deltas opens the versions of the files that the plan has deltas for. Where
+// that can't be done, the plan is changed.
+func (s *sending) deltas(p *plan, job send) map[string]*pair {
+	deltas := map[string]*pair{}
 	for i := range p.puts {
 		put := &p.puts[i]
 		if put.Entry.Mode.IsRegular() && put.How == wire.Delta {
-			content, _, err := readAll(job.want.Tree[put.Path].Local)
-			if err == nil && int64(len(content)) == put.Entry.Size {
-				if d := s.bases.encode(job.from[put.Ref].Hash, content); d != nil {
-					if deltas == nil {
-						deltas = map[string][]byte{}
-					}
-					deltas[put.Path] = d
-					continue
-				}
+			d := s.bases.open(job.from[put.Ref].Hash, job.want.Tree[put.Path].Local, put.Entry.Size)
+			if d == nil {
+				put.How, put.Ref = wire.Whole, ""
+				continue
 			}
-			put.How, put.Ref = wire.Whole, ""
+			deltas[put.Path] = d
 		}
 	}
 	return deltas
 }
 
 // content sends the patch's content.
-func (s *sending) content(p plan, want tree.Tree, deltas map[string][]byte) (err error) {
+func (s *sending) content(p plan, want tree.Tree, deltas map[string]*pair) (err error) {
 	var out io.Writer = s
 	if s.compress {
 		z, err := zstd.NewWriter(s, zstd.WithEncoderLevel(zstd.SpeedFastest),
@@ -132,8 +134,14 @@ func (s *sending) content(p plan, want tree.Tree, deltas map[string][]byte) (err
 			continue
 		}
 		s.sent.content += put.Entry.Size
+		if put.Entry.Size >= deltaSize {
+			s.sent.large = append(s.sent.large, put.Path)
+		}
 		if put.How == wire.Delta {
-			_, err = out.Write(deltas[put.Path])
+			err = deltas[put.Path].encode(out)
+			if errors.Is(err, delta.ErrCorrupt) {
+				err = &localError{put.Path, errChanged}
+			}
 		} else {
 			err = copyFile(out, put.Path, want[put.Path])
 		}

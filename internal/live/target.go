@@ -7,8 +7,8 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/bightdev/bight/internal/live/wire"
@@ -47,7 +47,6 @@ type Target struct {
 	outcome sent // of the last patch
 	began   time.Time
 	said    EventKind // about the connection
-	rate    rate
 	timer   *time.Timer
 	work    sync.WaitGroup // goroutines that Run waits for
 }
@@ -181,6 +180,7 @@ func (t *Target) event(ev Event) {
 // the next delta.
 func (t *Target) tell(ctx context.Context, w *Wanted) {
 	ev := Event{Kind: Synced, Seq: w.Seq, Tree: w.digest}
+	changed := t.outcome.large
 	if o := t.outcome; o.files+o.deleted > 0 {
 		ev.Files, ev.Deleted, ev.Bytes, ev.Content = o.files, o.deleted, o.bytes, o.content
 		ev.Diff, ev.Send = o.diff, o.send
@@ -193,16 +193,23 @@ func (t *Target) tell(ctx context.Context, w *Wanted) {
 	t.state.InSync = t.wanted.digest == w.digest
 	t.mu.Unlock()
 	t.event(ev)
-	t.work.Go(func() {
-		for _, e := range w.Tree {
-			if ctx.Err() != nil {
-				return
-			}
-			if err := t.cfg.Bases.learn(e); err != nil {
-				t.cfg.Log.Debug("file not indexed", "path", e.Local, "err", err)
-			}
+	t.work.Go(func() { t.learn(ctx, w.Tree, changed) })
+}
+
+// learn indexes the large files that are likely to change next: those that did,
+// and programs. Everything else that is large is mostly pictures.
+func (t *Target) learn(ctx context.Context, all tree.Tree, changed []string) {
+	for name, e := range all {
+		if ctx.Err() != nil {
+			return
 		}
-	})
+		if e.Size < deltaSize || e.Mode&0o111 == 0 && !slices.Contains(changed, name) {
+			continue
+		}
+		if err := t.cfg.Bases.learn(e); err != nil {
+			t.cfg.Log.Debug("file not indexed", "path", e.Local, "err", err)
+		}
+	}
 }
 
 // sawOpen is the observation that a conversation was opened.
@@ -290,7 +297,6 @@ func (t *Target) announce() {
 
 func (t *Target) opened(up sawOpen) {
 	t.conv = up.conv
-	t.conv.rate = &t.rate
 	t.work.Go(up.conv.read)
 	t.mu.Lock()
 	t.sess, t.state.Connected, t.state.Agent, t.state.Err = up.sess, true, up.state, nil
@@ -333,7 +339,6 @@ func (t *Target) hear(ctx context.Context, msg message) {
 		t.observe(ctx, sawTree{m.change, m.tree, true})
 	case wire.Applied:
 		t.outcome = t.conv.result()
-		t.rate.note(t.outcome.bytes, time.Since(t.began)-t.outcome.diff)
 		t.observe(ctx, sawApplied{m.Change})
 	case wire.Refused:
 		t.conv.abort.Store(true) // what is still being sent is of no use
@@ -452,28 +457,6 @@ func (t *Target) aside(ctx context.Context, k wire.Kind, take func(message) bool
 	return c.once(ctx, k, take)
 }
 
-// rate is how fast patches go, as a hint for compression.
-type rate struct{ perSecond atomic.Int64 }
-
-// slow is below which rate, in bytes per second, compressing pays.
-const slow = 60 << 20
-
-func (r *rate) note(bytes int64, took time.Duration) {
-	if bytes < 256<<10 || took <= 0 {
-		return
-	}
-	now := int64(float64(bytes) / took.Seconds())
-	if was := r.perSecond.Load(); was > 0 {
-		now = (was + now) / 2
-	}
-	r.perSecond.Store(now)
-}
-
-// compresses reports whether compressing pays on a connection with this rate
-// and round trip time.
-func compresses(perSecond int64, rtt time.Duration) bool {
-	if perSecond > 0 {
-		return perSecond < slow
-	}
-	return rtt > 4*time.Millisecond
-}
+// farAway is from which round trip time on compressing pays: the network is then
+// more than this machine or the next one, and slower than the compression.
+const farAway = 4 * time.Millisecond

@@ -20,7 +20,7 @@ type edit struct {
 	tree    tree.Hash // what it came to
 	restart bool
 	sent    map[string]live.Event // by pod: how it was brought there
-	restop  map[string]live.Event // by pod: when the process was started anew
+	starts  map[string]live.Event // by pod: when the process was started anew
 }
 
 // event takes in what a target reports.
@@ -33,8 +33,9 @@ func (p *pods) event(from *pod, e live.Event) {
 	case live.Synced:
 		p.synchronized(from, ed, e)
 	case live.Started:
+		p.session.Printer.Event(term.Event{Type: term.Restart, Service: from.service, Text: "started in " + from.name, Took: e.After, Quiet: true})
 		if ed != nil && e.Tree == ed.tree {
-			ed.restop[from.name] = e
+			ed.starts[from.name] = e
 		}
 	case live.Ready:
 		p.session.wake(from.service)
@@ -42,7 +43,7 @@ func (p *pods) event(from *pod, e live.Event) {
 			return
 		}
 		sent, ok := ed.sent[from.name]
-		if restarted, started := ed.restop[from.name]; ok && started {
+		if restarted, started := ed.starts[from.name]; ok && started {
 			p.finishEdit(from, ed, sent, restarted.After, e.After)
 		}
 	case live.Exited:
@@ -66,7 +67,7 @@ func (p *pods) synchronized(from *pod, ed *edit, e live.Event) {
 	if ed == nil || e.Tree != ed.tree {
 		if e.Files+e.Deleted > 0 {
 			p.session.Printer.Event(term.Event{
-				Type: term.Sync, Service: from.service, Text: "brought " + from.name + " up to date",
+				Type: term.Deploy, Service: from.service, Text: "brought " + from.name + " up to date",
 				Files: e.Files + e.Deleted, Bytes: e.Bytes, Took: e.Diff + e.Send + e.Apply,
 			})
 		}
@@ -94,7 +95,7 @@ func (p *pods) finishEdit(from *pod, ed *edit, sent live.Event, restart, ready t
 	add("restart", restart)
 	add("ready", ready)
 	p.session.Printer.Event(term.Event{
-		Type: term.Sync, Service: from.service, Text: "saved → live", Why: term.Files(ed.files),
+		Type: term.Sync, Service: from.service, Text: term.Files(ed.files),
 		Took: time.Since(ed.heard), Phases: phases, Files: sent.Files + sent.Deleted, Bytes: sent.Bytes,
 	})
 }

@@ -32,8 +32,10 @@ type Maker struct {
 	builders map[string]image.Builder // by kind of build
 }
 
-// NewMaker returns a Maker that remembers what it made in cacheDir.
-func NewMaker(cacheDir string, log *slog.Logger) (*Maker, error) {
+// NewMaker returns a Maker that remembers what it made in cacheDir. What a
+// reproducible one makes depends on the source alone, not on where it lies; that
+// compiles every dependency anew the first time.
+func NewMaker(cacheDir string, reproducible bool, log *slog.Logger) (*Maker, error) {
 	if err := os.MkdirAll(cacheDir, 0o755); err != nil {
 		return nil, fmt.Errorf("make the cache directory: %w; set XDG_CACHE_HOME to one that can be written", err)
 	}
@@ -43,7 +45,7 @@ func NewMaker(cacheDir string, log *slog.Logger) (*Maker, error) {
 		Publisher: &image.Publisher{Store: store, Zones: timeZones(), Log: log},
 		hashes:    hashes,
 		builders: map[string]image.Builder{
-			app.BuildGo:     image.Cached(&golang.Builder{Store: store, Hashes: hashes}, store),
+			app.BuildGo:     image.Cached(&golang.Builder{Store: store, Hashes: hashes, Trimpath: reproducible, Log: log}, store),
 			app.BuildStatic: &static.Builder{Hashes: hashes},
 		},
 	}, nil
@@ -183,6 +185,7 @@ func (s *Session) render(ctx context.Context, built []*image.Artifact) ([]deploy
 			return nil, err
 		}
 	}
+	s.pods.deployed(images)
 	commands := map[string][]string{}
 	deployed := *s.app
 	deployed.Services = nil

@@ -26,15 +26,17 @@ type pods struct {
 	exits   chan deploy.Exit // for whoever waits for a rollout; nobody has to
 
 	mu      sync.Mutex
-	all     map[string]*pod // by name
-	wants   map[string]*image.Artifact
-	changed chan struct{} // closed and replaced when anything here changes
+	all     map[string]*pod            // by name
+	wants   map[string]*image.Artifact // by service
+	images  map[string]string          // by service: what its newest pods run
+	changed chan struct{}              // closed and replaced when anything here changes
 	edits   map[string]*edit
 }
 
 // pod is one pod of the app.
 type pod struct {
 	name, service string
+	image         string
 	ready         bool
 	target        *live.Target
 	stop          context.CancelFunc
@@ -43,7 +45,7 @@ type pod struct {
 
 func newPods(s *Session) *pods {
 	return &pods{
-		session: s, all: map[string]*pod{}, wants: map[string]*image.Artifact{}, edits: map[string]*edit{},
+		session: s, all: map[string]*pod{}, wants: map[string]*image.Artifact{}, images: map[string]string{}, edits: map[string]*edit{},
 		exits: make(chan deploy.Exit, 64), changed: make(chan struct{}),
 	}
 }
@@ -54,20 +56,39 @@ func (p *pods) touch() {
 	p.changed = make(chan struct{})
 }
 
+// deployed says which image each service's pods are to run. Pods of another one
+// are on their way out and are left alone.
+func (p *pods) deployed(images map[string]string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.images = images
+	p.touch()
+}
+
 // want says what the services' pods should have.
 func (p *pods) want(arts map[string]*image.Artifact) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for service, art := range arts {
 		p.wants[service] = art
-		for _, pod := range p.all {
-			if pod.service == service && pod.target != nil {
-				pod.target.Want(wanted(art))
-			}
+	}
+	for _, pod := range p.all {
+		if arts[pod.service] != nil {
+			p.tell(pod)
 		}
 	}
 	p.touch()
 }
+
+// tell hands a pod what it should have. The caller has the lock.
+func (p *pods) tell(to *pod) {
+	if art := p.wants[to.service]; art != nil && to.target != nil && p.newest(to) {
+		to.target.Want(wanted(art))
+	}
+}
+
+// newest reports whether a pod stays. The caller has the lock.
+func (p *pods) newest(of *pod) bool { return of.image == p.images[of.service] }
 
 func wanted(art *image.Artifact) live.Wanted {
 	return live.Wanted{Tree: art.Tree, Source: art.Inputs, Restart: art.Restart}
@@ -144,7 +165,7 @@ func (p *pods) note(ctx context.Context, targets *errgroup.Group, object *core.P
 	}
 	known := p.all[object.Name]
 	if known == nil {
-		known = &pod{name: object.Name, service: object.Labels[nameLabel]}
+		known = &pod{name: object.Name, service: object.Labels[nameLabel], image: object.Spec.Containers[0].Image}
 		p.all[object.Name] = known
 	}
 	known.ready = isReady(object)
@@ -193,9 +214,7 @@ func (p *pods) connect(ctx context.Context, targets *errgroup.Group, to *pod) {
 		Events:  func(e live.Event) { p.event(to, e) },
 		Bases:   &p.bases,
 	})
-	if art := p.wants[to.service]; art != nil {
-		to.target.Want(wanted(art))
-	}
+	p.tell(to)
 	targets.Go(func() error {
 		if err := to.target.Run(run); err != nil && run.Err() == nil {
 			s.Printer.Warn(to.service, fmt.Sprintf("pod %s: %v", to.name, err), "")
@@ -272,7 +291,7 @@ func (p *pods) behind() []string {
 	covered := map[string]bool{}
 	for _, pod := range p.all {
 		art := p.wants[pod.service]
-		if art == nil {
+		if art == nil || !p.newest(pod) {
 			continue
 		}
 		if pod.target == nil || !pod.target.State().InSync {
@@ -294,7 +313,7 @@ func (p *pods) dial(ctx context.Context, service string, port int) (net.Conn, er
 	p.mu.Lock()
 	var chosen *pod
 	for _, pod := range p.all {
-		if pod.service == service && pod.target != nil && (chosen == nil || pod.ready && !chosen.ready) {
+		if pod.service == service && pod.target != nil && (chosen == nil || p.rank(pod) > p.rank(chosen)) {
 			chosen = pod
 		}
 	}
@@ -303,4 +322,17 @@ func (p *pods) dial(ctx context.Context, service string, port int) (net.Conn, er
 		return nil, fmt.Errorf("service %s has no running pod", service)
 	}
 	return chosen.target.DialPort(ctx, port)
+}
+
+// rank orders a service's pods by how well they answer: ready ones first, and
+// among these the newest. The caller has the lock.
+func (p *pods) rank(of *pod) int {
+	n := 0
+	if of.ready {
+		n += 2
+	}
+	if p.newest(of) {
+		n++
+	}
+	return n
 }

@@ -38,10 +38,14 @@ type Config struct {
 	Registry  string   // host to push to; "" means the one that the cluster announces
 	Agent     string   // path of the agent's program for the nodes
 	CacheDir  string
-	Port      int // of the URLs; 0 means any free one, preferably 8000
-	Version   string
-	Printer   *term.Printer
-	Log       *slog.Logger
+
+	// Reproducible builds give the same images wherever the source lies.
+	Reproducible bool
+
+	Port    int // of the URLs; 0 means any free one, preferably 8000
+	Version string
+	Printer *term.Printer
+	Log     *slog.Logger
 }
 
 // Session is one run of `bight up`.
@@ -73,7 +77,7 @@ func Open(ctx context.Context, c Config) (*Session, error) {
 	if s.environment = c.Namespace; s.environment == "" {
 		s.environment = Environment(a.Name, c.User)
 	}
-	if s.maker, err = NewMaker(c.CacheDir, c.Log); err != nil {
+	if s.maker, err = NewMaker(c.CacheDir, c.Reproducible, c.Log); err != nil {
 		return nil, err
 	}
 	return s, nil

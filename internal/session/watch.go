@@ -3,6 +3,7 @@ package session
 import (
 	"context"
 	"errors"
+	"os"
 	"path/filepath"
 	"reflect"
 	"slices"
@@ -228,7 +229,11 @@ func (f *follower) build(ctx context.Context, a *app.App, service *app.Service, 
 	if r.all {
 		changed = nil
 	}
+	files := s.meaningful(r.changed)
+	s.Printer.Event(term.Event{Type: term.Change, Service: service.Name, Text: term.Files(files), Files: len(files), Quiet: true})
+	task := s.Printer.Task(term.Build, service.Name, "building")
 	art, err := s.maker.Build(ctx, a, service, changed)
+	task.Drop()
 	if ctx.Err() != nil {
 		return
 	}
@@ -254,15 +259,26 @@ func (f *follower) build(ctx context.Context, a *app.App, service *app.Service, 
 	if service.Build.Kind == app.BuildStatic {
 		took = 0 // reading files is part of sending them
 	}
-	s.Printer.Event(term.Event{Type: term.Change, Service: service.Name, Text: "changed", Why: term.Files(unique(r.changed)), Files: len(r.changed)})
+	s.Printer.Event(term.Event{Type: term.Build, Service: service.Name, Text: "built", Took: took, Cached: art.Cached, Quiet: true})
 	s.pods.edited(art, &edit{
-		heard: r.heard, build: took, files: unique(r.changed), tree: art.Tree.Digest(), restart: art.Restart,
-		sent: map[string]live.Event{}, restop: map[string]live.Event{},
+		heard: r.heard, build: took, files: files, tree: art.Tree.Digest(), restart: art.Restart,
+		sent: map[string]live.Event{}, starts: map[string]live.Event{},
 	})
 }
 
-func unique(paths []string) []string {
-	return slices.Compact(slices.Sorted(slices.Values(paths)))
+// meaningful returns the changed paths that a person knows: not the files that an
+// editor writes beside and renames.
+func (s *Session) meaningful(changed []string) []string {
+	var known []string
+	for _, path := range slices.Compact(slices.Sorted(slices.Values(changed))) {
+		if _, err := os.Lstat(filepath.Join(s.Dir, filepath.FromSlash(path))); err == nil {
+			known = append(known, path)
+		}
+	}
+	if len(known) == 0 {
+		return slices.Compact(slices.Sorted(slices.Values(changed))) // they were deleted
+	}
+	return known
 }
 
 // edited hands a new artifact to the service's pods and remembers the save that it

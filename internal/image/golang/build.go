@@ -56,8 +56,34 @@ const (
 	actionsFile = "actions.json"
 )
 
+// lead lets the first build of a module go alone. Programs of one module share
+// most of what they import, and go commands that run side by side would each
+// compile all of it; what the first has compiled, the others find in the cache.
+// The returned function must be called when the build is over.
+func (b *Builder) lead(ctx context.Context, module string) (over func()) {
+	b.mu.Lock()
+	if b.first == nil {
+		b.first = map[string]chan struct{}{}
+	}
+	done, later := b.first[module]
+	if !later {
+		done = make(chan struct{})
+		b.first[module] = done
+	}
+	b.mu.Unlock()
+	if !later {
+		return func() { close(done) }
+	}
+	select {
+	case <-done:
+	case <-ctx.Done():
+	}
+	return func() {}
+}
+
 // goBuild runs go build in tmp and puts the program into the store.
 func (b *Builder) goBuild(ctx context.Context, s *app.Service, as *assembly, tmp string) (tree.Entry, error) {
+	defer b.lead(ctx, as.module)()
 	exe := filepath.Join(tmp, programFile)
 	args := []string{"build", "-o", exe, "-work", "-debug-actiongraph=" + filepath.Join(tmp, actionsFile)}
 	args = append(append(args, b.flags(as.env)...), s.Build.Package)

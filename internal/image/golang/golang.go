@@ -54,8 +54,9 @@ type Builder struct {
 
 	mu      sync.Mutex
 	envs    map[tree.Hash]*goEnv
-	graphs  map[string]*scanner // by module directory
-	recipes map[string]*recipe  // by service
+	graphs  map[string]*scanner      // by module directory
+	recipes map[string]*recipe       // by service
+	first   map[string]chan struct{} // by module: closed when its first build is over
 }
 
 // assembly is what one build starts from.

@@ -20,6 +20,7 @@ import (
 	"io"
 	"math"
 	"math/bits"
+	"runtime/debug"
 )
 
 const (
@@ -80,29 +81,41 @@ func anchor(h uint64) bool { return h>>(64-anchorBits) == 0 }
 // slot uses the bits below those that made h an anchor.
 func (x *Index) slot(h uint64) uint64 { return h << anchorBits >> x.shift }
 
+// bufferSize is how much is written at a time.
+const bufferSize = 64 << 10
+
 // encoder is the state of one [Index.Encode].
 type encoder struct {
-	out      []byte
+	w        io.Writer
+	err      error  // of w
+	out      []byte // not yet written
 	old, new []byte
 	done     int // what of new is encoded
 	offset   int // old position - new position of the last copy
 }
 
-// Encode appends to dst what makes new out of old, the version that x was made
-// from.
+// Encode writes to w what makes new out of old, the version that x was made
+// from, as it finds it: who reads can begin to apply it.
 //
 // The form is a sequence of: the number of literal bytes, these bytes, the
 // number of bytes to copy, and by how much the distance between the old and the
 // new position differs from that of the copy before. Numbers are varints. It
 // ends when new is complete.
-func (x *Index) Encode(dst, old, new []byte) []byte {
-	e := &encoder{out: dst, old: old, new: new}
-	if len(old) != x.size {
-		e.emit(len(new), 0, 0)
-		return e.out
+func (x *Index) Encode(w io.Writer, old, new []byte) error {
+	e := &encoder{w: w, out: make([]byte, 0, bufferSize+3*binary.MaxVarintLen64), old: old, new: new}
+	if len(old) == x.size {
+		x.encode(e)
 	}
-	offset := 0
-	for p := 0; p+word <= len(new); {
+	if e.done < len(new) {
+		e.emit(len(new), 0, e.offset)
+	}
+	e.flush()
+	return e.err
+}
+
+func (x *Index) encode(e *encoder) {
+	new, offset := e.new, 0
+	for p := 0; p+word <= len(new) && e.err == nil; {
 		v := binary.LittleEndian.Uint64(new[p:])
 		if n := e.match(p, offset, v); n >= minFollow {
 			e.copy(p, n, offset)
@@ -123,10 +136,6 @@ func (x *Index) Encode(dst, old, new []byte) []byte {
 		}
 		p++
 	}
-	if e.done < len(new) {
-		e.emit(len(new), 0, e.offset)
-	}
-	return e.out
 }
 
 // match returns how far new from p on agrees with old at p+offset; v is the word
@@ -156,11 +165,29 @@ func (e *encoder) copy(p, n, offset int) {
 
 // emit encodes the literal bytes up to p and then a copy of n bytes.
 func (e *encoder) emit(p, n, offset int) {
-	e.out = binary.AppendUvarint(e.out, uint64(p-e.done))
-	e.out = append(e.out, e.new[e.done:p]...)
+	lit := e.new[e.done:p]
+	e.out = binary.AppendUvarint(e.out, uint64(len(lit)))
+	for len(lit) > 0 && e.err == nil {
+		k := min(len(lit), max(1, bufferSize-len(e.out)))
+		e.out = append(e.out, lit[:k]...)
+		lit = lit[k:]
+		if len(e.out) >= bufferSize {
+			e.flush()
+		}
+	}
 	e.out = binary.AppendUvarint(e.out, uint64(n))
 	e.out = binary.AppendVarint(e.out, int64(offset-e.offset))
 	e.done, e.offset = p+n, offset
+	if len(e.out) >= bufferSize {
+		e.flush()
+	}
+}
+
+func (e *encoder) flush() {
+	if e.err == nil && len(e.out) > 0 {
+		_, e.err = e.w.Write(e.out)
+	}
+	e.out = e.out[:0]
 }
 
 // common returns the length of the common start of a and b.
@@ -192,8 +219,9 @@ type Reader interface {
 }
 
 // Apply reads one delta from r and writes the size bytes that it makes out of
-// old to w. It reads no byte behind the delta.
+// old to w, in larger pieces. It reads no byte behind the delta.
 func Apply(w io.Writer, old []byte, r Reader, size int64) error {
+	a := applier{w: w, buf: make([]byte, 0, bufferSize)}
 	var offset, done int64
 	for done < size {
 		lit, err := binary.ReadUvarint(r)
@@ -203,8 +231,8 @@ func Apply(w io.Writer, old []byte, r Reader, size int64) error {
 		if lit > uint64(size-done) {
 			return fmt.Errorf("%w: literal of %d bytes at %d of %d", ErrCorrupt, lit, done, size)
 		}
-		if _, err := io.CopyN(w, r, int64(lit)); err != nil {
-			return corrupt("literal", err)
+		if err := a.literal(r, int64(lit)); err != nil {
+			return err
 		}
 		done += int64(lit)
 		n, err := binary.ReadUvarint(r)
@@ -224,13 +252,59 @@ func Apply(w io.Writer, old []byte, r Reader, size int64) error {
 			return fmt.Errorf("%w: copy of %d bytes from %d at %d of %d", ErrCorrupt, n, q, done, size)
 		}
 		if n > 0 {
-			if _, err := w.Write(old[q : q+int64(n)]); err != nil {
+			if err := a.copy(old[q : q+int64(n)]); err != nil {
 				return err
 			}
 		}
 		done += int64(n)
 	}
+	return a.flush()
+}
+
+// applier collects what comes out, since instructions are mostly small.
+type applier struct {
+	w   io.Writer
+	buf []byte
+}
+
+func (a *applier) literal(r io.Reader, n int64) error {
+	for n > 0 {
+		room := a.buf[len(a.buf):min(int64(cap(a.buf)), int64(len(a.buf))+n)]
+		if _, err := io.ReadFull(r, room); err != nil {
+			return corrupt("literal", err)
+		}
+		a.buf = a.buf[:len(a.buf)+len(room)]
+		n -= int64(len(room))
+		if err := a.full(); err != nil {
+			return err
+		}
+	}
 	return nil
+}
+
+func (a *applier) copy(p []byte) error {
+	for len(p) > 0 {
+		n := copy(a.buf[len(a.buf):cap(a.buf)], p)
+		a.buf = a.buf[:len(a.buf)+n]
+		p = p[n:]
+		if err := a.full(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (a *applier) full() error {
+	if len(a.buf) < cap(a.buf) {
+		return nil
+	}
+	return a.flush()
+}
+
+func (a *applier) flush() error {
+	_, err := a.w.Write(a.buf)
+	a.buf = a.buf[:0]
+	return err
 }
 
 func corrupt(what string, err error) error {
@@ -238,4 +312,20 @@ func corrupt(what string, err error) error {
 		err = io.ErrUnexpectedEOF
 	}
 	return fmt.Errorf("delta: read %s: %w", what, err)
+}
+
+// Guard runs f, which reads memory that [Map] has given. That the file was cut
+// short under it is an ErrCorrupt, not the end of the program.
+func Guard(f func() error) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if r := recover(); r != nil {
+			fault, ok := r.(interface{ Addr() uintptr })
+			if !ok {
+				panic(r)
+			}
+			err = fmt.Errorf("%w: the base was cut short (fault at %#x)", ErrCorrupt, fault.Addr())
+		}
+	}()
+	return f()
 }

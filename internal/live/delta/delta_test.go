@@ -44,9 +44,18 @@ func noise(r *rand.Rand, n int) []byte {
 	return b
 }
 
+func encoded(t testing.TB, x *Index, old, new []byte) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	if err := x.Encode(&b, old, new); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
 func roundTrip(t *testing.T, old, new []byte) []byte {
 	t.Helper()
-	d := NewIndex(old).Encode(nil, old, new)
+	d := encoded(t, NewIndex(old), old, new)
 	var out bytes.Buffer
 	r := bufio.NewReader(bytes.NewReader(append(bytes.Clone(d), "next"...)))
 	if err := Apply(&out, old, r, int64(len(new))); err != nil {
@@ -102,7 +111,7 @@ func TestIndexOfAnotherVersionStillGivesTheWholeFile(t *testing.T) {
 	x := NewIndex([]byte("one version"))
 	old, new := []byte("other"), []byte("brand new content")
 	var out bytes.Buffer
-	if err := Apply(&out, old, bytes.NewReader(x.Encode(nil, old, new)), int64(len(new))); err != nil {
+	if err := Apply(&out, old, bytes.NewReader(encoded(t, x, old, new)), int64(len(new))); err != nil {
 		t.Fatal(err)
 	}
 	if got := out.String(); got != string(new) {
@@ -137,7 +146,7 @@ func TestApplyRefuses(t *testing.T) {
 
 func FuzzApply(f *testing.F) {
 	old := []byte("the quick brown fox jumps over the lazy dog")
-	f.Add(NewIndex(old).Encode(nil, old, []byte("the quick brown cat jumps")), int64(25))
+	f.Add(encoded(f, NewIndex(old), old, []byte("the quick brown cat jumps")), int64(25))
 	f.Fuzz(func(t *testing.T, d []byte, size int64) {
 		size = min(max(size, 0), 1<<16)
 		var out bytes.Buffer
@@ -167,10 +176,47 @@ func BenchmarkEncode(b *testing.B) {
 		}
 	}
 	x := NewIndex(old)
-	var d []byte
 	b.SetBytes(int64(len(new)))
 	for b.Loop() {
-		d = x.Encode(d[:0], old, new)
+		if err := x.Encode(io.Discard, old, new); err != nil {
+			b.Fatal(err)
+		}
 	}
-	b.ReportMetric(float64(len(d)), "delta-bytes")
+	b.ReportMetric(float64(len(encoded(b, x, old, new))), "delta-bytes")
 }
+
+func TestBaseThatIsCutShortIsAnError(t *testing.T) {
+	f, err := os.CreateTemp(t.TempDir(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	old := noise(rand.New(rand.NewPCG(9, 9)), 1<<20)
+	if _, err := f.Write(old); err != nil {
+		t.Fatal(err)
+	}
+	d := encoded(t, NewIndex(old), old, old)
+	mapped, release, err := Map(f, int64(len(old)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer release()
+	if err := f.Truncate(10_000); err != nil {
+		t.Fatal(err)
+	}
+	err = Guard(func() error { return Apply(io.Discard, mapped, bytes.NewReader(d), int64(len(old))) })
+	if !errors.Is(err, ErrCorrupt) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestWriterThatFailsEndsTheEncoding(t *testing.T) {
+	new := noise(rand.New(rand.NewPCG(9, 10)), 1<<20)
+	if err := NewIndex(nil).Encode(failing{}, nil, new); !errors.Is(err, io.ErrClosedPipe) {
+		t.Errorf("got %v", err)
+	}
+}
+
+type failing struct{}
+
+func (failing) Write([]byte) (int, error) { return 0, io.ErrClosedPipe }

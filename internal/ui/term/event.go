@@ -33,6 +33,10 @@ type Event struct {
 	Text    string // what, in a few words
 	Why     string // where that was read, or the reason
 
+	// Quiet events go to JSON and to the events file only: a person sees what
+	// comes of them.
+	Quiet bool
+
 	Took   time.Duration // all of it
 	Phases []Phase       // parts of Took, in order
 	Cached bool          // nothing had to be done

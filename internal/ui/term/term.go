@@ -22,8 +22,8 @@ type Config struct {
 	Out Stream // data
 	Err Stream // progress and notes
 
-	// JSON prints data as JSON on Out, and events and logs as JSON objects, one
-	// per line, on Err.
+	// JSON prints data as JSON on Out, one object per line where it is a stream
+	// (logs, URLs), and events as JSON objects, one per line, on Err.
 	JSON bool
 	// Events, if set, is given every event as one JSON object per line as well.
 	Events io.Writer
@@ -129,7 +129,7 @@ func (p *Printer) event(e Event) {
 	}
 	p.look.meet(e.Service)
 	p.record(e.record())
-	if !p.cfg.JSON {
+	if !p.cfg.JSON && !e.Quiet {
 		p.write(&p.cfg.Err, p.look.event(e, p.cfg.Err.columns()))
 	}
 }
@@ -158,7 +158,7 @@ func (p *Printer) Log(service, text string) {
 	p.look.meet(service)
 	for s := range bytes.Lines([]byte(text)) {
 		s := string(bytes.TrimRight(s, "\r\n"))
-		p.record(record{Type: "log", Service: service, Text: s})
+		p.recordTo(&p.cfg.Out, record{Type: "log", Service: service, Text: s})
 		if !p.cfg.JSON {
 			p.write(&p.cfg.Out, p.look.log(service, s, p.cfg.Out.Color))
 		}
@@ -179,7 +179,7 @@ func (p *Printer) URLs(urls []URL) {
 	defer p.mu.Unlock()
 	for _, u := range urls {
 		p.look.meet(u.Service)
-		p.record(record{Type: "url", Service: u.Service, URL: u.URL, Text: u.Note})
+		p.recordTo(&p.cfg.Out, record{Type: "url", Service: u.Service, URL: u.URL, Text: u.Note})
 	}
 	if !p.cfg.JSON {
 		p.write(&p.cfg.Out, p.look.urls(urls))
@@ -205,9 +205,12 @@ func (p *Printer) Data(v any, t *Table) error {
 	return p.broken
 }
 
-// record writes r to whoever wants JSON. Events has its own stream; with JSON
-// set, Err has them too. It wants p.mu to be held.
-func (p *Printer) record(r record) {
+// record writes an event to whoever wants JSON. Events has its own stream; with
+// JSON set, Err has them too. It wants p.mu to be held.
+func (p *Printer) record(r record) { p.recordTo(&p.cfg.Err, r) }
+
+// recordTo is record for what belongs to another stream than Err.
+func (p *Printer) recordTo(s *Stream, r record) {
 	if p.cfg.Events == nil && !p.cfg.JSON {
 		return
 	}
@@ -222,7 +225,7 @@ func (p *Printer) record(r record) {
 		}
 	}
 	if p.cfg.JSON {
-		p.send(&p.cfg.Err, b)
+		p.send(s, b)
 	}
 }
 

@@ -68,7 +68,7 @@ func main() {
 				fmt.Print(" ", kv)
 			}
 		}
-		select {}
+		time.Sleep(time.Hour)
 	}
 }
 
