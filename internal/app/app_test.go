@@ -2,6 +2,7 @@ package app
 
 import (
 	"encoding/json"
+	"errors"
 	"strings"
 	"testing"
 
@@ -181,5 +182,16 @@ func TestSetFlagReplacesAnEarlierValue(t *testing.T) {
 	s.SetFlag("addr", "c:1")
 	if diff := cmp.Diff([]string{"--addr-2=b:1", "--addr=c:1"}, s.Args); diff != "" {
 		t.Error(diff)
+	}
+}
+
+func TestWhatIsInvalidIsAnErrorOfItsOwn(t *testing.T) {
+	a := &App{Name: "Not A Label"}
+	var invalid *InvalidError
+	if err := a.Validate(); !errors.As(err, &invalid) || len(invalid.Problems) != 1 {
+		t.Errorf("Validate = %v, want an InvalidError with one problem", err)
+	}
+	if err := (&App{Name: "shop"}).Validate(); err != nil {
+		t.Errorf("Validate of an app without faults = %v", err)
 	}
 }

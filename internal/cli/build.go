@@ -1,6 +1,8 @@
 package cli
 
 import (
+	"context"
+
 	"github.com/spf13/cobra"
 
 	"github.com/bightdev/bight/internal/session"
@@ -13,38 +15,51 @@ func (p *Program) buildCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "build [SERVICE...]",
 		Short: "Build the services' images and push them; no Docker is needed",
+		Long: `Build the images of the services named, or of all, and push them. It takes this
+machine's toolchains and no Docker; with --registry it takes no cluster either.`,
 		RunE: func(c *cobra.Command, args []string) error {
 			source, err := directory([]string{dir})
 			if err != nil {
 				return err
 			}
-			config, err := p.sessionConfig(c, &t, source)
-			if err != nil {
-				return err
-			}
-			config.Printer = p.printer(output == "json", nil)
-			defer config.Printer.Close()
-			s, err := session.Open(c.Context(), *config)
-			if err != nil {
-				return err
-			}
-			images, err := s.Build(c.Context(), args)
-			if err != nil {
-				if session.IsReported(err) {
-					return codedError{code: exitFailed, err: err, silent: true}
-				}
-				return err
-			}
-			table := &term.Table{Head: []string{"SERVICE", "IMAGE"}}
-			for _, image := range images {
-				table.Rows = append(table.Rows, []string{image.Service, image.Image})
-			}
-			return config.Printer.Data(images, table)
+			return p.runBuild(c.Context(), &t, source, args, output == "json")
 		},
+		ValidArgsFunction: completeServices(&dir, -1),
 	}
 	t.flags(c)
-	c.Flags().StringVar(&t.registry, "registry", "", "registry to push to (default: the one that the cluster announces)")
-	c.Flags().StringVar(&dir, "source", ".", "directory of the source")
+	t.registryFlag(c)
+	sourceFlag(c, &dir)
 	p.outputFlag(c, &output)
 	return c
+}
+
+func (p *Program) runBuild(ctx context.Context, t *target, dir string, services []string, asJSON bool) error {
+	printer := p.printer(asJSON, nil)
+	defer printer.Close()
+	var config *session.Config
+	var err error
+	if t.registry == "" {
+		config, err = p.clusterConfig(ctx, t, dir, printer)
+	} else {
+		config, err = p.localConfig(t, dir, printer)
+	}
+	if err != nil {
+		return err
+	}
+	s, err := session.Open(ctx, *config)
+	if err != nil {
+		return err
+	}
+	images, err := s.Build(ctx, services)
+	if err != nil {
+		if session.IsReported(err) {
+			return codedError{code: exitFailed, err: err, silent: true}
+		}
+		return err
+	}
+	table := &term.Table{Head: []string{"SERVICE", "IMAGE"}, Services: true}
+	for _, image := range images {
+		table.Rows = append(table.Rows, []string{image.Service, image.Image})
+	}
+	return printer.Data(images, table)
 }

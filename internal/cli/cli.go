@@ -1,6 +1,7 @@
 // Package cli is the command line: one file per command, each of which parses,
 // calls and prints. The main type is [Program]. What a command does is a function
-// that a test can call without a command line; no decision is made here.
+// that a test can call without a command line; no decision is made here. A
+// Program runs one command at a time.
 package cli
 
 import (
@@ -8,12 +9,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"github.com/spf13/pflag"
+	"k8s.io/klog/v2"
 )
 
 // Program is one run of bight.
@@ -23,32 +26,10 @@ type Program struct {
 	Stdout, Stderr io.Writer
 }
 
-// Exit codes, as README.md documents them.
-const (
-	exitFailed       = 1
-	exitUsage        = 2
-	exitNotPermitted = 3
-	exitNotFound     = 4
-	exitTimedOut     = 5
-	exitInterrupted  = 130
-)
-
-// codedError is an error with an exit code of its own.
-type codedError struct {
-	code   int
-	err    error
-	silent bool // it was reported already
-}
-
-func (e codedError) Error() string { return e.err.Error() }
-func (e codedError) Unwrap() error { return e.err }
-
-func usageError(format string, args ...any) error {
-	return codedError{code: exitUsage, err: fmt.Errorf(format, args...)}
-}
-
 // Run runs the command that args name and returns the exit code.
 func (p *Program) Run(ctx context.Context, args []string) int {
+	// What the Kubernetes client writes of its own accord is for -v only.
+	klog.SetSlogLogger(slog.New(slog.DiscardHandler))
 	root := p.root()
 	root.SetArgs(args)
 	root.SetIn(p.Stdin)
@@ -56,35 +37,8 @@ func (p *Program) Run(ctx context.Context, args []string) int {
 	root.SetErr(p.Stderr)
 	err := root.ExecuteContext(ctx)
 	code := exitCode(ctx, err)
-	var coded codedError
-	switch {
-	case err == nil, errors.As(err, &coded) && coded.silent:
-	case code == exitInterrupted:
-		fmt.Fprintln(p.Stderr, "interrupted")
-	default:
-		fmt.Fprintln(p.Stderr, "error: "+strings.ReplaceAll(err.Error(), "\n", "\n  "))
-	}
+	p.report(err, code, wantsJSON(args))
 	return code
-}
-
-// exitCode is the one place that turns an error into an exit code.
-func exitCode(ctx context.Context, err error) int {
-	var coded codedError
-	switch {
-	case err == nil:
-		return 0
-	case errors.As(err, &coded):
-		return coded.code
-	case errors.Is(ctx.Err(), context.Canceled):
-		return exitInterrupted
-	case apierrors.IsForbidden(err), apierrors.IsUnauthorized(err), errors.Is(err, os.ErrPermission):
-		return exitNotPermitted
-	case apierrors.IsNotFound(err), errors.Is(err, os.ErrNotExist):
-		return exitNotFound
-	case errors.Is(err, context.DeadlineExceeded), apierrors.IsTimeout(err):
-		return exitTimedOut
-	}
-	return exitFailed
 }
 
 func (p *Program) root() *cobra.Command {
@@ -93,37 +47,32 @@ func (p *Program) root() *cobra.Command {
 		name = "kubectl bight"
 	}
 	root := &cobra.Command{
-		Use:           "bight",
-		Short:         "From bare source to a running application that follows every save",
-		Annotations:   map[string]string{cobra.CommandDisplayNameAnnotation: name},
-		SilenceUsage:  true,
-		SilenceErrors: true,
-		Args:          cobra.NoArgs,
-		RunE:          func(c *cobra.Command, _ []string) error { return c.Help() },
-	}
-	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
-		return usageError("%w; see %s --help", err, c.CommandPath())
-	})
-	root.AddCommand(p.commands()...)
-	for _, c := range root.Commands() {
-		refuseUnknown(c)
-	}
-	refuseUnknown(root)
-	return root
-}
+		Use:   "bight",
+		Short: "From bare source to a running application that follows every save",
+		Long: `From bare source to a running application that follows every save.
 
-// refuseUnknown makes wrong arguments errors of usage.
-func refuseUnknown(c *cobra.Command) {
-	check := c.Args
-	if check == nil {
-		return
+Run bight up in a directory of source: it finds the services, builds them, runs
+them on Kubernetes and keeps them equal to the source while you type.
+
+Data goes to stdout, progress and notes to stderr; -o json prints data for
+programs. Exit codes: 0 done, 1 failed, 2 wrong usage (arguments, bight.yaml or
+source that make no plan; nothing was changed), 3 not permitted, 4 not found,
+5 timed out, 130 interrupted.`,
+		Example: `  bight up              run what is here and follow every save
+  bight plan            only say what would be done, and why
+  bight doctor          what this machine or the cluster lacks`,
+		Annotations:                map[string]string{cobra.CommandDisplayNameAnnotation: name},
+		SilenceUsage:               true,
+		SilenceErrors:              true,
+		SuggestionsMinimumDistance: 2,
+		Args:                       noSuchCommand,
+		RunE:                       func(c *cobra.Command, _ []string) error { return c.Help() },
+		CompletionOptions:          cobra.CompletionOptions{DisableDefaultCmd: true},
 	}
-	c.Args = func(c *cobra.Command, args []string) error {
-		if err := check(c, args); err != nil {
-			return usageError("%w; see %s --help", err, c.CommandPath())
-		}
-		return nil
-	}
+	root.SetFlagErrorFunc(wrongFlag)
+	root.AddCommand(p.commands()...)
+	root.SetHelpCommand(helpCommand(root))
+	return root
 }
 
 func (p *Program) commands() []*cobra.Command {
@@ -136,6 +85,75 @@ func (p *Program) commands() []*cobra.Command {
 		p.buildCommand(),
 		p.ejectCommand(),
 		p.clusterCommand(),
+		p.doctorCommand(),
 		p.versionCommand(),
+		p.completionCommand(),
 	}
+}
+
+// wrongFlag says which flag is wrong, and how.
+func wrongFlag(c *cobra.Command, err error) error {
+	var value *pflag.InvalidValueError
+	if errors.As(err, &value) && value.GetFlag().Value.Type() != "string" {
+		kind := "no " + value.GetFlag().Value.Type()
+		if strings.HasPrefix(value.GetFlag().Value.Type(), "int") {
+			kind = "no whole number"
+		}
+		return usageError("--%s %s: that is %s; see %s --help", value.GetFlag().Name, value.GetValue(), kind, c.CommandPath())
+	}
+	return usageError("%w; see %s --help", err, c.CommandPath())
+}
+
+// noSuchCommand refuses what is no command, and says which may be meant.
+func noSuchCommand(c *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	hint := ""
+	if near := c.SuggestionsFor(args[0]); len(near) > 0 {
+		hint = "; did you mean " + strings.Join(near, " or ") + "?"
+	}
+	return usageError("%s %s: there is no such command%s; %s --help lists them", c.CommandPath(), args[0], hint, c.CommandPath())
+}
+
+// helpCommand is cobra's, but a topic that is not there is an error.
+func helpCommand(root *cobra.Command) *cobra.Command {
+	return &cobra.Command{
+		Use:    "help [COMMAND]",
+		Short:  "Explain a command",
+		Hidden: true, // --help says the same
+		RunE: func(_ *cobra.Command, args []string) error {
+			c, rest, err := root.Find(args)
+			if err != nil || len(rest) > 0 {
+				return noSuchCommand(root, args)
+			}
+			c.InitDefaultHelpFlag()
+			return c.Help()
+		},
+	}
+}
+
+// atMost refuses more than n arguments. what names them: "one directory".
+func atMost(n int, what string) cobra.PositionalArgs {
+	return func(c *cobra.Command, args []string) error {
+		if len(args) <= n {
+			return nil
+		}
+		return usageError("%s takes %s, not %q; see %s --help", c.CommandPath(), what, strings.Join(args, " "), c.CommandPath())
+	}
+}
+
+// exactlyOne wants one argument. what says what it is for.
+func exactlyOne(what string) cobra.PositionalArgs {
+	return func(c *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return usageError("%s needs %s: %s", c.CommandPath(), what, strings.TrimSuffix(c.UseLine(), " [flags]"))
+		}
+		return atMost(1, "one argument, "+what)(c, args)
+	}
+}
+
+// oneLine fits an explanation into an error.
+func oneLine(format string, args ...any) string {
+	return strings.Join(strings.Fields(fmt.Sprintf(format, args...)), " ")
 }

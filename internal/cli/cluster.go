@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -33,20 +34,21 @@ network, Docker, or another cluster. It needs Linux and root.
 			}
 			switch args[0] {
 			case "start", "stop", "delete", "status", "kubeconfig":
-				return p.kube(c, args)
+				return p.kube(c.Context(), args)
 			}
 			return usageError("bight cluster %s: there is start, stop, delete, status and kubeconfig", args[0])
 		},
+		ValidArgs: []string{"start", "stop", "delete", "status", "kubeconfig"},
 	}
 }
 
 // kube runs bight-kube and passes its exit code on.
-func (p *Program) kube(c *cobra.Command, args []string) error {
+func (p *Program) kube(ctx context.Context, args []string) error {
 	program, err := findKube()
 	if err != nil {
 		return err
 	}
-	cmd := exec.CommandContext(c.Context(), program, args...)
+	cmd := exec.CommandContext(ctx, program, args...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = p.Stdin, p.Stdout, p.Stderr
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	err = cmd.Run()

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"fmt"
 	"strconv"
 
@@ -16,19 +17,20 @@ func (p *Program) statusCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "status [DIR]",
 		Short: "Say how the app is, and whether its pods have the present source",
-		Args:  cobra.MaximumNArgs(1),
+		Long: `Say how the app in DIR (default: here) is: which services are ready, and whether
+each pod's files have the hashes of what the present source builds to. That is
+asked of the pods themselves.`,
+		Args: atMost(1, "one directory"),
 		RunE: func(c *cobra.Command, args []string) error {
-			s, printer, err := p.open(c, &t, args, output == "json")
-			if err != nil {
-				return err
-			}
-			defer printer.Close()
-			status, err := s.Status(c.Context())
-			if err != nil {
-				return err
-			}
-			return printer.Data(status, statusTable(status))
+			return p.ask(c.Context(), &t, args, output == "json", func(s *session.Session, printer *term.Printer) error {
+				status, err := s.Status(c.Context())
+				if err != nil {
+					return err
+				}
+				return printer.Data(status, statusTable(status))
+			})
 		},
+		ValidArgsFunction: completeDirectories,
 	}
 	t.flags(c)
 	p.outputFlag(c, &output)
@@ -36,72 +38,93 @@ func (p *Program) statusCommand() *cobra.Command {
 }
 
 func statusTable(status *session.Status) *term.Table {
-	table := &term.Table{Head: []string{"SERVICE", "READY", "IN SYNC", "URL", "WHY"}}
+	table := &term.Table{Head: []string{"SERVICE", "READY", "IN SYNC", "URL", "WHY"}, Services: true}
 	for _, s := range status.Services {
 		table.Rows = append(table.Rows, []string{s.Name, fmt.Sprintf("%d/%d", s.Ready, s.Replicas), strconv.FormatBool(s.InSync), s.URL, s.Why})
 	}
 	return table
 }
 
-// open opens a session that is only asked.
-func (p *Program) open(c *cobra.Command, t *target, args []string, asJSON bool) (*session.Session, *term.Printer, error) {
-	dir, err := directory(args)
+// ask opens a session that is only asked, and does one thing with it.
+func (p *Program) ask(ctx context.Context, t *target, dir []string, asJSON bool, do func(*session.Session, *term.Printer) error) error {
+	source, err := directory(dir)
 	if err != nil {
-		return nil, nil, err
+		return err
 	}
-	config, err := p.sessionConfig(c, t, dir)
+	printer := p.printer(asJSON, nil)
+	defer printer.Close()
+	config, err := p.sessionConfig(t, source, printer)
 	if err != nil {
-		return nil, nil, err
+		return err
 	}
-	config.Printer = p.printer(asJSON, nil)
-	s, err := session.Open(c.Context(), *config)
-	return s, config.Printer, err
+	s, err := session.Open(ctx, *config)
+	if err != nil {
+		return err
+	}
+	return do(s, printer)
 }
 
 func (p *Program) logsCommand() *cobra.Command {
 	var t target
 	var o session.LogOptions
-	var dir string
+	var dir, output string
 	c := &cobra.Command{
 		Use:   "logs [SERVICE]",
 		Short: "Print what the services write",
-		Args:  cobra.MaximumNArgs(1),
+		Example: `  bight logs            the last lines of every service
+  bight logs cart -f    those of cart, until Ctrl-C`,
+		Args: atMost(1, "one service"),
 		RunE: func(c *cobra.Command, args []string) error {
-			s, printer, err := p.open(c, &t, []string{dir}, false)
-			if err != nil {
-				return err
+			if o.Tail < 0 {
+				return usageError("--tail %d: a number of lines cannot be negative", o.Tail)
 			}
-			defer printer.Close()
 			if len(args) > 0 {
 				o.Service = args[0]
 			}
-			return s.Logs(c.Context(), o)
+			err := p.ask(c.Context(), &t, []string{dir}, output == "json", func(s *session.Session, _ *term.Printer) error {
+				return s.Logs(c.Context(), o)
+			})
+			if err == nil && c.Context().Err() != nil {
+				return codedError{code: exitInterrupted, err: context.Canceled, silent: true}
+			}
+			return err
 		},
+		ValidArgsFunction: completeServices(&dir, 1),
 	}
 	t.flags(c)
 	c.Flags().BoolVarP(&o.Follow, "follow", "f", false, "go on until Ctrl-C")
 	c.Flags().Int64Var(&o.Tail, "tail", 200, "how many lines of each pod to begin with")
-	c.Flags().StringVar(&dir, "source", ".", "directory of the source")
+	sourceFlag(c, &dir)
+	p.outputFlag(c, &output)
 	return c
 }
 
 func (p *Program) downCommand() *cobra.Command {
 	var t target
 	var volumes bool
+	var output string
 	c := &cobra.Command{
 		Use:   "down [DIR]",
 		Short: "Remove exactly what was deployed",
-		Args:  cobra.MaximumNArgs(1),
+		Long: `Remove exactly what was deployed of the app in DIR (default: here): its objects,
+and the namespace if Bight made it and nothing else is in it. Volumes and what is
+in them stay, unless --volumes is given.`,
+		Args: atMost(1, "one directory"),
 		RunE: func(c *cobra.Command, args []string) error {
-			s, printer, err := p.open(c, &t, args, false)
-			if err != nil {
-				return err
-			}
-			defer printer.Close()
-			return s.Down(c.Context(), volumes)
+			return p.ask(c.Context(), &t, args, output == "json", func(s *session.Session, _ *term.Printer) error {
+				return s.Down(c.Context(), volumes)
+			})
 		},
+		ValidArgsFunction: completeDirectories,
 	}
 	t.flags(c)
 	c.Flags().BoolVar(&volumes, "volumes", false, "remove volumes and what is in them, too")
+	p.outputFlag(c, &output)
 	return c
+}
+
+// sourceFlag names the source where an argument means something else.
+func sourceFlag(c *cobra.Command, dir *string) {
+	c.Flags().StringVar(dir, "source", ".", "directory of the source")
+	complete(c, "source", completeDirectories)
 }

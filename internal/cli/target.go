@@ -4,18 +4,23 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"os/user"
 	"path/filepath"
 	"runtime"
 	"strings"
+	"unicode"
 
 	"github.com/spf13/cobra"
+	"k8s.io/apimachinery/pkg/api/validate/content"
+	"k8s.io/klog/v2"
 	"sigs.k8s.io/yaml"
 
 	"github.com/bightdev/bight/internal/app"
 	"github.com/bightdev/bight/internal/kube"
+	"github.com/bightdev/bight/internal/session"
 	"github.com/bightdev/bight/internal/ui/term"
 )
 
@@ -33,14 +38,58 @@ func (t *target) flags(c *cobra.Command) {
 	f := c.Flags()
 	f.StringVar(&t.kubeconfig, "kubeconfig", "", "kubeconfig file (default: as kubectl)")
 	f.StringVar(&t.context, "context", "", "kubeconfig context (default: the current one)")
-	f.StringVarP(&t.namespace, "namespace", "n", "", "namespace of the environment (default: <app>-<user>)")
 	f.StringArrayVar(&t.allow, "allow-context", nil, "use this context although it does not look like a development cluster")
 	f.BoolVarP(&t.verbose, "verbose", "v", false, "say on stderr what is done in detail")
+	t.namespaceFlag(c)
+	t.completeContexts(c)
 }
 
-// cluster loads the cluster that the flags name.
-func (t *target) cluster() (*kube.Cluster, error) {
-	return kube.Load(kube.Options{Kubeconfig: t.kubeconfig, Context: t.context, Namespace: t.namespace})
+// namespaceFlag adds -n.
+func (t *target) namespaceFlag(c *cobra.Command) {
+	c.Flags().StringVarP(&t.namespace, "namespace", "n", "", "namespace of the environment (default: <app>-<user>)")
+	t.completeNamespaces(c)
+}
+
+// registryFlag adds --registry.
+func (t *target) registryFlag(c *cobra.Command) {
+	c.Flags().StringVar(&t.registry, "registry", "", "registry to push to, HOST or HOST/PATH (default: the one that the cluster announces)")
+}
+
+// check refuses flags that name what cannot be.
+func (t *target) check() error {
+	if t.namespace != "" && len(content.IsDNS1123Label(t.namespace)) > 0 {
+		return usageError("-n %s: a namespace's name has a-z, 0-9 and dashes, no dash first or last, and at most 63 characters (this one has %d)",
+			t.namespace, len(t.namespace))
+	}
+	if strings.Contains(t.registry, "://") || strings.ContainsFunc(t.registry, unicode.IsSpace) {
+		return usageError("--registry %s: write HOST or HOST/PATH, such as localhost:5000 or registry.example.com/team", t.registry)
+	}
+	return nil
+}
+
+// environment is the namespace that the flags mean for an app.
+func (t *target) environment(appName string) string {
+	if t.namespace != "" {
+		return t.namespace
+	}
+	return session.Environment(appName, userName())
+}
+
+// load reads the kubeconfig and refuses a context that does not look like a
+// development cluster.
+func (t *target) load(printer *term.Printer) (*kube.Cluster, []string, error) {
+	allowed, err := t.allowed()
+	if err != nil {
+		return nil, nil, err
+	}
+	cluster, err := kube.Load(kube.Options{
+		Kubeconfig: t.kubeconfig, Context: t.context, Namespace: t.namespace,
+		Warn: func(text string) { printer.Warn("", "the cluster says: "+text, "") },
+	})
+	if err != nil {
+		return nil, allowed, err
+	}
+	return cluster, allowed, cluster.Guard(allowed)
 }
 
 // allowed returns the contexts that may be used whatever they look like: those of
@@ -51,7 +100,7 @@ func (t *target) allowed() ([]string, error) {
 		return t.allow, nil
 	}
 	b, err := os.ReadFile(file)
-	if errors.Is(err, os.ErrNotExist) {
+	if errors.Is(err, fs.ErrNotExist) {
 		return t.allow, nil
 	}
 	if err != nil {
@@ -61,7 +110,7 @@ func (t *target) allowed() ([]string, error) {
 		AllowContexts []string `json:"allowContexts"`
 	}
 	if err := yaml.UnmarshalStrict(b, &config); err != nil {
-		return nil, usageError("user configuration %s: %w; it knows allowContexts, a list of names", file, err)
+		return nil, usageError("user configuration %s: %s; it knows allowContexts, a list of names", file, oneLine("%v", err))
 	}
 	return append(config.AllowContexts, t.allow...), nil
 }
@@ -71,7 +120,9 @@ func (t *target) log(errs io.Writer) *slog.Logger {
 	if !t.verbose {
 		return slog.New(slog.DiscardHandler)
 	}
-	return slog.New(slog.NewTextHandler(errs, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	log := slog.New(slog.NewTextHandler(errs, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	klog.SetSlogLogger(log.With("from", "client-go"))
+	return log
 }
 
 func userConfigFile() (string, error) {
@@ -95,10 +146,10 @@ func userName() string {
 			name = u.Username[strings.LastIndexAny(u.Username, `\/`)+1:]
 		}
 	}
-	if name == "" {
+	if name = app.Label(name); name == "" {
 		name = "dev"
 	}
-	return app.Label(name)
+	return name
 }
 
 // directory returns the absolute path of the one optional argument.
@@ -111,17 +162,21 @@ func directory(args []string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if abs, err = filepath.EvalSymlinks(abs); err != nil {
-		return "", fmt.Errorf("source directory: %w", err)
+	real, err := filepath.EvalSymlinks(abs)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return "", codedError{code: exitNotFound, err: fmt.Errorf("there is no directory %s: name the directory of the source", abs)}
+	case err != nil:
+		return "", fmt.Errorf("source directory %s: %w", abs, err)
 	}
-	info, err := os.Stat(abs)
+	info, err := os.Stat(real)
 	if err != nil {
-		return "", err
+		return "", fmt.Errorf("source directory: %w", err)
 	}
 	if !info.IsDir() {
 		return "", usageError("%s is a file: name the directory of the source", abs)
 	}
-	return abs, nil
+	return real, nil
 }
 
 // printer returns how this run talks.

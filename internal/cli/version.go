@@ -11,7 +11,7 @@ import (
 func (p *Program) versionCommand() *cobra.Command {
 	var output string
 	c := &cobra.Command{
-		Use: "version", Short: "Print the version", Args: cobra.NoArgs,
+		Use: "version", Short: "Print the version", Args: atMost(0, "no argument"),
 		RunE: func(*cobra.Command, []string) error {
 			if output == "json" {
 				return p.printJSON(struct {
@@ -31,6 +31,7 @@ func (p *Program) versionCommand() *cobra.Command {
 // outputFlag adds -o, which has one value.
 func (p *Program) outputFlag(c *cobra.Command, output *string) {
 	c.Flags().StringVarP(output, "output", "o", "", "json for programs")
+	complete(c, "output", cobra.FixedCompletions([]string{"json"}, cobra.ShellCompDirectiveNoFileComp))
 	run := c.RunE
 	c.RunE = func(c *cobra.Command, args []string) error {
 		if *output != "" && *output != "json" {
@@ -42,6 +43,7 @@ func (p *Program) outputFlag(c *cobra.Command, output *string) {
 
 func (p *Program) printJSON(v any) error {
 	e := json.NewEncoder(p.Stdout)
+	e.SetEscapeHTML(false)
 	e.SetIndent("", "  ")
 	return e.Encode(v)
 }

@@ -22,23 +22,35 @@ const hidden = "(hidden)"
 // Manifests writes objects as one YAML stream. The values of Secrets are shown
 // only if asked for; without them the stream is for reading, not for applying.
 func Manifests(objs []Object, showSecrets bool) ([]byte, error) {
+	docs, err := ManifestsJSON(objs, showSecrets)
+	if err != nil {
+		return nil, err
+	}
 	var b bytes.Buffer
-	for _, o := range objs {
-		doc := o.JSON
-		if o.Kind == "Secret" && !showSecrets {
-			var err error
-			if doc, err = hideData(o); err != nil {
-				return nil, err
-			}
-		}
+	for i, doc := range docs {
 		y, err := yaml.JSONToYAML(doc)
 		if err != nil {
-			return nil, fmt.Errorf("write %s as YAML: %w", o.Ref, err)
+			return nil, fmt.Errorf("write %s as YAML: %w", objs[i].Ref, err)
 		}
 		b.WriteString("---\n")
 		b.Write(y)
 	}
 	return b.Bytes(), nil
+}
+
+// ManifestsJSON is Manifests with one JSON object per object.
+func ManifestsJSON(objs []Object, showSecrets bool) ([]json.RawMessage, error) {
+	docs := make([]json.RawMessage, len(objs))
+	for i, o := range objs {
+		docs[i] = o.JSON
+		if o.Kind == "Secret" && !showSecrets {
+			var err error
+			if docs[i], err = hideData(o); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return docs, nil
 }
 
 // hideData replaces the values of a Secret by a word that is no base64, so that

@@ -12,7 +12,8 @@ import (
 )
 
 // Preflight finds out, without changing anything, whether the user may deploy
-// objs into a namespace, which need not exist yet, and has the rights more there.
+// objs (nil means one of every kind) into a namespace, which need not exist yet,
+// and has the rights more there.
 // If not it returns a *RightsError that names everything that is missing.
 func (a *Applier) Preflight(ctx context.Context, namespace string, objs []Object, more ...Right) error {
 	need := neededFor(objs)
@@ -73,4 +74,19 @@ func compact(rights []Right) []Right {
 		}
 	}
 	return once
+}
+
+// SessionRights are the rights that a session takes besides those to deploy: to
+// claim the environment, to reach the agents and to show logs.
+func SessionRights() []Right {
+	const leases = "coordination.k8s.io"
+	return []Right{
+		{Verb: "create", Group: leases, Resource: "leases"},
+		{Verb: "get", Group: leases, Resource: "leases"},
+		{Verb: "update", Group: leases, Resource: "leases"},
+		{Verb: "patch", Group: leases, Resource: "leases"},
+		{Verb: "delete", Group: leases, Resource: "leases"},
+		{Verb: "create", Resource: "pods/portforward"},
+		{Verb: "get", Resource: "pods/log"},
+	}
 }

@@ -4,20 +4,26 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
+
+	"golang.org/x/sync/errgroup"
 )
 
-// neededFor lists the rights that it takes to write objects of these kinds and
-// to watch them come up.
+// neededFor lists the rights that it takes to write objects of these kinds, or of
+// every kind with nil, and to watch them come up.
 func neededFor(objs []Object) []Right {
 	var need []Right
 	seen := map[string]bool{}
 	resources := []kind{{resource: "configmaps"}} // the record
 	resources[0].Kind = "ConfigMap"
+	if objs == nil {
+		resources = append(resources, kinds()...)
+	}
 	for _, o := range objs {
 		if k, ok := kindOf(o.groupKind()); ok {
 			resources = append(resources, k)
@@ -49,16 +55,24 @@ func missing(ctx context.Context, client kubernetes.Interface, namespace string,
 	if err != nil {
 		return nil, fmt.Errorf("ask for your rights in namespace %s: %w", namespace, err)
 	}
+	need = slices.DeleteFunc(slices.Clone(need), func(r Right) bool {
+		return slices.ContainsFunc(review.Status.ResourceRules, func(rule authorizationv1.ResourceRule) bool { return grants(rule, r) })
+	})
+	allowed := make([]bool, len(need))
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(parallel)
+	for i, r := range need {
+		g.Go(func() (err error) {
+			allowed[i], err = may(ctx, client, namespace, r)
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
 	var lacking []Right
-	for _, r := range need {
-		if slices.ContainsFunc(review.Status.ResourceRules, func(rule authorizationv1.ResourceRule) bool { return grants(rule, r) }) {
-			continue
-		}
-		ok, err := may(ctx, client, namespace, r)
-		if err != nil {
-			return nil, err
-		}
-		if !ok {
+	for i, r := range need {
+		if !allowed[i] {
 			lacking = append(lacking, r)
 		}
 	}
@@ -75,9 +89,12 @@ func grants(rule authorizationv1.ResourceRule, r Right) bool {
 
 // may asks the cluster whether the user has one right.
 func may(ctx context.Context, client kubernetes.Interface, namespace string, r Right) (bool, error) {
+	resource, sub, _ := strings.Cut(r.Resource, "/")
 	review, err := client.AuthorizationV1().SelfSubjectAccessReviews().Create(ctx,
 		&authorizationv1.SelfSubjectAccessReview{Spec: authorizationv1.SelfSubjectAccessReviewSpec{
-			ResourceAttributes: &authorizationv1.ResourceAttributes{Namespace: namespace, Verb: r.Verb, Group: r.Group, Resource: r.Resource},
+			ResourceAttributes: &authorizationv1.ResourceAttributes{
+				Namespace: namespace, Verb: r.Verb, Group: r.Group, Resource: resource, Subresource: sub,
+			},
 		}}, metav1.CreateOptions{})
 	if err != nil {
 		return false, fmt.Errorf("ask whether you may %s in namespace %s: %w", r, namespace, err)

@@ -118,7 +118,7 @@ func (p *Publisher) configure(img v1.Image, art *Artifact, opts Options) (v1.Ima
 	}
 	file := old.DeepCopy()
 	file.Created = v1.Time{Time: time.Unix(0, 0).UTC()}
-	file.Author, file.Container, file.DockerVersion = "", "", ""
+	file.Author, file.Container = "", ""
 	file.Architecture, file.OS = p.arch(), "linux"
 	c := &file.Config
 	c.User = fmt.Sprintf("%d:%d", User, User)

@@ -14,8 +14,8 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -93,9 +93,13 @@ func artifactIn(t *testing.T, service string, files map[string]string) *Artifact
 
 func newPublisher(t *testing.T) *Publisher {
 	t.Helper()
+	root, err := exec.Command("go", "env", "GOROOT").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
 	return &Publisher{
 		Store: OpenStore(t.TempDir()), Arch: "amd64",
-		Zones: filepath.Join(runtime.GOROOT(), "lib", "time", "zoneinfo.zip"),
+		Zones: filepath.Join(strings.TrimSpace(string(root)), "lib", "time", "zoneinfo.zip"),
 	}
 }
 

@@ -235,6 +235,34 @@ func has(ctx context.Context, via http.RoundTripper, repo ggcr.Repository, diges
 	return res.StatusCode == http.StatusOK, res.Body.Close()
 }
 
+// Reachable returns nil when something that speaks for a registry answers at its
+// address, be it with a request for credentials, and else an explained error. It
+// costs one request.
+func Reachable(ctx context.Context, reg Registry, via http.RoundTripper) error {
+	repo, err := reg.repository("bight")
+	if err != nil {
+		return err
+	}
+	url := fmt.Sprintf("%s://%s/v2/", repo.Scheme(), repo.RegistryStr())
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return err
+	}
+	res, err := via.RoundTrip(req)
+	if err != nil {
+		return explain(reg.Push, err)
+	}
+	_ = res.Body.Close() // nothing of it was read
+	switch {
+	case res.StatusCode == http.StatusOK, res.StatusCode == http.StatusUnauthorized, res.StatusCode == http.StatusForbidden:
+		return nil
+	}
+	return &RegistryError{
+		Registry: reg.Push, Err: fmt.Errorf("it answers %s to a request for /v2/", res.Status),
+		Advice: "name one that works with --registry HOST/PATH",
+	}
+}
+
 // counter counts the bytes that requests carry.
 type counter struct {
 	next  http.RoundTripper

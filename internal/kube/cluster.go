@@ -56,7 +56,10 @@ type Cluster struct {
 const inCluster = "in-cluster"
 
 // ConfigError says that there is no usable configuration, and what to do.
-type ConfigError struct{ Text string }
+type ConfigError struct {
+	Text string
+	None bool // nothing at all is configured
+}
 
 func (e *ConfigError) Error() string { return e.Text }
 
@@ -67,7 +70,7 @@ func Load(o Options) (*Cluster, error) {
 	rules.Warner = func(error) {} // an absent file of the list is no news
 	if o.Kubeconfig != "" {
 		if _, err := os.Stat(o.Kubeconfig); err != nil {
-			return nil, &ConfigError{fmt.Sprintf("kubeconfig %s cannot be read: %v; name another with --kubeconfig", o.Kubeconfig, err)}
+			return nil, &ConfigError{Text: fmt.Sprintf("kubeconfig %s cannot be read: %v; name another with --kubeconfig", o.Kubeconfig, err)}
 		}
 	}
 	overrides := &clientcmd.ConfigOverrides{CurrentContext: o.Context}
@@ -77,7 +80,7 @@ func Load(o Options) (*Cluster, error) {
 	loader := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, overrides)
 	raw, err := loader.RawConfig()
 	if err != nil {
-		return nil, &ConfigError{fmt.Sprintf("read kubeconfig: %v; mend or remove the file, or name another with --kubeconfig", err)}
+		return nil, &ConfigError{Text: fmt.Sprintf("read kubeconfig: %v; mend or remove the file, or name another with --kubeconfig", err)}
 	}
 	if err := checkContext(raw, o.Context); err != nil {
 		return nil, err
@@ -115,7 +118,7 @@ func Contexts(kubeconfig string) ([]string, error) {
 	rules.Warner = func(error) {}
 	raw, err := rules.Load()
 	if err != nil {
-		return nil, &ConfigError{fmt.Sprintf("read kubeconfig: %v; mend or remove the file, or name another with --kubeconfig", err)}
+		return nil, &ConfigError{Text: fmt.Sprintf("read kubeconfig: %v; mend or remove the file, or name another with --kubeconfig", err)}
 	}
 	return slices.Sorted(maps.Keys(raw.Contexts)), nil
 }
@@ -209,7 +212,7 @@ func (c *Cluster) Discovery() (discovery.CachedDiscoveryInterface, error) {
 func explained[T any](c *Cluster, get func() (T, error)) (T, error) {
 	v, err := get()
 	if err != nil {
-		err = &ConfigError{fmt.Sprintf("context %q of the kubeconfig cannot be used: %v", c.Context, err)}
+		err = &ConfigError{Text: fmt.Sprintf("context %q of the kubeconfig cannot be used: %v", c.Context, err)}
 	}
 	return v, err
 }
@@ -234,15 +237,15 @@ func checkContext(raw api.Config, want string) error {
 		if len(raw.Contexts) == 0 {
 			return nil // perhaps inside a pod
 		}
-		return &ConfigError{fmt.Sprintf("the kubeconfig has no current context; choose one with --context: %s", names(raw))}
+		return &ConfigError{Text: fmt.Sprintf("the kubeconfig has no current context; choose one with --context: %s", names(raw))}
 	}
 	if raw.Contexts[name] != nil {
 		return nil
 	}
 	if len(raw.Contexts) == 0 {
-		return &ConfigError{fmt.Sprintf("context %q (%s) does not exist: the kubeconfig is empty; %s", name, how, howToGetACluster)}
+		return &ConfigError{Text: fmt.Sprintf("context %q (%s) does not exist: the kubeconfig is empty; %s", name, how, howToGetACluster)}
 	}
-	return &ConfigError{fmt.Sprintf("context %q (%s) does not exist; there are: %s", name, how, names(raw))}
+	return &ConfigError{Text: fmt.Sprintf("context %q (%s) does not exist; there are: %s", name, how, names(raw))}
 }
 
 func names(raw api.Config) string {
@@ -251,11 +254,11 @@ func names(raw api.Config) string {
 
 func configError(err error, o Options, raw api.Config) error {
 	if clientcmd.IsEmptyConfig(err) || errors.Is(err, rest.ErrNotInCluster) {
-		return &ConfigError{"no cluster is configured: " + howToGetACluster}
+		return &ConfigError{Text: "no cluster is configured: " + howToGetACluster, None: true}
 	}
 	name := o.Context
 	if name == "" {
 		name = raw.CurrentContext
 	}
-	return &ConfigError{fmt.Sprintf("context %q of the kubeconfig cannot be used: %v", name, err)}
+	return &ConfigError{Text: fmt.Sprintf("context %q of the kubeconfig cannot be used: %v", name, err)}
 }

@@ -175,6 +175,7 @@ func changeOf(mask uint32, dir, name string) change {
 		// A file that is made is closed later; other things are complete. A hard
 		// link is not, but then the window is all it costs.
 		c.writing = mask&unix.IN_CREATE != 0 && !isDir && isRegular(c.path)
+		c.fresh = c.writing
 	case mask&unix.IN_MODIFY != 0:
 		c.writing = true
 	}

@@ -10,6 +10,7 @@ import (
 type change struct {
 	path     string
 	writing  bool // there is more to come: it is closed after it was written
+	fresh    bool // it is a file that was made just now
 	dir      bool // it is a directory that is new at this place
 	gone     bool // there is nothing at this place any more
 	overflow bool // events were lost
@@ -17,12 +18,15 @@ type change struct {
 
 // settler collects changes until they are worth telling. There is no fixed
 // pause: one file that was closed, renamed or deleted is told at once, and what
-// is more than that a window after its first event.
+// is more than that a window after its first event. A file that was made just now
+// waits for the window: many programs save by writing beside and renaming, and
+// what came and went within one batch is not told at all.
 type settler struct {
 	window time.Duration
 
 	paths    map[string]bool
 	open     map[string]bool // being written
+	fresh    map[string]bool // made since the last batch
 	overflow bool
 	first    time.Time // of the batch
 	last     time.Time // event
@@ -48,9 +52,18 @@ func (s *settler) add(now time.Time, c change) {
 		return
 	}
 	if s.paths == nil {
-		s.paths, s.open = map[string]bool{}, map[string]bool{}
+		s.paths, s.open, s.fresh = map[string]bool{}, map[string]bool{}, map[string]bool{}
+	}
+	if c.gone && s.fresh[c.path] {
+		delete(s.paths, c.path)
+		delete(s.open, c.path)
+		delete(s.fresh, c.path)
+		return
 	}
 	s.paths[c.path] = true
+	if c.fresh {
+		s.fresh[c.path] = true
+	}
 	if c.writing {
 		s.open[c.path] = true
 	} else {
@@ -63,7 +76,7 @@ func (s *settler) empty() bool { return len(s.paths) == 0 && !s.overflow }
 // due returns how long to wait before the batch is told; 0 is now. It must not be
 // called with nothing in it.
 func (s *settler) due(now time.Time) time.Duration {
-	if len(s.paths) == 1 && len(s.open) == 0 && !s.overflow && s.quick < maxQuick {
+	if len(s.paths) == 1 && len(s.open) == 0 && len(s.fresh) == 0 && !s.overflow && s.quick < maxQuick {
 		return 0
 	}
 	return max(0, s.first.Add(s.window).Sub(now))
@@ -75,6 +88,6 @@ func (s *settler) take(now time.Time) Batch {
 		s.quick++
 	}
 	b := Batch{Paths: slices.Sorted(maps.Keys(s.paths)), Rescan: s.overflow}
-	s.paths, s.open, s.overflow = nil, nil, false
+	s.paths, s.open, s.fresh, s.overflow = nil, nil, nil, false
 	return b
 }

@@ -16,6 +16,7 @@ func TestSettle(t *testing.T) {
 		want string // of the batch that is told now, or when to ask again
 	}
 	closed := func(p string) change { return change{path: p} }
+	fresh := func(p string) change { return change{path: p, writing: true, fresh: true} }
 	writing := func(p string) change { return change{path: p, writing: true} }
 	for _, tt := range []struct {
 		name  string
@@ -28,9 +29,12 @@ func TestSettle(t *testing.T) {
 			{0, writing("a"), "20ms"}, {5 * ms, writing("a"), "15ms"}, {20 * ms, writing("a"), "[a]"}, {90 * ms, closed("a"), "[a]"},
 		}},
 		{"a rename is told at once", []step{{0, change{path: "a", gone: true}, "[a]"}}},
-		{"an atomic save", []step{
-			{0, writing("a~"), "20ms"}, {1 * ms, closed("a~"), "[a~]"},
-			{2 * ms, change{path: "a~", gone: true}, "[a~]"}, {2 * ms, closed("a"), "[a]"},
+		{"an atomic save tells of the file that was meant only", []step{
+			{0, fresh("a~"), "20ms"}, {1 * ms, closed("a~"), "19ms"},
+			{2 * ms, change{path: "a~", gone: true}, "nothing"}, {2 * ms, closed("a"), "[a]"},
+		}},
+		{"a new file is told after the window", []step{
+			{0, fresh("a"), "20ms"}, {1 * ms, closed("a"), "19ms"}, {20 * ms, closed("a"), "[a]"},
 		}},
 		{"a burst is told once a window", []step{
 			{0, closed("1"), "[1]"}, {1 * ms, closed("2"), "[2]"}, {2 * ms, closed("3"), "[3]"},
@@ -53,7 +57,9 @@ func TestSettle(t *testing.T) {
 				now := epoch.Add(st.at)
 				s.add(now, st.c)
 				got := ""
-				if wait := s.due(now); wait > 0 {
+				if s.empty() {
+					got = "nothing"
+				} else if wait := s.due(now); wait > 0 {
 					got = wait.String()
 				} else {
 					b := s.take(now)

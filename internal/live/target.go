@@ -334,7 +334,7 @@ func (t *Target) hangUp() {
 func (t *Target) hear(ctx context.Context, msg message) {
 	switch m := msg.(type) {
 	case ended:
-		t.observe(ctx, sawDown{m.err})
+		t.observe(ctx, sawDown(m))
 	case wholeTree:
 		t.observe(ctx, sawTree{m.change, m.tree, true})
 	case wire.Applied:

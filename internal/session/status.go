@@ -146,26 +146,15 @@ func (s *Session) askPod(ctx context.Context, service *app.Service, pod string) 
 	ctx, cancel := context.WithTimeout(ctx, askLimit)
 	defer cancel()
 	port := deploy.AgentPort(service)
-	target := live.NewTarget(live.TargetConfig{
+	state, err := live.Inspect(ctx, live.TargetConfig{
 		Name:    pod,
 		Dial:    func(ctx context.Context) (net.Conn, error) { return s.Cluster.DialPod(ctx, s.environment, pod, port) },
 		Token:   s.token,
 		Client:  s.client(),
 		Version: s.Version,
 		Log:     s.Log,
-	})
-	run, stop := context.WithCancel(ctx)
-	done := make(chan struct{})
-	go func() { defer close(done); _ = target.Run(run) }()
-	defer func() { stop(); <-done }()
-	digest, err := target.Verify(ctx)
-	if err != nil {
-		if reason := target.State().Err; reason != nil {
-			err = reason
-		}
-		return "", err
-	}
-	return digest.String(), nil
+	}, true)
+	return state.Digest.String(), err
 }
 
 // readToken returns the token of the app's agents, "" when nothing is deployed.

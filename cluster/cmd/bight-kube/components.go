@@ -4,9 +4,6 @@ import (
 	"context"
 	"log/slog"
 	"os"
-	"os/signal"
-	"runtime"
-	"syscall"
 
 	"github.com/spf13/cobra"
 	kubectl "k8s.io/kubectl/pkg/cmd"
@@ -18,38 +15,39 @@ import (
 
 	"github.com/bightdev/bight/cluster/internal/dns"
 	"github.com/bightdev/bight/cluster/internal/etcd"
-	"github.com/bightdev/bight/cluster/internal/lifecycle"
+	"github.com/bightdev/bight/cluster/internal/host"
 	"github.com/bightdev/bight/cluster/internal/spec"
 	"github.com/bightdev/bight/cluster/internal/supervisor"
 )
 
-// components are the programs that a supervisor runs, and kubectl, the reference
-// of the benchmarks. Each is made only when it is called: the upstream commands
-// claim the process's signals and flags when they are constructed.
-var components = map[string]func() *cobra.Command{
-	"kube-apiserver":          apiserver.NewAPIServerCommand,
-	"kube-controller-manager": controllers.NewControllerManagerCommand,
-	"kube-scheduler":          func() *cobra.Command { return scheduler.NewSchedulerCommand() },
-	"kubelet":                 func() *cobra.Command { return kubelet.NewKubeletCommand(context.Background()) },
-	"kube-proxy":              proxy.NewProxyCommand,
-	"kubectl":                 kubectl.NewDefaultKubectlCommand,
-	"etcd":                    etcdCommand,
-	"dns":                     dnsCommand,
-	"supervise":               superviseCommand,
+// upstream has the components that are Kubernetes' own, and kubectl, the reference
+// of the benchmarks. Each is made only when it is called: they claim the process's
+// signals and flags when they are constructed.
+func upstream() map[string]func() *cobra.Command {
+	return map[string]func() *cobra.Command{
+		"kube-apiserver":          apiserver.NewAPIServerCommand,
+		"kube-controller-manager": controllers.NewControllerManagerCommand,
+		"kube-scheduler":          func() *cobra.Command { return scheduler.NewSchedulerCommand() },
+		"kubelet":                 func() *cobra.Command { return kubelet.NewKubeletCommand(context.Background()) },
+		"kube-proxy":              proxy.NewProxyCommand,
+		"kubectl":                 kubectl.NewDefaultKubectlCommand,
+	}
 }
 
-// untilAsked returns a context that ends when the process is asked to end.
-func untilAsked() (context.Context, context.CancelFunc) {
-	return signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+// ownComponents are those that are ours. Nobody but a supervisor calls them.
+func ownComponents() []*cobra.Command {
+	commands := []*cobra.Command{etcdCommand(), dnsCommand(), superviseCommand()}
+	for _, c := range commands {
+		c.Hidden = true
+	}
+	return commands
 }
 
 func etcdCommand() *cobra.Command {
 	var dir, socket string
 	c := &cobra.Command{Use: "etcd", Short: "The store of the API server", Args: cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
-			ctx, stop := untilAsked()
-			defer stop()
-			return etcd.Run(ctx, dir, socket)
+		RunE: func(c *cobra.Command, _ []string) error {
+			return etcd.Run(c.Context(), dir, socket)
 		}}
 	c.Flags().StringVar(&dir, "dir", "", "directory of the data")
 	c.Flags().StringVar(&socket, "socket", "", "Unix socket to serve on")
@@ -59,12 +57,11 @@ func etcdCommand() *cobra.Command {
 func dnsCommand() *cobra.Command {
 	var config dns.Config
 	c := &cobra.Command{Use: "dns", Short: "The cluster's name server", Args: cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
-			ctx, stop := untilAsked()
-			defer stop()
-			return dns.Run(ctx, config)
+		RunE: func(c *cobra.Command, _ []string) error {
+			return dns.Run(c.Context(), config)
 		}}
 	c.Flags().StringVar(&config.Address, "address", "", "IP address to listen on")
+	c.Flags().IntVar(&config.Port, "port", 53, "port to listen on")
 	c.Flags().StringVar(&config.Domain, "domain", "", "domain of the cluster")
 	c.Flags().StringVar(&config.Kubeconfig, "kubeconfig", "", "how to reach the API server")
 	c.Flags().StringVar(&config.Upstream, "upstream", "", "name server for all other names")
@@ -74,23 +71,25 @@ func dnsCommand() *cobra.Command {
 func superviseCommand() *cobra.Command {
 	var dir string
 	c := &cobra.Command{Use: "supervise", Short: "Run a cluster; the first process of its namespaces", Args: cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
-			ctx, stop := untilAsked()
-			defer stop()
+		RunE: func(c *cobra.Command, _ []string) error {
 			cluster, err := spec.Load(dir)
 			if err != nil {
 				return err
 			}
-			tools, err := lifecycle.FindTools()
+			machine, err := host.This()
+			if err != nil {
+				return err
+			}
+			tools, err := machine.Find()
 			if err != nil {
 				return err
 			}
 			s := &supervisor.Supervisor{
 				Cluster: cluster,
-				Tools:   supervisor.Tools{Self: tools.Self, Containerd: tools.Containerd, CNI: tools.CNI, Arch: runtime.GOARCH},
+				Tools:   tools,
 				Log:     slog.New(slog.NewTextHandler(os.Stderr, nil)),
 			}
-			return s.Run(ctx)
+			return s.Run(c.Context())
 		}}
 	c.Flags().StringVar(&dir, "dir", "", "the cluster's directory")
 	return c

@@ -5,7 +5,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -19,42 +18,44 @@ import (
 
 func main() {
 	if len(os.Args) > 1 {
-		if component, ok := components[os.Args[1]]; ok {
-			os.Exit(runComponent(component()))
+		if component, ok := upstream()[os.Args[1]]; ok {
+			os.Exit(runUpstream(component()))
 		}
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
+	err := rootCommand().ExecuteContext(ctx)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "error:", err)
+	}
+	os.Exit(lifecycle.ExitCode(err))
+}
+
+func rootCommand() *cobra.Command {
 	root := &cobra.Command{
 		Use:           "bight-kube",
 		Short:         "A Kubernetes cluster in one program",
 		SilenceUsage:  true,
 		SilenceErrors: true,
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return lifecycle.UsageError{Err: fmt.Errorf("bight-kube %s: there is no such command; bight-kube --help lists them", args[0])}
+			}
+			return nil
+		},
+		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return lifecycle.UsageError{Err: err} })
 	root.AddCommand(clusterCommands()...)
-	err := root.ExecuteContext(ctx)
-	if err == nil {
-		return
-	}
-	if ctx.Err() != nil {
-		fmt.Fprintln(os.Stderr, "interrupted")
-		os.Exit(130)
-	}
-	os.Exit(fail(err))
+	root.AddCommand(ownComponents()...)
+	return root
 }
 
-// runComponent runs a command as though it were a program of its own.
-func runComponent(c *cobra.Command) int {
+// runUpstream runs one of Kubernetes' own commands as though it were a program of
+// its own. That sends the standard logger's lines to klog; our own components must
+// not be run so: the name server sends klog's to the standard logger, and its
+// first word would wait for itself for ever.
+func runUpstream(c *cobra.Command) int {
 	c.SetArgs(os.Args[2:])
 	return cli.Run(c)
-}
-
-// fail reports err and returns the exit code.
-func fail(err error) int {
-	fmt.Fprintln(os.Stderr, "error:", err)
-	var coded lifecycle.CodedError
-	if errors.As(err, &coded) {
-		return coded.Code
-	}
-	return 1
 }

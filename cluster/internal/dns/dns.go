@@ -19,30 +19,37 @@ import (
 
 // Config says where the server listens and what it knows.
 type Config struct {
-	Address    string // IP address to listen on, port 53
+	Address    string // IP address to listen on
+	Port       int    // 53, but for tests
 	Domain     string // "cluster.local"
 	Kubeconfig string // a file
 	Upstream   string // where other names are looked up; empty: they do not exist
 }
 
-// corefile returns the CoreDNS configuration.
+// corefile returns the CoreDNS configuration: one server for the cluster's names
+// and one for all others. In one server, the order in which plugins are asked is
+// CoreDNS's own, and the one that denies comes before the one that knows.
 func (c Config) corefile() string {
-	var b strings.Builder
-	fmt.Fprintf(&b, ".:53 {\n bind %s\n errors\n", c.Address)
-	fmt.Fprintf(&b, " kubernetes %s in-addr.arpa ip6.arpa {\n  kubeconfig %s\n  pods verified\n  ttl 5\n", c.Domain, c.Kubeconfig)
-	fmt.Fprintf(&b, "  fallthrough in-addr.arpa ip6.arpa\n }\n")
+	const reverse = "in-addr.arpa ip6.arpa"
+	listen := fmt.Sprintf(" bind %s\n errors\n", c.Address)
+	others, end := " template ANY ANY {\n  rcode NXDOMAIN\n }\n", " }\n"
 	if c.Upstream != "" {
-		fmt.Fprintf(&b, " cache 5\n forward . %s\n", c.Upstream)
-	} else {
-		fmt.Fprintf(&b, " template ANY ANY . {\n  rcode NXDOMAIN\n }\n")
+		others = fmt.Sprintf(" cache 5\n forward . %s\n", c.Upstream)
+		// Addresses that are not the cluster's have names elsewhere.
+		end = fmt.Sprintf("  fallthrough %s\n }\n forward . %s\n", reverse, c.Upstream)
 	}
-	b.WriteString("}\n")
-	return b.String()
+	var zones []string
+	for zone := range strings.FieldsSeq(c.Domain + " " + reverse) {
+		zones = append(zones, fmt.Sprintf("%s:%d", zone, c.Port))
+	}
+	return strings.Join(zones, " ") + " {\n" + listen +
+		fmt.Sprintf(" kubernetes {\n  kubeconfig %q\n  pods verified\n  ttl 5\n", c.Kubeconfig) + end +
+		fmt.Sprintf("}\n.:%d {\n", c.Port) + listen + others + "}\n"
 }
 
 // Run serves until ctx ends.
 func Run(ctx context.Context, c Config) error {
-	caddy.Quiet, dnsserver.Quiet = true, true
+	caddy.Quiet, dnsserver.Quiet = true, true // the libraries' own switches; they print to standard output
 	server, err := caddy.Start(caddy.CaddyfileInput{
 		Contents:       []byte(c.corefile()),
 		Filepath:       "Corefile",

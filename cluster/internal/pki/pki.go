@@ -47,23 +47,35 @@ type Pair struct{ Cert, Key []byte }
 
 // Open reads the authority kept in dir, or makes one there.
 func Open(dir string) (*Authority, error) {
+	a, err := Load(dir)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return a, err
+	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
+	a = &Authority{dir: dir}
+	if err := a.create(); err != nil {
+		return nil, fmt.Errorf("make the cluster's authority in %s: %w", dir, err)
+	}
+	return a, nil
+}
+
+// Load reads the authority kept in dir. The error is fs.ErrNotExist when there is
+// no certificate.
+func Load(dir string) (*Authority, error) {
 	a := &Authority{dir: dir}
 	certPEM, err := os.ReadFile(a.CertFile())
-	if errors.Is(err, fs.ErrNotExist) {
-		return a, a.create()
-	}
 	if err != nil {
 		return nil, err
 	}
 	keyPEM, err := os.ReadFile(a.keyFile())
-	if err != nil {
-		return nil, err
+	if err == nil {
+		err = a.parse(certPEM, keyPEM)
 	}
-	if err := a.parse(certPEM, keyPEM); err != nil {
-		return nil, fmt.Errorf("read the cluster's authority in %s: %w; delete the cluster and start it again", dir, err)
+	if err != nil {
+		// Not wrapped: a key that is missing is not an authority that is.
+		return nil, fmt.Errorf("read the cluster's authority in %s: %v; delete the cluster and start it again", dir, err)
 	}
 	return a, nil
 }
@@ -92,6 +104,9 @@ func (a *Authority) parse(certPEM, keyPEM []byte) error {
 	key, err := x509.ParseECPrivateKey(keyBlock.Bytes)
 	if err != nil {
 		return err
+	}
+	if !key.PublicKey.Equal(cert.PublicKey) {
+		return errors.New("the key is not the certificate's")
 	}
 	a.cert, a.key, a.pem = cert, key, certPEM
 	return nil
@@ -191,8 +206,8 @@ func (a *Authority) IssueFiles(name string, l Leaf) (certFile, keyFile string, e
 // and signs nothing but service account tokens. It makes the key when it is new.
 func (a *Authority) KeyFile(name string) (string, error) {
 	file := a.File(name + ".key")
-	if _, err := os.Stat(file); err == nil {
-		return file, nil
+	if _, err := os.Stat(file); !errors.Is(err, fs.ErrNotExist) {
+		return file, err
 	}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

@@ -25,9 +25,21 @@ const (
 	ServiceAPI     = "10.43.0.1"
 	ServiceDNS     = "10.43.0.10"
 	APIPort        = 6443
+	GatePort       = 6444 // where connections wait for the API server to be ready
 	RegistryPort   = 5000
 	DNSDomain      = "cluster.local"
 )
+
+// Addresses of the way out, between node 1 and the userspace NAT.
+const (
+	EgressNetwork = "10.41.1.0/24"
+	EgressGateway = "10.41.1.1" // answers for packets and for names
+	EgressNode    = "10.41.1.2/24"
+	EgressHost    = "10.41.1.254" // the machine's own 127.0.0.1
+)
+
+// EgressHostName is the name of EgressHost.
+const EgressHostName = "host.bight.internal"
 
 // MaxNodes is how many nodes one cluster can have.
 const MaxNodes = 16
@@ -68,9 +80,9 @@ func CheckName(name string) error {
 // Root is the directory that has all clusters of this user.
 func Root() (string, error) {
 	if dir := os.Getenv("BIGHT_STATE_DIR"); dir != "" {
-		return filepath.Join(dir, "clusters"), nil
+		return filepath.Abs(filepath.Join(dir, "clusters"))
 	}
-	if dir := os.Getenv("XDG_STATE_HOME"); dir != "" {
+	if dir := os.Getenv("XDG_STATE_HOME"); filepath.IsAbs(dir) {
 		return filepath.Join(dir, "bight", "clusters"), nil
 	}
 	home, err := os.UserHomeDir()
@@ -82,16 +94,44 @@ func Root() (string, error) {
 
 // Load reads the cluster in dir. The error is fs.ErrNotExist when none is there.
 func Load(dir string) (*Cluster, error) {
-	b, err := os.ReadFile(filepath.Join(dir, "cluster.json"))
+	c := &Cluster{Dir: dir}
+	b, err := os.ReadFile(c.file())
 	if err != nil {
 		return nil, err
 	}
-	c := &Cluster{Dir: dir}
-	if err := json.Unmarshal(b, c); err != nil {
-		return nil, fmt.Errorf("read %s: %w; delete the cluster and start it again", filepath.Join(dir, "cluster.json"), err)
+	if err = json.Unmarshal(b, c); err == nil {
+		err = c.check()
+	}
+	if err != nil {
+		name := filepath.Base(dir)
+		return nil, fmt.Errorf("read %s: %w; mend it, or remove the cluster with bight cluster delete --name %s and start it again", c.file(), err, name)
 	}
 	return c, nil
 }
+
+// check reports what of a description makes no sense.
+func (c *Cluster) check() error {
+	if c.Name != filepath.Base(c.Dir) {
+		return fmt.Errorf("name: %q is not the name of the directory", c.Name)
+	}
+	if err := CheckName(c.Name); err != nil {
+		return err
+	}
+	if c.Nodes < 1 || c.Nodes > MaxNodes {
+		return fmt.Errorf("nodes: %d is not 1 to %d", c.Nodes, MaxNodes)
+	}
+	for field, port := range map[string]int{"apiPort": c.APIHostPort, "registryPort": c.RegistryHostPort} {
+		if port < 1 || port > 65535 {
+			return fmt.Errorf("%s: %d is not a port", field, port)
+		}
+	}
+	if c.APIHostPort == c.RegistryHostPort {
+		return fmt.Errorf("apiPort and registryPort are both %d", c.APIHostPort)
+	}
+	return nil
+}
+
+func (c *Cluster) file() string { return c.Path("cluster.json") }
 
 // Save writes the cluster's description into its directory, which it makes.
 func (c *Cluster) Save() error {
@@ -102,11 +142,11 @@ func (c *Cluster) Save() error {
 	if err != nil {
 		return err
 	}
-	tmp := c.Path("cluster.json.new")
+	tmp := c.file() + ".new"
 	if err := os.WriteFile(tmp, append(b, '\n'), 0o600); err != nil {
 		return err
 	}
-	return os.Rename(tmp, c.Path("cluster.json"))
+	return os.Rename(tmp, c.file())
 }
 
 // List returns the names of the clusters below root, sorted.
@@ -132,6 +172,18 @@ func (c *Cluster) Path(elem ...string) string {
 // ControlSocket is where the supervisor answers.
 func (c *Cluster) ControlSocket() string { return c.Path("control.sock") }
 
+// SupervisorFile says which process runs the cluster.
+func (c *Cluster) SupervisorFile() string { return c.Path("supervisor.pid") }
+
+// Logs is the directory of the components' logs.
+func (c *Cluster) Logs() string { return c.Path("logs") }
+
+// LogFile is where a component writes.
+func (c *Cluster) LogFile(component string) string { return c.Path("logs", component+".log") }
+
+// PKI is the directory of the keys and certificates.
+func (c *Cluster) PKI() string { return c.Path("pki") }
+
 // Context is the cluster's name in a kubeconfig.
 func (c *Cluster) Context() string {
 	if c.Name == "bight" {
@@ -156,6 +208,16 @@ func (c *Cluster) APIHostURL() string {
 // APINodeURL is the API server's address inside the cluster's namespaces.
 func (c *Cluster) APINodeURL() string {
 	return "https://" + c.Node(1).Address + ":" + strconv.Itoa(APIPort)
+}
+
+// GateURL is where those that start before the API server is ready reach it.
+func (c *Cluster) GateURL() string {
+	return "https://" + c.Node(1).Address + ":" + strconv.Itoa(GatePort)
+}
+
+// RegistryHost is the registry's address on the host, as in an image's name.
+func (c *Cluster) RegistryHost() string {
+	return "localhost:" + strconv.Itoa(c.RegistryHostPort)
 }
 
 // Node returns node i, from 1.

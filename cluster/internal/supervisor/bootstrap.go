@@ -16,11 +16,10 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
+	"github.com/bightdev/bight/cluster/internal/component"
 	"github.com/bightdev/bight/cluster/internal/spec"
 	"github.com/bightdev/bight/cluster/internal/storage"
 )
-
-const dnsUser = "system:bight-dns"
 
 // object is something that every cluster has from the start.
 type object struct {
@@ -52,36 +51,25 @@ func applyBootstrap(ctx context.Context, client kubernetes.Interface, c *spec.Cl
 }
 
 func bootstrapObjects(client kubernetes.Interface, c *spec.Cluster) []object {
-	registry := "localhost:" + strconv.Itoa(c.RegistryHostPort)
 	inside := "localhost:" + strconv.Itoa(spec.RegistryPort)
-	dnsPorts := func(yield func(name string, protocol core.Protocol)) {
-		yield("dns", core.ProtocolUDP)
-		yield("dns-tcp", core.ProtocolTCP)
-	}
-	var servicePorts []core.ServicePort
-	var endpointPorts []discovery.EndpointPort
-	dnsPorts(func(name string, protocol core.Protocol) {
-		port := int32(53)
-		servicePorts = append(servicePorts, core.ServicePort{Name: name, Protocol: protocol, Port: port})
-		endpointPorts = append(endpointPorts, discovery.EndpointPort{Name: &name, Protocol: &protocol, Port: &port})
-	})
+	servicePorts, endpointPorts := dnsPorts()
 	reclaim, binding, ready := core.PersistentVolumeReclaimDelete, storagev1.VolumeBindingImmediate, true
 	rbacType := meta.TypeMeta{APIVersion: "rbac.authorization.k8s.io/v1"}
 	kind := func(t meta.TypeMeta, kind string) meta.TypeMeta { t.Kind = kind; return t }
 	coreType := func(kind string) meta.TypeMeta { return meta.TypeMeta{APIVersion: "v1", Kind: kind} }
 
 	return []object{
-		{client.RbacV1().RESTClient(), "clusterroles", "", dnsUser, &rbac.ClusterRole{
-			TypeMeta: kind(rbacType, "ClusterRole"), ObjectMeta: meta.ObjectMeta{Name: dnsUser},
+		{client.RbacV1().RESTClient(), "clusterroles", "", component.DNSUser, &rbac.ClusterRole{
+			TypeMeta: kind(rbacType, "ClusterRole"), ObjectMeta: meta.ObjectMeta{Name: component.DNSUser},
 			Rules: []rbac.PolicyRule{
 				{Verbs: []string{"list", "watch"}, APIGroups: []string{""}, Resources: []string{"services", "pods", "namespaces"}},
 				{Verbs: []string{"list", "watch"}, APIGroups: []string{"discovery.k8s.io"}, Resources: []string{"endpointslices"}},
 			},
 		}},
-		{client.RbacV1().RESTClient(), "clusterrolebindings", "", dnsUser, &rbac.ClusterRoleBinding{
-			TypeMeta: kind(rbacType, "ClusterRoleBinding"), ObjectMeta: meta.ObjectMeta{Name: dnsUser},
-			RoleRef:  rbac.RoleRef{APIGroup: "rbac.authorization.k8s.io", Kind: "ClusterRole", Name: dnsUser},
-			Subjects: []rbac.Subject{{APIGroup: "rbac.authorization.k8s.io", Kind: "User", Name: dnsUser}},
+		{client.RbacV1().RESTClient(), "clusterrolebindings", "", component.DNSUser, &rbac.ClusterRoleBinding{
+			TypeMeta: kind(rbacType, "ClusterRoleBinding"), ObjectMeta: meta.ObjectMeta{Name: component.DNSUser},
+			RoleRef:  rbac.RoleRef{APIGroup: "rbac.authorization.k8s.io", Kind: "ClusterRole", Name: component.DNSUser},
+			Subjects: []rbac.Subject{{APIGroup: "rbac.authorization.k8s.io", Kind: "User", Name: component.DNSUser}},
 		}},
 		{client.CoreV1().RESTClient(), "services", "kube-system", "kube-dns", &core.Service{
 			TypeMeta: coreType("Service"),
@@ -110,7 +98,19 @@ func bootstrapObjects(client kubernetes.Interface, c *spec.Cluster) []object {
 		{client.CoreV1().RESTClient(), "configmaps", "kube-public", "local-registry-hosting", &core.ConfigMap{
 			TypeMeta: coreType("ConfigMap"), ObjectMeta: meta.ObjectMeta{Name: "local-registry-hosting", Namespace: "kube-public"},
 			Data: map[string]string{"localRegistryHosting.v1": fmt.Sprintf(
-				"host: %q\nhostFromContainerRuntime: %q\nhelp: \"https://kubernetes.io/docs/tasks/\"\n", registry, inside)},
+				"host: %q\nhostFromContainerRuntime: %q\nhelp: \"https://kubernetes.io/docs/tasks/\"\n", c.RegistryHost(), inside)},
 		}},
 	}
+}
+
+func dnsPorts() (service []core.ServicePort, endpoint []discovery.EndpointPort) {
+	port := int32(53)
+	for _, p := range []struct {
+		name     string
+		protocol core.Protocol
+	}{{"dns", core.ProtocolUDP}, {"dns-tcp", core.ProtocolTCP}} {
+		service = append(service, core.ServicePort{Name: p.name, Protocol: p.protocol, Port: port})
+		endpoint = append(endpoint, discovery.EndpointPort{Name: &p.name, Protocol: &p.protocol, Port: &port})
+	}
+	return service, endpoint
 }

@@ -2,18 +2,9 @@ package supervisor
 
 import (
 	"context"
-	"encoding/json"
-	"fmt"
-	"net"
-	"net/http"
-	"os"
 	"slices"
 	"sync"
 	"time"
-
-	core "k8s.io/api/core/v1"
-	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/watch"
 
 	"github.com/bightdev/bight/cluster/internal/spec"
 )
@@ -21,8 +12,9 @@ import (
 // Status is what the control socket says of a cluster.
 type Status struct {
 	Name       string       `json:"name"`
-	Stage      string       `json:"stage"` // what is being done; "ready" when all is
-	Ready      bool         `json:"ready"`
+	Stage      string       `json:"stage"`             // what is being done; "ready" when all is
+	Waiting    string       `json:"waiting,omitempty"` // what the stage waits for
+	Ready      bool         `json:"ready"`             // it has come up
 	Error      string       `json:"error,omitempty"`
 	Started    time.Time    `json:"started"`
 	Stages     []Stage      `json:"stages"`
@@ -45,21 +37,23 @@ type NodeStatus struct {
 	Reason  string `json:"reason,omitempty"` // why it is not
 }
 
-// board holds the Status and wakes whoever waits for it to change.
+// board holds the Status and wakes whoever waits for it to change. It is safe for
+// concurrent use.
 type board struct {
-	mu          sync.Mutex
-	status      Status
-	began       time.Time // of the present stage
-	changed     chan struct{}
-	failureRead chan struct{}
-	once        sync.Once
+	failureRead chan struct{} // closed when somebody has read the error
+
+	mu      sync.Mutex
+	status  Status
+	began   time.Time     // of the present stage
+	changed chan struct{} // closed by the next change
 }
 
 func newBoard(c *spec.Cluster) *board {
-	b := &board{changed: make(chan struct{}), failureRead: make(chan struct{}), began: time.Now()}
-	b.status = Status{Name: c.Name, Started: time.Now()}
+	now := time.Now()
+	b := &board{changed: make(chan struct{}), failureRead: make(chan struct{}), began: now}
+	b.status = Status{Name: c.Name, Started: now, Stages: []Stage{}}
 	for _, n := range c.AllNodes() {
-		b.status.Nodes = append(b.status.Nodes, NodeStatus{Name: n.Name, Address: n.Address, Reason: "not started"})
+		b.status.Nodes = append(b.status.Nodes, NodeStatus{Name: n.Name, Address: n.Address, Reason: "its kubelet has not reported yet"})
 	}
 	return b
 }
@@ -73,13 +67,24 @@ func (b *board) update(f func(*Status)) {
 	b.changed = make(chan struct{})
 }
 
+// touch tells that something changed that the board does not hold.
+func (b *board) touch() { b.update(func(*Status) {}) }
+
 func (b *board) stage(name string) {
 	b.update(func(s *Status) {
 		if s.Stage != "" {
 			s.Stages = append(s.Stages, Stage{Name: s.Stage, MS: time.Since(b.began).Milliseconds()})
 		}
-		s.Stage, b.began = name, time.Now()
+		s.Stage, s.Waiting, b.began = name, "", time.Now()
 	})
+}
+
+// waiting says what the present stage waits for. It changes too often to wake
+// anybody.
+func (b *board) waiting(what string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.status.Waiting = what
 }
 
 func (b *board) ready() {
@@ -89,143 +94,49 @@ func (b *board) ready() {
 
 func (b *board) fail(err error) { b.update(func(s *Status) { s.Error = err.Error() }) }
 
-// after returns the status once its version is above v.
+// awaitReader returns when somebody has read the error, or after a while.
+func (b *board) awaitReader(ctx context.Context, limit time.Duration) {
+	timer := time.NewTimer(limit)
+	defer timer.Stop()
+	select {
+	case <-b.failureRead:
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}
+
+// read notes that the error has been read.
+func (b *board) read() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	select {
+	case <-b.failureRead:
+	default:
+		close(b.failureRead)
+	}
+}
+
+// look returns the status and a channel that the next change closes.
+func (b *board) look() (Status, <-chan struct{}) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	status := b.status
+	status.Stages, status.Nodes = slices.Clone(status.Stages), slices.Clone(status.Nodes)
+	return status, b.changed
+}
+
+// after returns the status once its version is above v, or when ctx ends.
 func (b *board) after(ctx context.Context, v int) Status {
 	for {
-		b.mu.Lock()
-		status, changed := b.status, b.changed
-		status.Stages, status.Nodes = slices.Clone(status.Stages), slices.Clone(status.Nodes)
-		b.mu.Unlock()
+		status, changed := b.look()
 		if status.Version > v {
-			if status.Error != "" {
-				b.once.Do(func() { close(b.failureRead) })
-			}
 			return status
 		}
 		select {
 		case <-changed:
 		case <-ctx.Done():
+			status, _ = b.look()
 			return status
 		}
 	}
-}
-
-// serveControl answers GET /status?after=VERSION and POST /stop on the cluster's
-// control socket, which only its owner can reach.
-func (s *Supervisor) serveControl(ctx context.Context, stop context.CancelFunc) (*http.Server, error) {
-	socket := s.Cluster.ControlSocket()
-	if err := os.Remove(socket); err != nil && !os.IsNotExist(err) {
-		return nil, err
-	}
-	listener, err := net.Listen("unix", socket)
-	if err != nil {
-		return nil, fmt.Errorf("open the control socket: %w", err)
-	}
-	if err := os.Chmod(socket, 0o600); err != nil {
-		return nil, err
-	}
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /status", func(w http.ResponseWriter, r *http.Request) {
-		var after int
-		_, _ = fmt.Sscan(r.URL.Query().Get("after"), &after)
-		ctx, cancel := context.WithTimeout(r.Context(), 2*time.Second)
-		defer cancel()
-		status := s.status.after(ctx, after)
-		status.Components = s.processes.snapshot()
-		w.Header().Set("Content-Type", "application/json")
-		_ = json.NewEncoder(w).Encode(status)
-	})
-	mux.HandleFunc("POST /stop", func(w http.ResponseWriter, r *http.Request) {
-		w.WriteHeader(http.StatusAccepted)
-		stop()
-	})
-	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
-	go server.Serve(listener)
-	return server, nil
-}
-
-// waitForNodes follows the nodes until each is ready, and goes on following them
-// so that the status stays true.
-func (s *Supervisor) waitForNodes(ctx context.Context) error {
-	all := make(chan struct{})
-	go s.followNodes(ctx, all)
-	select {
-	case <-all:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-time.After(3 * time.Minute):
-		return fmt.Errorf("after 3 minutes: %s", s.status.waitingFor())
-	}
-}
-
-func (b *board) waitingFor() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for _, n := range b.status.Nodes {
-		if !n.Ready {
-			return "node " + n.Name + ": " + n.Reason
-		}
-	}
-	return "nothing"
-}
-
-func (s *Supervisor) followNodes(ctx context.Context, all chan struct{}) {
-	for ctx.Err() == nil {
-		list, err := s.client.CoreV1().Nodes().List(ctx, meta.ListOptions{})
-		if err != nil {
-			pauseFor(ctx, 200*time.Millisecond)
-			continue
-		}
-		for i := range list.Items {
-			s.noteNode(&list.Items[i], &all)
-		}
-		w, err := s.client.CoreV1().Nodes().Watch(ctx, meta.ListOptions{ResourceVersion: list.ResourceVersion})
-		if err != nil {
-			pauseFor(ctx, 200*time.Millisecond)
-			continue
-		}
-		for event := range w.ResultChan() {
-			if n, ok := event.Object.(*core.Node); ok && event.Type != watch.Deleted {
-				s.noteNode(n, &all)
-			}
-		}
-	}
-}
-
-func pauseFor(ctx context.Context, d time.Duration) {
-	select {
-	case <-time.After(d):
-	case <-ctx.Done():
-	}
-}
-
-// noteNode puts what a node says of itself on the board and closes all, once,
-// when every node is ready.
-func (s *Supervisor) noteNode(n *core.Node, all *chan struct{}) {
-	ready, reason := false, "has not reported yet"
-	s.status.update(func(status *Status) {
-		for _, c := range n.Status.Conditions {
-			// After a restart the object still says what was true before it.
-			fresh := !c.LastHeartbeatTime.Time.Before(status.Started.Truncate(time.Second))
-			if c.Type == core.NodeReady && fresh {
-				ready, reason = c.Status == core.ConditionTrue, c.Message
-			}
-		}
-		every := true
-		for i := range status.Nodes {
-			node := &status.Nodes[i]
-			if node.Name == n.Name {
-				node.Ready, node.Reason = ready, reason
-				if ready {
-					node.Reason = ""
-				}
-			}
-			every = every && node.Ready
-		}
-		if every && *all != nil {
-			close(*all)
-			*all = nil
-		}
-	})
 }

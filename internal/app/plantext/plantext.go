@@ -7,8 +7,11 @@ package plantext
 import (
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"text/tabwriter"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/bightdev/bight/internal/app"
 )
@@ -29,13 +32,13 @@ func Write(w io.Writer, a *app.App) error {
 	if len(a.Notes) > 0 {
 		p.line("\nleft alone")
 		for _, n := range a.Notes {
-			p.line("  %s: %s", n.From.Place(), n.Text)
+			p.line("  %s: %s", n.From.Place(), printable(n.Text))
 		}
 	}
 	if len(a.Questions) > 0 {
 		p.line("\nto be answered before anything is deployed")
 		for _, q := range a.Questions {
-			p.line("  %s: %s", q.From.Place(), q.Text)
+			p.line("  %s: %s", q.From.Place(), printable(q.Text))
 		}
 	}
 	if p.err != nil {
@@ -52,6 +55,26 @@ func count(n int, what string) string {
 		return "1 " + what
 	}
 	return fmt.Sprintf("%d %ss", n, what)
+}
+
+// printable escapes what would upset a terminal or a table: control characters
+// and bytes that are no UTF-8, which names of files may have.
+func printable(s string) string {
+	if utf8.ValidString(s) && !strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		return s
+	}
+	var b strings.Builder
+	for len(s) > 0 {
+		r, n := utf8.DecodeRuneInString(s)
+		if unicode.IsPrint(r) && (r != utf8.RuneError || n > 1) {
+			b.WriteRune(r)
+		} else {
+			quoted := strconv.QuoteToASCII(s[:n])
+			b.WriteString(quoted[1 : len(quoted)-1])
+		}
+		s = s[n:]
+	}
+	return b.String()
 }
 
 type printer struct {
@@ -77,7 +100,7 @@ func (p *printer) fact(f app.From, what, value string) {
 	case app.Guess:
 		why += " (a guess)"
 	}
-	p.line("  %s\t%s\t%s", what, value, why)
+	p.line("  %s\t%s\t%s", printable(what), printable(value), printable(why))
 }
 
 func (p *printer) service(s *app.Service) {
@@ -97,7 +120,7 @@ func (p *printer) service(s *app.Service) {
 		p.fact(a.From, "asset", value)
 	}
 	if len(s.Args) > 0 {
-		p.line("  args\t%s\t", strings.Join(s.Args, " "))
+		p.line("  args\t%s\t", printable(strings.Join(s.Args, " ")))
 	}
 	for _, x := range s.Ports {
 		p.fact(x.From, "port", fmt.Sprintf("%d %s", x.Number, portKind(x)))

@@ -77,3 +77,24 @@ func TestWriteReportsAnErrorOfTheWriter(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+func TestStrangeNamesDoNotReachTheTerminal(t *testing.T) {
+	a := &app.App{Name: "shop", Services: []*app.Service{{
+		Name:   "cart",
+		Source: app.Source{Dir: "new\nline", From: app.From{File: "lat\xe9 in/\x1b[31m.go", Line: 3}},
+		Build:  app.Build{Kind: app.BuildStatic, Root: "näme with space", From: app.From{File: "a b.html"}},
+	}}}
+	var b strings.Builder
+	if err := Write(&b, a); err != nil {
+		t.Fatal(err)
+	}
+	want := `app shop: 1 service
+
+cart
+  source  new\nline                 "lat\xe9 in/\x1b[31m.go":3
+  build   files of näme with space  a b.html
+`
+	if d := cmp.Diff(want, b.String()); d != "" {
+		t.Errorf("plan (-want +got):\n%s", d)
+	}
+}

@@ -88,11 +88,14 @@ type position struct{ line, column int }
 
 // Error is one thing that is wrong with the file.
 type Error struct {
-	Line, Column int
+	Line, Column int // 0: the file as a whole
 	Text         string
 }
 
 func (e *Error) Error() string {
+	if e.Line == 0 {
+		return e.Text
+	}
 	return fmt.Sprintf("%s:%d:%d: %s", Name, e.Line, e.Column, e.Text)
 }
 
@@ -101,7 +104,7 @@ func Load(dir string) (*File, error) {
 	b, err := os.ReadFile(filepath.Join(dir, Name))
 	if errors.Is(err, fs.ErrNotExist) {
 		if _, err := os.Stat(filepath.Join(dir, "bight.yml")); err == nil {
-			return nil, fmt.Errorf("bight.yml: the file is called %s; rename it", Name)
+			return nil, &Error{Text: fmt.Sprintf("bight.yml: the file is called %s; rename it", Name)}
 		}
 		return &File{at: map[string]position{}}, nil
 	}

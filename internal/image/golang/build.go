@@ -98,10 +98,24 @@ func (b *Builder) goBuild(ctx context.Context, s *app.Service, as *assembly, tmp
 		return tree.Entry{}, fmt.Errorf("build service %s: %w", s.Name, context.Cause(ctx))
 	}
 	text := withoutWork(out.String())
+	if line := diskFull(text); line != "" {
+		return tree.Entry{}, fmt.Errorf("build service %s: %s: make room there, empty the go command's cache (go clean -cache), or set XDG_CACHE_HOME to a directory on another disk (now %s)",
+			s.Name, line, filepath.Dir(tmp))
+	}
 	if exit, ok := errors.AsType[*exec.ExitError](err); ok && exit.Exited() && text != "" {
 		return tree.Entry{}, &image.CompileError{Service: s.Name, Output: text}
 	}
 	return tree.Entry{}, fmt.Errorf("build service %s: go build: %w %s", s.Name, err, strings.TrimSpace(text))
+}
+
+// diskFull returns the line in which a tool says that it could not write, or "".
+func diskFull(text string) string {
+	for line := range strings.Lines(text) {
+		if strings.Contains(line, "no space left on device") || strings.Contains(line, "disk quota exceeded") {
+			return strings.TrimSpace(line)
+		}
+	}
+	return ""
 }
 
 // withoutWork removes the line that -work adds to what the go command prints.

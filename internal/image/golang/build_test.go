@@ -360,3 +360,16 @@ func BenchmarkInputsUnchanged(b *testing.B) {
 		inputs(b, builder, a, s)
 	}
 }
+
+func TestAFullDiskIsNoCompileError(t *testing.T) {
+	tests := []struct{ output, want string }{
+		{"# example.com/x\n/go/tool/link: mapping output file failed: no space left on device\n", "/go/tool/link: mapping output file failed: no space left on device"},
+		{"compile: writing output: write $WORK/b001/_pkg_.a: disk quota exceeded", "compile: writing output: write $WORK/b001/_pkg_.a: disk quota exceeded"},
+		{"# example.com/x\n./main.go:3:2: undefined: space\n", ""},
+	}
+	for _, test := range tests {
+		if got := diskFull(test.output); got != test.want {
+			t.Errorf("diskFull(%q) = %q, want %q", test.output, got, test.want)
+		}
+	}
+}

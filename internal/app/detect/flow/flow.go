@@ -79,15 +79,6 @@ func (a Alt) String() string {
 	return b.String()
 }
 
-func (a Alt) known() bool {
-	for _, t := range a.Atoms {
-		if t.Kind == Unknown {
-			return false
-		}
-	}
-	return true
-}
-
 // Value is everything that an expression may be, the first choice first.
 type Value []Alt
 

@@ -56,10 +56,7 @@ func (p *Program) originates(e ast.Expr, f *fn, s *Site, depth int) bool {
 		}
 		c := p.callees[t]
 		if c.fn != nil {
-			if c.fn == s.fn {
-				return true
-			}
-			return false
+			return c.fn == s.fn
 		}
 		for _, a := range e.Args {
 			if p.originates(a, f, s, depth+1) {

@@ -1,0 +1,61 @@
+package supervisor
+
+import (
+	"strconv"
+
+	"github.com/bightdev/bight/cluster/internal/spec"
+)
+
+// lan is the bridge in node 1 that joins the nodes.
+const lan = "lan0"
+
+// connectNodes joins the nodes' namespaces and tells each the way to the pods of
+// the others.
+func (s *Supervisor) connectNodes() error {
+	hub := s.nodes[0]
+	if err := hub.ns.Bridge(lan, hub.Address+"/24"); err != nil {
+		return err
+	}
+	for _, n := range s.nodes[1:] {
+		if err := n.ns.Join(hub.ns, lan, "node"+strconv.Itoa(n.Index), n.Address+"/24"); err != nil {
+			return err
+		}
+	}
+	for _, n := range s.nodes {
+		for setting, value := range map[string]string{
+			"net/ipv4/ip_forward": "1",
+			// By default the kernel says only once a second that there is no way.
+			"net/ipv4/icmp_ratelimit": "0",
+		} {
+			if err := n.ns.Sysctl(setting, value); err != nil {
+				return err
+			}
+		}
+		for _, other := range s.nodes {
+			if n.Index == other.Index {
+				continue
+			}
+			if err := n.ns.Route(other.PodCIDR, other.Address); err != nil {
+				return err
+			}
+		}
+	}
+	return s.routeServices()
+}
+
+// routeServices gives the nodes a way for Service addresses. The kernel looks for
+// a route first and asks kube-proxy's rules, which change the address, after
+// that. No route leads anywhere else: without a way out, a connection to the
+// outside fails at once.
+func (s *Supervisor) routeServices() error {
+	hub := s.nodes[0]
+	if err := hub.ns.RouteDevice(spec.ServiceNetwork, lan); err != nil {
+		return err
+	}
+	for _, n := range s.nodes[1:] {
+		if err := n.ns.Route("", hub.Address); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,138 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/bightdev/bight/internal/kube"
+	"github.com/bightdev/bight/internal/session"
+)
+
+// shells are those that completion is written for.
+func shells() []string { return []string{"bash", "zsh", "fish", "powershell"} }
+
+func (p *Program) completionCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "completion " + strings.Join(shells(), "|"),
+		Short: "Print the completion script of a shell",
+		Long: `Print the completion script of a shell. It completes commands and flags, and asks
+for live values: services of the source here, contexts, namespaces.
+
+  bash        source <(bight completion bash)
+  zsh         source <(bight completion zsh)
+  fish        bight completion fish | source
+  powershell  bight completion powershell | Out-String | Invoke-Expression
+
+Put that line into the shell's start file. For kubectl bight, put a program named
+kubectl_complete-bight on PATH: #!/bin/sh, then: exec kubectl-bight __complete "$@"`,
+		Args: func(c *cobra.Command, args []string) error {
+			if err := exactlyOne("a shell: "+strings.Join(shells(), ", "))(c, args); err != nil {
+				return err
+			}
+			if !slices.Contains(shells(), args[0]) {
+				return usageError("%s %s: there is %s", c.CommandPath(), args[0], strings.Join(shells(), ", "))
+			}
+			return nil
+		},
+		ValidArgs: shells(),
+		RunE: func(c *cobra.Command, args []string) error {
+			switch args[0] {
+			case "bash":
+				return c.Root().GenBashCompletionV2(p.Stdout, true)
+			case "zsh":
+				return c.Root().GenZshCompletion(p.Stdout)
+			case "fish":
+				return c.Root().GenFishCompletion(p.Stdout, true)
+			default:
+				return c.Root().GenPowerShellCompletionWithDesc(p.Stdout)
+			}
+		},
+	}
+}
+
+// completionLimit is how long a person who pressed Tab is kept waiting.
+const completionLimit = time.Second
+
+// complete gives a flag's values. A flag that is not there is a mistake in this
+// package.
+func complete(c *cobra.Command, flag string, f cobra.CompletionFunc) {
+	if err := c.RegisterFlagCompletionFunc(flag, f); err != nil {
+		panic(fmt.Sprintf("complete --%s: %v", flag, err))
+	}
+}
+
+func completeDirectories(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	if len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	return nil, cobra.ShellCompDirectiveFilterDirs
+}
+
+// completeServices gives the services of the plan of dir that are not named yet,
+// for at most n arguments; -1 means any number.
+func completeServices(dir *string, n int) cobra.CompletionFunc {
+	return func(c *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+		if n >= 0 && len(args) >= n {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		ctx, cancel := context.WithTimeout(c.Context(), completionLimit)
+		defer cancel()
+		source, err := directory([]string{*dir})
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		a, err := session.Plan(ctx, source)
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		var names []string
+		for _, s := range a.Services {
+			if !slices.Contains(args, s.Name) {
+				names = append(names, s.Name)
+			}
+		}
+		return names, cobra.ShellCompDirectiveNoFileComp
+	}
+}
+
+func (t *target) completeContexts(c *cobra.Command) {
+	contexts := func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+		names, err := kube.Contexts(t.kubeconfig)
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveError
+		}
+		return names, cobra.ShellCompDirectiveNoFileComp
+	}
+	complete(c, "context", contexts)
+	complete(c, "allow-context", contexts)
+}
+
+func (t *target) completeNamespaces(c *cobra.Command) {
+	complete(c, "namespace", func(c *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
+		ctx, cancel := context.WithTimeout(c.Context(), completionLimit)
+		defer cancel()
+		cluster, err := kube.Load(kube.Options{Kubeconfig: t.kubeconfig, Context: t.context})
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		client, err := cluster.Typed()
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		list, err := client.CoreV1().Namespaces().List(ctx, meta.ListOptions{Limit: 500})
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveNoFileComp // perhaps they may not be listed
+		}
+		var names []string
+		for _, ns := range list.Items {
+			names = append(names, ns.Name)
+		}
+		return names, cobra.ShellCompDirectiveNoFileComp
+	})
+}

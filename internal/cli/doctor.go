@@ -1,0 +1,92 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/bightdev/bight/internal/doctor"
+	"github.com/bightdev/bight/internal/session"
+	"github.com/bightdev/bight/internal/ui/term"
+)
+
+func (p *Program) doctorCommand() *cobra.Command {
+	var t target
+	var output string
+	c := &cobra.Command{
+		Use:   "doctor [DIR]",
+		Short: "Say what this machine or the cluster lacks, and what to do about it",
+		Long: `Look at the source in DIR (default: here), at this machine and at the cluster, and
+say what would keep bight up from working. Nothing is changed. It exits with 1 when
+something has to be done; warnings are about what is not always needed.`,
+		Args: atMost(1, "one directory"),
+		RunE: func(c *cobra.Command, args []string) error {
+			if err := t.check(); err != nil {
+				return err
+			}
+			dir, err := directory(args)
+			if err != nil {
+				return err
+			}
+			return p.runDoctor(c.Context(), &t, dir, output == "json")
+		},
+		ValidArgsFunction: completeDirectories,
+	}
+	t.flags(c)
+	t.registryFlag(c)
+	p.outputFlag(c, &output)
+	return c
+}
+
+func (p *Program) runDoctor(ctx context.Context, t *target, dir string, asJSON bool) error {
+	printer := p.printer(asJSON, nil)
+	defer printer.Close()
+	d := &doctor.Doctor{Dir: dir, Registry: t.registry, Namespace: t.namespace}
+	if d.App, d.AppErr = session.Plan(ctx, dir); d.AppErr == nil {
+		d.Namespace = t.environment(d.App.Name)
+	} else {
+		d.App = nil
+	}
+	d.Cluster, _, d.ClusterErr = t.load(printer)
+	d.Agent, d.AgentErr = agentProgram()
+	d.Kube, d.KubeErr = findKube()
+	var err error
+	if d.CacheDir, err = cacheDir(); err != nil {
+		return err
+	}
+	checks := d.Run(ctx)
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	table := &term.Table{Head: []string{"CHECK", "", "FOUND"}}
+	for _, c := range checks {
+		table.Rows = append(table.Rows, []string{c.Name, mark(c.Status), c.Detail})
+		if c.Next != "" {
+			table.Rows = append(table.Rows, []string{"", "", "→ " + c.Next})
+		}
+	}
+	answer := struct {
+		Checks []doctor.Check `json:"checks"`
+	}{checks}
+	if err := printer.Data(answer, table); err != nil {
+		return err
+	}
+	if failed := doctor.Failed(checks); len(failed) > 0 {
+		return codedError{code: exitFailed, err: fmt.Errorf("something has to be done about: %s", strings.Join(failed, ", "))}
+	}
+	return nil
+}
+
+// mark shows a status with and without colour.
+func mark(s doctor.Status) string {
+	switch s {
+	case doctor.OK:
+		return "✓ ok"
+	case doctor.Warn:
+		return "! warn"
+	default:
+		return "✗ fail"
+	}
+}

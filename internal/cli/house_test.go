@@ -1,0 +1,184 @@
+package cli
+
+import (
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"maps"
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/bightdev/bight/"
+
+// mayImport is the direction of imports that docs/architecture.md tells: what each
+// part of the house may use besides itself.
+var mayImport = map[string][]string{
+	"internal/app":     {},
+	"internal/tree":    {},
+	"internal/ignore":  {},
+	"internal/stream":  {},
+	"internal/ui":      {},
+	"internal/kube":    {},
+	"internal/image":   {"internal/app", "internal/tree", "internal/ignore"},
+	"internal/deploy":  {"internal/app"},
+	"internal/forward": {"internal/app"},
+	"internal/live":    {"internal/tree", "internal/stream"},
+	"internal/agent":   {"internal/tree", "internal/stream", "internal/live/wire", "internal/live/delta"},
+	"internal/doctor":  {"internal/app", "internal/kube", "internal/deploy", "internal/image"},
+	"internal/session": {
+		"internal/app", "internal/tree", "internal/ignore", "internal/ui", "internal/kube",
+		"internal/image", "internal/deploy", "internal/forward", "internal/live",
+	},
+	"internal/cli": {
+		"internal/app", "internal/ui", "internal/kube", "internal/deploy", "internal/image", "internal/session", "internal/doctor",
+	},
+	"cmd/bight":       {"internal/cli"},
+	"cmd/bight-agent": {"internal/agent"},
+}
+
+func TestImportsGoOneWay(t *testing.T) {
+	seen := map[string]bool{}
+	for dir, p := range packages(t) {
+		part := partOf(dir)
+		allowed, known := mayImport[part]
+		if !known {
+			if strings.HasPrefix(dir, "internal/") || strings.HasPrefix(dir, "cmd/") {
+				t.Errorf("%s is no part of the house: say in docs/architecture.md and here what it may import", dir)
+			}
+			continue
+		}
+		seen[part] = true
+		for _, imported := range p.imports {
+			if !below(imported, part) && !slices.ContainsFunc(allowed, func(a string) bool { return below(imported, a) }) {
+				t.Errorf("%s imports %s, which %s may not", dir, imported, part)
+			}
+		}
+	}
+	for _, part := range slices.Sorted(maps.Keys(mayImport)) {
+		if !seen[part] {
+			t.Errorf("%s is listed and does not exist", part)
+		}
+	}
+}
+
+// partOf is the part of the house that a directory belongs to.
+func partOf(dir string) string {
+	names := strings.SplitN(dir, "/", 3)
+	return path.Join(names[:min(2, len(names))]...)
+}
+
+func below(dir, parent string) bool { return dir == parent || strings.HasPrefix(dir, parent+"/") }
+
+func TestEveryPackageHasOneComment(t *testing.T) {
+	for dir, p := range packages(t) {
+		if len(p.comments) != 1 {
+			t.Errorf("package %s has %d package comments (%s), want 1", dir, len(p.comments), strings.Join(p.comments, ", "))
+		}
+	}
+}
+
+// pkg is what matters here of a package.
+type pkg struct {
+	imports  []string // of this module, without its path
+	comments []string // files with a package comment
+}
+
+// packages reads every package of the module, for every platform. Of a package of
+// tests only the tests are read, of any other they are left out.
+func packages(t *testing.T) map[string]*pkg {
+	t.Helper()
+	root := moduleRoot(t)
+	files := map[string][]string{}
+	err := filepath.WalkDir(root, func(file string, e fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if e.IsDir() {
+			_, nested := os.Stat(filepath.Join(file, "go.mod"))
+			if file != root && (nested == nil || e.Name() == "testdata" || strings.HasPrefix(e.Name(), ".")) {
+				return fs.SkipDir
+			}
+			return nil
+		}
+		if strings.HasSuffix(file, ".go") {
+			files[filepath.Dir(file)] = append(files[filepath.Dir(file)], file)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := map[string]*pkg{}
+	for dir, list := range files {
+		rel, err := filepath.Rel(root, dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all[filepath.ToSlash(rel)] = read(t, list)
+	}
+	return all
+}
+
+func read(t *testing.T, files []string) *pkg {
+	t.Helper()
+	isTest := func(file string) bool { return strings.HasSuffix(file, "_test.go") }
+	if slices.ContainsFunc(files, func(f string) bool { return !isTest(f) }) {
+		files = slices.DeleteFunc(files, isTest)
+	}
+	p := &pkg{}
+	for _, file := range files {
+		f, err := parser.ParseFile(token.NewFileSet(), file, nil, parser.ImportsOnly|parser.ParseComments)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if f.Doc != nil {
+			p.comments = append(p.comments, filepath.Base(file))
+		}
+		for _, spec := range f.Imports {
+			name, err := strconv.Unquote(spec.Path.Value)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if own, ok := strings.CutPrefix(name, module); ok && !slices.Contains(p.imports, own) {
+				p.imports = append(p.imports, own)
+			}
+		}
+	}
+	return p
+}
+
+// moduleRoot is the directory of the main module.
+func moduleRoot(t *testing.T) string {
+	t.Helper()
+	_, file, _, ok := runtime.Caller(0)
+	if !ok {
+		t.Fatal("there is no source to look at")
+	}
+	return filepath.Dir(filepath.Dir(filepath.Dir(file)))
+}
+
+// TestTheProgramIsBuiltForEveryPlatform compiles and links it. Without a warm
+// build cache that takes about a minute a platform.
+func TestTheProgramIsBuiltForEveryPlatform(t *testing.T) {
+	root := moduleRoot(t)
+	for _, goos := range []string{"linux", "darwin", "windows"} {
+		for _, arch := range []string{"amd64", "arm64"} {
+			t.Run(goos+"/"+arch, func(t *testing.T) {
+				cmd := exec.Command("go", "build", "-trimpath", "-o", filepath.Join(t.TempDir(), "bight"), "./cmd/bight")
+				cmd.Dir = root
+				cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=", "GOOS="+goos, "GOARCH="+arch)
+				if out, err := cmd.CombinedOutput(); err != nil {
+					t.Errorf("%v\n%s", err, out)
+				}
+			})
+		}
+	}
+}

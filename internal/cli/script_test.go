@@ -1,0 +1,57 @@
+package cli
+
+import (
+	"context"
+	"os"
+	"os/signal"
+	"strconv"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+func TestMain(m *testing.M) {
+	run := func() {
+		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+		defer stop()
+		p := Program{Version: "v1.2.3", Stdout: os.Stdout, Stderr: os.Stderr, Stdin: os.Stdin}
+		os.Exit(p.Run(ctx, os.Args[1:]))
+	}
+	testscript.Main(m, map[string]func(){"bight": run, "kubectl-bight": run})
+}
+
+// TestScripts tells what a user sees of everything that needs no cluster.
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata/script",
+		RequireExplicitExec: true,
+		RequireUniqueNames:  true,
+		UpdateScripts:       os.Getenv("UPDATE_SCRIPTS") != "",
+		Setup: func(env *testscript.Env) error {
+			env.Setenv("HOME", env.WorkDir+"/.home")
+			env.Setenv("XDG_CACHE_HOME", env.WorkDir+"/.home/cache")
+			env.Setenv("XDG_CONFIG_HOME", env.WorkDir+"/.home/config")
+			env.Setenv("KUBECONFIG", env.WorkDir+"/.home/kubeconfig")
+			env.Setenv("BIGHT_USER", "ada")
+			return nil
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits},
+	})
+}
+
+// exits runs a program and checks its exit code: exits 2 bight plan.
+func exits(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: exits CODE PROGRAM [ARG...]")
+	}
+	err := ts.Exec(args[1], args[2:]...)
+	got := "0"
+	if exit, ok := err.(interface{ ExitCode() int }); ok {
+		got = strconv.Itoa(exit.ExitCode())
+	} else if err != nil {
+		ts.Fatalf("%v", err)
+	}
+	if got != args[0] {
+		ts.Fatalf("%v exits with %s, want %s", args[1:], got, args[0])
+	}
+}
