@@ -23,6 +23,7 @@ type inside struct {
 	supervisor int
 	processes  []proc.Identity
 	namespaces map[string]bool // "net:[4026532000]", those of the machine left out
+	newest     uint64          // when the youngest process of the machine was started
 }
 
 // inside finds every process of the cluster: those in the supervisor's PID
@@ -48,7 +49,12 @@ func (c *cluster) inside(t *testing.T) inside {
 	for grown := true; grown; {
 		grown = false
 		for _, pid := range pids {
-			if s, err := proc.ReadStat(pid); err == nil && family[s.Parent] && !family[pid] {
+			s, err := proc.ReadStat(pid)
+			if err != nil {
+				continue // it has ended
+			}
+			in.newest = max(in.newest, s.Start)
+			if family[s.Parent] && !family[pid] {
 				family[pid], grown = true, true
 			}
 		}
@@ -76,14 +82,9 @@ func (c *cluster) inside(t *testing.T) inside {
 // mustBeGone waits for the kernel to have taken leave of everything.
 func (in inside) mustBeGone(t *testing.T) {
 	t.Helper()
+	in.mustHaveEnded(t)
 	eventually(t, "the cluster to be gone", func() error {
-		for _, p := range in.processes {
-			if held, err := p.Open(); err == nil {
-				held.Close()
-				return fmt.Errorf("process %d (%s) runs", p.PID, commandLine(p.PID))
-			}
-		}
-		if used := namespacesInUse(); slices.ContainsFunc(used, func(ns string) bool { return in.namespaces[ns] }) {
+		if used := namespacesInUse(in.newest); slices.ContainsFunc(used, func(ns string) bool { return in.namespaces[ns] }) {
 			return fmt.Errorf("a namespace is in use: %v of %v", in.namespaces, used)
 		}
 		if mounts := mountsBelow(in.c.state); len(mounts) > 0 {
@@ -93,15 +94,37 @@ func (in inside) mustBeGone(t *testing.T) {
 	})
 }
 
-// namespacesInUse returns the namespaces of all processes, and those that any has
-// open.
-func namespacesInUse() []string {
-	links, _ := filepath.Glob("/proc/[0-9]*/ns/*")
-	files, _ := filepath.Glob("/proc/[0-9]*/fd/*")
+// mustHaveEnded waits for every process to have ended.
+func (in inside) mustHaveEnded(t *testing.T) {
+	t.Helper()
+	eventually(t, "the processes to end", func() error {
+		for _, p := range in.processes {
+			if held, err := p.Open(); err == nil {
+				held.Close()
+				return fmt.Errorf("process %d (%s) runs", p.PID, commandLine(p.PID))
+			}
+		}
+		return nil
+	})
+}
+
+// namespacesInUse returns the namespaces of all processes that were started until
+// a time, and those that any of them has open. The kernel gives the number of a
+// namespace that is gone to the next one, so later processes may be in others of
+// the same name.
+func namespacesInUse(until uint64) []string {
+	pids, _ := proc.List()
 	var used []string
-	for _, link := range append(links, files...) {
-		if target, err := os.Readlink(link); err == nil && strings.Contains(target, ":[") {
-			used = append(used, target)
+	for _, pid := range pids {
+		if s, err := proc.ReadStat(pid); err != nil || s.Start > until {
+			continue
+		}
+		links, _ := filepath.Glob(proc.File(pid, "ns/*"))
+		files, _ := filepath.Glob(proc.File(pid, "fd/*"))
+		for _, link := range append(links, files...) {
+			if target, err := os.Readlink(link); err == nil && strings.Contains(target, ":[") {
+				used = append(used, target)
+			}
 		}
 	}
 	return used

@@ -278,11 +278,21 @@ func (c *cluster) testKilledSupervisor(t *testing.T) {
 	if err := syscall.Kill(inside.supervisor, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	inside.mustBeGone(t)
 	began := time.Now()
-	c.start()
+	c.start() // at once: the kernel is still ending the rest
+	inside.mustHaveEnded(t)
 	c.isAsItWas(t, began)
 	c.deploys(t, "after-supervisor")
+
+	inside = c.inside(t)
+	if err := syscall.Kill(inside.supervisor, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	inside.mustBeGone(t) // without anybody's help
+	if r := c.run("status"); r.code != 1 {
+		t.Errorf("the status after: %s", r)
+	}
+	c.start()
 }
 
 func (c *cluster) testDelete(t *testing.T, before machineState) {

@@ -26,6 +26,10 @@ type App struct {
 	// a program that does not serve.
 	Notes []Note `json:"notes,omitempty"`
 
+	// Unreadable are Go files with a syntax error: what they say is not known, so
+	// services, ports and links may be missing from the App.
+	Unreadable []Note `json:"unreadable,omitempty"`
+
 	// Dir is the absolute directory that every path in the App is relative to.
 	Dir string `json:"-"`
 }

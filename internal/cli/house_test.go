@@ -6,7 +6,6 @@ import (
 	"io/fs"
 	"maps"
 	"os"
-	"os/exec"
 	"path"
 	"path/filepath"
 	"runtime"
@@ -163,22 +162,4 @@ func moduleRoot(t *testing.T) string {
 		t.Fatal("there is no source to look at")
 	}
 	return filepath.Dir(filepath.Dir(filepath.Dir(file)))
-}
-
-// TestTheProgramIsBuiltForEveryPlatform compiles and links it. Without a warm
-// build cache that takes about a minute a platform.
-func TestTheProgramIsBuiltForEveryPlatform(t *testing.T) {
-	root := moduleRoot(t)
-	for _, goos := range []string{"linux", "darwin", "windows"} {
-		for _, arch := range []string{"amd64", "arm64"} {
-			t.Run(goos+"/"+arch, func(t *testing.T) {
-				cmd := exec.Command("go", "build", "-trimpath", "-o", filepath.Join(t.TempDir(), "bight"), "./cmd/bight")
-				cmd.Dir = root
-				cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=", "GOOS="+goos, "GOARCH="+arch)
-				if out, err := cmd.CombinedOutput(); err != nil {
-					t.Errorf("%v\n%s", err, out)
-				}
-			})
-		}
-	}
 }

@@ -109,19 +109,6 @@ func (d *Doctor) source(context.Context) Check {
 	return c
 }
 
-// builds reports whether the app has services of a kind. What is unknown may be.
-func (d *Doctor) builds(kind string) bool {
-	if d.App == nil {
-		return false
-	}
-	for _, s := range d.App.Services {
-		if s.Build.Kind == kind {
-			return true
-		}
-	}
-	return false
-}
-
 func (d *Doctor) agent(context.Context) Check {
 	c := Check{Name: "agent", Status: OK, Detail: d.Agent}
 	if d.AgentErr != nil {

@@ -17,7 +17,7 @@ import (
 func (d *Doctor) goTool(ctx context.Context) Check {
 	c := Check{Name: "go", Status: OK}
 	bad := Warn // static sites need no toolchain
-	if d.builds(app.BuildGo) {
+	if len(d.modules()) > 0 {
 		bad = Fail
 	}
 	program, err := exec.LookPath("go")
@@ -25,17 +25,42 @@ func (d *Doctor) goTool(ctx context.Context) Check {
 		c.Status, c.Detail, c.Next = bad, "there is no go on PATH", "install it from https://go.dev/dl"
 		return c
 	}
-	// Asked in the source: there go finds out whether go.mod wants a newer one.
-	cmd := exec.CommandContext(ctx, program, "env", "GOVERSION", "GOTOOLCHAIN")
-	cmd.Dir = d.Dir
-	out, err := cmd.Output()
+	out, err := run(ctx, d.Dir, program, "env", "GOVERSION", "GOTOOLCHAIN")
 	if err != nil {
-		c.Status, c.Detail = bad, said(program, err)
-		c.Next = "install the version that go.mod asks for, or let go fetch it: go env -w GOTOOLCHAIN=auto"
+		c.Status, c.Detail, c.Next = bad, said(program, err), "mend or reinstall it from https://go.dev/dl"
 		return c
 	}
-	c.Detail = strings.Join(strings.Fields(string(out)), ", toolchain ") + ", " + program
+	c.Detail = strings.Join(strings.Fields(out), ", toolchain ") + ", " + program
+	for _, module := range d.modules() {
+		// The go command says itself whether it is too old for a module.
+		if _, err := run(ctx, filepath.Join(d.Dir, filepath.FromSlash(module)), program, "list", "-m"); err != nil {
+			c.Status, c.Detail = bad, said(program, err)
+			c.Next = "mend go.mod, install the version that it asks for, or let go fetch it: go env -w GOTOOLCHAIN=auto"
+			return c
+		}
+	}
 	return c
+}
+
+// modules are the directories of the app's Go modules.
+func (d *Doctor) modules() []string {
+	if d.App == nil {
+		return nil
+	}
+	var dirs []string
+	for _, s := range d.App.Services {
+		if s.Build.Kind == app.BuildGo && !slices.Contains(dirs, s.Build.Module) {
+			dirs = append(dirs, s.Build.Module)
+		}
+	}
+	return dirs
+}
+
+func run(ctx context.Context, dir, program string, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, program, args...)
+	cmd.Dir = dir
+	out, err := cmd.Output()
+	return string(out), err
 }
 
 func (d *Doctor) git(ctx context.Context) Check {
@@ -43,11 +68,11 @@ func (d *Doctor) git(ctx context.Context) Check {
 	if err != nil {
 		return Check{Name: "git", Status: Warn, Detail: "there is no git on PATH", Next: "install it; go build cannot fetch private modules without"}
 	}
-	out, err := exec.CommandContext(ctx, program, "version").Output()
+	out, err := run(ctx, d.Dir, program, "version")
 	if err != nil {
 		return Check{Name: "git", Status: Warn, Detail: said(program, err), Next: "mend or reinstall git"}
 	}
-	return Check{Name: "git", Status: OK, Detail: strings.TrimPrefix(strings.TrimSpace(string(out)), "git version ") + ", " + program}
+	return Check{Name: "git", Status: OK, Detail: strings.TrimPrefix(strings.TrimSpace(out), "git version ") + ", " + program}
 }
 
 // said is what a program that failed wrote, in one line.

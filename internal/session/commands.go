@@ -1,13 +1,15 @@
 package session
 
 import (
-	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
+	"time"
 
 	core "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/bightdev/bight/internal/app"
@@ -48,14 +50,16 @@ func (s *Session) Build(ctx context.Context, names []string) ([]BuiltImage, erro
 	if err != nil {
 		return nil, err
 	}
+	a := *s.plan()
+	a.Services = services
 	if s.registry, err = FindRegistry(ctx, s.Cluster, s.Registry); err != nil {
 		return nil, err
 	}
-	built, err := s.build(ctx, services)
+	built, err := s.build(ctx, &a, nil)
 	if err != nil {
 		return nil, err
 	}
-	refs, err := s.push(ctx, built)
+	refs, err := s.push(ctx, &a, built)
 	if err != nil {
 		return nil, err
 	}
@@ -70,11 +74,11 @@ func (s *Session) Build(ctx context.Context, names []string) ([]BuiltImage, erro
 // named returns the services of those names, or all when there are none.
 func (s *Session) named(names []string) ([]*app.Service, error) {
 	if len(names) == 0 {
-		return s.app.Services, nil
+		return s.plan().Services, nil
 	}
 	var services []*app.Service
 	for _, name := range names {
-		service := s.app.Service(name)
+		service := s.plan().Service(name)
 		if service == nil {
 			return nil, s.unknown(name)
 		}
@@ -95,7 +99,7 @@ func (e *UnknownServiceError) Error() string {
 
 func (s *Session) unknown(name string) error {
 	e := &UnknownServiceError{Name: name}
-	for _, service := range s.app.Services {
+	for _, service := range s.plan().Services {
 		e.Known = append(e.Known, service.Name)
 	}
 	return e
@@ -110,14 +114,14 @@ type LogOptions struct {
 
 // Logs prints what the services' containers write.
 func (s *Session) Logs(ctx context.Context, o LogOptions) error {
-	if o.Service != "" && s.app.Service(o.Service) == nil {
+	if o.Service != "" && s.plan().Service(o.Service) == nil {
 		return s.unknown(o.Service)
 	}
 	client, err := s.Cluster.Typed()
 	if err != nil {
 		return err
 	}
-	chosen := selector(s.app.Name)
+	chosen := selector(s.plan().Name)
 	if o.Service != "" {
 		chosen += "," + nameLabel + "=" + o.Service
 	}
@@ -126,49 +130,51 @@ func (s *Session) Logs(ctx context.Context, o LogOptions) error {
 		return s.Cluster.Explain(err)
 	}
 	if len(pods.Items) == 0 {
-		return fmt.Errorf("%s has no pods in namespace %s: bight up deploys it", s.app.Name, s.environment)
+		return fmt.Errorf("%s has no pods in namespace %s: bight up deploys it", s.plan().Name, s.environment)
 	}
 	var group sync.WaitGroup
-	for _, pod := range pods.Items {
+	errs := make([]error, len(pods.Items))
+	for i, pod := range pods.Items {
 		group.Go(func() {
+			service := pod.Labels[nameLabel]
 			stream, err := client.CoreV1().Pods(s.environment).GetLogs(pod.Name, &core.PodLogOptions{Follow: o.Follow, TailLines: &o.Tail}).Stream(ctx)
-			if err != nil {
-				if ctx.Err() == nil {
-					s.Printer.Warn(pod.Labels[nameLabel], s.Cluster.Explain(err).Error(), "")
-				}
-				return
+			if err == nil {
+				defer stream.Close()
+				err = readLines(stream, func(line string, _ bool) { s.Printer.Log(service, line) })
 			}
-			defer stream.Close()
-			lines := bufio.NewScanner(stream)
-			lines.Buffer(nil, 1<<20)
-			for lines.Scan() {
-				s.Printer.Log(pod.Labels[nameLabel], lines.Text())
+			if err != nil && ctx.Err() == nil {
+				errs[i] = fmt.Errorf("read the log of pod %s: %w", pod.Name, s.Cluster.Explain(err))
 			}
 		})
 	}
 	group.Wait()
-	return nil
+	return errors.Join(errs...)
 }
 
-// Down removes what was deployed of the app.
+// Down removes what was deployed of the app, and the claim of a session that is no
+// more. It is refused while somebody else's session goes on.
 func (s *Session) Down(ctx context.Context, volumes bool) error {
 	if err := s.Cluster.Guard(s.Allowed); err != nil {
 		return err
 	}
-	client, err := s.Cluster.Typed()
-	if err != nil {
+	if err := s.reach(); err != nil {
 		return err
 	}
-	dynamic, err := s.Cluster.Dynamic()
-	if err != nil {
+	a := s.plan()
+	if err := s.removeLease(ctx, a.Name); err != nil {
 		return err
 	}
-	s.applier = &deploy.Applier{Client: client, Dynamic: dynamic, TakeOver: s.TakeOver, Log: s.Log, Note: func(text string) { s.Printer.Note("", text) }}
-	result, err := s.applier.Down(ctx, s.app.Name, s.environment, deploy.DownOptions{Volumes: volumes})
+	task := s.Printer.Task(term.Deploy, "", "removing "+a.Name+" from namespace "+s.environment)
+	result, err := s.applier.Down(ctx, a.Name, s.environment, deploy.DownOptions{Volumes: volumes})
+	task.Drop()
 	if err != nil {
 		return s.Cluster.Explain(err)
 	}
-	s.Printer.Event(term.Event{Type: term.Deploy, Text: "removed " + term.Count(len(result.Removed), "object") + " from namespace " + s.environment})
+	if len(result.Removed) == 0 && !result.NamespaceRemoved {
+		s.Printer.Note("", fmt.Sprintf("%s is not deployed in namespace %s; there is nothing to remove", a.Name, s.environment))
+	} else {
+		s.Printer.Event(term.Event{Type: term.Deploy, Text: "removed " + term.Count(len(result.Removed), "object") + " from namespace " + s.environment})
+	}
 	for _, ref := range result.Kept {
 		s.Printer.Note("", "kept "+ref.String()+" and what is in it; bight down --volumes removes it")
 	}
@@ -177,6 +183,30 @@ func (s *Session) Down(ctx context.Context, volumes bool) error {
 		s.Printer.Note("", "removed namespace "+s.environment)
 	case len(result.Left) > 0:
 		s.Printer.Note("", "namespace "+s.environment+" stays, for others have there: "+strings.Join(result.Left, ", "))
+	}
+	return nil
+}
+
+// removeLease removes the claim of a session: of one that has ended, or of the
+// user's own, which ends when it notices.
+func (s *Session) removeLease(ctx context.Context, appName string) error {
+	client := s.applier.Client.CoordinationV1().Leases(s.environment)
+	have, err := client.Get(ctx, leaseName(appName), meta.GetOptions{})
+	switch {
+	case apierrors.IsNotFound(err), apierrors.IsForbidden(err):
+		return nil
+	case err != nil:
+		return s.Cluster.Explain(err)
+	}
+	me := s.me()
+	if !leaseFree(have.Spec, me, time.Now(), processLives) {
+		if h, ok := parseHolder(*have.Spec.HolderIdentity); !ok || h.user != me.user || h.host != me.host {
+			return busy(appName, s.environment, have)
+		}
+	}
+	err = client.Delete(ctx, have.Name, meta.DeleteOptions{Preconditions: &meta.Preconditions{UID: &have.UID}})
+	if err != nil && !apierrors.IsNotFound(err) {
+		return s.Cluster.Explain(err)
 	}
 	return nil
 }

@@ -2,7 +2,6 @@ package session
 
 import (
 	"fmt"
-	"strings"
 	"syscall"
 	"time"
 
@@ -23,100 +22,124 @@ type edit struct {
 	starts  map[string]live.Event // by pod: when the process was started anew
 }
 
-// event takes in what a target reports.
-func (p *pods) event(from *pod, e live.Event) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	defer p.touch()
-	ed := p.edits[from.service]
-	switch e.Kind {
+// take takes in an event of a pod. It reports whether the edit is live there now,
+// and the phases that led to it.
+func (e *edit) take(pod string, ev live.Event) (phases []term.Phase, isLive bool) {
+	switch ev.Kind {
 	case live.Synced:
-		p.synchronized(from, ed, e)
+		if ev.Tree == e.tree {
+			e.sent[pod] = ev
+			isLive = !e.restart
+		}
 	case live.Started:
-		p.session.Printer.Event(term.Event{Type: term.Restart, Service: from.service, Text: "started in " + from.name, Took: e.After, Quiet: true})
-		if ed != nil && e.Tree == ed.tree {
-			ed.starts[from.name] = e
+		if ev.Tree == e.tree {
+			e.starts[pod] = ev
 		}
 	case live.Ready:
-		p.session.wake(from.service)
-		if ed == nil {
-			return
-		}
-		sent, ok := ed.sent[from.name]
-		if restarted, started := ed.starts[from.name]; ok && started {
-			p.finishEdit(from, ed, sent, restarted.After, e.After)
-		}
-	case live.Exited:
-		from.exits++
-		p.reportExit(from, e)
-	case live.Problem:
-		where := from.name
-		if e.Path != "" {
-			where += ", " + e.Path
-		}
-		p.session.Printer.Warn(from.service, fmt.Sprintf("%s: %v", where, e.Err), "everything else is in place; the next save is tried at once")
-	case live.Lost:
-		if p.all[from.name] == from {
-			p.session.Log.Debug("connection lost", "pod", from.name, "error", e.Err)
-		}
+		_, sent := e.sent[pod]
+		_, started := e.starts[pod]
+		isLive = sent && started
 	}
-}
-
-// synchronized takes in that a pod has confirmed a tree. The caller has the lock.
-func (p *pods) synchronized(from *pod, ed *edit, e live.Event) {
-	if ed == nil || e.Tree != ed.tree {
-		if e.Files+e.Deleted > 0 {
-			p.session.Printer.Event(term.Event{
-				Type: term.Deploy, Service: from.service, Text: "brought " + from.name + " up to date",
-				Files: e.Files + e.Deleted, Bytes: e.Bytes, Took: e.Diff + e.Send + e.Apply,
-			})
-		}
-		return
+	if !isLive {
+		return nil, false
 	}
-	ed.sent[from.name] = e
-	if !ed.restart {
-		p.finishEdit(from, ed, e, 0, 0)
-	}
-}
-
-// finishEdit prints the line of a save, when the first of the service's pods has
-// it. The caller has the lock.
-func (p *pods) finishEdit(from *pod, ed *edit, sent live.Event, restart, ready time.Duration) {
-	delete(p.edits, from.service)
-	var phases []term.Phase
 	add := func(name string, took time.Duration) {
 		if took > 0 {
 			phases = append(phases, term.Phase{Name: name, Took: took})
 		}
 	}
-	add("build", ed.build)
+	sent := e.sent[pod]
+	add("build", e.build)
 	add("send", sent.Diff+sent.Send)
 	add("apply", sent.Apply)
-	add("restart", restart)
-	add("ready", ready)
+	if e.restart {
+		add("restart", e.starts[pod].After)
+		add("ready", ev.After)
+	}
+	return phases, true
+}
+
+// event takes in what a target reports.
+func (p *pods) event(from *pod, e live.Event) {
+	p.mu.Lock()
+	defer p.unlock()
+	defer p.touch()
+	s := p.session
+	if ed := p.edits[from.service]; ed != nil {
+		if phases, isLive := ed.take(from.name, e); isLive {
+			delete(p.edits, from.service)
+			sent := ed.sent[from.name]
+			s.Printer.Event(term.Event{
+				Type: term.Sync, Service: from.service, Text: term.Files(ed.files),
+				Took: time.Since(ed.heard), Phases: phases, Files: sent.Files + sent.Deleted, Bytes: sent.Bytes,
+			})
+		}
+	}
+	switch e.Kind {
+	case live.Synced:
+		p.caughtUp(from, e)
+	case live.Started:
+		from.process.started(e.Time)
+		p.renew(from.service)
+		s.Printer.Event(term.Event{Type: term.Restart, Service: from.service, Text: "started in " + from.name, Took: e.After, Quiet: true})
+	case live.Ready:
+		from.process.up()
+		p.wake(from.service)
+	case live.Exited:
+		p.exited(from, e)
+	case live.Problem:
+		where := from.name
+		if e.Path != "" {
+			where += ", " + e.Path
+		}
+		s.Printer.Warn(from.service, fmt.Sprintf("%s: %v", where, e.Err), "everything else is in place; it is tried again, and with the next save at once")
+	case live.Lost:
+		if p.all[from.name] == from {
+			s.Log.Debug("connection lost", "pod", from.name, "error", e.Err)
+		}
+	}
+}
+
+// caughtUp says that a pod was brought up to date for another reason than a save.
+// The caller has the lock.
+func (p *pods) caughtUp(from *pod, e live.Event) {
+	if e.Files+e.Deleted == 0 {
+		return
+	}
+	if ed := p.edits[from.service]; ed != nil && ed.tree == e.Tree {
+		return
+	}
+	if art := p.wants[from.service]; art != nil && art.Tree.Digest() == e.Tree && p.saved[from.service] && from.wasReady {
+		return // another replica had the save's line
+	}
 	p.session.Printer.Event(term.Event{
-		Type: term.Sync, Service: from.service, Text: term.Files(ed.files),
-		Took: time.Since(ed.heard), Phases: phases, Files: sent.Files + sent.Deleted, Bytes: sent.Bytes,
+		Type: term.Deploy, Service: from.service, Text: "brought " + from.name + " up to date",
+		Files: e.Files + e.Deleted, Bytes: e.Bytes, Took: e.Diff + e.Send + e.Apply,
 	})
 }
 
-// reportExit says how a process ended and tells whoever waits for a rollout. The
+// exited says how a process ended, and tells whoever waits for a rollout. The
 // caller has the lock.
-func (p *pods) reportExit(from *pod, e live.Event) {
+func (p *pods) exited(from *pod, e live.Event) {
 	delete(p.edits, from.service)
-	tail := strings.TrimRight(string(e.Output), "\n")
-	if from.exits <= shownExits {
-		p.session.Printer.Fail(from.service, fmt.Errorf("the process in %s ended with %s", from.name, exitText(e)), tail,
-			"it is started again; a save that mends it is live at once")
+	news, output := from.process.exited(e.Output)
+	if p.exits != nil {
+		select {
+		case p.exits <- deploy.Exit{Pod: from.name, Code: e.Code, At: e.Time, Count: from.process.ends, Tail: lines(e.Output)}:
+		default: // it has heard of 64 already
+		}
+		if !from.wasReady {
+			return // the rollout's failure will say it all
+		}
 	}
-	select {
-	case p.exits <- deploy.Exit{Pod: from.name, Code: e.Code, At: e.Time, Count: from.exits, Tail: strings.Split(tail, "\n")}:
-	default: // nobody waits for a rollout
+	text := fmt.Sprintf("the process in %s ended with %s", from.name, exitText(e))
+	if !news {
+		// The same again, as often as it is tried: no news to a person.
+		p.session.Printer.Event(term.Event{Type: term.Restart, Service: from.service, Text: text, Quiet: true})
+		return
 	}
+	p.session.Printer.Fail(from.service, fmt.Errorf("%s", text), output, "it is started again; a save that mends it is live at once")
 }
-
-// shownExits is how many ends of a pod's process are shown between two saves.
-const shownExits = 1
 
 func exitText(e live.Event) string {
 	if e.Signal != 0 {

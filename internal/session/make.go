@@ -8,15 +8,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
+	"slices"
 	"sync"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
-
 	"github.com/bightdev/bight/internal/app"
-	"github.com/bightdev/bight/internal/deploy"
 	"github.com/bightdev/bight/internal/image"
 	"github.com/bightdev/bight/internal/image/golang"
 	"github.com/bightdev/bight/internal/image/static"
@@ -109,16 +105,17 @@ func (m *Maker) builder(service *app.Service) (image.Builder, error) {
 	return b, nil
 }
 
-// build builds services in parallel. It returns those that could be built; the
-// error joins what went wrong with the others, which was reported already.
-func (s *Session) build(ctx context.Context, services []*app.Service) ([]*image.Artifact, error) {
+// build builds the app's services in parallel. It returns those that could be
+// built; the error joins what went wrong with the others, which was reported. known
+// are services whose present build is no news.
+func (s *Session) build(ctx context.Context, a *app.App, known map[string]*image.Artifact) ([]*image.Artifact, error) {
 	var mu sync.Mutex
 	var built []*image.Artifact
 	var errs []error
-	var g errgroup.Group
-	for _, service := range services {
-		g.Go(func() error {
-			art, err := s.buildOne(ctx, service, nil)
+	var group sync.WaitGroup
+	for _, service := range a.Services {
+		group.Go(func() {
+			art, err := s.buildOne(ctx, a, service, known[service.Name])
 			mu.Lock()
 			defer mu.Unlock()
 			if err != nil {
@@ -126,42 +123,79 @@ func (s *Session) build(ctx context.Context, services []*app.Service) ([]*image.
 			} else {
 				built = append(built, art)
 			}
-			return nil
 		})
 	}
-	_ = g.Wait()
+	group.Wait()
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	if known == nil {
+		s.printCached(built)
+	}
 	if err := s.maker.Close(); err != nil {
 		s.Log.Debug("save file hashes", "error", err)
 	}
 	return built, errors.Join(errs...)
 }
 
-// buildOne builds a service and reports it.
-func (s *Session) buildOne(ctx context.Context, service *app.Service, changed []string) (*image.Artifact, error) {
+// buildOne builds a service and reports it, unless it comes to what was known.
+func (s *Session) buildOne(ctx context.Context, a *app.App, service *app.Service, known *image.Artifact) (*image.Artifact, error) {
 	began := time.Now()
 	task := s.Printer.Task(term.Build, service.Name, "building")
-	art, err := s.maker.Build(ctx, s.app, service, changed)
+	art, err := s.maker.Build(ctx, a, service, nil)
 	switch {
 	case ctx.Err() != nil:
 		task.Drop()
 		return nil, ctx.Err()
 	case err != nil:
-		task.Fail(err, "", "the rest keeps running; the next save is tried at once")
-		s.mu.Lock()
-		s.failures[service.Name] = "it does not build"
-		s.mu.Unlock()
+		task.Fail(err, "", "")
+		s.setFailure(service.Name, "it does not build")
 		return nil, reported{fmt.Errorf("build %s: %w", service.Name, err)}
 	}
 	s.setArtifact(art)
-	why := ""
+	done := term.Event{Text: built(service, art), Took: time.Since(began), Cached: art.Cached}
 	if art.Cached {
-		why = "same inputs as build " + art.Inputs.Short()
+		done.Why = "same inputs as build " + art.Inputs.Short()
 	}
-	task.Done(term.Event{Text: "built", Why: why, Took: time.Since(began), Cached: art.Cached, Files: len(art.Tree)})
+	done.Quiet = art.Cached || known != nil && known.Tree.Digest() == art.Tree.Digest()
+	task.Done(done)
 	for _, problem := range art.Problems {
 		s.Printer.Warn(service.Name, problem.Error(), "the rest is in place; it is tried again with the next save")
 	}
 	return art, nil
+}
+
+// printCached says in one line what had not to be built.
+func (s *Session) printCached(built []*image.Artifact) {
+	var names []string
+	for _, art := range built {
+		if art.Cached {
+			names = append(names, art.Service)
+		}
+	}
+	if len(names) > 0 {
+		s.Printer.Event(term.Event{Type: term.Build, Text: few(names, "service"), Why: "same inputs as before", Cached: true})
+	}
+}
+
+// built says in a few words what a build gave.
+func built(service *app.Service, art *image.Artifact) string {
+	files := 0
+	var size int64
+	for _, e := range art.Tree {
+		if !e.Mode.IsDir() {
+			files++
+			size += e.Size
+		}
+	}
+	if service.Build.Kind == app.BuildStatic {
+		return term.Count(files, "file") + ", " + term.Bytes(size)
+	}
+	text := "program"
+	if files > 1 {
+		text += " and " + term.Count(files-1, "file")
+	}
+	return text + ", " + term.Bytes(size)
 }
 
 // reported is an error that the user has been told of.
@@ -170,102 +204,16 @@ type reported struct{ error }
 func (e reported) Unwrap() error { return e.error }
 
 // IsReported tells whether all of err was shown to the user already.
-func IsReported(err error) bool { return errors.As(err, new(reported)) }
-
-// render pushes the images of what was built and returns the objects that run it.
-// A service that could not be built keeps the image that it has in the cluster;
-// one that never had any is left out.
-func (s *Session) render(ctx context.Context, built []*image.Artifact) ([]deploy.Object, error) {
-	images, err := s.push(ctx, built)
-	if err != nil {
-		return nil, err
+func IsReported(err error) bool {
+	if _, ok := err.(reported); ok {
+		return true
 	}
-	if len(built) < len(s.app.Services) {
-		if err := s.keepImages(ctx, images); err != nil {
-			return nil, err
-		}
+	switch e := err.(type) {
+	case interface{ Unwrap() []error }:
+		all := e.Unwrap()
+		return len(all) > 0 && !slices.ContainsFunc(all, func(err error) bool { return !IsReported(err) })
+	case interface{ Unwrap() error }:
+		return IsReported(e.Unwrap())
 	}
-	s.pods.deployed(images)
-	commands := map[string][]string{}
-	deployed := *s.app
-	deployed.Services = nil
-	for _, service := range s.app.Services {
-		if images[service.Name] != "" {
-			if commands[service.Name], err = Command(service); err != nil {
-				return nil, err
-			}
-			deployed.Services = append(deployed.Services, service)
-		}
-	}
-	return deploy.Render(&deployed, deploy.RenderOptions{
-		Environment: s.environment,
-		Images:      images,
-		Commands:    commands,
-		Root:        image.Root,
-		User:        image.User,
-		Live:        &deploy.LiveOptions{AgentPath: image.AgentPath, Token: s.token},
-	})
-}
-
-// keepImages adds the images that services without a new one have in the cluster,
-// so that what does not build today goes on as it is.
-func (s *Session) keepImages(ctx context.Context, images map[string]string) error {
-	list, err := s.applier.Client.AppsV1().Deployments(s.environment).List(ctx, meta.ListOptions{LabelSelector: selector(s.app.Name)})
-	if err != nil {
-		return s.Cluster.Explain(err)
-	}
-	for _, d := range list.Items {
-		service := d.Labels[nameLabel]
-		if s.app.Service(service) != nil && images[service] == "" {
-			images[service] = d.Spec.Template.Spec.Containers[0].Image
-		}
-	}
-	return nil
-}
-
-// nameLabel has the service's name on every object of it.
-const nameLabel = "app.kubernetes.io/name"
-
-// selector finds what Bight has deployed of an app.
-func selector(appName string) string {
-	return "app.kubernetes.io/managed-by=bight,app.kubernetes.io/part-of=" + appName
-}
-
-// push brings the images of artifacts to the registry and returns their
-// references by service.
-func (s *Session) push(ctx context.Context, built []*image.Artifact) (map[string]string, error) {
-	began := time.Now()
-	targets := make([]image.Target, len(built))
-	var g errgroup.Group
-	for i, art := range built {
-		g.Go(func() error {
-			img, err := s.maker.Publisher.Image(ctx, art, image.Options{Agent: s.Agent, Title: art.Service})
-			targets[i] = image.Target{Repository: s.repository(art.Service), Image: img}
-			return err
-		})
-	}
-	if err := g.Wait(); err != nil {
-		return nil, fmt.Errorf("make images: %w", err)
-	}
-	pushed, err := s.maker.Publisher.Push(ctx, s.registry, targets...)
-	if err != nil {
-		return nil, err
-	}
-	images := map[string]string{}
-	var moved int64
-	var fresh []string
-	for i, p := range pushed {
-		images[built[i].Service] = p.Ref
-		moved += p.Bytes
-		if !p.Present {
-			fresh = append(fresh, built[i].Service)
-		}
-	}
-	if len(fresh) > 0 {
-		s.Printer.Event(term.Event{
-			Type: term.Push, Text: "pushed " + strings.Join(fresh, ", "), Why: "to " + s.registry.Push,
-			Took: time.Since(began), Bytes: moved,
-		})
-	}
-	return images, nil
+	return false
 }

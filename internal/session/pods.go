@@ -4,13 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
-	"os"
+	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
 
-	"golang.org/x/sync/errgroup"
 	core "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/watch"
 
@@ -22,31 +25,54 @@ import (
 // pods follows the app's pods and keeps a live target for each that runs.
 type pods struct {
 	session *Session
-	bases   live.Bases       // versions of large files that replicas share
-	exits   chan deploy.Exit // for whoever waits for a rollout; nobody has to
+	bases   live.Bases // versions of large files that replicas share
 
 	mu      sync.Mutex
 	all     map[string]*pod            // by name
 	wants   map[string]*image.Artifact // by service
 	images  map[string]string          // by service: what its newest pods run
+	saved   map[string]bool            // services that have newer files than their image
 	changed chan struct{}              // closed and replaced when anything here changes
-	edits   map[string]*edit
+	edits   map[string]*edit           // by service: saves that are not live yet
+	exits   chan deploy.Exit           // for whoever waits for a rollout, or nil
+	knocks  []func()                   // what to tell the door when the lock is free
+}
+
+// unlock gives the lock back and then tells the door what happened meanwhile: it
+// has a lock of its own, and asks here.
+func (p *pods) unlock() {
+	knocks := p.knocks
+	p.knocks = nil
+	p.mu.Unlock()
+	for _, knock := range knocks {
+		knock()
+	}
+}
+
+// renew and wake are what the door is told. The caller has the lock.
+func (p *pods) renew(service string) {
+	p.knocks = append(p.knocks, func() { p.session.door.renew(service) })
+}
+
+func (p *pods) wake(service string) {
+	p.knocks = append(p.knocks, func() { p.session.door.wake(service) })
 }
 
 // pod is one pod of the app.
 type pod struct {
 	name, service string
 	image         string
-	ready         bool
+	ready         bool // as Kubernetes has it
+	wasReady      bool // at any time before
 	target        *live.Target
 	stop          context.CancelFunc
-	exits         int
+	process       process
 }
 
 func newPods(s *Session) *pods {
 	return &pods{
-		session: s, all: map[string]*pod{}, wants: map[string]*image.Artifact{}, images: map[string]string{}, edits: map[string]*edit{},
-		exits: make(chan deploy.Exit, 64), changed: make(chan struct{}),
+		session: s, all: map[string]*pod{}, wants: map[string]*image.Artifact{}, images: map[string]string{},
+		saved: map[string]bool{}, edits: map[string]*edit{}, changed: make(chan struct{}),
 	}
 }
 
@@ -56,24 +82,50 @@ func (p *pods) touch() {
 	p.changed = make(chan struct{})
 }
 
-// deployed says which image each service's pods are to run. Pods of another one
-// are on their way out and are left alone.
-func (p *pods) deployed(images map[string]string) {
+// deployed says which image each service's pods run from now on, which of them
+// were just made, and what the pods should have. Pods of another image are on
+// their way out and are left alone.
+func (p *pods) deployed(images map[string]string, fresh []*image.Artifact, wants map[string]*image.Artifact) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.images = images
+	p.images, p.wants = images, wants
+	for service := range p.saved {
+		if images[service] == "" {
+			delete(p.saved, service)
+		}
+	}
+	for _, art := range fresh {
+		delete(p.saved, art.Service)
+	}
+	for _, pod := range p.all {
+		p.tell(pod)
+	}
 	p.touch()
 }
 
-// want says what the services' pods should have.
-func (p *pods) want(arts map[string]*image.Artifact) {
+// isDeployed reports whether a service has pods at all.
+func (p *pods) isDeployed(service string) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for service, art := range arts {
-		p.wants[service] = art
-	}
+	return p.images[service] != ""
+}
+
+// ahead returns the services that have newer files than their image.
+func (p *pods) ahead() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Sorted(maps.Keys(p.saved))
+}
+
+// edited hands a new artifact to the service's pods and remembers the save that it
+// came from.
+func (p *pods) edited(art *image.Artifact, e *edit) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.wants[art.Service], p.edits[art.Service], p.saved[art.Service] = art, e, true
 	for _, pod := range p.all {
-		if arts[pod.service] != nil {
+		if pod.service == art.Service {
+			pod.process.edited()
 			p.tell(pod)
 		}
 	}
@@ -83,71 +135,80 @@ func (p *pods) want(arts map[string]*image.Artifact) {
 // tell hands a pod what it should have. The caller has the lock.
 func (p *pods) tell(to *pod) {
 	if art := p.wants[to.service]; art != nil && to.target != nil && p.newest(to) {
-		to.target.Want(wanted(art))
+		to.target.Want(live.Wanted{Tree: art.Tree, Source: art.Inputs, Restart: art.Restart})
 	}
 }
 
 // newest reports whether a pod stays. The caller has the lock.
 func (p *pods) newest(of *pod) bool { return of.image == p.images[of.service] }
 
-func wanted(art *image.Artifact) live.Wanted {
-	return live.Wanted{Tree: art.Tree, Source: art.Inputs, Restart: art.Restart}
-}
-
-// client is how agents call this session.
-func (s *Session) client() string {
-	host, err := os.Hostname()
-	if err != nil {
-		host = "unknown"
+// watchExits returns where ends of processes are told from now on, until done.
+func (p *pods) watchExits() (exits <-chan deploy.Exit, done func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	told := make(chan deploy.Exit, 64)
+	p.exits = told
+	return told, func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if p.exits == told {
+			p.exits = nil
+		}
 	}
-	return holder{user: s.User, host: host, pid: os.Getpid()}.String()
 }
 
 // follow watches the app's pods until ctx ends, and keeps a target for each whose
 // container runs.
 func (p *pods) follow(ctx context.Context) error {
-	var targets errgroup.Group
+	var targets sync.WaitGroup
 	defer targets.Wait()
-	client := p.session.applier.Client.CoreV1().Pods(p.session.environment)
-	options := meta.ListOptions{LabelSelector: selector(p.session.app.Name)}
+	defer p.forgetOthers(nil)
+	options := meta.ListOptions{LabelSelector: selector(p.session.plan().Name)}
 	for ctx.Err() == nil {
-		list, err := client.List(ctx, options)
-		if err != nil {
-			p.lost(ctx, "list pods", err)
-			continue
+		if err := p.watch(ctx, &targets, options); err != nil {
+			p.lost(ctx, err)
 		}
-		present := map[string]bool{}
-		for i := range list.Items {
-			present[list.Items[i].Name] = true
-			p.note(ctx, &targets, &list.Items[i])
-		}
-		p.forgetOthers(present)
-		since := options
-		since.ResourceVersion, since.AllowWatchBookmarks = list.ResourceVersion, true
-		w, err := client.Watch(ctx, since)
-		if err != nil {
-			p.lost(ctx, "watch pods", err)
-			continue
-		}
-		for event := range w.ResultChan() {
-			object, ok := event.Object.(*core.Pod)
-			switch {
-			case !ok:
-			case event.Type == watch.Deleted:
-				p.forget(object.Name)
-			case event.Type == watch.Added, event.Type == watch.Modified:
-				p.note(ctx, &targets, object)
-			}
-		}
-		w.Stop()
 	}
-	p.forgetOthers(nil)
+	return nil
+}
+
+// watch lists the pods and follows them until the watch ends, as each one does.
+func (p *pods) watch(ctx context.Context, targets *sync.WaitGroup, options meta.ListOptions) error {
+	client := p.session.applier.Client.CoreV1().Pods(p.session.environment)
+	list, err := client.List(ctx, options)
+	if err != nil {
+		return fmt.Errorf("list pods: %w", err)
+	}
+	present := map[string]bool{}
+	for i := range list.Items {
+		present[list.Items[i].Name] = true
+		p.note(ctx, targets, &list.Items[i])
+	}
+	p.forgetOthers(present)
+	options.ResourceVersion, options.AllowWatchBookmarks = list.ResourceVersion, true
+	w, err := client.Watch(ctx, options)
+	if err != nil {
+		return fmt.Errorf("watch pods: %w", err)
+	}
+	defer w.Stop()
+	for event := range w.ResultChan() {
+		object, ok := event.Object.(*core.Pod)
+		switch {
+		case event.Type == watch.Error:
+			return fmt.Errorf("watch pods: %w", apierrors.FromObject(event.Object))
+		case !ok:
+		case event.Type == watch.Deleted:
+			p.forget(object.Name)
+		case event.Type == watch.Added, event.Type == watch.Modified:
+			p.note(ctx, targets, object)
+		}
+	}
 	return nil
 }
 
 // lost waits a moment after the API server could not be reached.
-func (p *pods) lost(ctx context.Context, what string, err error) {
-	p.session.Log.Debug(what, "error", err)
+func (p *pods) lost(ctx context.Context, err error) {
+	p.session.Log.Debug("pods are not followed", "error", err)
 	select {
 	case <-time.After(250 * time.Millisecond):
 	case <-ctx.Done():
@@ -155,12 +216,15 @@ func (p *pods) lost(ctx context.Context, what string, err error) {
 }
 
 // note takes in what a pod is now.
-func (p *pods) note(ctx context.Context, targets *errgroup.Group, object *core.Pod) {
+func (p *pods) note(ctx context.Context, targets *sync.WaitGroup, object *core.Pod) {
 	p.mu.Lock()
-	defer p.mu.Unlock()
+	defer p.unlock()
 	defer p.touch()
 	if object.DeletionTimestamp != nil || object.Status.Phase == core.PodFailed || object.Status.Phase == core.PodSucceeded {
 		p.drop(object.Name)
+		return
+	}
+	if len(object.Spec.Containers) == 0 {
 		return
 	}
 	known := p.all[object.Name]
@@ -168,10 +232,32 @@ func (p *pods) note(ctx context.Context, targets *errgroup.Group, object *core.P
 		known = &pod{name: object.Name, service: object.Labels[nameLabel], image: object.Spec.Containers[0].Image}
 		p.all[object.Name] = known
 	}
-	known.ready = isReady(object)
-	if known.target == nil && isRunning(object) {
-		p.connect(ctx, targets, known)
+	if ready := isReady(object); ready != known.ready {
+		known.ready, known.wasReady = ready, known.wasReady || ready
+		p.wake(known.service)
 	}
+	if port := agentPort(object.Spec.Containers[0]); known.target == nil && port != 0 && isRunning(object) {
+		p.connect(ctx, targets, known, port)
+	}
+}
+
+// agentPort returns the port that a container's agent listens on, 0 where it has
+// none.
+func agentPort(c core.Container) int {
+	line := slices.Concat(c.Command, c.Args)
+	i := slices.Index(line, "--listen")
+	if i < 0 || i+1 == len(line) {
+		return 0
+	}
+	_, port, err := net.SplitHostPort(line[i+1])
+	if err != nil {
+		return 0
+	}
+	n, err := strconv.Atoi(port)
+	if err != nil {
+		return 0
+	}
+	return n
 }
 
 func isReady(object *core.Pod) bool {
@@ -193,13 +279,8 @@ func isRunning(object *core.Pod) bool {
 }
 
 // connect starts the target of a pod. The caller has the lock.
-func (p *pods) connect(ctx context.Context, targets *errgroup.Group, to *pod) {
+func (p *pods) connect(ctx context.Context, targets *sync.WaitGroup, to *pod, port int) {
 	s := p.session
-	service := s.app.Service(to.service)
-	if service == nil {
-		return
-	}
-	port := deploy.AgentPort(service)
 	run, stop := context.WithCancel(ctx)
 	to.stop = stop
 	to.target = live.NewTarget(live.TargetConfig{
@@ -208,31 +289,30 @@ func (p *pods) connect(ctx context.Context, targets *errgroup.Group, to *pod) {
 			return s.Cluster.DialPod(ctx, s.environment, to.name, port)
 		},
 		Token:   s.token,
-		Client:  s.client(),
+		Client:  s.me().String(),
 		Version: s.Version,
 		Log:     s.Log.With("pod", to.name),
 		Events:  func(e live.Event) { p.event(to, e) },
 		Bases:   &p.bases,
 	})
 	p.tell(to)
-	targets.Go(func() error {
+	targets.Go(func() {
 		if err := to.target.Run(run); err != nil && run.Err() == nil {
-			s.Printer.Warn(to.service, fmt.Sprintf("pod %s: %v", to.name, err), "")
+			s.Printer.Warn(to.service, fmt.Sprintf("pod %s: %v", to.name, err), "saves do not reach it any more; bight up again connects anew")
 		}
-		return nil
 	})
 }
 
 func (p *pods) forget(name string) {
 	p.mu.Lock()
-	defer p.mu.Unlock()
+	defer p.unlock()
 	p.drop(name)
 	p.touch()
 }
 
 func (p *pods) forgetOthers(present map[string]bool) {
 	p.mu.Lock()
-	defer p.mu.Unlock()
+	defer p.unlock()
 	for name := range p.all {
 		if !present[name] {
 			p.drop(name)
@@ -248,6 +328,7 @@ func (p *pods) drop(name string) {
 			pod.stop()
 		}
 		delete(p.all, name)
+		p.renew(pod.service)
 	}
 }
 
@@ -279,7 +360,7 @@ func (p *pods) synced(ctx context.Context) error {
 	if errors.Is(err, context.DeadlineExceeded) {
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		return fmt.Errorf("after %s these pods have not confirmed the present source: %v; bight logs shows what they say: %w", syncLimit, p.behind(), err)
+		return fmt.Errorf("after %s these have not confirmed the present source: %s; bight logs shows what they say: %w", syncLimit, strings.Join(p.behind(), ", "), err)
 	}
 	return err
 }
@@ -305,15 +386,16 @@ func (p *pods) behind() []string {
 			names = append(names, service)
 		}
 	}
-	return names
+	slices.Sort(names)
+	return slices.Compact(names)
 }
 
-// dial connects to a port of a ready pod of a service.
+// dial connects to a port of the pod of a service that answers best.
 func (p *pods) dial(ctx context.Context, service string, port int) (net.Conn, error) {
 	p.mu.Lock()
 	var chosen *pod
 	for _, pod := range p.all {
-		if pod.service == service && pod.target != nil && (chosen == nil || p.rank(pod) > p.rank(chosen)) {
+		if pod.service == service && pod.target != nil && (chosen == nil || rank(pod, p.newest(pod)) > rank(chosen, p.newest(chosen))) {
 			chosen = pod
 		}
 	}
@@ -325,13 +407,13 @@ func (p *pods) dial(ctx context.Context, service string, port int) (net.Conn, er
 }
 
 // rank orders a service's pods by how well they answer: ready ones first, and
-// among these the newest. The caller has the lock.
-func (p *pods) rank(of *pod) int {
+// among these the newest.
+func rank(of *pod, newest bool) int {
 	n := 0
 	if of.ready {
 		n += 2
 	}
-	if p.newest(of) {
+	if newest {
 		n++
 	}
 	return n

@@ -1,7 +1,7 @@
 package session
 
 import (
-	"cmp"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -16,11 +16,30 @@ import (
 
 const mergePatch = types.MergePatchType
 
-// printPlan says what was found, one line a service.
-func (s *Session) printPlan() {
-	for _, service := range s.app.Services {
-		s.Printer.Event(term.Event{Type: term.Plan, Service: service.Name, Text: summary(service), Why: place(service.Source.From)})
+// printPlan says what was found, one line a service, and what could not be read.
+func (s *Session) printPlan(a *app.App) {
+	for _, service := range a.Services {
+		s.Printer.Event(term.Event{Type: term.Plan, Service: service.Name, Text: summary(service), Why: service.Source.From.Place()})
 	}
+	for _, file := range a.Unreadable {
+		s.Printer.Fail("", fmt.Errorf("%s: %s", file.From.Place(), file.Text), "", "what this file says is not known: services, ports and links may be missing")
+	}
+}
+
+// unreadable is the error of source that does not parse, which printPlan reported.
+func unreadable(a *app.App) error {
+	if len(a.Unreadable) == 0 {
+		return nil
+	}
+	return reported{fmt.Errorf("%s: %s", a.Unreadable[0].From.Place(), a.Unreadable[0].Text)}
+}
+
+// few names things as long as they are few: "cart, web", "7 services".
+func few(names []string, what string) string {
+	if len(names) > 3 {
+		return term.Count(len(names), what)
+	}
+	return strings.Join(slices.Sorted(slices.Values(names)), ", ")
 }
 
 // summary says what a service is, in one line.
@@ -48,13 +67,6 @@ func summary(s *app.Service) string {
 	return text
 }
 
-func place(f app.From) string {
-	if f.Line == 0 {
-		return f.File
-	}
-	return fmt.Sprintf("%s:%d", f.File, f.Line)
-}
-
 // printApplied says what an apply changed.
 func (s *Session) printApplied(r *deploy.Result, took time.Duration) {
 	counts := map[deploy.Action]int{}
@@ -74,15 +86,40 @@ func (s *Session) printApplied(r *deploy.Result, took time.Duration) {
 	s.Printer.Event(term.Event{Type: term.Deploy, Text: text, Took: took})
 }
 
-// printProgress says how a rollout goes on.
-func (s *Session) printProgress(p deploy.Progress) {
-	switch p.Phase {
-	case deploy.PhaseServing:
-		s.Printer.Event(term.Event{Type: term.Ready, Service: p.Service, Text: "ready", Took: p.Since})
-	case deploy.PhaseFailed:
-		s.Printer.Fail(p.Service, fmt.Errorf("%s", firstLine(p.Failure.Error())), rest(p.Failure.Error()), "")
-	}
+// progress shows how a rollout goes on. The Waiter calls it from one goroutine.
+type progress struct {
+	session *Session
+	changed map[string]bool
+	waiting []string
+	task    *term.Task
 }
+
+func (s *Session) newProgress(a *app.App, changed map[string]bool) *progress {
+	p := &progress{session: s, changed: changed}
+	for _, service := range a.Services {
+		p.waiting = append(p.waiting, service.Name)
+	}
+	p.task = s.Printer.Task(term.Ready, "", p.text())
+	return p
+}
+
+func (p *progress) text() string { return "waiting for " + few(p.waiting, "service") }
+
+func (p *progress) take(step deploy.Progress) {
+	switch step.Phase {
+	case deploy.PhaseServing:
+		p.session.Printer.Event(term.Event{Type: term.Ready, Service: step.Service, Took: step.Since, Quiet: !p.changed[step.Service]})
+	case deploy.PhaseFailed:
+		text := step.Failure.Error()
+		p.session.Printer.Fail(step.Service, errors.New(firstLine(text)), rest(text), "")
+	default:
+		return
+	}
+	p.waiting = slices.DeleteFunc(p.waiting, func(name string) bool { return name == step.Service })
+	p.task.Update(p.text())
+}
+
+func (p *progress) end() { p.task.Drop() }
 
 func firstLine(text string) string {
 	line, _, _ := strings.Cut(text, "\n")
@@ -92,42 +129,4 @@ func firstLine(text string) string {
 func rest(text string) string {
 	_, more, _ := strings.Cut(text, "\n")
 	return more
-}
-
-// shape is what of an app decides how it is deployed: everything but where each
-// fact was read, which changes with every line that is added above it.
-func shape(a *app.App) app.App {
-	b := app.App{Name: a.Name}
-	for _, service := range a.Services {
-		c := *service
-		c.Source.From, c.Build.From = app.From{}, app.From{}
-		c.Build.Assets = slices.Clone(c.Build.Assets)
-		for i := range c.Build.Assets {
-			c.Build.Assets[i].From = app.From{}
-		}
-		c.Ports = slices.Clone(c.Ports)
-		for i := range c.Ports {
-			c.Ports[i].From = app.From{}
-		}
-		c.Env = slices.DeleteFunc(slices.Clone(c.Env), func(e app.EnvVar) bool { return !e.Set })
-		for i := range c.Env {
-			c.Env[i].From = app.From{}
-		}
-		c.Links = slices.Clone(c.Links)
-		for i := range c.Links {
-			c.Links[i].From = app.From{}
-		}
-		c.Volumes = slices.Clone(c.Volumes)
-		for i := range c.Volumes {
-			c.Volumes[i].From = app.From{}
-		}
-		if c.Health != nil {
-			health := *c.Health
-			health.From = app.From{}
-			c.Health = &health
-		}
-		b.Services = append(b.Services, &c)
-	}
-	slices.SortFunc(b.Services, func(x, y *app.Service) int { return cmp.Compare(x.Name, y.Name) })
-	return b
 }

@@ -2,8 +2,9 @@
 // keeps the running application equal to the source until it is told to stop.
 //
 // The main type is [Session]. It ties the domain packages together and decides
-// little itself; what it decides is in pure functions ([sameShape], [affected],
-// [leaseFree]). One Session is used by one goroutine; it waits for those it starts.
+// little itself; what it decides is in pure functions ([shape], [affects],
+// [leaseFree], [rank]). One Session is used by one goroutine; it waits for those
+// it starts. Of these, the follower alone decides what happens after a save.
 package session
 
 import (
@@ -11,17 +12,19 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"path/filepath"
+	"maps"
+	"path"
 	"strings"
 	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/bightdev/bight/internal/app"
 	"github.com/bightdev/bight/internal/app/detect"
 	"github.com/bightdev/bight/internal/deploy"
-	"github.com/bightdev/bight/internal/forward"
 	"github.com/bightdev/bight/internal/image"
 	"github.com/bightdev/bight/internal/kube"
 	"github.com/bightdev/bight/internal/ui/term"
@@ -52,16 +55,18 @@ type Config struct {
 type Session struct {
 	Config
 
-	app         *app.App
 	environment string
 	maker       *Maker
-	applier     *deploy.Applier
-	token       string
-	registry    image.Registry
-	pods        *pods
-	proxy       *forward.Proxy
+
+	// Set before goroutines are started, and not changed after.
+	applier  *deploy.Applier
+	token    string
+	registry image.Registry
+	pods     *pods
+	door     *door // nil unless the session stays
 
 	mu        sync.Mutex
+	app       *app.App
 	artifacts map[string]*image.Artifact // by service: what the pods should have
 	failures  map[string]string          // by service: why there is none
 }
@@ -118,35 +123,41 @@ func (s *Session) Up(ctx context.Context, once bool) error {
 	if err := s.Cluster.Guard(s.Allowed); err != nil {
 		return err
 	}
+	a := s.plan()
 	var names []string
-	for _, service := range s.app.Services {
+	for _, service := range a.Services {
 		names = append(names, service.Name)
 	}
-	s.Printer.Header(term.Header{App: s.app.Name, Services: names, Context: s.Cluster.Context, Namespace: s.environment})
-	if len(s.app.Questions) > 0 {
-		return &QuestionsError{s.app.Questions}
+	s.Printer.Header(term.Header{App: a.Name, Services: names, Context: s.Cluster.Context, Namespace: s.environment})
+	if len(a.Questions) > 0 {
+		return &QuestionsError{a.Questions}
 	}
-	s.printPlan()
-	if err := s.prepare(ctx); err != nil {
+	s.printPlan(a)
+	if err := s.reach(); err != nil {
 		return err
 	}
-	lease, err := s.claim(ctx)
-	if err != nil {
+	lease, built, err := s.prepare(ctx, once)
+	if lease == nil {
 		return err
 	}
-	group, ctx := errgroup.WithContext(ctx)
+	// The lease is kept until everything else has ended, and ends everything when
+	// it is lost.
 	run, stop := context.WithCancel(ctx)
+	group, run := errgroup.WithContext(run)
 	group.Go(func() error { return lease.keep(run) })
 	group.Go(func() error {
 		defer stop()
-		return s.up(run, once, began, lease)
+		return s.up(run, once, began, lease, built, err)
 	})
-	return group.Wait()
+	err = group.Wait()
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
 }
 
-// prepare makes ready what every deploy needs: the environment, the agents' token
-// and the registry.
-func (s *Session) prepare(ctx context.Context) error {
+// reach makes the clients.
+func (s *Session) reach() error {
 	client, err := s.Cluster.Typed()
 	if err != nil {
 		return err
@@ -155,24 +166,82 @@ func (s *Session) prepare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.applier = &deploy.Applier{Client: client, Dynamic: dynamic, TakeOver: s.TakeOver, Log: s.Log, Note: func(text string) { s.Printer.Note("", text) }}
-	var g errgroup.Group
+	s.applier = &deploy.Applier{
+		Client: client, Dynamic: dynamic, TakeOver: s.TakeOver, Log: s.Log,
+		Note: func(text string) { s.Printer.Note("", text) },
+	}
+	return nil
+}
+
+// prepare builds, and meanwhile finds the registry and claims the environment.
+// A build that fails is reported and returned with the lease. Where there is no
+// environment yet, and nothing that could run in it, none is made for one run.
+func (s *Session) prepare(ctx context.Context, once bool) (l *lease, built []*image.Artifact, buildErr error) {
+	exists := false
+	g, run := errgroup.WithContext(ctx)
 	g.Go(func() error {
-		created, err := s.applier.EnsureNamespace(ctx, s.environment, map[string]string{"bight.dev/app": s.app.Name})
-		if err != nil {
-			return s.Cluster.Explain(err)
+		built, buildErr = s.build(run, s.plan(), nil)
+		return context.Cause(run)
+	})
+	g.Go(func() (err error) {
+		s.registry, err = FindRegistry(run, s.Cluster, s.Registry)
+		return err
+	})
+	g.Go(func() (err error) {
+		if _, err = s.applier.Client.CoreV1().Namespaces().Get(run, s.environment, meta.GetOptions{}); apierrors.IsNotFound(err) {
+			return nil
 		}
-		if created {
-			s.Printer.Event(term.Event{Type: term.Deploy, Text: "made namespace " + s.environment})
+		exists = true // or we are not the ones to say
+		l, err = s.enter(run)
+		return err
+	})
+	if err := g.Wait(); err != nil {
+		s.leave(ctx, l)
+		return nil, nil, err
+	}
+	if !exists {
+		if once && len(built) == 0 {
+			return nil, nil, buildErr
 		}
-		s.token, err = s.applier.Token(ctx, s.environment, s.app.Name)
+		var err error
+		if l, err = s.enter(ctx); err != nil {
+			return nil, nil, err
+		}
+	}
+	return l, built, buildErr
+}
+
+// leave gives a claim back that came to nothing.
+func (s *Session) leave(ctx context.Context, l *lease) {
+	if l != nil {
+		l.giveBack(ctx)
+	}
+}
+
+// enter makes the environment and claims it.
+func (s *Session) enter(ctx context.Context) (*lease, error) {
+	created, err := s.applier.EnsureNamespace(ctx, s.environment, map[string]string{"bight.dev/app": s.plan().Name})
+	if err != nil {
+		return nil, s.Cluster.Explain(err)
+	}
+	if created {
+		s.Printer.Event(term.Event{Type: term.Deploy, Text: "made namespace " + s.environment})
+	}
+	var l *lease
+	g, run := errgroup.WithContext(ctx)
+	g.Go(func() (err error) {
+		s.token, err = s.applier.Token(run, s.environment, s.plan().Name)
 		return s.Cluster.Explain(err)
 	})
 	g.Go(func() (err error) {
-		s.registry, err = FindRegistry(ctx, s.Cluster, s.Registry)
+		l, err = s.claim(run)
 		return err
 	})
-	return g.Wait()
+	if err := g.Wait(); err != nil {
+		s.leave(ctx, l)
+		return nil, err
+	}
+	return l, nil
 }
 
 // FindRegistry returns the registry to use: the one that was named, else the one
@@ -191,107 +260,85 @@ func FindRegistry(ctx context.Context, c *kube.Cluster, named string) (image.Reg
 	return image.Registry{Push: r.Host, Pull: r.PullHost()}, nil
 }
 
-// up deploys and, unless once, follows the source.
-func (s *Session) up(ctx context.Context, once bool, began time.Time, l *lease) error {
+// up deploys what was built and, unless once, follows the source.
+func (s *Session) up(ctx context.Context, once bool, began time.Time, l *lease, built []*image.Artifact, buildErr error) error {
 	s.pods = newPods(s)
-	group, ctx := errgroup.WithContext(ctx)
+	if !once {
+		s.door = &door{session: s, lease: l}
+	}
 	run, stop := context.WithCancel(ctx)
-	defer stop()
+	group, run := errgroup.WithContext(run)
 	group.Go(func() error { return s.pods.follow(run) })
 	group.Go(func() error {
 		defer stop()
-		if err := s.deploy(run, began); err != nil && (once || !s.carryOn(run, err)) {
-			return err
-		}
 		if once {
-			return s.finish(run, began)
+			return s.once(run, began, built, buildErr)
 		}
-		return s.stay(run, l)
+		return s.stay(run, built, buildErr)
 	})
-	err := group.Wait()
-	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
-		return nil
-	}
-	return err
+	return group.Wait()
 }
 
-// carryOn reports whether a session goes on after a failed deploy: it does when
-// the next save can heal what is wrong, and then says so.
-func (s *Session) carryOn(ctx context.Context, err error) bool {
-	if ctx.Err() != nil {
-		return false
-	}
-	var compile *image.CompileError
-	var rollout *deploy.RolloutError
-	if !errors.As(err, &compile) && !errors.As(err, &rollout) {
-		return false
-	}
-	s.Printer.Note("", "waiting for a save that mends it")
-	return true
-}
-
-// deploy builds what has to be built, pushes and applies it and waits until it
-// runs. A service that does not compile keeps the others from nothing: they are
-// deployed, and the error says which is missing.
-func (s *Session) deploy(ctx context.Context, began time.Time) error {
-	built, buildErr := s.build(ctx, s.app.Services)
-	if ctx.Err() != nil {
-		return ctx.Err()
-	}
-	if buildErr != nil && s.app.Services == nil {
-		return buildErr
-	}
-	objects, err := s.render(ctx, built)
+// once deploys what was built and waits until the pods have it.
+func (s *Session) once(ctx context.Context, began time.Time, built []*image.Artifact, buildErr error) error {
+	started := time.Now()
+	a := s.plan()
+	changed, err := s.apply(ctx, a, built)
 	if err != nil {
 		return errors.Join(buildErr, err)
 	}
-	started := time.Now()
-	result, err := s.applier.Apply(ctx, s.app.Name, s.environment, objects)
-	if err != nil {
-		return errors.Join(buildErr, s.Cluster.Explain(err))
+	if err := s.wait(ctx, a, changed, started); err != nil || buildErr != nil || len(a.Unreadable) > 0 {
+		return errors.Join(buildErr, unreadable(a), err)
 	}
-	s.printApplied(result, time.Since(started))
-	s.pods.want(s.wanted())
-	err = s.wait(ctx, started)
-	return errors.Join(buildErr, err)
-}
-
-// wait waits until every service that could be built is ready.
-func (s *Session) wait(ctx context.Context, start time.Time) error {
-	deployed := *s.app
-	deployed.Services = nil
-	for _, service := range s.app.Services {
-		if s.artifact(service.Name) != nil {
-			deployed.Services = append(deployed.Services, service)
-		}
-	}
-	waiter := &deploy.Waiter{Client: s.applier.Client, Log: s.Log, Exits: s.pods.exits, KeepGoing: true, Progress: s.printProgress}
-	return waiter.Wait(ctx, deploy.Rollout{App: &deployed, Namespace: s.environment, Start: start})
-}
-
-// finish waits until the pods have confirmed the present source.
-func (s *Session) finish(ctx context.Context, began time.Time) error {
 	if err := s.pods.synced(ctx); err != nil {
 		return err
 	}
-	s.Printer.Event(term.Event{Type: term.Ready, Text: "all of " + s.app.Name + " is ready and in sync", Took: time.Since(began)})
+	s.Printer.Event(term.Event{Type: term.Ready, Text: "all of " + a.Name + " is ready and in sync", Took: time.Since(began)})
 	return nil
 }
 
 // stay opens the URLs and follows the source until ctx ends.
-func (s *Session) stay(ctx context.Context, l *lease) error {
-	group, ctx := errgroup.WithContext(ctx)
-	if err := s.openProxy(ctx, l); err != nil {
+func (s *Session) stay(ctx context.Context, built []*image.Artifact, buildErr error) error {
+	if err := s.door.open(); err != nil {
 		return err
 	}
-	group.Go(func() error { return s.proxy.Serve(ctx) })
-	group.Go(func() error { return s.pods.logs(ctx) })
-	group.Go(func() error { return s.watch(ctx) })
+	group, run := errgroup.WithContext(ctx)
+	group.Go(func() error { return s.door.proxy.Serve(run) })
+	group.Go(func() error { return s.pods.logs(run) })
+	group.Go(func() error { return newFollower(s).run(run, built, buildErr) })
 	err := group.Wait()
-	if errors.Is(err, context.Canceled) || err == nil {
-		s.Printer.Note("", fmt.Sprintf("%s keeps running in namespace %s; bight up goes on where you left, bight down removes it", s.app.Name, s.environment))
+	if ctx.Err() != nil && (err == nil || errors.Is(err, context.Canceled)) {
+		s.Printer.Note("", s.farewell())
 	}
 	return err
+}
+
+// farewell says what stays behind.
+func (s *Session) farewell() string {
+	text := fmt.Sprintf("%s keeps running in namespace %s; bight up goes on where you left, bight down removes it", s.plan().Name, s.environment)
+	if ahead := s.pods.ahead(); len(ahead) > 0 {
+		text += fmt.Sprintf(". A pod of %s that is replaced before that starts with the files of its last deploy, not of its last save", strings.Join(ahead, ", "))
+	}
+	return text
+}
+
+// plan returns the app as it was planned last.
+func (s *Session) plan() *app.App {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.app
+}
+
+func (s *Session) setPlan(a *app.App) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.app = a
+	for name := range s.artifacts {
+		if a.Service(name) == nil {
+			delete(s.artifacts, name)
+			delete(s.failures, name)
+		}
+	}
 }
 
 func (s *Session) artifact(service string) *image.Artifact {
@@ -307,18 +354,25 @@ func (s *Session) setArtifact(art *image.Artifact) {
 	delete(s.failures, art.Service)
 }
 
+// setFailure remembers why a service has no present artifact, and failure tells.
+func (s *Session) setFailure(service, why string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.failures[service] = why
+}
+
+func (s *Session) failure(service string) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.failures[service]
+}
+
 // wanted returns what each service's pods should have.
 func (s *Session) wanted() map[string]*image.Artifact {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	all := map[string]*image.Artifact{}
-	for name, art := range s.artifacts {
-		all[name] = art
-	}
-	return all
+	return maps.Clone(s.artifacts)
 }
 
 // repository is where a service's images go.
-func (s *Session) repository(service string) string {
-	return strings.ToLower(filepath.ToSlash(filepath.Join(s.app.Name, service)))
-}
+func repository(appName, service string) string { return path.Join(appName, service) }

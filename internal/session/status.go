@@ -2,9 +2,12 @@ package session
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"net"
 	"slices"
+	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -47,52 +50,57 @@ func (s *Session) Status(ctx context.Context) (*Status, error) {
 	if err := s.Cluster.Guard(s.Allowed); err != nil {
 		return nil, err
 	}
-	client, err := s.Cluster.Typed()
-	if err != nil {
+	if err := s.reach(); err != nil {
 		return nil, err
 	}
-	s.applier = &deploy.Applier{Client: client, Log: s.Log}
-	options := meta.ListOptions{LabelSelector: selector(s.app.Name)}
-	var deployments *apps.DeploymentList
-	var pods *core.PodList
-	var g errgroup.Group
+	a := s.plan()
+	report := &Status{App: a.Name, Context: s.Cluster.Context, Namespace: s.environment, Services: make([]ServiceStatus, len(a.Services))}
+	var deployments []apps.Deployment
+	var pods []core.Pod
+	var urls map[string]string
+	arts := make([]*image.Artifact, len(a.Services))
+	g, run := errgroup.WithContext(ctx)
 	g.Go(func() (err error) {
-		deployments, err = client.AppsV1().Deployments(s.environment).List(ctx, options)
+		deployments, err = s.deployments(run, a.Name)
 		return err
 	})
-	g.Go(func() (err error) {
-		pods, err = client.CoreV1().Pods(s.environment).List(ctx, options)
-		return err
+	g.Go(func() error {
+		list, err := s.applier.Client.CoreV1().Pods(s.environment).List(run, meta.ListOptions{LabelSelector: selector(a.Name)})
+		if err != nil {
+			return s.Cluster.Explain(err)
+		}
+		pods = list.Items
+		return nil
 	})
 	g.Go(func() (err error) {
-		s.token, err = s.readToken(ctx)
-		return err
+		s.token, err = s.applier.Token(run, s.environment, a.Name)
+		return s.Cluster.Explain(err)
 	})
-	report := &Status{App: s.app.Name, Context: s.Cluster.Context, Namespace: s.environment, Services: make([]ServiceStatus, len(s.app.Services))}
-	arts := make([]*image.Artifact, len(s.app.Services))
-	for i, service := range s.app.Services {
+	g.Go(func() error {
+		report.Session, urls = s.others(run, a.Name)
+		return nil
+	})
+	for i, service := range a.Services {
 		g.Go(func() error {
-			arts[i], _ = s.maker.Build(ctx, s.app, service, nil) // one that does not build is not in sync
-			return ctx.Err()
-		})
-	}
-	if err := g.Wait(); err != nil {
-		return nil, s.Cluster.Explain(err)
-	}
-	session, port := s.holderOf(ctx)
-	report.Session = session
-	var asking errgroup.Group
-	for i, service := range s.app.Services {
-		asking.Go(func() error {
-			report.Services[i] = s.serviceStatus(ctx, service, arts[i], deployments.Items, pods.Items)
-			if p := service.Port(); p != nil && port != "" && p.Protocol == app.HTTP {
-				report.Services[i].URL = fmt.Sprintf("http://%s.%s.localhost:%s", service.Name, s.environment, port)
-			}
+			arts[i], _ = s.maker.Build(run, a, service, nil) // one that does not build is not in sync
 			return nil
 		})
 	}
-	_ = asking.Wait()
-	return report, nil
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	var asking sync.WaitGroup
+	for i, service := range a.Services {
+		asking.Go(func() {
+			report.Services[i] = s.serviceStatus(ctx, service, arts[i], deployments, pods)
+			report.Services[i].URL = urls[service.Name]
+		})
+	}
+	asking.Wait()
+	return report, ctx.Err()
 }
 
 // serviceStatus asks every pod of a service what it has.
@@ -107,35 +115,67 @@ func (s *Session) serviceStatus(ctx context.Context, service *app.Service, art *
 		return status
 	}
 	d := deployments[i]
-	status.Ready, status.Replicas = d.Status.ReadyReplicas, *d.Spec.Replicas
-	status.Image = d.Spec.Template.Spec.Containers[0].Image
+	status.Ready, status.Replicas = d.Status.ReadyReplicas, 1
+	if d.Spec.Replicas != nil {
+		status.Replicas = *d.Spec.Replicas
+	}
+	if len(d.Spec.Template.Spec.Containers) > 0 {
+		status.Image = d.Spec.Template.Spec.Containers[0].Image
+	}
+	var running []string
+	for i := range pods {
+		if pod := &pods[i]; pod.Labels[nameLabel] == service.Name && pod.DeletionTimestamp == nil && isRunning(pod) {
+			running = append(running, pod.Name)
+		}
+	}
 	if art == nil {
 		status.Why = "the local source does not build"
 		return status
 	}
-	asked := int32(0)
-	for i := range pods {
-		pod := &pods[i]
-		if pod.Labels[nameLabel] != service.Name || pod.DeletionTimestamp != nil || !isRunning(pod) {
-			continue
-		}
-		asked++
-		digest, err := s.askPod(ctx, service, pod.Name)
-		switch {
-		case err != nil:
-			status.Why = fmt.Sprintf("pod %s: %v", pod.Name, err)
-			return status
-		case digest != status.Tree:
-			status.Why = fmt.Sprintf("pod %s has other files than the local source", pod.Name)
-			return status
-		}
+	answers := make([]answer, len(running))
+	var asking sync.WaitGroup
+	for i, pod := range running {
+		asking.Go(func() {
+			digest, err := s.askPod(ctx, service, pod)
+			answers[i] = answer{pod, digest, err}
+		})
 	}
-	if asked < status.Replicas {
-		status.Why = fmt.Sprintf("%d of %d pods are running", asked, status.Replicas)
-		return status
-	}
-	status.InSync = true
+	asking.Wait()
+	status.Why = outOfSync(status, answers)
+	status.InSync = status.Why == ""
 	return status
+}
+
+// answer is what a pod says of its files.
+type answer struct {
+	pod, digest string
+	err         error
+}
+
+// outOfSync says why a service is not in sync, "" when it is.
+func outOfSync(s ServiceStatus, answers []answer) string {
+	var other, silent []string
+	for _, a := range answers {
+		switch {
+		case a.err != nil:
+			silent = append(silent, fmt.Sprintf("pod %s does not say: %v", a.pod, a.err))
+		case a.digest != s.Tree:
+			other = append(other, a.pod)
+		}
+	}
+	switch {
+	case len(other) > 0:
+		what := "has other files"
+		if len(other) > 1 {
+			what = "have other files"
+		}
+		return strings.Join(other, ", ") + " " + what + " than the local source; bight up brings them"
+	case len(silent) > 0:
+		return silent[0]
+	case len(answers) < int(s.Replicas):
+		return fmt.Sprintf("%d of %d pods are running", len(answers), s.Replicas)
+	}
+	return ""
 }
 
 // askLimit is how long one pod may take to say what it has.
@@ -150,26 +190,22 @@ func (s *Session) askPod(ctx context.Context, service *app.Service, pod string) 
 		Name:    pod,
 		Dial:    func(ctx context.Context) (net.Conn, error) { return s.Cluster.DialPod(ctx, s.environment, pod, port) },
 		Token:   s.token,
-		Client:  s.client(),
+		Client:  s.me().String(),
 		Version: s.Version,
 		Log:     s.Log,
 	}, true)
 	return state.Digest.String(), err
 }
 
-// readToken returns the token of the app's agents, "" when nothing is deployed.
-func (s *Session) readToken(ctx context.Context) (string, error) {
-	return s.applier.Token(ctx, s.environment, s.app.Name)
-}
-
-// portAnnotation is where a session says on which local port its URLs are.
-const portAnnotation = "bight.dev/port"
-
-// holderOf returns who follows the source now and on which port the URLs are.
-func (s *Session) holderOf(ctx context.Context) (session, port string) {
-	lease, err := s.applier.Client.CoordinationV1().Leases(s.environment).Get(ctx, leaseName(s.app.Name), meta.GetOptions{})
-	if err != nil || lease.Spec.HolderIdentity == nil {
-		return "", ""
+// others returns who follows the source now, "" when nobody does, and the URLs that
+// are open there.
+func (s *Session) others(ctx context.Context, appName string) (session string, urls map[string]string) {
+	lease, err := s.applier.Client.CoordinationV1().Leases(s.environment).Get(ctx, leaseName(appName), meta.GetOptions{})
+	if err != nil || lease.Spec.HolderIdentity == nil || leaseFree(lease.Spec, s.me(), time.Now(), processLives) {
+		return "", nil // whoever may not see leases is told nothing
 	}
-	return *lease.Spec.HolderIdentity, lease.Annotations[portAnnotation]
+	if err := json.Unmarshal([]byte(lease.Annotations[urlsAnnotation]), &urls); err != nil {
+		s.Log.Debug("session without URLs", "session", *lease.Spec.HolderIdentity, "error", err)
+	}
+	return *lease.Spec.HolderIdentity, urls
 }

@@ -71,6 +71,10 @@ func openBed(ctx context.Context, o options, log io.Writer) (_ *bed, err error) 
 }
 
 func (b *bed) close() {
+	if b.keep {
+		b.say("what was measured is in %s", b.work)
+		return
+	}
 	if err := os.RemoveAll(b.work); err != nil {
 		b.say("remove the scratch directory: %v", err)
 	}

@@ -49,7 +49,7 @@ type options struct {
 	programs, root, output, only, merge string
 	samples                             int
 	pause, window                       time.Duration
-	verbose                             bool
+	verbose, keep                       bool
 }
 
 func main() {
@@ -65,6 +65,7 @@ func main() {
 	flag.StringVar(&o.merge, "merge", "", "file with rows that were measured elsewhere, as -o json prints them")
 	flag.StringVar(&o.output, "o", "table", "table, markdown or json")
 	flag.BoolVar(&o.verbose, "v", false, "say each measurement on stderr")
+	flag.BoolVar(&o.keep, "keep", false, "keep the scratch directory, which has the sessions' events and output, and let those be detailed")
 	flag.Parse()
 	if err := run(ctx, o, os.Stdout, os.Stderr); err != nil {
 		fmt.Fprintln(os.Stderr, "error:", err)

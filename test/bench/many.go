@@ -83,7 +83,7 @@ func (s *session) rewrite(ctx context.Context, round int, last string, ask asker
 			return 0, err
 		}
 	}
-	return save(ctx, filepath.Join(s.dir, last), files[last], m, ask)
+	return save(ctx, filepath.Join(s.dir, last), files[last], m, probeFile, ask)
 }
 
 // How large the app of the rows about size is.

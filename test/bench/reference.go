@@ -35,7 +35,7 @@ func (b *bed) buildReferences(ctx context.Context) error {
 	if _, _, err := runIn(ctx, b.root, static(), "go", "build", "-trimpath", "-ldflags=-s -w", "-o", box, "./test/bench/box"); err != nil {
 		return err
 	}
-	b.boxImage, err = b.pushBox(ctx, box)
+	b.boxImage, err = b.pushProgram(ctx, box)
 	return err
 }
 
@@ -105,13 +105,14 @@ func requirements(name string, text []byte) ([]byte, error) {
 	return to.Format()
 }
 
-// pushBox puts the box into an image of its own and that into the registry.
-func (b *bed) pushBox(ctx context.Context, program string) (string, error) {
+// pushProgram puts a program into an image of its own and that into the registry.
+// It returns the image's reference for pods.
+func (b *bed) pushProgram(ctx context.Context, program string) (string, error) {
 	content, err := os.ReadFile(program)
 	if err != nil {
 		return "", err
 	}
-	layer, err := programLayer("box", content)
+	layer, err := programLayer(filepath.Base(program), content)
 	if err != nil {
 		return "", err
 	}
@@ -123,7 +124,7 @@ func (b *bed) pushBox(ctx context.Context, program string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	name := "/bench/box:" + digest.Hex[:12]
+	name := "/bench/" + filepath.Base(program) + ":" + digest.Hex[:12]
 	if err := crane.Push(img, b.registry.Host+name, crane.WithContext(ctx), crane.Insecure); err != nil {
 		return "", fmt.Errorf("push the reference's image: %w", err)
 	}
@@ -144,9 +145,9 @@ func programLayer(name string, content []byte) (v1.Layer, error) {
 	return tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(b.Bytes())), nil })
 }
 
-// boxPod is the least of a pod: one container, no probe, and a directory in memory
+// barePod is the least of a pod: one container, no probe, and a directory in memory
 // as a sandbox's pods have it.
-func (b *bed) boxPod(name string) *core.Pod {
+func barePod(name, image string, command ...string) *core.Pod {
 	now := int64(0)
 	no := false
 	return &core.Pod{
@@ -155,7 +156,7 @@ func (b *bed) boxPod(name string) *core.Pod {
 			TerminationGracePeriodSeconds: &now,
 			AutomountServiceAccountToken:  &no,
 			Containers: []core.Container{{
-				Name: "box", Image: b.boxImage, Command: []string{"/box", "wait"}, ImagePullPolicy: core.PullIfNotPresent,
+				Name: "bare", Image: image, Command: command, ImagePullPolicy: core.PullIfNotPresent,
 				VolumeMounts: []core.VolumeMount{{Name: "data", MountPath: "/data"}},
 			}},
 			Volumes: []core.Volume{{Name: "data", VolumeSource: core.VolumeSource{EmptyDir: &core.EmptyDirVolumeSource{Medium: core.StorageMediumMemory}}}},
@@ -165,35 +166,35 @@ func (b *bed) boxPod(name string) *core.Pod {
 
 // startPod creates a bare pod and returns how long it took from then until it was
 // ready.
-func (b *bed) startPod(ctx context.Context, namespace, name string) (time.Duration, error) {
+func (b *bed) startPod(ctx context.Context, namespace string, pod *core.Pod) (time.Duration, error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	pods := b.client.CoreV1().Pods(namespace)
-	w, err := pods.Watch(ctx, meta.ListOptions{FieldSelector: "metadata.name=" + name})
+	w, err := pods.Watch(ctx, meta.ListOptions{FieldSelector: "metadata.name=" + pod.Name})
 	if err != nil {
 		return 0, err
 	}
 	defer w.Stop()
 	began := time.Now()
-	if _, err := pods.Create(ctx, b.boxPod(name), meta.CreateOptions{}); err != nil {
+	if _, err := pods.Create(ctx, pod, meta.CreateOptions{}); err != nil {
 		return 0, err
 	}
 	why := "nothing was heard of it"
 	for event := range w.ResultChan() {
-		pod, ok := event.Object.(*core.Pod)
+		is, ok := event.Object.(*core.Pod)
 		if !ok {
 			continue
 		}
-		if isReady(pod) {
+		if isReady(is) {
 			return time.Since(began), nil
 		}
-		for _, c := range pod.Status.ContainerStatuses {
+		for _, c := range is.Status.ContainerStatuses {
 			if c.State.Waiting != nil {
 				why = c.State.Waiting.Reason + ": " + c.State.Waiting.Message
 			}
 		}
 	}
-	return 0, fmt.Errorf("pod %s/%s is not ready after %s: %s", namespace, name, time.Since(began).Round(time.Second), why)
+	return 0, fmt.Errorf("pod %s/%s is not ready after %s: %s", namespace, pod.Name, time.Since(began).Round(time.Second), why)
 }
 
 func isReady(pod *core.Pod) bool {
@@ -210,7 +211,7 @@ func (b *bed) box(ctx context.Context, namespace string) (remove func(), err err
 	if remove, err = b.environment(ctx, namespace); err != nil {
 		return nil, err
 	}
-	if _, err := b.startPod(ctx, namespace, "box"); err != nil {
+	if _, err := b.startPod(ctx, namespace, barePod("box", b.boxImage, "/box", "wait")); err != nil {
 		remove()
 		return nil, err
 	}
@@ -261,4 +262,4 @@ func (b *bed) goBuild(dir string, edit func(dir string, round int) error) action
 }
 
 // builtBy is where goBuild leaves the program.
-func (b *bed) builtBy(dir string) string { return dir + ".program" }
+func (b *bed) builtBy(dir string) string { return dir + "-program" }

@@ -5,14 +5,18 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 )
 
 // saved measures a save of a file of a session's app until the service serves it.
 func (s *session) saved(file string, source func(marker string) string, ask asker) action {
 	return func(ctx context.Context, round int) (time.Duration, error) {
-		m := marker(round + 1)
-		return save(ctx, filepath.Join(s.dir, filepath.FromSlash(file)), source(m), m, ask)
+		m, every := marker(round+1), probeFile
+		if strings.HasSuffix(file, ".go") {
+			every = probeBuild
+		}
+		return save(ctx, filepath.Join(s.dir, filepath.FromSlash(file)), source(m), m, every, ask)
 	}
 }
 

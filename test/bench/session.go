@@ -50,7 +50,7 @@ func (b *bed) up(ctx context.Context, dir, namespace string) (*session, error) {
 		return nil, err
 	}
 	defer out.Close()
-	s.cmd = exec.Command(b.program("bight"), "up", "-n", namespace, "--events", s.events)
+	s.cmd = exec.Command(b.program("bight"), "up", "-n", namespace, "--events", s.events, fmt.Sprintf("--verbose=%t", b.keep))
 	s.cmd.Dir, s.cmd.Stdout, s.cmd.Stderr = dir, out, out
 	if err := s.cmd.Start(); err != nil {
 		return nil, err
@@ -183,21 +183,25 @@ func (s *session) besides(service, port, path string) asker {
 	}
 }
 
+// How long a probe waits between two questions. To ask costs processor time on
+// both ends and between them: every 2 ms it takes most of a core, which is nothing
+// to a save that takes 5 ms, but would leave the compiler half of this machine
+// where the reference has all of it. What the longer pause adds counts against
+// ours.
+const (
+	probeFile  = 2 * time.Millisecond
+	probeBuild = 20 * time.Millisecond
+)
+
 // save writes a file in place and returns how long it took from when that was
 // done until ask got an answer with marker in it.
-func save(ctx context.Context, file, content, marker string, ask asker) (time.Duration, error) {
+func save(ctx context.Context, file, content, marker string, every time.Duration, ask asker) (time.Duration, error) {
 	if err := os.WriteFile(file, []byte(content), 0o644); err != nil {
 		return 0, err
 	}
-	return served(ctx, time.Now(), marker, ask)
-}
-
-// probeEvery is the least time between two questions.
-const probeEvery = 2 * time.Millisecond
-
-func served(ctx context.Context, began time.Time, marker string, ask asker) (time.Duration, error) {
+	began := time.Now()
 	var took time.Duration
-	err := poll(ctx, probeEvery, func() error {
+	err := poll(ctx, every, func() error {
 		body, err := ask(ctx)
 		took = time.Since(began)
 		if err == nil && !strings.Contains(body, marker) {

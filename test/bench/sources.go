@@ -41,16 +41,18 @@ func largeSource(marker string) string {
 
 import (
 	"fmt"
+	"html/template"
 	"log"
 	"net/http"
 
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 )
 
 const marker = "` + marker + `"
+
+var list = template.Must(template.New("pods").Parse("{{range .Items}}<p>{{.Name}} {{.Status.Phase}}{{end}}"))
 
 func main() {
 	http.HandleFunc("/healthz", func(w http.ResponseWriter, r *http.Request) {})
@@ -60,12 +62,12 @@ func main() {
 			http.Error(w, err.Error(), http.StatusBadGateway)
 			return
 		}
-		factory := informers.NewSharedInformerFactory(client, 0)
-		list, err := factory.Core().V1().Pods().Informer(), error(nil)
-		if err == nil {
-			_, err = client.CoreV1().Pods("default").List(r.Context(), meta.ListOptions{})
+		pods, err := client.CoreV1().Pods("default").List(r.Context(), meta.ListOptions{})
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadGateway)
+			return
 		}
-		fmt.Fprintln(w, list.HasSynced(), err)
+		_ = list.Execute(w, pods)
 	})
 	http.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprintln(w, marker, r.URL.Path)

@@ -64,6 +64,9 @@ func (c Cluster) ControllerManager() []string {
 		"--service-account-private-key-file=" + c.File("service-account.key"), "--root-ca-file=" + c.CA(),
 		"--cluster-signing-cert-file=" + c.CA(), "--cluster-signing-key-file=" + c.File("ca.key"),
 		"--use-service-account-credentials=true", "--leader-elect=false", "--bind-address=127.0.0.1", "--profiling=false",
+		// Each of its controllers asks for a token first. At the default of 20
+		// requests per second none would start to work for four seconds.
+		"--kube-api-qps=500", "--kube-api-burst=1000",
 	}
 }
 

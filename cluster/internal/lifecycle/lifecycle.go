@@ -148,10 +148,12 @@ func (m *Manager) ensureSupervisor(ctx context.Context, c *spec.Cluster, tools h
 		return m.launch(ctx, c, tools)
 	}
 	defer running.Close()
-	status, err := Status(ctx, c)
+	status, err := firstStatus(ctx, c, running)
 	switch {
+	case errors.Is(err, proc.ErrGone):
+		return m.launch(ctx, c, tools)
 	case err != nil:
-		m.say("cluster %s has just been started; following it", c.Name)
+		return err
 	case status.Error != "":
 		// It has failed and is about to end.
 		if err := end(ctx, running, 10*time.Second); err != nil {
@@ -164,6 +166,28 @@ func (m *Manager) ensureSupervisor(ctx context.Context, c *spec.Cluster, tools h
 		m.say("cluster %s is starting already; following it", c.Name)
 	}
 	return nil
+}
+
+// firstStatus asks a supervisor that may not answer yet, or not any more: then
+// the error is proc.ErrGone.
+func firstStatus(ctx context.Context, c *spec.Cluster, running *proc.Process) (*supervisor.Status, error) {
+	const patience = 30 * time.Second
+	for began := time.Now(); ; {
+		status, err := Status(ctx, c)
+		if err == nil || ctx.Err() != nil {
+			return status, err
+		}
+		if time.Since(began) > patience {
+			return nil, fmt.Errorf("the supervisor of cluster %s, process %d, does not answer: %w; bight cluster stop --name %s ends it, its log is %s",
+				c.Name, running.PID, err, c.Name, c.LogFile("supervisor"))
+		}
+		wait, cancel := context.WithTimeout(ctx, 20*time.Millisecond)
+		err = running.Wait(wait)
+		cancel()
+		if err == nil {
+			return nil, proc.ErrGone
+		}
+	}
 }
 
 // launch starts the supervisor in PID and mount namespaces of its own.

@@ -217,6 +217,30 @@ func TestOneAtATimeWorksOnACluster(t *testing.T) {
 	}
 }
 
+func TestALockOnAFileThatIsGoneIsNone(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "lock")
+	f, err := tryLock(path)
+	if err != nil || f == nil {
+		t.Fatalf("got %v, %v", f, err)
+	}
+	defer f.Close()
+	if !isAt(f, path) {
+		t.Error("a new lock is not at its path")
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	if isAt(f, path) {
+		t.Error("a removed lock is at its path")
+	}
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if isAt(f, path) {
+		t.Error("a removed lock is taken for the new one at its path")
+	}
+}
+
 // TestALockIsNeverHeldTwice has many contend for it: each removes the file that
 // the others may already have open.
 func TestALockIsNeverHeldTwice(t *testing.T) {

@@ -55,15 +55,19 @@ func tryLock(path string) (*os.File, error) {
 		f.Close()
 		return nil, err
 	}
-	// Who had the lock before has removed the file. Others may by now have made
-	// and locked a new one.
-	mine, err := f.Stat()
-	if err != nil {
-		f.Close()
-		return nil, err
-	}
-	if there, err := os.Stat(path); err != nil || !os.SameFile(mine, there) {
+	if !isAt(f, path) {
 		return nil, f.Close()
 	}
 	return f, nil
+}
+
+// isAt reports whether f is the file at path. Who had the lock before has removed
+// it; others may by now have made and locked a new one.
+func isAt(f *os.File, path string) bool {
+	mine, err := f.Stat()
+	if err != nil {
+		return false
+	}
+	there, err := os.Stat(path)
+	return err == nil && os.SameFile(mine, there)
 }

@@ -10,6 +10,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"runtime"
@@ -27,24 +28,15 @@ type Namespace struct {
 
 // New makes a namespace with nothing but a loopback interface, which is up.
 func New() (*Namespace, error) {
-	type made struct {
-		handle vns.NsHandle
-		err    error
+	n := &Namespace{}
+	err := onThread(func() (err error) {
+		n.handle, err = vns.New()
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("make a network namespace: %w", err)
 	}
-	result := make(chan made)
-	go func() {
-		// The thread stays in the new namespace, so it must not be used again:
-		// a locked goroutine that returns takes its thread with it.
-		runtime.LockOSThread()
-		handle, err := vns.New()
-		result <- made{handle, err}
-	}()
-	m := <-result
-	if m.err != nil {
-		return nil, fmt.Errorf("make a network namespace: %w", m.err)
-	}
-	n := &Namespace{handle: m.handle}
-	err := n.With(func(h *netlink.Handle) error {
+	err = n.With(func(h *netlink.Handle) error {
 		lo, err := h.LinkByName("lo")
 		if err != nil {
 			return err
@@ -74,6 +66,17 @@ func (n *Namespace) With(f func(*netlink.Handle) error) error {
 // Do calls f on a thread that is inside the namespace. Sockets that f makes and
 // processes that it starts stay there. f must not start goroutines that need it.
 func (n *Namespace) Do(f func() error) error {
+	return onThread(func() error {
+		if err := vns.Set(n.handle); err != nil {
+			return fmt.Errorf("enter the network namespace: %w", err)
+		}
+		return f()
+	})
+}
+
+// onThread calls f on a thread of its own, which comes back from whatever
+// namespace f takes it to. One that can't come back ends.
+func onThread(f func() error) error {
 	result := make(chan error)
 	go func() {
 		runtime.LockOSThread()
@@ -83,13 +86,9 @@ func (n *Namespace) Do(f func() error) error {
 			return
 		}
 		defer home.Close()
-		if err := vns.Set(n.handle); err != nil {
-			result <- fmt.Errorf("enter the network namespace: %w", err)
-			return
-		}
 		err = f()
 		if vns.Set(home) == nil {
-			runtime.UnlockOSThread() // else the thread ends with this goroutine
+			runtime.UnlockOSThread()
 		}
 		result <- err
 	}()
@@ -112,9 +111,9 @@ func (n *Namespace) Listen(address string) (net.Listener, error) {
 // Dial connects to a TCP address inside the namespace. The address has to be
 // numeric, for names are looked up on threads that are elsewhere.
 func (n *Namespace) Dial(ctx context.Context, address string) (net.Conn, error) {
-	tcp, err := net.ResolveTCPAddr("tcp", address)
+	tcp, err := netip.ParseAddrPort(address)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("dial %s: %w", address, err)
 	}
 	var conn net.Conn
 	err = n.Do(func() (err error) {

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 
 	core "k8s.io/api/core/v1"
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -52,8 +51,8 @@ func (d Directories) Provision(_ context.Context, o controller.ProvisionOptions)
 
 // Delete removes the directory and what is in it.
 func (d Directories) Delete(_ context.Context, v *core.PersistentVolume) error {
-	if v.Spec.HostPath == nil || !strings.HasPrefix(v.Spec.HostPath.Path, d.Root+string(filepath.Separator)) {
-		return fmt.Errorf("volume %s is not a directory below %s: left alone", v.Name, d.Root)
+	if v.Spec.HostPath == nil || filepath.Dir(filepath.Clean(v.Spec.HostPath.Path)) != filepath.Clean(d.Root) {
+		return fmt.Errorf("volume %s is not a directory in %s: left alone", v.Name, d.Root)
 	}
 	return os.RemoveAll(v.Spec.HostPath.Path)
 }

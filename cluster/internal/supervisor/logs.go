@@ -71,3 +71,23 @@ func pickLastWord(log string) string {
 	}
 	return "nothing was logged"
 }
+
+// remedies are what to do about the causes that a machine most often has.
+var remedies = []struct{ cause, remedy string }{
+	{"inotify_init: too many open files", "this machine's limit of inotify instances is used up: raise it with sysctl fs.inotify.max_user_instances=1024, or end programs that watch files"},
+	{"inotify_add_watch: no space left", "this machine's limit of watched files is used up: raise it with sysctl fs.inotify.max_user_watches=1048576"},
+	{"no space left on device", "the disk is full: make room, or set BIGHT_STATE_DIR to a directory on another"},
+	{"too many open files", "the limit of open files is used up: raise it with ulimit -n 1048576 before the start"},
+	{"cannot allocate memory", "the memory is used up: end other programs, or start with fewer nodes"},
+}
+
+// remedy returns what to do about a last word, where that is known, as the rest of
+// a sentence.
+func remedy(word string) string {
+	for _, r := range remedies {
+		if strings.Contains(strings.ToLower(word), r.cause) {
+			return "; " + r.remedy
+		}
+	}
+	return ""
+}

@@ -183,3 +183,18 @@ func TestTheWordThatSaysWhyAProgramEnded(t *testing.T) {
 		t.Errorf("of no log: got %q", got)
 	}
 }
+
+func TestKnownCausesHaveARemedy(t *testing.T) {
+	for word, want := range map[string]string{
+		`"Failed to start cAdvisor" err="inotify_init: too many open files"`: "max_user_instances",
+		"open /x: too many open files":                                       "ulimit",
+		"write /x: No space left on device":                                  "BIGHT_STATE_DIR",
+	} {
+		if got := remedy(word); !contains(got, want) {
+			t.Errorf("%s: got %q, want %q", word, got, want)
+		}
+	}
+	if got := remedy("something new"); got != "" {
+		t.Errorf("got %q", got)
+	}
+}

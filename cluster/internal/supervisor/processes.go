@@ -231,7 +231,7 @@ func (ps *processes) explain(name string, err error) error {
 func explain(all []Process, name string, err error) error {
 	for _, p := range all {
 		if p.Restarts >= hopelessRestarts {
-			return hopeless{fmt.Errorf("%s has ended %d times, last with %s: %s; its log is %s", p.Name, p.Restarts, p.Error, p.LastWord, p.Log)}
+			return hopeless{fmt.Errorf("%s has ended %d times, last with %s: %s; its log is %s%s", p.Name, p.Restarts, p.Error, p.LastWord, p.Log, remedy(p.LastWord))}
 		}
 	}
 	for _, p := range all {
@@ -239,7 +239,7 @@ func explain(all []Process, name string, err error) error {
 			continue
 		}
 		if p.Error != "" {
-			return fmt.Errorf("%w; %s has ended %d times, last with %s: %s; its log is %s", err, p.Name, p.Restarts, p.Error, p.LastWord, p.Log)
+			return fmt.Errorf("%w; %s has ended %d times, last with %s: %s; its log is %s%s", err, p.Name, p.Restarts, p.Error, p.LastWord, p.Log, remedy(p.LastWord))
 		}
 		return fmt.Errorf("%w; %s is running, its log is %s", err, p.Name, p.Log)
 	}

@@ -95,7 +95,7 @@ func TestComponentsEndInTheirOrder(t *testing.T) {
 
 func TestAComponentThatDoesNotListenIsKilled(t *testing.T) {
 	ps := newProcesses(quiet(), func() {})
-	p := script(t, "deaf", "trap '' TERM; echo deaf; while :; do sleep 60; done")
+	p := script(t, "deaf", "trap '' TERM; echo deaf; exec sleep 60")
 	p.wait = 20 * time.Millisecond
 	ps.keep(t.Context(), p)
 	deadline := time.Now().Add(20 * time.Second)

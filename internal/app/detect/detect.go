@@ -68,6 +68,8 @@ type detection struct {
 	tree  *listing
 	mods  *modules
 	notes []app.Note
+
+	unreadable []app.Note
 }
 
 func (d *detection) run(ctx context.Context) (*app.App, error) {
@@ -78,7 +80,7 @@ func (d *detection) run(ctx context.Context) (*app.App, error) {
 	name := d.appName()
 	services := d.services(programs)
 	sites, notes := staticSites(d.root, d.tree, services, name)
-	a := &app.App{Name: name, Dir: d.root, Services: []*app.Service{}}
+	a := &app.App{Name: name, Dir: d.root, Services: []*app.Service{}, Unreadable: d.unreadable}
 	a.Notes = append(append(append(a.Notes, d.tree.notes...), d.notes...), notes...)
 	var candidates []app.Candidate
 	byService := map[*app.Service]built{}
@@ -218,6 +220,11 @@ func (d *detection) programs(ctx context.Context) ([]*program, error) {
 	if err := g.Wait(); err != nil {
 		return nil, err
 	}
+	for _, e := range loader.Broken() {
+		d.unreadable = append(d.unreadable, app.Note{
+			Text: e.Msg, From: app.From{File: e.Pos.Filename, Line: e.Pos.Line, Confidence: app.Certain, Why: "the file does not parse"},
+		})
+	}
 	return out, nil
 }
 
@@ -248,6 +255,8 @@ func (d *detection) services(programs []*program) []built {
 		switch {
 		case wanted:
 			chosen = append(chosen, g)
+		case g.p.Main.Name == "":
+			// No file for linux, or none that parses: told of as unreadable.
 		case g.mod == nil:
 			d.note(g, "%s is in no Go module; left alone. %s", shown(g.dir), d.moduleHint())
 		case !g.serves():
@@ -320,7 +329,7 @@ func (d *detection) nothing(a *app.App) error {
 	default:
 		fmt.Fprintf(&b, "%s is no source tree that bight can run: it has no Go code and no index.html; run bight in the directory of your code", d.root)
 	}
-	for _, n := range a.Notes {
+	for _, n := range slices.Concat(a.Unreadable, a.Notes) {
 		fmt.Fprintf(&b, "\n  %s: %s", n.From.Place(), n.Text)
 	}
 	if len(d.tree.mains) > 0 {

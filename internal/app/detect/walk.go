@@ -173,7 +173,12 @@ func (d *directory) read(root string) error {
 			}
 		}
 	}
-	d.isMain = packageName(abs, goFiles) == "main"
+	switch packageName(abs, goFiles) {
+	case "main":
+		d.isMain = true
+	case "":
+		d.isMain = len(goFiles) > 0 // it may be: reading it tells why it has no name
+	}
 	return nil
 }
 

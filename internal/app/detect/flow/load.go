@@ -8,6 +8,7 @@ import (
 	"go/ast"
 	"go/build"
 	"go/parser"
+	"go/scanner"
 	"go/token"
 	"io"
 	"io/fs"
@@ -15,6 +16,7 @@ import (
 	"path"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -33,8 +35,9 @@ type Loader struct {
 
 	fset token.FileSet
 
-	mu   sync.Mutex
-	pkgs map[string]*loading
+	mu     sync.Mutex
+	pkgs   map[string]*loading
+	broken []scanner.Error
 }
 
 type loading struct {
@@ -109,6 +112,24 @@ func (l *Loader) Position(pos token.Pos) (file string, line int) {
 	}
 	p := l.fset.Position(pos)
 	return p.Filename, p.Line
+}
+
+// noteBroken remembers the first error of a file.
+func (l *Loader) noteBroken(err error) {
+	var list scanner.ErrorList
+	if errors.As(err, &list) && len(list) > 0 {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.broken = append(l.broken, *list[0])
+	}
+}
+
+// Broken returns the first syntax error of each file that has one, of those
+// that were read, sorted by file.
+func (l *Loader) Broken() []scanner.Error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.SortedFunc(slices.Values(l.broken), func(a, b scanner.Error) int { return strings.Compare(a.Pos.Filename, b.Pos.Filename) })
 }
 
 // Package parses the package in dir, for linux and without tests.
@@ -223,7 +244,8 @@ func (l *Loader) parse(dir string) (*Package, error) {
 		}
 		// A file with a syntax error still says most of what is needed, and the
 		// compiler reports the error better.
-		f, _ := parser.ParseFile(&l.fset, rel, data, parser.SkipObjectResolution)
+		f, err := parser.ParseFile(&l.fset, rel, data, parser.SkipObjectResolution)
+		l.noteBroken(err)
 		if f == nil || f.Name == nil || f.Name.Name == "_" || f.Name.Name == "" {
 			continue
 		}

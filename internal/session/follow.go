@@ -1,0 +1,471 @@
+package session
+
+import (
+	"context"
+	"errors"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/bightdev/bight/internal/app"
+	"github.com/bightdev/bight/internal/ignore"
+	"github.com/bightdev/bight/internal/image"
+	"github.com/bightdev/bight/internal/live"
+	"github.com/bightdev/bight/internal/ui/term"
+)
+
+// follower decides what happens after a save. One goroutine, that of run, has all
+// of its state; what it starts reports by a function on news.
+type follower struct {
+	session *Session
+	news    chan func(ctx context.Context) error
+	work    sync.WaitGroup
+
+	rebuilds map[string]*rebuild      // by service: builds in progress
+	inputs   map[string]*image.Inputs // by service, of the last build that read them
+	rollout  *rollout                 // in progress, or nil
+	late     changes                  // what came while a rollout was not to be disturbed
+	dirty    bool                     // the cluster is not what the plan says
+	planning context.CancelFunc       // of the plan that is being made, or nil
+	told     string                   // what was last said to be wrong with the plan
+}
+
+func newFollower(s *Session) *follower {
+	return &follower{
+		session: s, news: make(chan func(context.Context) error),
+		rebuilds: map[string]*rebuild{}, inputs: map[string]*image.Inputs{},
+	}
+}
+
+// run deploys what was built first and then follows the source until ctx ends.
+func (f *follower) run(ctx context.Context, built []*image.Artifact, buildErr error) error {
+	group, ctx := errgroup.WithContext(ctx)
+	batches := make(chan live.Batch)
+	w := f.watcher(ctx)
+	group.Go(func() error { return w.Run(ctx, batches) })
+	group.Go(func() error {
+		defer f.work.Wait()
+		f.deploy(ctx, &rollout{plan: f.session.plan(), first: true, built: built, buildErr: buildErr})
+		for {
+			var err error
+			select {
+			case b := <-batches:
+				f.take(ctx, b)
+			case tell := <-f.news:
+				err = tell(ctx)
+			case <-ctx.Done():
+				err = context.Cause(ctx)
+			}
+			if err != nil {
+				return err
+			}
+		}
+	})
+	return group.Wait()
+}
+
+// start does work in a goroutine of its own. What the work returns is called by
+// run's goroutine.
+func (f *follower) start(ctx context.Context, work func() func(context.Context) error) {
+	f.work.Go(func() {
+		tell := work()
+		select {
+		case f.news <- tell:
+		case <-ctx.Done():
+		}
+	})
+}
+
+// watcher watches the app's directory, and what its services are built from
+// outside of it.
+func (f *follower) watcher(ctx context.Context) *live.Watcher {
+	s := f.session
+	a := s.plan()
+	var outside []string
+	for _, service := range a.Services {
+		in, err := s.maker.Inputs(ctx, a, service)
+		if err != nil {
+			continue // its build has said why
+		}
+		f.inputs[service.Name] = in
+		for _, dir := range in.Dirs {
+			if strings.HasPrefix(dir, "../") {
+				outside = append(outside, filepath.Join(s.Dir, filepath.FromSlash(dir)))
+			}
+		}
+	}
+	rules := ignore.In(s.Dir, ".")
+	return &live.Watcher{
+		Roots: append([]string{s.Dir}, topmost(outside)...),
+		Ignore: func(path string, dir bool) bool {
+			rel := s.relative(path)
+			return ignoredAlways(rel) || !strings.HasPrefix(rel, "../") && rel != "." && rules.Ignored(rel, dir)
+		},
+		Log: s.Log,
+	}
+}
+
+// topmost leaves out the directories that are below others.
+func topmost(dirs []string) []string {
+	slices.Sort(dirs)
+	var top []string
+	for _, dir := range dirs {
+		if n := len(top); n == 0 || dir != top[n-1] && !strings.HasPrefix(dir, top[n-1]+string(filepath.Separator)) {
+			top = append(top, dir)
+		}
+	}
+	return top
+}
+
+// relative returns a path as the app names it.
+func (s *Session) relative(path string) string {
+	rel, err := filepath.Rel(s.Dir, path)
+	if err != nil {
+		return filepath.ToSlash(path)
+	}
+	return filepath.ToSlash(rel)
+}
+
+// ignoredAlways reports directories that never hold source.
+func ignoredAlways(rel string) bool {
+	switch filepath.Base(rel) {
+	case ".git", ".hg", ".svn", "node_modules":
+		return true
+	}
+	return false
+}
+
+// take takes in what the watcher has seen.
+func (f *follower) take(ctx context.Context, b live.Batch) {
+	for _, problem := range b.Problems {
+		f.session.Printer.Warn("", problem.Error(), "")
+	}
+	c := changes{all: b.Rescan, heard: time.Now()}
+	for _, path := range b.Paths {
+		c.paths = append(c.paths, f.session.relative(path))
+	}
+	if !c.empty() {
+		f.changed(ctx, c)
+	}
+}
+
+// changed takes in a save: it starts a build of each service that it concerns, and
+// looks at the plan again where it may be another one now.
+func (f *follower) changed(ctx context.Context, c changes) {
+	if r := f.rollout; r != nil && !r.applied {
+		f.late = f.late.merge(c)
+		if r.cancel != nil && !r.first && len(c.paths) > 0 {
+			r.cancel() // what it builds is old now
+		}
+		return
+	}
+	a := f.session.plan()
+	if f.dirty || c.all || slices.ContainsFunc(c.paths, func(path string) bool { return decidesShape(a, path) }) {
+		f.replan(ctx, c)
+	}
+	for _, service := range a.Services {
+		paths := affects(a, service, f.inputs[service.Name], c.paths)
+		if c.all || len(paths) > 0 {
+			f.rebuild(ctx, a, service, changes{paths: paths, all: c.all, heard: c.heard})
+		}
+	}
+}
+
+// replan looks at the source anew.
+func (f *follower) replan(ctx context.Context, c changes) {
+	if f.planning != nil {
+		f.planning()
+	}
+	plan, cancel := context.WithCancel(ctx)
+	f.planning = cancel
+	f.start(ctx, func() func(context.Context) error {
+		defer cancel()
+		a, err := Plan(plan, f.session.Dir)
+		stale := plan.Err() != nil
+		return func(ctx context.Context) error {
+			if !stale {
+				f.planning = nil
+				f.planned(ctx, c, a, err)
+			}
+			return nil
+		}
+	})
+}
+
+// planned takes in a new plan.
+func (f *follower) planned(ctx context.Context, c changes, a *app.App, err error) {
+	s := f.session
+	old := s.plan()
+	if r := f.rollout; r != nil && !r.applied {
+		f.late = f.late.merge(c) // it is looked at again
+		return
+	}
+	if err == nil && len(a.Questions) > 0 {
+		err = &QuestionsError{a.Questions}
+	}
+	if err == nil && a.Name != old.Name {
+		err = renamedError{old.Name, a.Name}
+	}
+	switch {
+	case err != nil:
+		f.tell(err)
+	case len(a.Unreadable) > 0:
+		f.tell(f.unread(a))
+	default:
+		f.told = ""
+		diff := difference(old, a)
+		if diff == "" && !f.dirty {
+			s.setPlan(a) // the lines of its facts may be others
+			return
+		}
+		if diff == "" {
+			diff = "what is in the cluster is not what the plan says"
+		}
+		s.Printer.Event(term.Event{Type: term.Plan, Text: diff + "; deploying again"})
+		f.redeploy(ctx, a)
+	}
+}
+
+// tell says what is wrong with the source, once.
+func (f *follower) tell(err error) {
+	if err == nil || err.Error() == f.told {
+		return
+	}
+	f.told = err.Error()
+	f.session.Printer.Fail("", errors.New(firstLine(err.Error())), rest(err.Error()), "what is deployed keeps running; the next save is tried at once")
+}
+
+// unread is the error of files that do not parse, but for those that a builder
+// tells of in the compiler's words.
+func (f *follower) unread(a *app.App) error {
+	e := &syntaxError{}
+	for _, file := range a.Unreadable {
+		builds := false
+		for _, in := range f.inputs {
+			if _, ok := in.Files[file.From.File]; ok {
+				builds = true
+			}
+		}
+		if !builds {
+			e.files = append(e.files, file)
+		}
+	}
+	if len(e.files) == 0 {
+		return nil
+	}
+	return e
+}
+
+// rebuild is a build in progress and what it is for.
+type rebuild struct {
+	changes
+	cancel context.CancelFunc
+}
+
+// rebuild builds a service and hands the result to its pods. A newer save ends the
+// build that it makes useless.
+func (f *follower) rebuild(ctx context.Context, a *app.App, service *app.Service, c changes) {
+	next := &rebuild{changes: c}
+	if old := f.rebuilds[service.Name]; old != nil {
+		old.cancel()
+		next.changes = old.changes.merge(c) // what the old one was for is still to be done
+	}
+	build, cancel := context.WithCancel(ctx)
+	next.cancel = cancel
+	f.rebuilds[service.Name] = next
+	s := f.session
+	if files := s.meaningful(next.paths); len(files) > 0 {
+		s.Printer.Event(term.Event{Type: term.Change, Service: service.Name, Text: term.Files(files), Files: len(files), Quiet: true})
+	}
+	changed := next.paths
+	if next.all || f.rebuilt(service) {
+		changed = nil
+	}
+	f.start(ctx, func() func(context.Context) error {
+		defer cancel()
+		began := time.Now()
+		task := s.Printer.Task(term.Build, service.Name, "building")
+		art, err := s.maker.Build(build, a, service, changed)
+		task.Drop()
+		took := time.Since(began)
+		return func(ctx context.Context) error {
+			if f.rebuilds[service.Name] != next {
+				return nil // a newer one has taken over
+			}
+			delete(f.rebuilds, service.Name)
+			f.finish(ctx, a, service, next.changes, art, took, err)
+			return nil
+		}
+	})
+}
+
+// rebuilt reports whether the last build of a service failed, so that its builder
+// may not have taken in all that has changed.
+func (f *follower) rebuilt(service *app.Service) bool { return f.session.failure(service.Name) != "" }
+
+// finish takes in what a build gave.
+func (f *follower) finish(ctx context.Context, a *app.App, service *app.Service, c changes, art *image.Artifact, took time.Duration, err error) {
+	s := f.session
+	if ctx.Err() != nil {
+		return
+	}
+	if err != nil {
+		s.setFailure(service.Name, "it does not build")
+		s.Printer.Fail(service.Name, err, "", "the old one keeps running; the next save is tried at once")
+		return
+	}
+	old, failed := s.artifact(service.Name), s.failure(service.Name)
+	s.setArtifact(art)
+	f.learn(ctx, a, service)
+	switch {
+	case !s.pods.isDeployed(service.Name):
+		f.redeploy(ctx, s.plan())
+		return
+	case old != nil && old.Tree.Digest() == art.Tree.Digest():
+		if failed != "" {
+			s.Printer.Event(term.Event{Type: term.Build, Service: service.Name, Text: "builds again, to what is running", Took: took})
+		}
+		return
+	}
+	if service.Build.Kind == app.BuildStatic {
+		took = 0 // reading files is part of sending them
+	}
+	s.Printer.Event(term.Event{Type: term.Build, Service: service.Name, Text: built(service, art), Took: took, Cached: art.Cached, Quiet: true})
+	if art.Restart {
+		s.door.renew(service.Name)
+	}
+	s.pods.edited(art, &edit{
+		heard: c.heard, build: took, files: s.meaningful(c.paths), tree: art.Tree.Digest(), restart: art.Restart,
+		sent: map[string]live.Event{}, starts: map[string]live.Event{},
+	})
+}
+
+// learn reads again what decides a service's build, which a build may have found
+// to be other files than before.
+func (f *follower) learn(ctx context.Context, a *app.App, service *app.Service) {
+	if service.Build.Kind == app.BuildStatic {
+		return // its directory decides
+	}
+	f.start(ctx, func() func(context.Context) error {
+		in, err := f.session.maker.Inputs(ctx, a, service)
+		return func(context.Context) error {
+			if err == nil {
+				f.inputs[service.Name] = in
+			}
+			return nil
+		}
+	})
+}
+
+// rollout is a deployment in progress: it builds where it has to, applies, and
+// then waits until all is ready, when saves may go on.
+type rollout struct {
+	plan     *app.App
+	first    bool // of the session: what goes wrong may end it
+	built    []*image.Artifact
+	buildErr error
+
+	cancel  context.CancelFunc
+	applied bool
+}
+
+// redeploy builds and deploys an app anew.
+func (f *follower) redeploy(ctx context.Context, a *app.App) {
+	for name, r := range f.rebuilds {
+		r.cancel()
+		delete(f.rebuilds, name)
+	}
+	f.dirty = true
+	f.session.setPlan(a)
+	f.deploy(ctx, &rollout{plan: a})
+}
+
+// deploy starts a rollout. One that still goes on is given up.
+func (f *follower) deploy(ctx context.Context, r *rollout) {
+	if f.rollout != nil {
+		f.rollout.cancel()
+	}
+	f.rollout = r
+	run, cancel := context.WithCancel(ctx)
+	r.cancel = cancel
+	s := f.session
+	f.start(ctx, func() func(context.Context) error {
+		if !r.first {
+			if r.built, r.buildErr = s.build(run, r.plan, s.wanted()); run.Err() != nil {
+				return func(ctx context.Context) error { return f.applied(ctx, r, nil, time.Time{}, run.Err()) }
+			}
+		}
+		began := time.Now()
+		changed, err := s.apply(run, r.plan, r.built)
+		return func(ctx context.Context) error { return f.applied(ctx, r, changed, began, err) }
+	})
+}
+
+// applied takes in that the cluster has the app's objects, or why not.
+func (f *follower) applied(ctx context.Context, r *rollout, changed map[string]bool, began time.Time, err error) error {
+	if f.rollout != r {
+		return nil // another has taken over
+	}
+	s := f.session
+	var unread *UnreadableError
+	switch {
+	case err == nil:
+		r.applied, f.dirty = true, false
+		s.door.update(r.plan)
+		f.await(ctx, r, changed, began)
+	case r.first && !errors.As(err, &unread):
+		return errors.Join(r.buildErr, err)
+	default:
+		f.rollout, f.dirty = nil, true
+		if !errors.Is(err, context.Canceled) {
+			s.Printer.Fail("", err, "", "the next save is tried at once")
+		}
+	}
+	if late := f.late; !late.empty() {
+		f.late = changes{}
+		f.changed(ctx, late)
+	}
+	return nil
+}
+
+// await waits for the pods of a rollout.
+func (f *follower) await(ctx context.Context, r *rollout, changed map[string]bool, began time.Time) {
+	run, cancel := context.WithCancel(ctx)
+	r.cancel = cancel
+	f.start(ctx, func() func(context.Context) error {
+		defer cancel()
+		err := f.session.wait(run, r.plan, changed, began)
+		return func(ctx context.Context) error {
+			if f.rollout != r {
+				return nil
+			}
+			f.rollout = nil
+			return f.ready(ctx, r, began, err)
+		}
+	})
+}
+
+// ready says how a rollout ended.
+func (f *follower) ready(ctx context.Context, r *rollout, began time.Time, err error) error {
+	s := f.session
+	if err != nil && !IsReported(err) {
+		if r.first {
+			return err
+		}
+		s.Printer.Fail("", err, "", "saves go on; the next change of the plan deploys again")
+	}
+	if err == nil && r.buildErr == nil {
+		s.Printer.Event(term.Event{Type: term.Ready, Text: "all of " + r.plan.Name, Took: time.Since(began)})
+	}
+	if err := s.door.show(ctx); err != nil {
+		return err
+	}
+	if err != nil || r.buildErr != nil || len(r.plan.Unreadable) > 0 {
+		s.Printer.Note("", "waiting for a save that mends it")
+	}
+	return nil
+}

@@ -1,0 +1,105 @@
+package session
+
+import (
+	"bytes"
+	"slices"
+	"strings"
+	"time"
+)
+
+// settled is how long a process that has crashed before must run until what it
+// prints is taken for news again.
+const settled = 3 * time.Second
+
+// process is what is known of the process in one pod, and decides what of its
+// words is shown: a crash has one panel with the last of them, and a process that
+// crashes again and again in the same way has no more than that. Its owner's lock
+// guards it.
+type process struct {
+	ends  int       // since the last save
+	since time.Time // when the present one was started
+	isUp  bool
+	shown []string // the last lines that were printed as log
+	tail  []string // of the last crash
+	due   []string // lines of the crash that are still to come as log
+	held  []string // lines of a process that has crashed before
+}
+
+// keptLines is how many lines are remembered or held back.
+const keptLines = 200
+
+// edited notes that the process will be another one.
+func (p *process) edited() { *p = process{shown: p.shown} }
+
+// started notes that it was started, up that it can serve.
+func (p *process) started(at time.Time) { p.since, p.isUp, p.held = at, false, nil }
+
+func (p *process) up() { p.isUp = true }
+
+// exited notes an end with the last of its output. It reports whether that is news
+// to a person, and what of the output was not shown yet.
+func (p *process) exited(output []byte) (news bool, unseen string) {
+	tail := lines(output)
+	p.ends++
+	p.isUp, p.held = false, nil
+	news = p.ends == 1 || !slices.Equal(anonymous(tail), anonymous(p.tail))
+	p.tail = tail
+	n := overlap(p.shown, tail)
+	p.shown = nil
+	p.due = tail[n:]
+	return news, strings.Join(tail[n:], "\n")
+}
+
+// log takes in a line and returns those that are to be printed now.
+func (p *process) log(line string, now time.Time) []string {
+	if i := slices.Index(p.due, line); i >= 0 {
+		p.due = p.due[i+1:] // the panel had it
+		return nil
+	}
+	if p.ends > 0 && !p.isUp && now.Sub(p.since) < settled {
+		if len(p.held) < keptLines {
+			p.held = append(p.held, line)
+		}
+		return nil
+	}
+	out := append(p.held, line)
+	p.held = nil
+	p.shown = append(p.shown, out...)
+	if n := len(p.shown); n > keptLines {
+		p.shown = slices.Clone(p.shown[n-keptLines:])
+	}
+	return out
+}
+
+// overlap returns how many of the first of next are the last of before.
+func overlap(before, next []string) int {
+	for n := min(len(before), len(next)); n > 0; n-- {
+		if slices.Equal(before[len(before)-n:], next[:n]) {
+			return n
+		}
+	}
+	return 0
+}
+
+// anonymous takes out what differs between two crashes of the same kind: numbers.
+func anonymous(all []string) []string {
+	same := make([]string, len(all))
+	for i, line := range all {
+		same[i] = strings.Map(func(r rune) rune {
+			if r >= '0' && r <= '9' || r >= 'a' && r <= 'f' {
+				return -1
+			}
+			return r
+		}, line)
+	}
+	return same
+}
+
+// lines splits a process's output.
+func lines(output []byte) []string {
+	var all []string
+	for line := range bytes.Lines(output) {
+		all = append(all, string(bytes.TrimRight(line, "\r\n")))
+	}
+	return all
+}
