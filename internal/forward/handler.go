@@ -70,7 +70,11 @@ func (p *Proxy) forward(w http.ResponseWriter, r *http.Request, d decision) {
 	proxy := &httputil.ReverseProxy{
 		Rewrite:        func(pr *httputil.ProxyRequest) { rewrite(pr, d) },
 		Transport:      &holder{p, key{d.route.Environment, d.route.Service, d.port.Number}, h2},
-		ModifyResponse: func(resp *http.Response) error { moved(resp, r.Host, d.prefix); return nil },
+		ModifyResponse: func(resp *http.Response) error {
+			moved(resp, r.Host, d.prefix)
+			spellOut(resp)
+			return nil
+		},
 		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
 			p.failed(w, r, d.route, err)
 		},
@@ -97,6 +101,25 @@ func rewrite(pr *httputil.ProxyRequest, d decision) {
 	pr.Out.URL.RawPath = d.path
 	if path, err := url.PathUnescape(d.path); err == nil {
 		pr.Out.URL.Path = path
+	}
+}
+
+// spellOut turns a gRPC answer that is nothing but trailers, which HTTP/2 sends as
+// headers that end the stream, into headers and trailers: passed on one after the
+// other, such headers would not end it, and the client would wait for trailers in
+// vain.
+func spellOut(resp *http.Response) {
+	if resp.ProtoMajor != 2 || resp.Header.Get("Grpc-Status") == "" {
+		return
+	}
+	resp.Trailer = http.Header{}
+	for name, values := range resp.Header {
+		if strings.HasPrefix(name, "Grpc-Status") || name == "Grpc-Message" {
+			resp.Trailer[name] = values
+		}
+	}
+	for name := range resp.Trailer {
+		resp.Header.Del(name)
 	}
 }
 
