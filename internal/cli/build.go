@@ -52,9 +52,6 @@ func (p *Program) runBuild(ctx context.Context, t *target, dir string, services 
 	}
 	images, err := s.Build(ctx, services)
 	if err != nil {
-		if session.IsReported(err) {
-			return codedError{code: exitFailed, err: err, silent: true}
-		}
 		return err
 	}
 	table := &term.Table{Head: []string{"SERVICE", "IMAGE"}, Services: true}

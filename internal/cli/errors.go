@@ -152,9 +152,9 @@ func untold(err error) string {
 	var rollout *deploy.RolloutError
 	for _, part := range parts(err) {
 		switch {
-		case session.IsReported(part):
 		case errors.As(part, &rollout) && rollout.Err == nil:
 			texts = append(texts, notReady(rollout))
+		case session.IsReported(part):
 		default:
 			texts = append(texts, part.Error())
 		}

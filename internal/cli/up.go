@@ -92,11 +92,7 @@ func (p *Program) runUp(ctx context.Context, t *target, dir string, o upOptions)
 	if err != nil {
 		return err
 	}
-	err = s.Up(ctx, o.once)
-	switch {
-	case err != nil && session.IsReported(err):
-		return codedError{code: exitFailed, err: err, silent: true}
-	case err == nil && ctx.Err() != nil:
+	if err = s.Up(ctx, o.once); err == nil && ctx.Err() != nil {
 		return codedError{code: exitInterrupted, err: context.Canceled, silent: !o.once}
 	}
 	return err

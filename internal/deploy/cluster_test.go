@@ -192,12 +192,8 @@ func TestApplyHealsWhatSomebodyChanged(t *testing.T) {
 	if err := h.admin.CoreV1().ConfigMaps(h.namespace).Delete(h.ctx, "cart", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	scale, err := h.admin.AppsV1().Deployments(h.namespace).GetScale(h.ctx, "cart", metav1.GetOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	scale.Spec.Replicas = 3
-	if _, err := h.admin.AppsV1().Deployments(h.namespace).UpdateScale(h.ctx, "cart", scale, metav1.UpdateOptions{}); err != nil {
+	// A patch, since the controller writes the object's status at the same time.
+	if _, err := h.admin.AppsV1().Deployments(h.namespace).Patch(h.ctx, "cart", types.MergePatchType, []byte(`{"spec":{"replicas":3}}`), metav1.PatchOptions{}, "scale"); err != nil {
 		t.Fatal(err)
 	}
 	res := h.apply(shop(t), h.options())

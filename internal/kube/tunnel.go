@@ -202,7 +202,7 @@ func (t *tunnel) shut() {
 // listens there or not: the pod's side says so later, on the error stream.
 func (t *tunnel) stream(ctx context.Context, port int) (*podConn, error) {
 	release := context.AfterFunc(ctx, func() { _ = t.raw.Close() })
-	errs, data, err := t.pair(port)
+	errs, data, err := t.patientPair(ctx, port)
 	if !release() {
 		err = context.Cause(ctx)
 	}
@@ -210,6 +210,27 @@ func (t *tunnel) stream(ctx context.Context, port int) (*podConn, error) {
 		return nil, fmt.Errorf("forward to port %d of pod %s/%s: %w", port, t.namespace, t.pod, err)
 	}
 	return newPodConn(t, port, errs, data), nil
+}
+
+// patientPair is pair as long as ctx and the connection last. The SPDY library
+// waits half a minute for the answer to a new stream, and does not notice that the
+// connection below is gone; the one goroutine that waits so long is left to it.
+func (t *tunnel) patientPair(ctx context.Context, port int) (errs, data httpstream.Stream, err error) {
+	done := make(chan struct{})
+	var e, d httpstream.Stream
+	var failure error
+	go func() {
+		defer close(done)
+		e, d, failure = t.pair(port)
+	}()
+	select {
+	case <-done:
+		return e, d, failure
+	case <-t.conn.CloseChan():
+		return nil, nil, ErrTunnelLost
+	case <-ctx.Done():
+		return nil, nil, context.Cause(ctx)
+	}
 }
 
 func (t *tunnel) pair(port int) (errs, data httpstream.Stream, err error) {

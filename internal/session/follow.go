@@ -326,8 +326,8 @@ func (f *follower) finish(ctx context.Context, a *app.App, service *app.Service,
 		f.redeploy(ctx, s.plan())
 		return
 	case old != nil && old.Tree.Digest() == art.Tree.Digest():
-		if failed != "" {
-			s.Printer.Event(term.Event{Type: term.Build, Service: service.Name, Text: "builds again, to what is running", Took: took})
+		if failed != "" || len(c.paths) > 0 {
+			s.Printer.Event(term.Event{Type: term.Build, Service: service.Name, Text: "comes to what is running", Took: took, Quiet: failed == "" && art.Cached})
 		}
 		return
 	}

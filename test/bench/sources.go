@@ -105,6 +105,13 @@ func smallFiles(dir string, n int, marker string) map[string]string {
 	return files
 }
 
+// siteOf is a static site of n files.
+func siteOf(n int) map[string]string {
+	files := site()
+	maps.Copy(files, smallFiles("pages", n-len(files), marker(0)))
+	return files
+}
+
 // manySources is an app of half static sites and half Go services, with about
 // files files in all.
 func manySources(services, files int) map[string]string {
@@ -114,11 +121,9 @@ func manySources(services, files int) map[string]string {
 	}
 	half := services / 2
 	for i := range half {
-		dir := fmt.Sprintf("sites/site-%02d", i)
-		for path, content := range site() {
-			all[dir+"/"+path] = content
+		for path, content := range siteOf(files / half) {
+			all[fmt.Sprintf("sites/site-%02d/%s", i, path)] = content
 		}
-		maps.Copy(all, smallFiles(dir+"/pages", files/half-len(site()), marker(0)))
 	}
 	for i := range services - half {
 		all[fmt.Sprintf("cmd/go-%02d/main.go", i)] = oneOfMany(marker(0))
@@ -157,6 +162,9 @@ import (
 func main() { log.Fatal(http.ListenAndServe(":8080", serve.Word("` + marker + `"))) }
 `
 }
+
+// oneSite is an app of the first of the many sites alone.
+func oneSite() map[string]string { return siteOf(2 * manyFiles / manyNumber) }
 
 // oneService is an app of the first of the many Go services alone.
 func oneService() map[string]string {
