@@ -136,6 +136,9 @@ func (s *Session) Up(ctx context.Context, once bool) error {
 	if err := s.reach(); err != nil {
 		return err
 	}
+	if err := s.check(ctx, once); err != nil {
+		return err
+	}
 	lease, built, err := s.prepare(ctx, once)
 	if lease == nil {
 		return err
