@@ -68,8 +68,8 @@ func (p *Proxy) forward(w http.ResponseWriter, r *http.Request, d decision) {
 	}
 	h2 := (d.port.Protocol == app.GRPC || isGRPC(r)) && upgrade == ""
 	proxy := &httputil.ReverseProxy{
-		Rewrite:        func(pr *httputil.ProxyRequest) { rewrite(pr, d) },
-		Transport:      &holder{p, key{d.route.Environment, d.route.Service, d.port.Number}, h2},
+		Rewrite:   func(pr *httputil.ProxyRequest) { rewrite(pr, d) },
+		Transport: &holder{p, key{d.route.Environment, d.route.Service, d.port.Number}, h2},
 		ModifyResponse: func(resp *http.Response) error {
 			moved(resp, r.Host, d.prefix)
 			spellOut(resp)
