@@ -292,7 +292,9 @@ func (c *cluster) testKilledSupervisor(t *testing.T) {
 	if r := c.run("status"); r.code != 1 {
 		t.Errorf("the status after: %s", r)
 	}
+	began = time.Now()
 	c.start()
+	c.isAsItWas(t, began)
 }
 
 func (c *cluster) testDelete(t *testing.T, before machineState) {
