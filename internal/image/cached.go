@@ -105,7 +105,7 @@ func (c *cached) locate(a *app.App, in *Inputs, e *tree.Entry, source string) bo
 }
 
 func (c *cached) remember(a *app.App, art *Artifact) error {
-	m := manifest{Tree: art.Tree.Digest(), Command: art.Command, NeedsAgent: art.NeedsAgent, Restart: art.Restart}
+	m := manifest{Tree: art.TreeDigest(), Command: art.Command, NeedsAgent: art.NeedsAgent, Restart: art.Restart}
 	var files []string
 	for _, p := range art.Tree.Paths() {
 		e := art.Tree[p]

@@ -12,6 +12,7 @@ package image
 
 import (
 	"context"
+	"sync"
 
 	"github.com/bightdev/bight/internal/app"
 	"github.com/bightdev/bight/internal/tree"
@@ -63,6 +64,15 @@ type Artifact struct {
 	Problems []tree.Problem
 	// Cached tells that nothing was built because the inputs were known.
 	Cached bool
+
+	once   sync.Once
+	digest tree.Hash
+}
+
+// TreeDigest returns the digest of Tree, which must not change any more.
+func (a *Artifact) TreeDigest() tree.Hash {
+	a.once.Do(func() { a.digest = a.Tree.Digest() })
+	return a.digest
 }
 
 // A Builder turns one service into files. Implementations are safe for

@@ -143,7 +143,7 @@ func (p *Publisher) configure(img v1.Image, art *Artifact, opts Options) (v1.Ima
 		"org.opencontainers.image.title":   cmp.Or(opts.Title, art.Service),
 		"org.opencontainers.image.version": opts.Version,
 		"org.opencontainers.image.source":  opts.Source,
-		"dev.bight.tree":                   art.Tree.Digest().String(),
+		"dev.bight.tree":                   art.TreeDigest().String(),
 	} {
 		if v != "" {
 			labels[k] = v

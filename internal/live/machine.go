@@ -14,8 +14,7 @@ type Wanted struct {
 	Source  tree.Hash // label, kept by the agent: what the tree was built from
 	Restart bool      // the change takes effect only when the process starts anew
 	Seq     uint64    // given back in events
-
-	digest tree.Hash
+	Digest  tree.Hash // of Tree; zero: it is computed
 }
 
 // request is what the agent was asked and has not answered.
@@ -132,7 +131,7 @@ func next(m machine, o observation) (machine, []action) {
 	switch o := o.(type) {
 	case sawWant:
 		m.want, m.held, m.yield, m.fails = o.want, false, false, 0
-		if m.pending == forPatch && m.sent.digest != o.want.digest {
+		if m.pending == forPatch && m.sent.Digest != o.want.Digest {
 			acts = append(acts, abort{})
 		}
 	case sawUp:
@@ -150,7 +149,7 @@ func next(m machine, o observation) (machine, []action) {
 		m = m.learn(o.change, o.tree.Digest(), o.tree)
 	case sawApplied:
 		m.pending, m.plain, m.fails = nothing, false, 0
-		m = m.learn(o.change, m.sent.digest, m.sent.Tree)
+		m = m.learn(o.change, m.sent.Digest, m.sent.Tree)
 		m.sent = nil
 	case sawRefused:
 		m, acts = m.refused(o.why)
@@ -162,7 +161,7 @@ func next(m machine, o observation) (machine, []action) {
 		// not fought for.
 		had := m.want != nil && m.told == m.want
 		m = m.learn(o.change, o.digest, nil)
-		if had && m.digest != m.want.digest {
+		if had && m.digest != m.want.Digest {
 			m.yield = true
 			acts = append(acts, problem{err: fmt.Errorf("the files of the pod were changed by another session (%s): save a file, or restart one of the two sessions, to say which one counts", o.by)})
 		}
@@ -183,12 +182,12 @@ func (m machine) learn(change uint64, digest tree.Hash, t tree.Tree) machine {
 	m.change = change
 	switch {
 	case t != nil:
-	case m.want != nil && m.want.digest == digest:
+	case m.want != nil && m.want.Digest == digest:
 		t = m.want.Tree
 	case m.lastTree != nil && m.lastDigest == digest:
 		t = m.lastTree
 	}
-	if m.told != nil && m.told.digest != digest {
+	if m.told != nil && m.told.Digest != digest {
 		m.told = nil
 	}
 	m.digest, m.have = digest, t
@@ -249,7 +248,7 @@ func (m machine) proceed() (machine, []action) {
 	if m.want == nil || m.pending != nothing {
 		return m, nil
 	}
-	if m.digest == m.want.digest {
+	if m.digest == m.want.Digest {
 		m.have = m.want.Tree // the same, and it says where the content is
 		m.lastDigest, m.lastTree = m.digest, m.have
 		if m.told == m.want {

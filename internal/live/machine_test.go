@@ -15,7 +15,7 @@ import (
 
 func wanted(content string) *Wanted {
 	w := &Wanted{Tree: tree.Tree{"a": file(content)}}
-	w.digest = w.Tree.Digest()
+	w.Digest = w.Tree.Digest()
 	return w
 }
 
@@ -45,8 +45,8 @@ func TestMachine(t *testing.T) {
 		o    observation
 		want string
 	}
-	up := sawUp{0, one.digest}
-	refused := func(c wire.Code) sawRefused { return sawRefused{wire.Refused{Code: c, Have: one.digest}} }
+	up := sawUp{0, one.Digest}
+	refused := func(c wire.Code) sawRefused { return sawRefused{wire.Refused{Code: c, Have: one.Digest}} }
 	for _, tt := range []struct {
 		name  string
 		steps []step
@@ -62,7 +62,7 @@ func TestMachine(t *testing.T) {
 		{"asks for a tree that is not known", []step{
 			{sawWant{two}, "dial after 0s"}, {up, "askTree"}, {sawTree{0, one.Tree, true}, "send"}, {sawApplied{1}, "tell"},
 			{sawWant{three}, "send"}, {sawApplied{2}, "tell"}, {sawDown{}, "dial after 50ms"},
-			{sawUp{2, three.digest}, ""}, {sawWant{one}, "send"},
+			{sawUp{2, three.Digest}, ""}, {sawWant{one}, "send"},
 		}},
 		{"knows the tree from before", []step{
 			{up, ""}, {sawWant{one}, "tell"}, {sawDown{}, "dial after 50ms"}, {sawWant{two}, ""}, {up, "send"},
@@ -80,7 +80,7 @@ func TestMachine(t *testing.T) {
 		}},
 		{"another base", []step{
 			{up, ""}, {sawWant{one}, "tell"}, {sawWant{two}, "send"},
-			{sawRefused{wire.Refused{Code: wire.OtherBase, Have: three.digest, Change: 4}}, "askTree"},
+			{sawRefused{wire.Refused{Code: wire.OtherBase, Have: three.Digest, Change: 4}}, "askTree"},
 			{sawTree{4, three.Tree, true}, "send"}, {sawApplied{5}, "tell"},
 		}},
 		{"always another base", []step{
@@ -104,21 +104,21 @@ func TestMachine(t *testing.T) {
 			{sawTimer{}, "send"}, {refused(wire.NoSpace), "problem, retry after 2s"},
 		}},
 		{"another session", []step{
-			{up, ""}, {sawWant{one}, "tell"}, {sawOther{1, two.digest, "ben"}, "problem"}, {sawTimer{}, ""},
+			{up, ""}, {sawWant{one}, "tell"}, {sawOther{1, two.Digest, "ben"}, "problem"}, {sawTimer{}, ""},
 			{sawWant{three}, "askTree"}, {sawTree{1, two.Tree, true}, "send"},
 		}},
 		{"another session wants the same", []step{
-			{up, ""}, {sawWant{one}, "tell"}, {sawWant{two}, "send"}, {sawOther{1, two.digest, "ben"}, ""},
-			{sawRefused{wire.Refused{Code: wire.OtherBase, Have: two.digest, Change: 1}}, "tell"},
+			{up, ""}, {sawWant{one}, "tell"}, {sawWant{two}, "send"}, {sawOther{1, two.Digest, "ben"}, ""},
+			{sawRefused{wire.Refused{Code: wire.OtherBase, Have: two.Digest, Change: 1}}, "tell"},
 		}},
 		{"an answer that was overtaken", []step{
-			{up, ""}, {sawWant{one}, "tell"}, {sawWant{two}, "send"}, {sawOther{2, three.digest, "ben"}, ""},
+			{up, ""}, {sawWant{one}, "tell"}, {sawWant{two}, "send"}, {sawOther{2, three.Digest, "ben"}, ""},
 			{sawApplied{1}, "askTree"}, {sawTree{2, three.Tree, true}, "send"},
 		}},
 		{"tampered with", []step{{up, ""}, {sawWant{one}, "tell"}, {sawTree{1, two.Tree, false}, "send"}}},
 		{"lost while sending", []step{
 			{up, ""}, {sawWant{one}, "tell"}, {sawWant{two}, "send"}, {sawDown{}, "dial after 50ms"},
-			{sawUp{1, two.digest}, "tell"},
+			{sawUp{1, two.Digest}, "tell"},
 		}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -198,7 +198,7 @@ func (w *world) step(faults bool) bool {
 			w.tree = other.Tree
 			w.change++
 			if w.link {
-				w.answers = append(w.answers, sawOther{w.change, other.digest, "ben"})
+				w.answers = append(w.answers, sawOther{w.change, other.Digest, "ben"})
 			}
 		})
 	}
@@ -262,7 +262,7 @@ func (w *world) see(o observation) {
 		case retry:
 			w.timer = true
 		case tell:
-			if a.want.digest != w.m.digest {
+			if a.want.Digest != w.m.digest {
 				panic("told what is not so")
 			}
 		}
@@ -284,7 +284,7 @@ func TestMachineConverges(t *testing.T) {
 				t.Fatalf("seed %d: no end", seed)
 			}
 		}
-		if got := w.tree.Digest(); got != w.latest.digest {
+		if got := w.tree.Digest(); got != w.latest.Digest {
 			t.Fatalf("seed %d: the agent has another tree in the end; machine %+v", seed, w.m)
 		}
 		if w.m.told != w.latest {

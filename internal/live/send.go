@@ -54,7 +54,7 @@ type sending struct {
 // error is one of the connection.
 func (s *sending) run(job send) error {
 	start := time.Now()
-	p := makePlan(job.from, job.want.Tree, job.fromDigest, job.want.digest, func(old tree.Hash) bool {
+	p := makePlan(job.from, job.want.Tree, job.fromDigest, job.want.Digest, func(old tree.Hash) bool {
 		return !job.plain && s.bases.has(old)
 	})
 	deltas := s.deltas(&p, job)

@@ -71,10 +71,12 @@ func NewTarget(cfg TargetConfig) *Target {
 // Want says what the pod's files should be. The latest one counts: what was
 // wanted before and is not yet done is given up.
 func (t *Target) Want(w Wanted) {
-	w.digest = w.Tree.Digest()
+	if w.Digest.IsZero() {
+		w.Digest = w.Tree.Digest()
+	}
 	t.mu.Lock()
 	t.wanted = &w
-	t.state.Want, t.state.InSync = w.digest, t.state.Connected && t.state.Have == w.digest
+	t.state.Want, t.state.InSync = w.Digest, t.state.Connected && t.state.Have == w.Digest
 	t.mu.Unlock()
 	select {
 	case t.wants <- struct{}{}:
@@ -140,7 +142,7 @@ func (t *Target) observe(ctx context.Context, o observation) {
 	}
 	t.mu.Lock()
 	t.state.Have = t.m.digest
-	t.state.InSync = t.m.up && t.state.Connected && t.wanted != nil && t.m.digest == t.wanted.digest
+	t.state.InSync = t.m.up && t.state.Connected && t.wanted != nil && t.m.digest == t.wanted.Digest
 	if t.state.InSync {
 		t.state.Err = nil
 	}
@@ -179,7 +181,7 @@ func (t *Target) event(ev Event) {
 // tell says that the agent has what is wanted, and learns the large files for
 // the next delta.
 func (t *Target) tell(ctx context.Context, w *Wanted) {
-	ev := Event{Kind: Synced, Seq: w.Seq, Tree: w.digest}
+	ev := Event{Kind: Synced, Seq: w.Seq, Tree: w.Digest}
 	changed := t.outcome.large
 	if o := t.outcome; o.files+o.deleted > 0 {
 		ev.Files, ev.Deleted, ev.Bytes, ev.Content = o.files, o.deleted, o.bytes, o.content
@@ -189,8 +191,8 @@ func (t *Target) tell(ctx context.Context, w *Wanted) {
 	}
 	// InSync is true before anybody is told so.
 	t.mu.Lock()
-	t.state.Have, t.state.Err = w.digest, nil
-	t.state.InSync = t.wanted.digest == w.digest
+	t.state.Have, t.state.Err = w.Digest, nil
+	t.state.InSync = t.wanted.Digest == w.Digest
 	t.mu.Unlock()
 	t.event(ev)
 	t.work.Go(func() { t.learn(ctx, w.Tree, changed) })
@@ -271,7 +273,7 @@ func (t *Target) onState(s stream.State) {
 		t.state.Connected, t.state.InSync, t.state.Err = false, false, s.Err
 	case stream.Resumed:
 		t.state.Connected, t.state.Err = true, nil
-		t.state.InSync = t.wanted != nil && t.state.Have == t.wanted.digest
+		t.state.InSync = t.wanted != nil && t.state.Have == t.wanted.Digest
 	}
 	t.mu.Unlock()
 	select {

@@ -66,7 +66,7 @@ func (s *Session) Build(ctx context.Context, names []string) ([]BuiltImage, erro
 	var images []BuiltImage
 	for _, service := range services {
 		art := s.artifact(service.Name)
-		images = append(images, BuiltImage{Service: service.Name, Image: refs[service.Name], Tree: art.Tree.Digest().String(), Cached: art.Cached})
+		images = append(images, BuiltImage{Service: service.Name, Image: refs[service.Name], Tree: art.TreeDigest().String(), Cached: art.Cached})
 	}
 	return images, nil
 }

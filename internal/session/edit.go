@@ -109,7 +109,7 @@ func (p *pods) caughtUp(from *pod, e live.Event) {
 	if ed := p.edits[from.service]; ed != nil && ed.tree == e.Tree {
 		return
 	}
-	if art := p.wants[from.service]; art != nil && art.Tree.Digest() == e.Tree && p.saved[from.service] && from.wasReady {
+	if art := p.wants[from.service]; art != nil && art.TreeDigest() == e.Tree && p.saved[from.service] && from.wasReady {
 		return // another replica had the save's line
 	}
 	p.session.Printer.Event(term.Event{

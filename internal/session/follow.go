@@ -87,6 +87,9 @@ func (f *follower) watcher(ctx context.Context) *live.Watcher {
 	a := s.plan()
 	var outside []string
 	for _, service := range a.Services {
+		if service.Build.Kind == app.BuildStatic {
+			continue // its directory decides
+		}
 		in, err := s.maker.Inputs(ctx, a, service)
 		if err != nil {
 			continue // its build has said why
@@ -325,7 +328,7 @@ func (f *follower) finish(ctx context.Context, a *app.App, service *app.Service,
 	case !s.pods.isDeployed(service.Name):
 		f.redeploy(ctx, s.plan())
 		return
-	case old != nil && old.Tree.Digest() == art.Tree.Digest():
+	case old != nil && old.TreeDigest() == art.TreeDigest():
 		if failed != "" || len(c.paths) > 0 {
 			s.Printer.Event(term.Event{Type: term.Build, Service: service.Name, Text: "comes to what is running", Took: took, Quiet: failed == "" && art.Cached})
 		}
@@ -339,7 +342,7 @@ func (f *follower) finish(ctx context.Context, a *app.App, service *app.Service,
 		s.door.renew(service.Name)
 	}
 	s.pods.edited(art, &edit{
-		heard: c.heard, build: took, files: s.meaningful(c.paths), tree: art.Tree.Digest(), restart: art.Restart,
+		heard: c.heard, build: took, files: s.meaningful(c.paths), tree: art.TreeDigest(), restart: art.Restart,
 		sent: map[string]live.Event{}, starts: map[string]live.Event{},
 	})
 }

@@ -157,7 +157,7 @@ func (s *Session) buildOne(ctx context.Context, a *app.App, service *app.Service
 	if art.Cached {
 		done.Why = "same inputs as build " + art.Inputs.Short()
 	}
-	done.Quiet = art.Cached || known != nil && known.Tree.Digest() == art.Tree.Digest()
+	done.Quiet = art.Cached || known != nil && known.TreeDigest() == art.TreeDigest()
 	task.Done(done)
 	for _, problem := range art.Problems {
 		s.Printer.Warn(service.Name, problem.Error(), "the rest is in place; it is tried again with the next save")

@@ -135,7 +135,7 @@ func (p *pods) edited(art *image.Artifact, e *edit) {
 // tell hands a pod what it should have. The caller has the lock.
 func (p *pods) tell(to *pod) {
 	if art := p.wants[to.service]; art != nil && to.target != nil && p.newest(to) {
-		to.target.Want(live.Wanted{Tree: art.Tree, Source: art.Inputs, Restart: art.Restart})
+		to.target.Want(live.Wanted{Tree: art.Tree, Digest: art.TreeDigest(), Source: art.Inputs, Restart: art.Restart})
 	}
 }
 

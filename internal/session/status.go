@@ -107,7 +107,7 @@ func (s *Session) Status(ctx context.Context) (*Status, error) {
 func (s *Session) serviceStatus(ctx context.Context, service *app.Service, art *image.Artifact, deployments []apps.Deployment, pods []core.Pod) ServiceStatus {
 	status := ServiceStatus{Name: service.Name}
 	if art != nil {
-		status.Tree = art.Tree.Digest().String()
+		status.Tree = art.TreeDigest().String()
 	}
 	i := slices.IndexFunc(deployments, func(d apps.Deployment) bool { return d.Name == service.Name })
 	if i < 0 {

@@ -278,7 +278,7 @@ func agentSize(ctx context.Context, b *bed) ([]row, error) {
 
 // agentMemory returns the resident memory of an agent after each of some saves.
 func (b *bed) agentMemory(ctx context.Context, dir, file string, source func(string) string) (series, error) {
-	memory := series{What: "resident memory of /bight/agent in the pod, after each save", Unit: "MB"}
+	memory := series{What: "resident memory of /bight/agent run in the pod, after each save", Unit: "MB"}
 	name := filepath.Base(dir)
 	s, err := b.up(ctx, dir, "bench-"+name)
 	if err != nil {
@@ -293,7 +293,7 @@ func (b *bed) agentMemory(ctx context.Context, dir, file string, source func(str
 	if err != nil {
 		return memory, err
 	}
-	pid, err := processOfPod(string(pods[0].UID), "/bight/agent")
+	pid, err := processOfPod(string(pods[0].UID), "/bight/agent", "run")
 	if err != nil {
 		return memory, err
 	}

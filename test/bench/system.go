@@ -68,9 +68,11 @@ func cutLast(s, sep string) (before, after string, found bool) {
 	return s[:i], s[i+len(sep):], true
 }
 
-// processOfPod returns the pid, on this machine, of a program in a pod. The cgroup
-// that the kubelet made for the pod has its uid in the name.
-func processOfPod(uid, program string) (int, error) {
+// processOfPod returns the pid, on this machine, of a pod's process whose command
+// line begins with the words given. The cgroup that the kubelet made for the pod
+// has its uid in the name.
+func processOfPod(uid string, command ...string) (int, error) {
+	start := []byte(strings.Join(command, "\x00") + "\x00")
 	lists, err := filepath.Glob("/proc/[0-9]*/cmdline")
 	if err != nil {
 		return 0, err
@@ -80,7 +82,7 @@ func processOfPod(uid, program string) (int, error) {
 		if err != nil {
 			continue // it has ended
 		}
-		if arg0, _, _ := bytes.Cut(line, []byte{0}); string(arg0) != program {
+		if !bytes.HasPrefix(line, start) {
 			continue
 		}
 		dir := filepath.Dir(list)
@@ -90,7 +92,7 @@ func processOfPod(uid, program string) (int, error) {
 		}
 		return strconv.Atoi(filepath.Base(dir))
 	}
-	return 0, fmt.Errorf("%s of pod %s is no process of this machine: this row needs the embedded cluster, and root", program, uid)
+	return 0, fmt.Errorf("%s of pod %s is no process of this machine: this row needs the embedded cluster, and root", strings.Join(command, " "), uid)
 }
 
 // loadAverage returns that of the last minute, 0 where there is none to read.

@@ -139,11 +139,11 @@ func (b *Builder) read(ctx context.Context, a *app.App, s *app.Service) (*site, 
 }
 
 func inputs(s *app.Service, t tree.Tree) (*image.Inputs, error) {
-	digest, err := digest(s, t)
+	command, err := command(s)
 	if err != nil {
 		return nil, err
 	}
-	in := &image.Inputs{Files: make(tree.Tree, len(t)), Digest: digest}
+	in := &image.Inputs{Files: make(tree.Tree, len(t)), Digest: digest(s, command, t.Digest())}
 	// The directories above the root may hold ignore rules.
 	dirs := map[string]bool{".": true}
 	add := func(d string) {
@@ -167,12 +167,8 @@ func inputs(s *app.Service, t tree.Tree) (*image.Inputs, error) {
 	return in, nil
 }
 
-func digest(s *app.Service, t tree.Tree) (tree.Hash, error) {
-	command, err := command(s)
-	if err != nil {
-		return tree.Hash{}, err
-	}
-	return sha256.Sum256(fmt.Appendf(nil, "static 1\n%q\n%q\n%s", s.Name, command, t.Digest())), nil
+func digest(s *app.Service, command []string, files tree.Hash) tree.Hash {
+	return sha256.Sum256(fmt.Appendf(nil, "static 1\n%q\n%q\n%s", s.Name, command, files))
 }
 
 func command(s *app.Service) ([]string, error) {
@@ -188,12 +184,9 @@ func artifact(s *app.Service, st *site) (*image.Artifact, error) {
 	if err != nil {
 		return nil, err
 	}
-	digest, err := digest(s, st.tree)
-	if err != nil {
-		return nil, err
+	art := &image.Artifact{
+		Service: s.Name, Tree: st.tree, Command: command, NeedsAgent: true, Problems: st.problems,
 	}
-	return &image.Artifact{
-		Service: s.Name, Tree: st.tree, Command: command, NeedsAgent: true,
-		Inputs: digest, Problems: st.problems,
-	}, nil
+	art.Inputs = digest(s, command, art.TreeDigest())
+	return art, nil
 }
