@@ -6,6 +6,7 @@ import (
 	"context"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"syscall"
 
 	"github.com/bightdev/bight/internal/cli"
@@ -15,6 +16,8 @@ import (
 var version = "dev"
 
 func main() {
+	// The program stays open all day, beside a compiler that wants the memory.
+	debug.SetGCPercent(50)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	// A second interrupt ends the program at once.
 	context.AfterFunc(ctx, stop)

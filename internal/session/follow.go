@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -467,6 +468,7 @@ func (f *follower) ready(ctx context.Context, r *rollout, began time.Time, err e
 	if err := s.door.show(ctx); err != nil {
 		return err
 	}
+	f.work.Go(debug.FreeOSMemory) // building and deploying took much, following takes little
 	if err != nil || r.buildErr != nil || len(r.plan.Unreadable) > 0 {
 		s.Printer.Note("", "waiting for a save that mends it")
 	}

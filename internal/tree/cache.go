@@ -35,6 +35,7 @@ type Cache struct {
 
 // record is what is known of one file.
 type record struct {
+	path string // its key, for others to share
 	stat stat
 	day  uint32 // when it was last asked for, in days since 1970
 	hash Hash
@@ -97,8 +98,8 @@ func (c *Cache) Stat(path string) (Entry, error) {
 	}
 	switch info.Mode().Type() {
 	case 0:
-		if h, ok := c.lookup(path, info); ok {
-			return Entry{Mode: fileMode(info), Size: info.Size(), Hash: h, Local: path}, nil
+		if r, ok := c.lookup(path, info); ok {
+			return Entry{Mode: fileMode(info), Size: info.Size(), Hash: r.hash, Local: r.path}, nil
 		}
 		return c.read(path, make([]byte, 64<<10))
 	case fs.ModeSymlink:
@@ -119,26 +120,27 @@ func (c *Cache) Vouch(path string, h Hash) error {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.records[path] = record{stat: statOf(info), hash: h, day: c.today()}
+	c.records[path] = record{path: path, stat: statOf(info), hash: h, day: c.today()}
 	c.dirty = true
 	return nil
 }
 
-func (c *Cache) lookup(path string, info fs.FileInfo) (Hash, bool) {
+// lookup returns what is known of a file that is as info says.
+func (c *Cache) lookup(path string, info fs.FileInfo) (record, bool) {
 	if c == nil {
-		return Hash{}, false
+		return record{}, false
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	r, ok := c.records[path]
 	if !ok || r.stat != statOf(info) {
-		return Hash{}, false
+		return record{}, false
 	}
 	if today := c.today(); r.day != today {
 		r.day = today
 		c.records[path], c.dirty = r, true
 	}
-	return r.hash, true
+	return r, true
 }
 
 func (c *Cache) today() uint32 { return uint32(c.now().Unix() / (24 * 60 * 60)) }
@@ -211,7 +213,7 @@ func (c *Cache) remember(path string, info fs.FileInfo, sum Hash, start time.Tim
 		delete(c.records, path)
 		return
 	}
-	c.records[path] = record{stat: s, hash: sum, day: c.today()}
+	c.records[path] = record{path: path, stat: s, hash: sum, day: c.today()}
 	c.dirty = true
 }
 
@@ -265,6 +267,7 @@ func decodeRecords(b []byte) (map[string]record, error) {
 			v[i] = binary.LittleEndian.Uint64(body[8*i:])
 		}
 		records[path] = record{
+			path: path,
 			stat: stat{int64(v[0]), int64(v[1]), int64(v[2]), v[3], v[4]},
 			day:  binary.LittleEndian.Uint32(body[40:]),
 			hash: Hash(body[44:recordFixed]),

@@ -235,10 +235,14 @@ func (r *reader) children(ctx context.Context, dir string, names []fs.DirEntry) 
 }
 
 func (r *reader) file(path string, info fs.FileInfo) {
-	local := r.local(path)
-	e := Entry{Mode: fileMode(info), Size: info.Size(), Local: local}
-	hash, known := r.opts.Cache.lookup(local, info)
-	e.Hash = hash
+	e := Entry{Mode: fileMode(info), Size: info.Size(), Local: r.local(path)}
+	known := false
+	if rec, ok := r.opts.Cache.lookup(e.Local, info); ok {
+		e.Local, e.Hash, known = rec.path, rec.hash, true
+	}
+	if filepath.Separator == '/' {
+		path = e.Local[len(e.Local)-len(path):] // one string for both
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.tree[path] = e
