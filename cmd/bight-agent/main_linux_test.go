@@ -60,7 +60,7 @@ func TestImportsAreFew(t *testing.T) {
 	}
 	const own = "github.com/bightdev/bight/"
 	allowed := regexp.MustCompile(`^(golang\.org/x/sys/.*|github\.com/klauspost/compress(/.*)?|` +
-		own + `(cmd/bight-agent|internal/(agent|agent/static|live/wire|live/delta|stream|tree)))$`)
+		own + `(cmd/bight-agent|internal/(agent|agent/static|live/wire|live/delta|reach|steer|stream|tree)))$`)
 	for pkg := range strings.FieldsSeq(string(out)) {
 		if !allowed.MatchString(pkg) {
 			t.Errorf("the agent imports %s", pkg)

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/bightdev/bight/internal/live/wire"
+	"github.com/bightdev/bight/internal/reach"
 	"github.com/bightdev/bight/internal/stream"
 )
 
@@ -50,6 +51,7 @@ type Agent struct {
 	store      *store
 	sup        *Supervisor
 	hub        hub
+	reach      *reach.Server
 	hosts      []string
 	openErr    error
 	background sync.WaitGroup
@@ -70,6 +72,7 @@ func (a *Agent) Run(ctx context.Context, ln net.Listener) (int, error) {
 		a.Log.Warn("live update is not possible", "err", a.openErr)
 	}
 	a.sup = a.supervisor()
+	a.reach = &reach.Server{Hidden: []string{TokenEnv, AppEnv}, Own: []string{a.Live}, Log: a.Log}
 	sctx, cancel := context.WithCancel(ctx)
 	var g sync.WaitGroup
 	server := &stream.Server{Token: a.Token, Version: a.Version, Handle: a.handle, Log: a.Log}

@@ -7,10 +7,8 @@ import (
 	"fmt"
 	"io"
 	"runtime/debug"
-	"strconv"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/klauspost/compress/zstd"
 
@@ -80,12 +78,13 @@ func (a *Agent) handle(ctx context.Context, st *stream.Stream) {
 	header := string(st.Header())
 	switch port, dial := strings.CutPrefix(header, wire.HeaderDial); {
 	case dial:
-		a.splice(ctx, st, port)
+		a.reach.ServePort(ctx, st, a.hosts, port)
 	case header == wire.HeaderLive:
 		c := &client{a: a, st: st, r: wire.NewReader(st), w: wire.NewWriter(st), events: make(chan wire.Event, 256)}
 		if err := c.serve(ctx); err != nil && !errors.Is(err, io.EOF) && ctx.Err() == nil {
 			a.Log.Debug("session's conversation ended", "client", c.name, "err", err)
 		}
+	case a.reach.Handle(ctx, st):
 	default:
 		a.Log.Debug("stream of an unknown kind refused", "header", header)
 		st.Reset(stream.CodeRefused)
@@ -356,45 +355,4 @@ func (b *patchBody) skip() error {
 		return nil
 	}
 	return err
-}
-
-// splice connects a stream to a port of this pod. The first byte that goes back
-// is 0, or what follows says why there is no connection.
-func (a *Agent) splice(ctx context.Context, st *stream.Stream, port string) {
-	n, err := strconv.Atoi(port)
-	if err != nil || n < 1 || n > 65535 {
-		st.Reset(stream.CodeRefused)
-		return
-	}
-	dctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-	conn, err := dialFirst(dctx, a.hosts, n)
-	cancel()
-	if err != nil {
-		_, _ = st.Write(append([]byte{1}, err.Error()...)) // who does not hear it has gone
-		_ = st.CloseWrite()
-		return
-	}
-	defer conn.Close()
-	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
-	defer stop()
-	if _, err := st.Write([]byte{0}); err != nil {
-		return
-	}
-	var g sync.WaitGroup
-	g.Go(func() {
-		_, err := io.Copy(conn, st)
-		if half, ok := conn.(interface{ CloseWrite() error }); ok && err == nil {
-			_ = half.CloseWrite() // the other side may have gone already
-			return
-		}
-		_ = conn.Close()
-	})
-	_, err = io.Copy(st, conn)
-	if err != nil {
-		st.Reset(stream.CodeAborted)
-		_ = conn.Close()
-	} else {
-		_ = st.CloseWrite()
-	}
-	g.Wait()
 }

@@ -30,7 +30,10 @@ var mayImport = map[string][]string{
 	"internal/deploy":  {"internal/app"},
 	"internal/forward": {"internal/app"},
 	"internal/live":    {"internal/tree", "internal/stream"},
-	"internal/agent":   {"internal/tree", "internal/stream", "internal/live/wire", "internal/live/delta"},
+	"internal/reach":   {"internal/stream"},
+	"internal/steer":   {"internal/stream"},
+	"internal/agent":   {"internal/tree", "internal/stream", "internal/live/wire", "internal/live/delta", "internal/reach", "internal/steer"},
+	"internal/bridge":  {"internal/kube", "internal/stream", "internal/reach", "internal/steer"},
 	"internal/doctor":  {"internal/app", "internal/kube", "internal/deploy", "internal/image"},
 	"internal/session": {
 		"internal/app", "internal/tree", "internal/ignore", "internal/ui", "internal/kube",
@@ -38,6 +41,7 @@ var mayImport = map[string][]string{
 	},
 	"internal/cli": {
 		"internal/app", "internal/ui", "internal/kube", "internal/deploy", "internal/image", "internal/session", "internal/doctor",
+		"internal/bridge", "internal/steer", "internal/stream",
 	},
 	"cmd/bight":       {"internal/cli"},
 	"cmd/bight-agent": {"internal/agent"},

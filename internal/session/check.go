@@ -2,10 +2,11 @@ package session
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/bightdev/bight/internal/deploy"
@@ -33,19 +34,12 @@ func (s *Session) check(ctx context.Context, once bool) error {
 	if err != nil {
 		return err
 	}
-	return answers(ctx, registry.Push)
-}
-
-// answers reports whether anything listens where the registry should be.
-func answers(ctx context.Context, registry string) error {
-	host, _, _ := strings.Cut(registry, "/")
-	if _, _, err := net.SplitHostPort(host); err != nil {
-		host = net.JoinHostPort(host, "443")
+	const patience = 5 * time.Second
+	limited, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	err = image.Reachable(limited, registry, http.DefaultTransport)
+	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+		return &image.RegistryError{Registry: registry.Push, Advice: "check its name and the network", Err: fmt.Errorf("no answer within %s", patience)}
 	}
-	dialer := net.Dialer{Timeout: 5 * time.Second}
-	conn, err := dialer.DialContext(ctx, "tcp", host)
-	if err != nil {
-		return &image.RegistryError{Registry: registry, Advice: "nothing answers there; start the cluster that it belongs to (bight cluster start), or name another registry with --registry", Err: err}
-	}
-	return conn.Close()
+	return err
 }

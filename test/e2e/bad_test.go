@@ -373,7 +373,6 @@ func TestBadRightsAreNamed(t *testing.T) {
 		l := goApp(t)
 		l.makeNamespace()
 		l.bind("editor", "edit")
-		readAnnouncements(t, "editor")
 		l.once("--kubeconfig", as(t, "editor"))
 	})
 }
@@ -432,18 +431,6 @@ func bindCluster(t *testing.T, user, role string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = bindings.Delete(context(), name, meta.DeleteOptions{}) })
-}
-
-// readAnnouncements lets a user see which registry the cluster announces, as most
-// clusters let everybody.
-func readAnnouncements(t *testing.T, user string) {
-	t.Helper()
-	l := &lab{T: t, namespace: "kube-public"}
-	l.grant(user, rbac.PolicyRule{APIGroups: []string{""}, Resources: []string{"configmaps", "pods"}, Verbs: []string{"get", "list"}})
-	t.Cleanup(func() {
-		_ = client.RbacV1().Roles(l.namespace).Delete(context(), user, meta.DeleteOptions{})
-		_ = client.RbacV1().RoleBindings(l.namespace).Delete(context(), user, meta.DeleteOptions{})
-	})
 }
 
 func TestBadQuotaIsNamed(t *testing.T) {

@@ -100,6 +100,17 @@ func bootstrapObjects(client kubernetes.Interface, c *spec.Cluster) []object {
 			Data: map[string]string{"localRegistryHosting.v1": fmt.Sprintf(
 				"host: %q\nhostFromContainerRuntime: %q\nhelp: \"https://kubernetes.io/docs/tasks/\"\n", c.RegistryHost(), inside)},
 		}},
+		{client.RbacV1().RESTClient(), "roles", "kube-public", "local-registry-hosting", &rbac.Role{
+			TypeMeta: kind(rbacType, "Role"), ObjectMeta: meta.ObjectMeta{Name: "local-registry-hosting", Namespace: "kube-public"},
+			Rules: []rbac.PolicyRule{{
+				Verbs: []string{"get"}, APIGroups: []string{""}, Resources: []string{"configmaps"}, ResourceNames: []string{"local-registry-hosting"},
+			}},
+		}},
+		{client.RbacV1().RESTClient(), "rolebindings", "kube-public", "local-registry-hosting", &rbac.RoleBinding{
+			TypeMeta: kind(rbacType, "RoleBinding"), ObjectMeta: meta.ObjectMeta{Name: "local-registry-hosting", Namespace: "kube-public"},
+			RoleRef:  rbac.RoleRef{APIGroup: "rbac.authorization.k8s.io", Kind: "Role", Name: "local-registry-hosting"},
+			Subjects: []rbac.Subject{{APIGroup: "rbac.authorization.k8s.io", Kind: "Group", Name: "system:authenticated"}},
+		}},
 	}
 }
 

@@ -134,12 +134,14 @@ func TestWhatEveryClusterHasIsApplied(t *testing.T) {
 		t.Fatal(err)
 	}
 	for path, words := range map[string][]string{
-		"/apis/rbac.authorization.k8s.io/v1/clusterroles/system:bight-dns":         {`"endpointslices"`},
-		"/apis/rbac.authorization.k8s.io/v1/clusterrolebindings/system:bight-dns":  {`"User"`},
-		"/api/v1/namespaces/kube-system/services/kube-dns":                         {spec.ServiceDNS, `"UDP"`, `"TCP"`},
-		"/apis/discovery.k8s.io/v1/namespaces/kube-system/endpointslices/kube-dns": {c.Node(1).Address, `"ready":true`},
-		"/apis/storage.k8s.io/v1/storageclasses/standard":                          {`"storageclass.kubernetes.io/is-default-class":"true"`},
-		"/api/v1/namespaces/kube-public/configmaps/local-registry-hosting":         {`localhost:5001`, `localhost:5000`},
+		"/apis/rbac.authorization.k8s.io/v1/clusterroles/system:bight-dns":                              {`"endpointslices"`},
+		"/apis/rbac.authorization.k8s.io/v1/clusterrolebindings/system:bight-dns":                       {`"User"`},
+		"/api/v1/namespaces/kube-system/services/kube-dns":                                              {spec.ServiceDNS, `"UDP"`, `"TCP"`},
+		"/apis/discovery.k8s.io/v1/namespaces/kube-system/endpointslices/kube-dns":                      {c.Node(1).Address, `"ready":true`},
+		"/apis/storage.k8s.io/v1/storageclasses/standard":                                               {`"storageclass.kubernetes.io/is-default-class":"true"`},
+		"/api/v1/namespaces/kube-public/configmaps/local-registry-hosting":                              {`localhost:5001`, `localhost:5000`},
+		"/apis/rbac.authorization.k8s.io/v1/namespaces/kube-public/roles/local-registry-hosting":        {`"get"`},
+		"/apis/rbac.authorization.k8s.io/v1/namespaces/kube-public/rolebindings/local-registry-hosting": {`"system:authenticated"`},
 	} {
 		for _, word := range append(words, `"kind"`, `"apiVersion"`) {
 			if !contains(applied[path], word) {
@@ -147,8 +149,8 @@ func TestWhatEveryClusterHasIsApplied(t *testing.T) {
 			}
 		}
 	}
-	if len(applied) != 6 {
-		t.Errorf("applied %d objects, want 6", len(applied))
+	if len(applied) != 8 {
+		t.Errorf("applied %d objects, want 8", len(applied))
 	}
 	server.Close()
 	if err := applyBootstrap(t.Context(), client, c); err == nil || !contains(err.Error(), "clusterroles system:bight-dns") {

@@ -1,0 +1,250 @@
+package node
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+)
+
+var (
+	// ErrNoPod says that no process of the pod runs on this node.
+	ErrNoPod = errors.New("no process of the pod runs on this node")
+	// ErrHostNetwork says that the pod has no network namespace of its own, so
+	// that steering there would be steering of the node.
+	ErrHostNetwork = errors.New("the pod uses the node's own network (hostNetwork)")
+	// ErrGone says that a process has ended.
+	ErrGone = errors.New("the process has ended")
+)
+
+// Proc is the directory where the host's processes are seen: "/proc", in a pod
+// with hostPID.
+type Proc string
+
+// Process is the main process of a container, the one that the others come from.
+type Process struct {
+	Container string // its ID without the runtime's name
+	PID       int
+	Parent    int
+
+	proc    Proc
+	started uint64
+}
+
+// Pod is what runs of a pod.
+type Pod struct {
+	UID string
+	// Sandbox is the process that holds the pod's namespaces, nil with a runtime
+	// that needs none.
+	Sandbox *Process
+	// Containers are the others, in the order of their starts.
+	Containers []Process
+
+	proc Proc
+}
+
+// Pod finds the processes of the pod with this UID. For a static pod that is the
+// annotation kubernetes.io/config.hash, not the UID in the API.
+func (p Proc) Pod(ctx context.Context, uid string) (*Pod, error) {
+	if uid == "" {
+		return nil, errors.New("find pod: no UID")
+	}
+	members, err := p.members(ctx, uid)
+	if err != nil {
+		return nil, fmt.Errorf("find pod %s: %w", uid, err)
+	}
+	pod := &Pod{UID: uid, proc: p}
+	for id, processes := range members {
+		main := first(processes)
+		pod.Containers = append(pod.Containers, Process{
+			Container: id, PID: main.PID, Parent: main.Parent, proc: p, started: main.Started,
+		})
+	}
+	if len(pod.Containers) == 0 {
+		return nil, fmt.Errorf("find pod %s: %w: it may have ended, or run on another node", uid, ErrNoPod)
+	}
+	slices.SortFunc(pod.Containers, func(a, b Process) int {
+		return cmp.Or(cmp.Compare(a.started, b.started), cmp.Compare(a.PID, b.PID))
+	})
+	var commands []string
+	for _, c := range pod.Containers {
+		// A process that has just ended has no command; it is no sandbox.
+		command, _ := os.ReadFile(c.path("cmdline"))
+		commands = append(commands, string(command))
+	}
+	if i := sandbox(commands); i >= 0 {
+		pod.Sandbox = &Process{}
+		*pod.Sandbox = pod.Containers[i]
+		pod.Containers = slices.Delete(pod.Containers, i, i+1)
+	}
+	return pod, nil
+}
+
+// members returns the living processes of a pod by container.
+func (p Proc) members(ctx context.Context, uid string) (map[string][]stat, error) {
+	dir, err := os.Open(string(p))
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	names, err := dir.Readdirnames(-1)
+	if err != nil {
+		return nil, err
+	}
+	found := map[string][]stat{}
+	for _, name := range names {
+		if _, err := strconv.Atoi(name); err != nil {
+			continue
+		}
+		if err := ctx.Err(); err != nil {
+			return nil, context.Cause(ctx)
+		}
+		cgroup, err := os.ReadFile(filepath.Join(string(p), name, "cgroup"))
+		if ended(err) {
+			continue
+		} else if err != nil {
+			return nil, err
+		}
+		id, ok := containerOf(string(cgroup), uid)
+		if !ok {
+			continue
+		}
+		text, err := os.ReadFile(filepath.Join(string(p), name, "stat"))
+		if ended(err) {
+			continue
+		} else if err != nil {
+			return nil, err
+		}
+		s, err := parseStat(string(text))
+		if err != nil {
+			return nil, err
+		}
+		if s.State != "Z" && s.State != "X" {
+			found[id] = append(found[id], s)
+		}
+	}
+	return found, nil
+}
+
+// ended tells whether err is how reading about a process fails that has ended.
+func ended(err error) bool {
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH)
+}
+
+// Container returns the main process of the container with this ID, as the pod's
+// status has it ("containerd://ID") or without the runtime.
+func (p *Pod) Container(id string) (Process, bool) {
+	_, bare, ok := cutLast(id, "://")
+	if !ok {
+		bare = id
+	}
+	i := slices.IndexFunc(p.Containers, func(c Process) bool { return c.Container == bare })
+	if i < 0 {
+		return Process{}, false
+	}
+	return p.Containers[i], true
+}
+
+// Netns opens the pod's network namespace. It fails with ErrHostNetwork if that
+// is the node's: the one of the first process, or of the process that started
+// the container, which is the runtime's. The first process may be of another
+// node, where several share a machine.
+func (p *Pod) Netns() (*Netns, error) {
+	holder := p.Sandbox
+	if holder == nil {
+		holder = &p.Containers[0]
+	}
+	ns, err := OpenNetns(holder.path("ns", "net"))
+	if err != nil {
+		return nil, fmt.Errorf("pod %s: %w", p.UID, err)
+	}
+	if err := p.refuseHost(holder, ns); err != nil {
+		ns.Close()
+		return nil, fmt.Errorf("network namespace of pod %s: %w", p.UID, err)
+	}
+	return ns, nil
+}
+
+func (p *Pod) refuseHost(holder *Process, ns *Netns) error {
+	var unknown error
+	compared := false
+	for _, pid := range []int{1, holder.Parent} {
+		id, err := identify(Process{PID: pid, proc: p.proc}.path("ns", "net"))
+		if err != nil {
+			unknown = err // it has ended, or is not ours to look at
+			continue
+		}
+		compared = true
+		if id == ns.id {
+			return fmt.Errorf("%w: it shares it with process %d; steer at the Kubernetes Service instead", ErrHostNetwork, pid)
+		}
+	}
+	if !compared {
+		return fmt.Errorf("tell it from the node's: %w; the node agent needs hostPID and the capability SYS_PTRACE", unknown)
+	}
+	return holder.check()
+}
+
+func (p Process) path(elements ...string) string {
+	return filepath.Join(append([]string{string(p.proc), strconv.Itoa(p.PID)}, elements...)...)
+}
+
+// check fails with ErrGone if the process has ended, even if another one has
+// its number by now.
+func (p Process) check() error {
+	text, err := os.ReadFile(p.path("stat"))
+	if err != nil && !ended(err) {
+		return err
+	}
+	if err == nil {
+		if s, err := parseStat(string(text)); err == nil && s.Started == p.started && s.State != "Z" {
+			return nil
+		}
+	}
+	return fmt.Errorf("process %d of container %.12s: %w", p.PID, p.Container, ErrGone)
+}
+
+// Environ returns the environment that the process was started with.
+func (p Process) Environ() ([]string, error) {
+	data, err := os.ReadFile(p.path("environ"))
+	if gone := p.check(); gone != nil {
+		return nil, fmt.Errorf("read environment: %w", gone)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read environment: %w", err)
+	}
+	return entries(string(data)), nil
+}
+
+// Open opens a file or directory of the container for reading, as the process
+// sees it. Links are followed inside the container's root only, whatever is in
+// it: never to a file of the node.
+func (p Process) Open(path string) (*os.File, error) {
+	fail := func(err error) (*os.File, error) {
+		return nil, fmt.Errorf("container %.12s: %w", p.Container, &fs.PathError{Op: "open", Path: path, Err: err})
+	}
+	root, err := unix.Open(p.path("root"), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fail(err)
+	}
+	defer unix.Close(root)
+	if err := p.check(); err != nil {
+		return nil, err
+	}
+	// A pipe must not make us wait for its writer.
+	fd, err := unix.Openat2(root, path, &unix.OpenHow{
+		Flags:   unix.O_RDONLY | unix.O_CLOEXEC | unix.O_NONBLOCK | unix.O_NOCTTY,
+		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
+	})
+	if err != nil {
+		return fail(err)
+	}
+	return os.NewFile(uintptr(fd), path), nil
+}

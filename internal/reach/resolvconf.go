@@ -1,0 +1,61 @@
+package reach
+
+import (
+	"cmp"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// resolvConf is what /etc/resolv.conf says to a forwarder. Search lists are the
+// business of whoever asks.
+type resolvConf struct {
+	servers  []string // addresses
+	timeout  time.Duration
+	attempts int
+	rotate   bool
+	tcp      bool // never ask over UDP
+}
+
+// parseResolvConf reads resolv.conf(5); what it does not know it passes over, as
+// other resolvers do.
+func parseResolvConf(text string) resolvConf {
+	c := resolvConf{timeout: 5 * time.Second, attempts: 2}
+	for line := range strings.Lines(text) {
+		line, _, _ = strings.Cut(line, "#")
+		line, _, _ = strings.Cut(line, ";")
+		f := strings.Fields(line)
+		if len(f) < 2 {
+			continue
+		}
+		switch f[0] {
+		case "nameserver":
+			if len(c.servers) < 3 {
+				c.servers = append(c.servers, f[1])
+			}
+		case "options":
+			for _, o := range f[1:] {
+				c.option(o)
+			}
+		}
+	}
+	return c
+}
+
+func (c *resolvConf) option(o string) {
+	name, value, _ := strings.Cut(o, ":")
+	n, err := strconv.Atoi(value)
+	if err != nil || n < 1 {
+		n = 0
+	}
+	switch name {
+	case "timeout":
+		c.timeout = time.Duration(min(cmp.Or(n, 1), 30)) * time.Second
+	case "attempts":
+		c.attempts = min(cmp.Or(n, 1), 5)
+	case "rotate":
+		c.rotate = true
+	case "use-vc", "usevc", "tcp":
+		c.tcp = true
+	}
+}

@@ -1,0 +1,459 @@
+package steer
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	// firstWord is how long a client may be silent before the door supposes that
+	// the server speaks first.
+	firstWord = 20 * time.Millisecond
+	// wholeWord is how long it may take to say what it speaks.
+	wholeWord = time.Second
+	// wholeHead is how long it may take to send the head of a request.
+	wholeHead = 10 * time.Second
+	// acceptPause is after an Accept that failed, for want of file descriptors say.
+	acceptPause = 50 * time.Millisecond
+)
+
+// Door takes the connections to one port of the app. Its exported fields are set
+// before Serve is called.
+type Door struct {
+	Port     int // the app's
+	Protocol Protocol
+	// App connects to the app.
+	App func(ctx context.Context) (net.Conn, error)
+	// Follow makes the door read HTTP from the first connection on, so that a rule
+	// is obeyed on connections that were open before it: HTTP/1 by the next
+	// request; HTTP/2 clients are told to open a new connection, and finish what
+	// they have on the old one. Without it, those connections stay with the app.
+	Follow bool
+	// Probes are the paths that kubelet asks. It is known by its User-Agent, too.
+	Probes []string
+	Log    *slog.Logger
+
+	rules atomic.Pointer[table] // nil without rules
+
+	mu      sync.Mutex
+	steered chan struct{}       // closed when the first rule comes
+	spliced map[*conn]time.Time // connections to the app whose requests nobody sees
+	copies  sync.WaitGroup      // of requests, to mirrors
+}
+
+// Serve takes connections from ln until that is closed, and returns when they have
+// ended. When ctx ends it closes ln and cuts them off.
+func (d *Door) Serve(ctx context.Context, ln net.Listener) error {
+	var conns sync.WaitGroup
+	defer d.copies.Wait()
+	defer conns.Wait()
+	stop := context.AfterFunc(ctx, func() { _ = ln.Close() })
+	defer stop()
+	for {
+		nc, err := ln.Accept()
+		switch {
+		case err == nil:
+			conns.Go(func() { d.serve(ctx, nc) })
+		case ctx.Err() != nil:
+			return nil
+		case errors.Is(err, net.ErrClosed):
+			return nil
+		default:
+			d.logger().Warn("accept a connection", "port", d.Port, "err", err)
+			select {
+			case <-time.After(acceptPause):
+			case <-ctx.Done():
+			}
+		}
+	}
+}
+
+func (d *Door) logger() *slog.Logger {
+	if d.Log != nil {
+		return d.Log
+	}
+	return slog.New(slog.DiscardHandler)
+}
+
+func (d *Door) serve(ctx context.Context, nc net.Conn) {
+	c := &conn{d: d, client: source{conn: nc}, laptops: map[*lease]*upstream{}}
+	stop := context.AfterFunc(ctx, func() { abort(nc) })
+	defer stop()
+	defer c.close()
+	if d.rules.Load() == nil && !d.Follow {
+		c.toAppUnread(ctx)
+		return
+	}
+	switch c.begin(ctx) {
+	case http1:
+		c.serveHTTP1(ctx)
+	case http2:
+		if d.rules.Load() != nil {
+			c.serveHTTP2(ctx)
+		} else {
+			c.followHTTP2(ctx)
+		}
+	default:
+		c.raw(ctx)
+	}
+}
+
+// steerBy gives the door its rules, nil for none.
+func (d *Door) steerBy(t *table) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	before := d.rules.Swap(t)
+	if d.steered == nil {
+		d.steered = make(chan struct{})
+	}
+	switch {
+	case before == nil && t != nil:
+		close(d.steered)
+	case before != nil && t == nil:
+		d.steered = make(chan struct{})
+	}
+}
+
+// firstRule returns what is closed as long as there are rules.
+func (d *Door) firstRule() <-chan struct{} {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.steered == nil {
+		d.steered = make(chan struct{})
+	}
+	return d.steered
+}
+
+// unsteered counts the connections to the app that no rule sees, and that are
+// older than since.
+func (d *Door) unsteered(since time.Time) (n int64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, t := range d.spliced {
+		if t.Before(since) {
+			n++
+		}
+	}
+	return n
+}
+
+func (d *Door) enter(c *conn) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.spliced == nil {
+		d.spliced = map[*conn]time.Time{}
+	}
+	d.spliced[c] = time.Now()
+}
+
+func (d *Door) leave(c *conn) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.spliced, c)
+}
+
+// pick decides about a request: lease is nil for the app.
+func (d *Door) pick(r Request) (to *lease, mirrors []*lease) {
+	t := d.rules.Load()
+	if t == nil {
+		return nil, nil
+	}
+	if agent, _ := r.Header("User-Agent"); strings.HasPrefix(agent, "kube-probe/") || slices.Contains(d.Probes, r.Path) {
+		return nil, nil
+	}
+	i, copies := Pick(t.rules, r)
+	if i >= 0 {
+		to = t.leases[i]
+	}
+	for _, j := range copies {
+		mirrors = append(mirrors, t.leases[j])
+	}
+	return to, mirrors
+}
+
+// conn is a client's connection, and those that serve it.
+type conn struct {
+	d       *Door
+	client  source
+	app     *upstream
+	laptops map[*lease]*upstream
+	last    *upstream // that answered last
+}
+
+// close ends all connections and waits for what reads them.
+func (c *conn) close() {
+	_ = c.client.conn.Close()
+	c.client.settle()
+	if c.app != nil {
+		c.app.close()
+	}
+	for _, up := range c.laptops {
+		up.close()
+	}
+}
+
+func (u *upstream) close() {
+	_ = u.conn.Close()
+	u.settle()
+	if u.stop != nil {
+		u.stop()
+	}
+}
+
+// dialApp connects to the app, if there is no connection yet that lives.
+func (c *conn) dialApp(ctx context.Context) (*upstream, error) {
+	if c.app != nil {
+		if !c.app.stirred() || len(c.app.bytes()) > 0 {
+			return c.app, nil
+		}
+		c.forget(c.app)
+	}
+	nc, err := c.d.App(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("connect to the app on port %d: %w", c.d.Port, err)
+	}
+	c.app = &upstream{source: source{conn: nc}}
+	c.app.stop = context.AfterFunc(ctx, func() { abort(nc) })
+	return c.app, nil
+}
+
+// dialLaptop returns a connection to the laptop of l.
+func (c *conn) dialLaptop(ctx context.Context, l *lease, kind Kind) (*upstream, error) {
+	if up := c.laptops[l]; up != nil {
+		if !up.stirred() && up.busy() {
+			return up, nil
+		}
+		c.forget(up)
+	}
+	up, err := l.open(ctx, Info{Kind: kind, Remote: c.client.conn.RemoteAddr().String()})
+	if err != nil {
+		return nil, &failure{err.Error(), true}
+	}
+	up.state.Store(upBusy)
+	stops := []func() bool{
+		context.AfterFunc(ctx, func() { abort(up.conn) }),
+		context.AfterFunc(l.over, func() {
+			if up.state.CompareAndSwap(upIdle, upDead) {
+				_ = up.conn.Close()
+			}
+		}),
+	}
+	up.stop = func() bool { return stops[0]() && stops[1]() }
+	c.laptops[l] = up
+	return up, nil
+}
+
+// forget closes a connection that is of no more use.
+func (c *conn) forget(up *upstream) {
+	up.close()
+	if c.last == up {
+		c.last = nil
+	}
+	if up.lease == nil {
+		c.app = nil
+	} else {
+		delete(c.laptops, up.lease)
+	}
+}
+
+// begin finds out what the client speaks. When it is silent, the one who would get
+// its bytes is connected to: that one may speak first.
+func (c *conn) begin(ctx context.Context) kind {
+	patience := time.NewTimer(firstWord)
+	defer patience.Stop()
+	heard := false
+	for {
+		p := c.client.bytes()
+		if len(p) > 0 {
+			if k := sniff(p); k != unknown {
+				return k
+			}
+			if !heard {
+				heard = true
+				patience.Reset(wholeWord)
+			}
+		}
+		if c.client.err != nil || c.last != nil && len(c.last.bytes()) > 0 {
+			return other
+		}
+		var fromUp <-chan struct{}
+		if c.last != nil {
+			fromUp = c.last.watch()
+		}
+		select {
+		case <-c.client.watch():
+			c.client.heard()
+		case <-fromUp:
+			c.last.heard()
+			return other
+		case <-patience.C:
+			if heard || c.openRaw(ctx) != nil {
+				return other
+			}
+		case <-ctx.Done():
+			return other
+		}
+	}
+}
+
+// openRaw connects to the one who gets the client's bytes when they are not read,
+// and makes it c.last.
+func (c *conn) openRaw(ctx context.Context) error {
+	to, _ := c.d.pick(Request{Header: func(string) (string, bool) { return "", false }})
+	if to != nil && (c.client.err == nil || len(c.client.bytes()) > 0) { // else it is kubelet, knocking
+		up, err := c.openRawLaptop(ctx, to)
+		switch {
+		case err == nil:
+			c.last = up
+			return nil
+		case to.left():
+			return c.openRaw(ctx)
+		case to.rule.Strict:
+			to.missed.Add(1)
+			return err
+		}
+		to.byApp.Add(1)
+		c.d.logger().Debug("connection goes to the app", "port", c.d.Port, "why", err)
+	}
+	up, err := c.dialApp(ctx)
+	if err != nil {
+		return err
+	}
+	c.last = up
+	return nil
+}
+
+func (c *conn) openRawLaptop(ctx context.Context, l *lease) (*upstream, error) {
+	if why := l.absent(); why != "" {
+		return nil, &failure{why, true}
+	}
+	up, err := c.dialLaptop(ctx, l, KindRaw)
+	if err != nil {
+		return nil, err
+	}
+	if err := up.await(ctx); err != nil {
+		abort(up.conn)
+		c.forget(up)
+		return nil, err
+	}
+	return up, nil
+}
+
+// raw passes everything on without reading it, to the app or to a laptop that has
+// everything.
+func (c *conn) raw(ctx context.Context) {
+	if c.last == nil {
+		if err := c.openRaw(ctx); err != nil {
+			c.d.logger().Debug("connection refused", "port", c.d.Port, "err", err)
+			abort(c.client.conn)
+			return
+		}
+	}
+	if c.last.lease != nil {
+		c.last.lease.connections.Add(1)
+	}
+	c.unread()
+	_, mirrors := c.d.pick(Request{Header: func(string) (string, bool) { return "", false }})
+	var copies spools
+	for _, l := range mirrors {
+		if s := l.mirror(ctx, c.client.conn.RemoteAddr().String(), KindRaw, ""); s != nil {
+			copies = append(copies, s)
+		}
+	}
+	defer copies.end()
+	if copies == nil {
+		c.splice(ctx, c.last, nil, nil) // the kernel copies
+		return
+	}
+	c.splice(ctx, c.last, copies, nil)
+}
+
+// unread counts, for each rule that is about requests, that they can't be seen.
+func (c *conn) unread() {
+	if t := c.d.rules.Load(); t != nil {
+		for _, l := range t.leases {
+			if !l.rule.Match.Everything() {
+				l.unread.Add(1)
+			}
+		}
+	}
+}
+
+// toAppUnread gives the app the connection as it is.
+func (c *conn) toAppUnread(ctx context.Context) {
+	up, err := c.dialApp(ctx)
+	if err != nil {
+		c.d.logger().Debug("connection refused", "port", c.d.Port, "err", err)
+		abort(c.client.conn) // as though nobody listened
+		return
+	}
+	c.splice(ctx, up, nil, nil)
+}
+
+// splice gives up reading: the rest of the connection belongs to up. sending, if
+// not nil, yields when the client's bytes may be taken.
+func (c *conn) splice(ctx context.Context, up *upstream, mirror io.Writer, sending <-chan error) {
+	if up.lease == nil {
+		c.d.enter(c)
+		defer c.d.leave(c)
+	}
+	splice(ctx, &c.client, &up.source, mirror, sending)
+}
+
+// followHTTP2 splices an HTTP/2 connection to the app, and tells the client to go
+// on with a new one when there are rules.
+func (c *conn) followHTTP2(ctx context.Context) {
+	up, err := c.dialApp(ctx)
+	if err != nil {
+		abort(c.client.conn)
+		return
+	}
+	f := &farewell{Conn: c.client.conn}
+	c.client.settle()
+	c.client.conn = f
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		select {
+		case <-c.d.firstRule():
+			f.goAway()
+		case <-f.closed():
+		}
+	}()
+	c.splice(ctx, up, nil, nil)
+	f.Close()
+	<-done
+}
+
+// marker is the header that says who answered instead of a laptop.
+const marker = "bight-intercept"
+
+// marked puts the marker into the head of an answer.
+func marked(head []byte, note string) []byte {
+	if note == "" {
+		return head
+	}
+	i := firstLine(head)
+	return slices.Concat(head[:i], []byte(marker+": "+note+"\r\n"), head[i:])
+}
+
+// note is what the marker says, in one line of ASCII.
+func note(who, why string) string {
+	b := bytes.Map(func(r rune) rune {
+		if r < ' ' || r > '~' {
+			return ' '
+		}
+		return r
+	}, []byte(why))
+	return who + "; reason=" + string(b[:min(len(b), 512)])
+}

@@ -1,0 +1,239 @@
+package steer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	// maxKept is how much of a request's body is kept to send it a second time.
+	maxKept = 64 << 10
+	// lingerTime and lingerBytes bound what is read of a request that was answered
+	// without being read.
+	lingerTime  = time.Second
+	lingerBytes = 1 << 20
+)
+
+// delivery is a request on its way.
+type delivery struct {
+	*request
+	raw    []byte      // its head, as it came
+	kept   []byte      // what was taken of its body
+	keep   atomic.Bool // kept is all of it so far
+	copies spools      // mirrors
+}
+
+// seen is shown the body as it goes by.
+func (d *delivery) seen(p []byte) {
+	if d.keep.Load() {
+		if len(d.kept)+len(p) > maxKept {
+			d.keep.Store(false)
+			d.kept = nil
+		} else {
+			d.kept = append(d.kept, p...)
+		}
+	}
+	_, _ = d.copies.Write(p) // never fails
+}
+
+// repeatable says whether the request can be sent once more although its effect
+// may have happened.
+func (d *delivery) repeatable() bool { return d.keep.Load() && idempotent(d.method) }
+
+// serveHTTP1 routes a connection's requests one after the other.
+func (c *conn) serveHTTP1(ctx context.Context) {
+	if c.last != nil { // the client was slow to speak
+		c.last.idle()
+	}
+	for {
+		r, err := c.readRequest(ctx)
+		switch {
+		case errors.Is(err, errOdd):
+			c.unread()
+			c.toLastUnread(ctx)
+			return
+		case err != nil:
+			return
+		}
+		d := &delivery{request: r, raw: append([]byte(nil), c.client.bytes()[:r.size]...)}
+		c.client.skip(r.size)
+		if !c.deliver(ctx, d) {
+			return
+		}
+	}
+}
+
+// readRequest waits for the head of the next request. With errOdd the connection
+// is not to be read any more, with any other error it is over.
+func (c *conn) readRequest(ctx context.Context) (*request, error) {
+	slow := time.NewTimer(wholeHead)
+	defer slow.Stop()
+	c.client.rest() // many connections are idle
+	if c.last != nil && len(c.last.bytes()) > 0 && !c.unasked() {
+		return nil, errOdd
+	}
+	for {
+		p := c.client.bytes()
+		if len(p) > 0 {
+			if r, err := parseRequest(p); !errors.Is(err, errMore) {
+				return r, err
+			}
+		}
+		if c.client.err != nil {
+			if len(p) > 0 {
+				return nil, errOdd
+			}
+			return nil, c.client.err
+		}
+		var fromUp <-chan struct{}
+		if c.last != nil {
+			fromUp = c.last.watch()
+		}
+		select {
+		case <-c.client.watch():
+			c.client.heard()
+		case <-fromUp:
+			c.last.heard()
+			if !c.unasked() {
+				return nil, errOdd
+			}
+		case <-slow.C:
+			if len(p) > 0 {
+				return nil, errOdd
+			}
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// unasked is called when the one who answered last has ended the connection, or
+// says more. From a laptop that means nothing to the client. The app may be saying
+// why; then the client is to hear it.
+func (c *conn) unasked() (goOn bool) {
+	if c.last.lease == nil {
+		return false
+	}
+	c.forget(c.last)
+	return true
+}
+
+// toLastUnread gives the rest of the connection to the app, on the connection that
+// the client has to it.
+func (c *conn) toLastUnread(ctx context.Context) {
+	if c.app == nil || c.app != c.last {
+		c.toAppUnread(ctx)
+		return
+	}
+	c.splice(ctx, c.app, nil, nil)
+}
+
+// deliver sends a request to where it belongs and its answer to the client. It
+// returns whether another request may follow.
+func (c *conn) deliver(ctx context.Context, d *delivery) bool {
+	to, mirrors := c.d.pick(d.steered())
+	for _, l := range mirrors {
+		if s := l.mirror(ctx, c.client.conn.RemoteAddr().String(), KindHTTP1, d.method); s != nil {
+			d.copies = append(d.copies, s)
+		}
+	}
+	defer d.copies.end()
+	_, _ = d.copies.Write(d.raw) // never fails
+	for to != nil {
+		more, err := c.toLaptop(ctx, d, to)
+		if err == nil {
+			return more
+		}
+		f, ok := errors.AsType[*failure](err)
+		if !ok {
+			return false
+		}
+		again := f.unseen || d.repeatable()
+		if again && to.left() {
+			to, _ = c.d.pick(d.steered())
+			continue
+		}
+		c.d.logger().Debug("laptop has not answered", "owner", to.rule.Owner, "port", c.d.Port, "why", f.why)
+		if to.rule.Strict || !again {
+			to.missed.Add(1)
+			return c.answerLost(d, f.why)
+		}
+		to.byApp.Add(1)
+		return c.toApp(ctx, d, note("app", f.why))
+	}
+	return c.toApp(ctx, d, "")
+}
+
+// toLaptop sends a request to a laptop. After a failure nothing of an answer has
+// reached the client, and the request can be sent elsewhere.
+func (c *conn) toLaptop(ctx context.Context, d *delivery, l *lease) (more bool, err error) {
+	d.keep.Store(true)
+	for {
+		if why := l.absent(); why != "" {
+			return false, &failure{why, true}
+		}
+		up, err := c.dialLaptop(ctx, l, KindHTTP1)
+		if err != nil {
+			return false, err
+		}
+		again := up.used
+		more, err = (&exchange{c: c, d: d, up: up}).run(ctx)
+		if err == nil {
+			up.idle()
+			return more, nil
+		}
+		f, ok := errors.AsType[*failure](err)
+		if !ok || !again || !f.unseen && !d.repeatable() {
+			return false, err
+		}
+		// The handler has closed a connection that it had kept.
+	}
+}
+
+// toApp sends a request to the app.
+func (c *conn) toApp(ctx context.Context, d *delivery, mark string) bool {
+	up, err := c.dialApp(ctx)
+	if err != nil {
+		c.d.logger().Debug("request refused", "port", c.d.Port, "err", err)
+		if mark != "" {
+			return c.answerLost(d, err.Error())
+		}
+		abort(c.client.conn)
+		return false
+	}
+	more, err := (&exchange{c: c, d: d, up: up, mark: mark}).run(ctx)
+	return more && err == nil
+}
+
+// answerLost says that nobody can answer.
+func (c *conn) answerLost(d *delivery, why string) bool {
+	text := fmt.Sprintf("This request belongs to a laptop that did not answer it: %s.\n", why)
+	more := d.body.done() && d.lasts() && d.minor > 0
+	head := "HTTP/1.1 502 Bad Gateway\r\n" + marker + ": " + note("lost", why) +
+		"\r\nContent-Type: text/plain; charset=utf-8\r\n"
+	if !more {
+		head += "Connection: close\r\n"
+	}
+	head += fmt.Sprintf("Content-Length: %d\r\n\r\n", len(text))
+	if d.method == "HEAD" {
+		text = ""
+	}
+	if _, err := io.WriteString(c.client.conn, head+text); err != nil || more {
+		return err == nil && more
+	}
+	linger(c.client.conn)
+	return false
+}
+
+// linger reads a little of what a client still sends, so that it gets to read the
+// answer before it learns that it was not heard to the end.
+func linger(nc net.Conn) {
+	closeWrite(nc)
+	_ = nc.SetReadDeadline(time.Now().Add(lingerTime))
+	_, _ = io.CopyN(io.Discard, nc, lingerBytes)
+}

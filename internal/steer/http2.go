@@ -1,0 +1,482 @@
+package steer
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"net/textproto"
+	"net/url"
+	"strings"
+	"sync"
+	"sync/atomic"
+)
+
+// maxStreams is how many requests a client may have under way on a connection.
+const maxStreams = 4096
+
+// streams serves a client's HTTP/2 connection: each request goes its own way, the
+// app's by connections that are the client's own.
+type streams struct {
+	c     *conn
+	ctx   context.Context
+	under sync.WaitGroup // handlers
+	app   *http.Transport
+
+	mu      sync.Mutex
+	laptops map[*lease]*route
+}
+
+// serveHTTP2 routes the requests of a connection.
+func (c *conn) serveHTTP2(ctx context.Context) {
+	if c.last != nil { // the client was slow to speak
+		c.forget(c.last)
+	}
+	c.client.settle()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	s := &streams{c: c, ctx: ctx, laptops: map[*lease]*route{}}
+	s.app = newTransport(c.d.App)
+	var protocols http.Protocols
+	protocols.SetUnencryptedHTTP2(true)
+	server := &http.Server{
+		Handler: s, Protocols: &protocols,
+		HTTP2:       &http.HTTP2Config{MaxConcurrentStreams: maxStreams},
+		BaseContext: func(net.Listener) context.Context { return ctx },
+		ErrorLog:    slog.NewLogLogger(c.d.logger().Handler(), slog.LevelDebug),
+	}
+	ln := &single{conn: &begun{Conn: c.client.conn, before: c.client.bytes(), closed: make(chan struct{})}}
+	_ = server.Serve(ln) // returns when the connection is closed
+	cancel()
+	s.under.Wait()
+	s.app.CloseIdleConnections()
+	for _, t := range s.laptops {
+		t.CloseIdleConnections()
+	}
+}
+
+// single is a listener with one connection.
+type single struct {
+	conn *begun
+	once bool
+}
+
+// Accept implements net.Listener.
+func (l *single) Accept() (net.Conn, error) {
+	if l.once {
+		<-l.conn.closed
+		return nil, net.ErrClosed
+	}
+	l.once = true
+	return l.conn, nil
+}
+
+// Close implements net.Listener.
+func (l *single) Close() error { return nil }
+
+// Addr implements net.Listener.
+func (l *single) Addr() net.Addr { return l.conn.LocalAddr() }
+
+// begun is a connection of which something was read already.
+type begun struct {
+	net.Conn
+	before []byte
+	once   sync.Once
+	closed chan struct{}
+}
+
+// Read implements net.Conn.
+func (b *begun) Read(p []byte) (int, error) {
+	if len(b.before) > 0 {
+		n := copy(p, b.before)
+		b.before = b.before[n:]
+		return n, nil
+	}
+	return b.Conn.Read(p)
+}
+
+// Close implements net.Conn.
+func (b *begun) Close() error {
+	b.once.Do(func() { close(b.closed) })
+	return b.Conn.Close()
+}
+
+func newTransport(dial func(ctx context.Context) (net.Conn, error)) *http.Transport {
+	var protocols http.Protocols
+	protocols.SetUnencryptedHTTP2(true)
+	return &http.Transport{
+		DialContext:        func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) },
+		Protocols:          &protocols,
+		DisableCompression: true, // the client decides what it can read
+		HTTP2:              &http.HTTP2Config{MaxReceiveBufferPerStream: 4 << 20},
+	}
+}
+
+// dialHTTP2 connects to the handler at the laptop.
+func (l *lease) dialHTTP2(ctx context.Context, info Info) (net.Conn, error) {
+	up, err := l.open(ctx, info)
+	if err != nil {
+		return nil, &failure{err.Error(), true}
+	}
+	err = up.await(ctx)
+	if err != nil {
+		abort(up.conn)
+	}
+	up.settle()
+	if err != nil {
+		return nil, err
+	}
+	return &begun{Conn: up.conn, before: up.bytes(), closed: make(chan struct{})}, nil
+}
+
+// route carries a client's requests to a laptop. When the lease is over and the
+// last request answered, it closes its connections.
+type route struct {
+	*http.Transport
+	mu    sync.Mutex
+	over  bool
+	under int // requests
+	conns []net.Conn
+}
+
+// laptop returns the route to a laptop.
+func (s *streams) laptop(l *lease) *route {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if p := s.laptops[l]; p != nil {
+		return p
+	}
+	p := &route{}
+	remote := s.c.client.conn.RemoteAddr().String()
+	p.Transport = newTransport(func(context.Context) (net.Conn, error) { // another request may use it
+		nc, err := l.dialHTTP2(s.ctx, Info{Kind: KindHTTP2, Remote: remote})
+		if err == nil {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			p.conns = append(p.conns, nc)
+		}
+		return nc, err
+	})
+	s.laptops[l] = p
+	stop := context.AfterFunc(l.over, func() { p.use(0, true) })
+	context.AfterFunc(s.ctx, func() { stop() })
+	return p
+}
+
+// use counts a request in or out, or says that the lease is over.
+func (p *route) use(by int, over bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.under += by
+	if p.over = p.over || over; !p.over || p.under > 0 {
+		return
+	}
+	for _, nc := range p.conns {
+		_ = nc.Close()
+	}
+	p.conns = nil
+}
+
+// ServeHTTP implements http.Handler.
+func (s *streams) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	s.under.Add(1)
+	defer s.under.Done()
+	path, _, _ := strings.Cut(r.RequestURI, "?")
+	seen := Request{Path: path, Header: func(name string) (string, bool) {
+		if strings.EqualFold(name, "host") {
+			return r.Host, true
+		}
+		v := r.Header[textproto.CanonicalMIMEHeaderKey(name)]
+		return strings.Join(v, ", "), len(v) > 0
+	}}
+	to, mirrors := s.c.d.pick(seen)
+	in := &incoming{r: r, body: r.Body, close: r.Body.Close}
+	defer in.mirror(s, mirrors).end()
+	mark := ""
+	for to != nil {
+		err := s.toLaptop(w, in, to)
+		if err == nil || r.Context().Err() != nil {
+			return // or nobody listens
+		}
+		f, ok := errors.AsType[*failure](err)
+		if !ok {
+			f = &failure{why: to.rule.Owner + " has not answered: " + err.Error()}
+		}
+		again := f.unseen || in.repeatable()
+		if again && to.left() {
+			to, _ = s.c.d.pick(seen)
+			continue
+		}
+		s.c.d.logger().Debug("laptop has not answered", "owner", to.rule.Owner, "port", s.c.d.Port, "why", f.why)
+		if to.rule.Strict || !again {
+			to.missed.Add(1)
+			lost(w, r, f.why)
+			return
+		}
+		to.byApp.Add(1)
+		mark = note("app", f.why)
+		break
+	}
+	if err := s.send(r.Context(), s.app, w, in, mark, nil); err != nil {
+		if mark == "" || r.Context().Err() != nil {
+			panic(http.ErrAbortHandler)
+		}
+		lost(w, r, err.Error())
+	}
+}
+
+// incoming is a request, with what is kept of it.
+type incoming struct {
+	r     *http.Request
+	body  io.Reader
+	close func() error
+	kept  []byte
+	keep  bool // kept is the whole body
+
+	connected atomic.Bool // there is a connection that the request is sent on
+}
+
+// repeatable says whether the request can be sent once more although its effect
+// may have happened.
+func (in *incoming) repeatable() bool {
+	return idempotent(in.r.Method) && (in.keep || in.empty())
+}
+
+// Read implements io.Reader; it reads the body.
+func (in *incoming) Read(p []byte) (int, error) { return in.body.Read(p) }
+
+// Close implements io.Closer. Who did not even connect must not close the body; who
+// did has to, because only that ends a Read.
+func (in *incoming) Close() error {
+	if !in.connected.Load() {
+		return nil
+	}
+	return in.close()
+}
+
+// empty says whether the request has no body.
+func (in *incoming) empty() bool { return in.r.ContentLength == 0 }
+
+// retain reads the body of a request that could be repeated, if it is small.
+func (in *incoming) retain() error {
+	r := in.r
+	if in.keep || !idempotent(r.Method) || r.ContentLength <= 0 || r.ContentLength > maxKept || r.Header.Get("Expect") != "" {
+		return nil
+	}
+	var err error
+	if in.kept, err = io.ReadAll(in.body); err != nil {
+		return err
+	}
+	in.keep = true
+	return nil
+}
+
+// url returns where the request goes on, as a client has it.
+func (in *incoming) url() *url.URL {
+	u := *in.r.URL
+	if u.Scheme, u.Host = "http", in.r.Host; u.Host == "" {
+		u.Host = "app"
+	}
+	return &u
+}
+
+// outgoing makes the request that is sent on.
+func (in *incoming) outgoing(ctx context.Context) *http.Request {
+	out := in.r.WithContext(ctx)
+	out.URL, out.RequestURI = in.url(), ""
+	out.Header = in.r.Header.Clone()
+	noAgent(out.Header)
+	switch {
+	case in.empty():
+		out.Body = http.NoBody
+	case in.keep:
+		out.Body = io.NopCloser(bytes.NewReader(in.kept))
+	default:
+		out.Body = in
+	}
+	return out
+}
+
+// noAgent keeps a User-Agent from being made up.
+func noAgent(h http.Header) {
+	if _, has := h["User-Agent"]; !has {
+		h.Set("User-Agent", "")
+	}
+}
+
+// mirror begins to copy the request.
+func (in *incoming) mirror(s *streams, to []*lease) (copies spools) {
+	for _, l := range to {
+		out := in.r.Clone(s.ctx)
+		out.URL, out.RequestURI, out.Trailer = in.url(), "", nil
+		noAgent(out.Header)
+		c := l.copyTo(s.ctx, func(ctx context.Context, body *spool) error {
+			t := newTransport(func(ctx context.Context) (net.Conn, error) {
+				return l.dialHTTP2(ctx, Info{Kind: KindHTTP2, Remote: in.r.RemoteAddr, Mirror: true})
+			})
+			defer t.CloseIdleConnections()
+			if out.Body = body; out.ContentLength == 0 {
+				out.Body = http.NoBody
+			}
+			resp, err := t.RoundTrip(out.WithContext(ctx))
+			if err != nil {
+				return err
+			}
+			defer resp.Body.Close()
+			_, err = io.Copy(io.Discard, resp.Body)
+			return err
+		})
+		if c != nil {
+			copies = append(copies, c)
+		}
+	}
+	if len(copies) > 0 {
+		in.body = io.TeeReader(in.body, copies)
+	}
+	return copies
+}
+
+// toLaptop sends a request to a laptop. After an error nothing was answered.
+func (s *streams) toLaptop(w http.ResponseWriter, in *incoming, l *lease) error {
+	if why := l.absent(); why != "" {
+		return &failure{why, true}
+	}
+	if err := in.retain(); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancelCause(in.r.Context())
+	defer cancel(nil)
+	answered := make(chan struct{})
+	var watching sync.WaitGroup
+	watching.Go(func() {
+		silent := l.quiet()
+		if !in.repeatable() {
+			silent = nil
+		}
+		select {
+		case <-silent:
+			cancel(&failure{why: l.rule.Owner + " is silent"})
+		case <-l.lost:
+			cancel(&failure{why: l.rule.Owner + " is gone"})
+		case <-answered:
+		case <-ctx.Done():
+		}
+	})
+	defer watching.Wait()
+	stop := sync.OnceFunc(func() { close(answered) })
+	defer stop()
+	path := s.laptop(l)
+	path.use(1, false)
+	defer path.use(-1, false)
+	err := s.send(ctx, path.Transport, w, in, "", func() {
+		stop()
+		l.requests.Add(1)
+	})
+	if f, ok := errors.AsType[*failure](context.Cause(ctx)); ok && err != nil {
+		return f
+	}
+	return err
+}
+
+// send sends a request and passes on its answer. After an error the client has
+// seen nothing of one; an answer that breaks off ends in a panic, as http.Server
+// wants it.
+func (s *streams) send(ctx context.Context, t *http.Transport, w http.ResponseWriter, in *incoming, mark string, answered func()) error {
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		GotConn: func(httptrace.GotConnInfo) { in.connected.Store(true) },
+		Got1xxResponse: func(code int, h textproto.MIMEHeader) error {
+			if code != http.StatusContinue { // that one comes by itself
+				copyHeader(w.Header(), http.Header(h))
+				w.WriteHeader(code)
+				clear(w.Header())
+			}
+			return nil
+		},
+	})
+	resp, err := t.RoundTrip(in.outgoing(ctx))
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if answered != nil {
+		answered()
+	}
+	h := w.Header()
+	copyHeader(h, resp.Header)
+	for _, name := range []string{"Date", "Content-Type"} {
+		if _, has := h[name]; !has {
+			h[name] = nil // else one would be made up
+		}
+	}
+	if mark != "" {
+		h.Set(marker, mark)
+	}
+	announced := map[string]bool{}
+	for name := range resp.Trailer {
+		announced[name] = true
+		h.Add("Trailer", name)
+	}
+	w.WriteHeader(resp.StatusCode)
+	if resp.Body != http.NoBody {
+		if err := pour(w, resp.Body); err != nil {
+			panic(http.ErrAbortHandler)
+		}
+	}
+	for name, values := range resp.Trailer {
+		if !announced[name] {
+			name = http.TrailerPrefix + name
+		}
+		h[name] = values
+	}
+	return nil
+}
+
+func copyHeader(to, from http.Header) {
+	for name, values := range from {
+		to[name] = append(to[name], values...)
+	}
+}
+
+// pour copies an answer piece by piece as it comes.
+func pour(w http.ResponseWriter, r io.Reader) error {
+	control := http.NewResponseController(w)
+	if err := control.Flush(); err != nil {
+		return err
+	}
+	buf := make([]byte, largeBuffer)
+	for {
+		n, err := r.Read(buf)
+		if n > 0 {
+			if _, err := w.Write(buf[:n]); err != nil {
+				return err
+			}
+			if err := control.Flush(); err != nil {
+				return err
+			}
+		}
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// lost says that nobody can answer.
+func lost(w http.ResponseWriter, r *http.Request, why string) {
+	h := w.Header()
+	h.Set(marker, note("lost", why))
+	if strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc") {
+		h.Set("Content-Type", "application/grpc")
+		h.Set("Grpc-Status", "14") // unavailable
+		h.Set("Grpc-Message", strings.ReplaceAll(note("lost", why), "%", "%25"))
+		w.WriteHeader(http.StatusOK)
+		return
+	}
+	http.Error(w, "This request belongs to a laptop that did not answer it: "+why+".", http.StatusBadGateway)
+}

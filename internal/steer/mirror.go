@@ -1,0 +1,205 @@
+package steer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+)
+
+const (
+	// maxSpool is how far a laptop may be behind with the copy of one request.
+	maxSpool = 1 << 20
+	// maxCopies is how many requests of one rule are copied at a time.
+	maxCopies = 64
+)
+
+var errBehind = errors.New("the laptop is too far behind")
+
+// spool holds what was copied of a request and not sent yet. Writing to it never
+// waits and never fails.
+type spool struct {
+	mu    sync.Mutex
+	news  sync.Cond
+	buf   []byte
+	ended bool
+	err   error
+}
+
+func newSpool() *spool {
+	s := &spool{}
+	s.news.L = &s.mu
+	return s
+}
+
+func (s *spool) write(p []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.err != nil || s.ended:
+		return
+	case len(s.buf)+len(p) > maxSpool:
+		s.err, s.buf = errBehind, nil
+	default:
+		s.buf = append(s.buf, p...)
+	}
+	s.news.Signal()
+}
+
+func (s *spool) end() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ended = true
+	s.news.Signal()
+}
+
+func (s *spool) fail(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.err == nil {
+		s.err, s.buf = err, nil
+	}
+	s.news.Signal()
+}
+
+// Read implements io.Reader.
+func (s *spool) Read(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for len(s.buf) == 0 && s.err == nil && !s.ended {
+		s.news.Wait()
+	}
+	switch {
+	case s.err != nil:
+		return 0, s.err
+	case len(s.buf) == 0:
+		return 0, io.EOF
+	}
+	n := copy(p, s.buf)
+	if s.buf = s.buf[n:]; len(s.buf) == 0 {
+		s.buf = nil
+	}
+	return n, nil
+}
+
+// Close implements io.Closer.
+func (s *spool) Close() error {
+	s.fail(io.ErrClosedPipe)
+	return nil
+}
+
+// spools are the copies of one request.
+type spools []*spool
+
+// Write implements io.Writer.
+func (all spools) Write(p []byte) (int, error) {
+	for _, s := range all {
+		s.write(p)
+	}
+	return len(p), nil
+}
+
+func (all spools) end() {
+	for _, s := range all {
+		s.end()
+	}
+}
+
+// mirror begins a copy of a request, or of a raw connection; its bytes are to be
+// written to the spool. It returns nil if there are too many already.
+func (l *lease) mirror(ctx context.Context, remote string, kind Kind, method string) *spool {
+	return l.copyTo(ctx, func(ctx context.Context, s *spool) error {
+		up, err := l.open(ctx, Info{Kind: kind, Remote: remote, Mirror: true})
+		if err != nil {
+			return err
+		}
+		defer up.close()
+		stop := context.AfterFunc(ctx, func() { abort(up.conn) })
+		defer stop()
+		if err := up.await(ctx); err != nil {
+			return err
+		}
+		up.settle()
+		heard := make(chan error, 1)
+		go func() { heard <- up.ignore(kind, method) }()
+		_, err = io.Copy(up.conn, s)
+		switch {
+		case err != nil:
+			abort(up.conn)
+		case kind == KindRaw:
+			closeWrite(up.conn)
+		}
+		return errors.Join(err, <-heard)
+	})
+}
+
+// copyTo runs a copy beside the original.
+func (l *lease) copyTo(ctx context.Context, send func(context.Context, *spool) error) *spool {
+	if l.absent() != "" || l.copying.Add(1) > maxCopies {
+		l.copying.Add(-1)
+		l.dropped.Add(1)
+		return nil
+	}
+	s := newSpool()
+	ctx, cancel := context.WithCancel(ctx)
+	stops := []func() bool{
+		context.AfterFunc(l.over, cancel),
+		context.AfterFunc(ctx, func() { s.fail(context.Canceled) }),
+	}
+	l.door.copies.Go(func() {
+		defer l.copying.Add(-1)
+		err := send(ctx, s)
+		for _, stop := range stops {
+			stop()
+		}
+		cancel()
+		_ = s.Close() // nothing more is taken
+		if err != nil {
+			l.dropped.Add(1)
+			l.host.logger().Debug("request not mirrored", "owner", l.rule.Owner, "err", err)
+			return
+		}
+		l.mirrored.Add(1)
+	})
+	return s
+}
+
+// ignore reads an answer and throws it away.
+func (u *upstream) ignore(kind Kind, method string) error {
+	if kind == KindRaw {
+		u.skip(len(u.bytes()))
+		_, err := io.Copy(io.Discard, u.conn)
+		return err
+	}
+	for {
+		a, err := parseAnswer(u.bytes(), method)
+		switch {
+		case errors.Is(err, errMore):
+			if err := u.fill(); err != nil {
+				return fmt.Errorf("read the answer: %w", err)
+			}
+			continue
+		case err != nil || a.body.kind == bodyRest:
+			_, err := io.Copy(io.Discard, u.conn)
+			return err
+		}
+		u.skip(a.size)
+		if a.status < 200 {
+			continue
+		}
+		for !a.body.done() {
+			if len(u.bytes()) == 0 {
+				if err := u.fill(); err != nil {
+					return fmt.Errorf("read the answer: %w", err)
+				}
+			}
+			n, err := a.body.take(u.bytes())
+			u.skip(n)
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+}
