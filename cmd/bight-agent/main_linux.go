@@ -88,6 +88,11 @@ func runAgent(args []string, stderr io.Writer) int {
 	listen := f.String("listen", "", "`address` for sessions, on loopback")
 	tokenFile := f.String("token-file", "", "`file` with the token that sessions must have; else $"+agent.TokenEnv)
 	ready := f.String("ready", "", "how to see that the process can serve: tcp:PORT, http:PORT/PATH or grpc:PORT")
+	f.Func("door", "port in front of one of the process's: `LISTEN=PORT/PROTOCOL`, may be repeated", func(text string) error {
+		door, err := agent.ParseDoor(text)
+		a.Doors = append(a.Doors, door)
+		return err
+	})
 	debugging := f.Bool("debug", false, "log more")
 	if code, ok := parse(f, args, stderr); !ok {
 		return code

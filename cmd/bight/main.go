@@ -9,6 +9,7 @@ import (
 	"runtime/debug"
 	"syscall"
 
+	"github.com/bightdev/bight/internal/bridge/jail"
 	"github.com/bightdev/bight/internal/cli"
 )
 
@@ -16,6 +17,7 @@ import (
 var version = "dev"
 
 func main() {
+	jail.Main(os.Args) // the process beside a command of bight run
 	// The program stays open all day, beside a compiler that wants the memory.
 	debug.SetGCPercent(50)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)

@@ -18,6 +18,7 @@ import (
 
 	"github.com/bightdev/bight/internal/live/wire"
 	"github.com/bightdev/bight/internal/reach"
+	"github.com/bightdev/bight/internal/steer"
 	"github.com/bightdev/bight/internal/stream"
 )
 
@@ -44,6 +45,7 @@ type Agent struct {
 	Command        []string // of the process
 	RestartProcess bool     // when the files change and the session asks for it
 	Probe          *Probe   // nil: the process is ready when it runs
+	Doors          []Door   // in front of ports of the process
 	Grace          time.Duration
 	Stdout, Stderr io.Writer
 	Log            *slog.Logger
@@ -52,6 +54,7 @@ type Agent struct {
 	sup        *Supervisor
 	hub        hub
 	reach      *reach.Server
+	host       *steer.Host
 	hosts      []string
 	openErr    error
 	background sync.WaitGroup
@@ -73,9 +76,20 @@ func (a *Agent) Run(ctx context.Context, ln net.Listener) (int, error) {
 	}
 	a.sup = a.supervisor()
 	a.reach = &reach.Server{Hidden: []string{TokenEnv, AppEnv}, Own: []string{a.Live}, Log: a.Log}
+	a.host = a.steering()
 	sctx, cancel := context.WithCancel(ctx)
 	var g sync.WaitGroup
-	server := &stream.Server{Token: a.Token, Version: a.Version, Handle: a.handle, Log: a.Log}
+	for i, door := range a.host.Doors {
+		g.Go(func() {
+			if err := door.Serve(sctx, a.Doors[i].Listener); err != nil && sctx.Err() == nil {
+				a.Log.Error("a port can't be reached any more", "port", door.Port, "err", err)
+			}
+		})
+	}
+	server := &stream.Server{
+		Token: a.Token, Version: a.Version, Handle: a.handle, Log: a.Log,
+		Limits: stream.Limits{Replay: 4 << 20, Budget: 8 << 20, Streams: 1024},
+	}
 	g.Go(func() {
 		if err := server.Serve(sctx, ln); err != nil && sctx.Err() == nil {
 			a.Log.Error("no session can connect any more", "err", err)
@@ -123,7 +137,7 @@ func (a *Agent) supervisor() *Supervisor {
 // limitMemory tells the runtime how much memory there should be at most: little,
 // and some for each entry of the tree.
 func (a *Agent) limitMemory() {
-	const base, perEntry = 12 << 20, 1 << 10
+	const base, perEntry = 20 << 20, 1 << 10
 	n := 0
 	if a.store != nil {
 		if sum, err := a.store.now(); err == nil {
@@ -131,7 +145,7 @@ func (a *Agent) limitMemory() {
 		}
 	}
 	debug.SetMemoryLimit(int64(base + n*perEntry))
-	debug.SetGCPercent(50)
+	debug.SetGCPercent(30)
 }
 
 // serveReady lets [WaitReady] wait, through a socket in the live directory.

@@ -13,6 +13,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"github.com/bightdev/bight/internal/live/wire"
+	"github.com/bightdev/bight/internal/steer"
 	"github.com/bightdev/bight/internal/stream"
 	"github.com/bightdev/bight/internal/tree"
 )
@@ -78,12 +79,14 @@ func (a *Agent) handle(ctx context.Context, st *stream.Stream) {
 	header := string(st.Header())
 	switch port, dial := strings.CutPrefix(header, wire.HeaderDial); {
 	case dial:
-		a.reach.ServePort(ctx, st, a.hosts, port)
+		a.reach.ServePort(ctx, st, a.hosts, a.steered(port))
 	case header == wire.HeaderLive:
 		c := &client{a: a, st: st, r: wire.NewReader(st), w: wire.NewWriter(st), events: make(chan wire.Event, 256)}
 		if err := c.serve(ctx); err != nil && !errors.Is(err, io.EOF) && ctx.Err() == nil {
 			a.Log.Debug("session's conversation ended", "client", c.name, "err", err)
 		}
+	case header == steer.HeaderIntercept, header == steer.HeaderList:
+		a.host.Handle(ctx, st)
 	case a.reach.Handle(ctx, st):
 	default:
 		a.Log.Debug("stream of an unknown kind refused", "header", header)

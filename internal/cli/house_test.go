@@ -43,7 +43,7 @@ var mayImport = map[string][]string{
 		"internal/app", "internal/ui", "internal/kube", "internal/deploy", "internal/image", "internal/session", "internal/doctor",
 		"internal/bridge", "internal/steer", "internal/stream",
 	},
-	"cmd/bight":       {"internal/cli"},
+	"cmd/bight":       {"internal/cli", "internal/bridge/jail"},
 	"cmd/bight-agent": {"internal/agent"},
 }
 

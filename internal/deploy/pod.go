@@ -2,6 +2,7 @@ package deploy
 
 import (
 	"fmt"
+	"net"
 	"path"
 	"slices"
 	"strconv"
@@ -101,7 +102,43 @@ func (r *renderer) command(s *app.Service) []string {
 	if q := question(s); q != "" {
 		cmd = append(cmd, "--ready", q)
 	}
+	doors := DoorPorts(s)
+	for _, p := range s.Ports {
+		if door, ok := doors[p.Number]; ok {
+			cmd = append(cmd, "--door", fmt.Sprintf("%d=%d/%s", door, p.Number, p.Protocol))
+		}
+	}
 	return append(append(cmd, "--"), own...)
+}
+
+// Agent is what a container's command says of the agent that runs in it.
+type Agent struct {
+	Port  int         // for sessions
+	Doors map[int]int // by the process's port: where the door in front of it is
+}
+
+// AgentOf reads what Render wrote, from a container of any age; ok is false where no
+// agent runs.
+func AgentOf(command []string) (a Agent, ok bool) {
+	a.Doors = map[int]int{}
+	for i, word := range command {
+		switch {
+		case word == "--" || i+1 == len(command):
+			return a, a.Port != 0
+		case word == "--listen":
+			if _, port, err := net.SplitHostPort(command[i+1]); err == nil {
+				a.Port, _ = strconv.Atoi(port) // 0 is none
+			}
+		case word == "--door":
+			at, port, _ := strings.Cut(command[i+1], "=")
+			port, _, _ = strings.Cut(port, "/")
+			n, err := strconv.Atoi(port)
+			if door, errAt := strconv.Atoi(at); err == nil && errAt == nil {
+				a.Doors[n] = door
+			}
+		}
+	}
+	return a, a.Port != 0
 }
 
 // health is how s is asked whether it can serve: as it says itself, else by

@@ -86,6 +86,27 @@ func AgentPort(s *app.Service) int {
 	return port
 }
 
+// firstDoor is where doors begin.
+const firstDoor = 24460
+
+// DoorPorts returns, for each TCP port of s, the port of the agent's door in front
+// of it: what the Kubernetes Service leads to in a sandbox.
+func DoorPorts(s *app.Service) map[int]int {
+	doors := map[int]int{}
+	next := firstDoor
+	for _, p := range s.Ports {
+		if p.Protocol == app.UDP {
+			continue
+		}
+		for next == AgentPort(s) || slices.ContainsFunc(s.Ports, func(p app.Port) bool { return p.Number == next }) {
+			next++
+		}
+		doors[p.Number] = next
+		next++
+	}
+	return doors
+}
+
 // Render returns the objects that run a in an environment, sorted by service
 // and then in the order in which they have to exist. The namespace is not
 // among them, see [RenderNamespace]. It refuses, naming all of them at once,
@@ -239,7 +260,7 @@ func (r *renderer) service(s *app.Service) {
 	if len(s.Ports) > 0 {
 		r.add(s.Name, coreac.Service(s.Name, ns).WithLabels(labels).
 			WithAnnotations(notes(annotationPorts, portNotes(s))).
-			WithSpec(coreac.ServiceSpec().WithSelector(selector(r.app, s)).WithPorts(servicePorts(s)...)))
+			WithSpec(coreac.ServiceSpec().WithSelector(selector(r.app, s)).WithPorts(r.servicePorts(s)...)))
 	}
 	r.add(s.Name, r.deployment(s, set))
 }
@@ -293,11 +314,16 @@ func selector(a *app.App, s *app.Service) map[string]string {
 	return map[string]string{labelName: s.Name, labelInstance: a.Name}
 }
 
-func servicePorts(s *app.Service) []*coreac.ServicePortApplyConfiguration {
+func (r *renderer) servicePorts(s *app.Service) []*coreac.ServicePortApplyConfiguration {
+	var doors map[int]int
+	if r.opts.Live != nil {
+		doors = DoorPorts(s)
+	}
 	var ports []*coreac.ServicePortApplyConfiguration
 	for _, p := range s.Ports {
+		target := cmp.Or(doors[p.Number], p.Number)
 		sp := coreac.ServicePort().WithName(p.Name).WithPort(int32(p.Number)).
-			WithTargetPort(intstr.FromInt32(int32(p.Number))).WithProtocol(transport(p))
+			WithTargetPort(intstr.FromInt32(int32(target))).WithProtocol(transport(p))
 		switch p.Protocol {
 		case app.HTTP:
 			sp.WithAppProtocol("http")

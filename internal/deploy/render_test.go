@@ -333,3 +333,24 @@ func TestEjectChecksEverythingFirst(t *testing.T) {
 		t.Errorf("a forced Eject left the file (%v)", err)
 	}
 }
+
+func TestAgentOf(t *testing.T) {
+	for _, tt := range []struct {
+		command []string
+		want    Agent
+	}{
+		{[]string{"/bight/agent", "run", "--listen", "127.0.0.1:24448", "--", "./cart"}, Agent{Port: 24448, Doors: map[int]int{}}},
+		{
+			[]string{"/bight/agent", "run", "--listen", "[::1]:9", "--door", "24460=8080/http", "--door", "24461=9090/", "--", "./cart", "--door", "1=2/tcp"},
+			Agent{Port: 9, Doors: map[int]int{8080: 24460, 9090: 24461}},
+		},
+		{[]string{"./cart"}, Agent{Doors: map[int]int{}}},
+		{[]string{"./cart", "--listen"}, Agent{Doors: map[int]int{}}},
+		{[]string{"./cart", "--listen", ":http"}, Agent{Doors: map[int]int{}}},
+	} {
+		got, ok := AgentOf(tt.command)
+		if diff := cmp.Diff(tt.want, got); diff != "" || ok != (tt.want.Port != 0) {
+			t.Errorf("%v: ok %v (-want +got):\n%s", tt.command, ok, diff)
+		}
+	}
+}

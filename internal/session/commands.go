@@ -121,7 +121,7 @@ func (s *Session) Logs(ctx context.Context, o LogOptions) error {
 	if err != nil {
 		return err
 	}
-	chosen := selector(s.plan().Name)
+	chosen := Selector(s.plan().Name)
 	if o.Service != "" {
 		chosen += "," + nameLabel + "=" + o.Service
 	}

@@ -7,7 +7,6 @@ import (
 	"maps"
 	"net"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -163,7 +162,7 @@ func (p *pods) follow(ctx context.Context) error {
 	var targets sync.WaitGroup
 	defer targets.Wait()
 	defer p.forgetOthers(nil)
-	options := meta.ListOptions{LabelSelector: selector(p.session.plan().Name)}
+	options := meta.ListOptions{LabelSelector: Selector(p.session.plan().Name)}
 	for ctx.Err() == nil {
 		if err := p.watch(ctx, &targets, options); err != nil {
 			p.lost(ctx, err)
@@ -236,28 +235,10 @@ func (p *pods) note(ctx context.Context, targets *sync.WaitGroup, object *core.P
 		known.ready, known.wasReady = ready, known.wasReady || ready
 		p.wake(known.service)
 	}
-	if port := agentPort(object.Spec.Containers[0]); known.target == nil && port != 0 && isRunning(object) {
-		p.connect(ctx, targets, known, port)
+	container := object.Spec.Containers[0]
+	if agent, ok := deploy.AgentOf(slices.Concat(container.Command, container.Args)); ok && known.target == nil && isRunning(object) {
+		p.connect(ctx, targets, known, agent.Port)
 	}
-}
-
-// agentPort returns the port that a container's agent listens on, 0 where it has
-// none.
-func agentPort(c core.Container) int {
-	line := slices.Concat(c.Command, c.Args)
-	i := slices.Index(line, "--listen")
-	if i < 0 || i+1 == len(line) {
-		return 0
-	}
-	_, port, err := net.SplitHostPort(line[i+1])
-	if err != nil {
-		return 0
-	}
-	n, err := strconv.Atoi(port)
-	if err != nil {
-		return 0
-	}
-	return n
 }
 
 func isReady(object *core.Pod) bool {

@@ -57,23 +57,6 @@ func TestReasonIsThatOfThePodThatCameFarthest(t *testing.T) {
 	}
 }
 
-func TestAgentPort(t *testing.T) {
-	for _, tt := range []struct {
-		command, args []string
-		want          int
-	}{
-		{[]string{"/bight/agent", "run"}, []string{"--listen", "127.0.0.1:24448", "--", "./cart"}, 24448},
-		{[]string{"/bight/agent", "run", "--listen", "[::1]:9"}, nil, 9},
-		{[]string{"./cart"}, nil, 0},
-		{[]string{"./cart", "--listen"}, nil, 0},
-		{[]string{"./cart", "--listen", ":http"}, nil, 0},
-	} {
-		if got := agentPort(core.Container{Command: tt.command, Args: tt.args}); got != tt.want {
-			t.Errorf("%v %v: got %d, want %d", tt.command, tt.args, got, tt.want)
-		}
-	}
-}
-
 func TestAnEditIsLiveWhenAPodHasItAll(t *testing.T) {
 	hash := func(s string) tree.Hash { return tree.Tree{s: {}}.Digest() }
 	mine, other := hash("mine"), hash("other")

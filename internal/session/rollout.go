@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	apps "k8s.io/api/apps/v1"
+	core "k8s.io/api/core/v1"
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/bightdev/bight/internal/app"
@@ -21,8 +22,11 @@ import (
 // nameLabel has the service's name on every object of it.
 const nameLabel = "app.kubernetes.io/name"
 
-// selector finds what Bight has deployed of an app.
-func selector(appName string) string {
+// ServiceOf returns the name of the service that a pod is of.
+func ServiceOf(pod *core.Pod) string { return pod.Labels[nameLabel] }
+
+// Selector finds what Bight has deployed of an app.
+func Selector(appName string) string {
 	return "app.kubernetes.io/managed-by=bight,app.kubernetes.io/part-of=" + appName
 }
 
@@ -73,7 +77,7 @@ func (s *Session) apply(ctx context.Context, a *app.App, built []*image.Artifact
 
 // deployments returns what is deployed of an app.
 func (s *Session) deployments(ctx context.Context, appName string) ([]apps.Deployment, error) {
-	list, err := s.applier.Client.AppsV1().Deployments(s.environment).List(ctx, meta.ListOptions{LabelSelector: selector(appName)})
+	list, err := s.applier.Client.AppsV1().Deployments(s.environment).List(ctx, meta.ListOptions{LabelSelector: Selector(appName)})
 	if err != nil {
 		return nil, s.Cluster.Explain(err)
 	}

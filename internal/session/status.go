@@ -65,7 +65,7 @@ func (s *Session) Status(ctx context.Context) (*Status, error) {
 		return err
 	})
 	g.Go(func() error {
-		list, err := s.applier.Client.CoreV1().Pods(s.environment).List(run, meta.ListOptions{LabelSelector: selector(a.Name)})
+		list, err := s.applier.Client.CoreV1().Pods(s.environment).List(run, meta.ListOptions{LabelSelector: Selector(a.Name)})
 		if err != nil {
 			return s.Cluster.Explain(err)
 		}

@@ -145,7 +145,7 @@ func (c *Client) attempt(ctx context.Context, l Limits, s *Session) (io.ReadWrit
 	defer cancel()
 	h := hello{
 		Min: protocolMin, Max: protocolMax, Version: c.Version, Token: c.Token,
-		Features: c.Features, Window: l.initialWindow(), Replay: l.Replay,
+		Features: c.Features, Window: baseWindow, Replay: l.Replay,
 	}
 	if s != nil {
 		s.mu.Lock()

@@ -9,6 +9,11 @@
 // notice more than a pause. A session that the server no longer knows, because
 // the agent was restarted, ends with [ErrSessionLost].
 //
+// A session keeps no more bytes under way than the transport needs, because what
+// relays hold ready stands before whatever is sent next; and streams that send
+// little go before those that send much. So a small request beside a large
+// transfer takes milliseconds, and a reader that stalls holds up nobody.
+//
 // All exported methods are safe for concurrent use. A session's goroutines have
 // all ended when [Session.Done] is closed. The package imports the standard
 // library only (it is part of the agent).

@@ -9,21 +9,30 @@ import (
 )
 
 const (
-	smallChunk = 4 << 10
-	largeChunk = maxPayload
+	smallChunk  = 4 << 10
+	mediumChunk = 16 << 10
+	largeChunk  = maxPayload
 )
 
 // buffers recycles chunks. Unused ones are left to the garbage collector, so an
 // idle session holds none.
 type buffers struct {
-	small, large sync.Pool
+	small, medium, large sync.Pool
+}
+
+// of returns the pool and size of chunks for n bytes.
+func (b *buffers) of(n int) (*sync.Pool, int) {
+	switch {
+	case n <= smallChunk:
+		return &b.small, smallChunk
+	case n <= mediumChunk:
+		return &b.medium, mediumChunk
+	}
+	return &b.large, largeChunk
 }
 
 func (b *buffers) get(n int) *chunk {
-	pool, size := &b.small, smallChunk
-	if n > smallChunk {
-		pool, size = &b.large, largeChunk
-	}
+	pool, size := b.of(n)
 	if c, ok := pool.Get().(*chunk); ok {
 		return c
 	}
@@ -32,11 +41,8 @@ func (b *buffers) get(n int) *chunk {
 
 func (b *buffers) put(c *chunk) {
 	c.r, c.w = 0, 0
-	if len(c.buf) == smallChunk {
-		b.small.Put(c)
-	} else {
-		b.large.Put(c)
-	}
+	pool, _ := b.of(len(c.buf))
+	pool.Put(c)
 }
 
 // chunk holds received bytes buf[r:w].
@@ -71,16 +77,17 @@ func (in *inbox) init(pool *buffers, window int) {
 }
 
 // fill takes n bytes from src. Nothing of them is visible before all have come,
-// because a frame that was cut is sent anew.
-func (in *inbox) fill(src *bufio.Reader, n int) error {
+// because a frame that was cut is sent anew. It reports whether half of the
+// window has come.
+func (in *inbox) fill(src *bufio.Reader, n int) (half bool, err error) {
 	in.mu.Lock()
 	if n > in.allowed {
 		in.mu.Unlock()
-		return protocolError("stream got %d bytes more than its window", n-in.allowed)
+		return false, protocolError("stream got %d bytes more than its window", n-in.allowed)
 	}
 	if in.err != nil && !in.closed {
 		in.mu.Unlock()
-		return protocolError("data after the end of a stream")
+		return false, protocolError("data after the end of a stream")
 	}
 	if in.closed {
 		in.allowed -= n
@@ -91,29 +98,29 @@ func (in *inbox) fill(src *bufio.Reader, n int) error {
 			in.allowed += n
 			in.mu.Unlock()
 		}
-		return err
+		return false, err
 	}
 	c := in.tail(n)
 	in.filling = c
 	dst := c.buf[c.w : c.w+n]
 	in.mu.Unlock()
 
-	_, err := io.ReadFull(src, dst)
+	_, err = io.ReadFull(src, dst)
 
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	in.filling = nil
 	if err != nil {
-		return err
+		return false, err
 	}
 	in.allowed -= n
 	if in.closed {
-		return nil
+		return false, nil
 	}
 	c.w += n
 	in.buffered += n
 	in.cond.Signal()
-	return nil
+	return in.allowed <= in.window/2, nil
 }
 
 // tail returns the last chunk if it has n bytes left, else a new one.
@@ -221,13 +228,6 @@ func (in *inbox) setDeadline(t time.Time) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	in.deadline.set(t, in.cond)
-}
-
-// grown returns the part of the window beyond initial.
-func (in *inbox) grown(initial int) int {
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	return in.window - initial
 }
 
 // deadline wakes the waiters of a condition at a time. Its methods want the

@@ -44,7 +44,9 @@ func (l *link) Read(p []byte) (int, error) {
 func (s *Session) serveLink(conn io.ReadWriteCloser) (next *attachment, err error) {
 	l := &link{s: s, conn: conn, start: time.Now(), stop: make(chan struct{})}
 	s.mu.Lock()
-	s.ping, s.pong = 0, 0
+	s.ask, s.pong = true, 0
+	s.gov = newGovernor(s.limits.Replay, s.now(), s.out.acked)
+	s.turns.confirm(s.out.acked, s.out.end)
 	s.mu.Unlock()
 	s.poke()
 	var g sync.WaitGroup
@@ -90,23 +92,38 @@ func (l *link) keepAlive() error {
 			return fmt.Errorf("%w for %v", errDead, silent.Round(time.Millisecond))
 		}
 		s.mu.Lock()
-		s.ping = uint64(now)
+		s.ask = true
+		s.out.idle()
 		s.mu.Unlock()
 		s.poke()
 	}
 }
 
+// batch is what is written at once: unsequenced frames, frames of the log, and
+// a question about how far the peer is then.
+type batch struct {
+	head []byte
+	log  [][]byte
+	tail []byte
+}
+
+func (b *batch) size() int {
+	n := len(b.head) + len(b.tail)
+	for _, p := range b.log {
+		n += len(p)
+	}
+	return n
+}
+
 // writeFrames writes what the session has to say.
 func (l *link) writeFrames() error {
 	s := l.s
-	first := true
-	var control []byte
-	var bufs [][]byte
-	scratch := make([]byte, 0, 16<<10)
+	w := gatherer{w: l.conn}
+	_, w.vectored = l.conn.(*net.TCPConn)
+	var b batch
 	for {
-		control, bufs = s.nextBatch(control[:0], bufs[:0], first)
-		first = false
-		if len(control) == 0 && len(bufs) == 0 {
+		s.nextBatch(&b)
+		if b.size() == 0 {
 			select {
 			case <-s.wake:
 				continue
@@ -114,7 +131,7 @@ func (l *link) writeFrames() error {
 				return nil
 			}
 		}
-		err := writeBatch(l.conn, control, bufs, scratch)
+		err := w.write(&b)
 		s.mu.Lock()
 		s.out.written()
 		s.mu.Unlock()
@@ -124,56 +141,65 @@ func (l *link) writeFrames() error {
 	}
 }
 
-// writeBatch writes control and then bufs: in one piece when that is cheap,
-// else in one system call where the transport can.
-func writeBatch(w io.Writer, control []byte, bufs [][]byte, scratch []byte) error {
-	total := len(control)
-	for _, b := range bufs {
-		total += len(b)
+// gatherer writes batches, each with one system call if it can.
+type gatherer struct {
+	w        io.Writer
+	vectored bool // w writes net.Buffers at once
+	scratch  []byte
+}
+
+// cheapCopy is how many bytes are sooner copied than written from where they are.
+const cheapCopy = 16 << 10
+
+func (g *gatherer) write(b *batch) error {
+	all := make(net.Buffers, 0, 8)
+	if len(b.head) > 0 {
+		all = append(all, b.head)
 	}
-	if len(control) > 0 && total <= cap(scratch) {
-		scratch = append(scratch[:0], control...)
-		for _, b := range bufs {
-			scratch = append(scratch, b...)
-		}
-		_, err := w.Write(scratch)
+	all = append(all, b.log...)
+	if len(b.tail) > 0 {
+		all = append(all, b.tail)
+	}
+	size := b.size()
+	if len(all) == 1 || size > cheapCopy && g.vectored {
+		_, err := all.WriteTo(g.w)
 		return err
 	}
-	all := make(net.Buffers, 0, 8)
-	if len(control) > 0 {
-		all = append(all, control)
+	if cap(g.scratch) < size {
+		g.scratch = make([]byte, 0, max(size, cheapCopy))
 	}
-	all = append(all, bufs...)
-	_, err := all.WriteTo(w)
+	g.scratch = g.scratch[:0]
+	for _, p := range all {
+		g.scratch = append(g.scratch, p...)
+	}
+	_, err := g.w.Write(g.scratch)
 	return err
 }
 
-// nextBatch collects what to write next: unsequenced frames first. The first
-// batch of a link says a ping, so that the round trip time is known soon.
-func (s *Session) nextBatch(control []byte, bufs [][]byte, first bool) ([]byte, [][]byte) {
+// nextBatch collects what to write next.
+func (s *Session) nextBatch(b *batch) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	b.head, b.log, b.tail = b.head[:0], b.log[:0], b.tail[:0]
 	s.takeTurns()
 	if s.out.unsent() > 0 {
-		bufs = s.out.next(bufs, batchSize)
+		b.log = s.out.next(b.log, s.gov.batch())
 	}
-	if first {
-		s.ping = 1
+	// Who is held back must have a question under way, whose answer lets it go on.
+	heldBack := len(b.log) == 0 && s.turns.len() > 0 && s.gov.asked < s.out.sent
+	if s.ask || heldBack || s.gov.due(s.out.sent) {
+		b.tail = appendUint64Frame(b.tail, framePing, s.gov.ask(s.now(), s.out.sent))
+		s.ask = false
 	}
 	due := s.received - s.told
-	if due > 0 && (len(bufs) > 0 || s.ping|s.pong != 0 || due >= s.ackEvery()) {
-		control = appendUint64Frame(control, frameAck, s.received)
+	if due > 0 && (len(b.log) > 0 || len(b.tail) > 0 || s.pong != 0 || due >= s.ackEvery()) {
+		b.head = appendUint64Frame(b.head, frameAck, s.received)
 		s.told = s.received
 	}
 	if s.pong != 0 {
-		control = appendUint64Frame(control, framePong, s.pong)
+		b.head = appendUint64Frame(b.head, framePong, s.pong)
 		s.pong = 0
 	}
-	if s.ping != 0 {
-		control = appendUint64Frame(control, framePing, s.ping)
-		s.ping = 0
-	}
-	return control, bufs
 }
 
 // ackEvery is how much may come before an ack is sent for its own sake: few
@@ -210,7 +236,11 @@ func (l *link) take(f frame, src *bufio.Reader) error {
 		if st == nil {
 			_, err = src.Discard(f.length)
 		} else {
-			err = st.in.fill(src, f.length)
+			var half bool
+			if half, err = st.in.fill(src, f.length); half && !st.stepped {
+				st.stepped = true
+				s.step(st)
+			}
 		}
 		if err == nil {
 			s.advance(f)
@@ -253,14 +283,16 @@ func (l *link) takeUnsequenced(f frame, v uint64) error {
 		if !s.out.ack(v) {
 			return protocolError("confirms position %d of %d", v, s.out.end)
 		}
-		if len(s.queue) > 0 {
+		s.gov.confirm(s.now(), v, s.out.kept(), s.turns.len() > 0)
+		s.turns.confirm(v, s.out.end)
+		if s.turns.len() > 0 {
 			s.poke()
 		}
 	case framePing:
 		s.pong = v
 		s.poke()
 	case framePong:
-		if rtt := time.Since(l.start) - time.Duration(v); rtt > 0 {
+		if rtt, ok := s.gov.answer(s.now(), v); ok {
 			s.state.RTT = rtt
 		}
 	}
@@ -315,14 +347,18 @@ func (s *Session) takeControl(f frame, payload []byte) error {
 func (s *Session) update(st *Stream, f frame, payload []byte) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if err := s.overrun(); err != nil {
+		return err
+	}
 	switch f.typ {
 	case frameWindow:
-		st.credit += int(binary.BigEndian.Uint32(payload))
-		if st.credit > maxCredit {
-			return protocolError("window of %d bytes", st.credit)
+		credit := uint64(st.credit) + uint64(binary.BigEndian.Uint32(payload))
+		if credit > maxCredit {
+			return protocolError("window of %d bytes", credit)
 		}
+		st.credit = int(credit)
 		if len(st.pending) > 0 {
-			s.enqueue(st)
+			s.turns.add(st)
 			s.poke()
 		}
 	case frameStop:
@@ -350,21 +386,41 @@ func (s *Session) accept(id uint32, header []byte) error {
 	if s.err != nil { // nobody would tell the stream that the session has ended
 		return s.err
 	}
+	if err := s.overrun(); err != nil {
+		return err
+	}
 	if s.ours(id) || id <= s.peerID {
 		return protocolError("opens stream %d after %d", id, s.peerID)
 	}
 	s.peerID = id
 	st := newStream(s, id, header)
 	s.streams[id] = st
-	if s.handle == nil || len(s.streams) > maxStreams {
+	if s.handle == nil || len(s.streams) > s.limits.Streams || s.serving >= s.limits.Streams {
 		_ = st.in.close()
 		st.endWriting(errWriteClosed)
 		s.sendReset(st, CodeRefused)
 		return nil
 	}
+	s.serving++
 	s.handlers.Go(func() {
+		defer s.served()
 		defer st.Close()
 		s.handle(s.ctx, st)
 	})
+	return nil
+}
+
+func (s *Session) served() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.serving--
+}
+
+// overrun is an error when the peer makes us answer and does not confirm what we
+// answer. It wants s.mu held.
+func (s *Session) overrun() error {
+	if n := s.out.kept(); n > s.limits.Replay+controlReserve {
+		return protocolError("leaves %d bytes unconfirmed", n)
+	}
 	return nil
 }

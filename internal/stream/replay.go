@@ -4,7 +4,7 @@ package stream
 const segmentSize = 4 * (headerSize + maxPayload)
 
 // keptSegments is how many unused segments a replay keeps for later.
-const keptSegments = 8
+const keptSegments = 4
 
 // replay is the log of the frames that were or will be sent and that the peer
 // has not confirmed. Positions count the bytes of sequenced frames since the
@@ -135,6 +135,13 @@ func (r *replay) trim() {
 		if len(r.free) < keptSegments {
 			r.free = append(r.free, g)
 		}
+	}
+}
+
+// idle gives the memory back that is not needed while nothing is under way.
+func (r *replay) idle() {
+	if r.kept() == 0 && !r.writing {
+		r.release()
 	}
 }
 

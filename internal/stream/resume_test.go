@@ -331,7 +331,7 @@ func TestWritersWaitWhileTheTransportIsGone(t *testing.T) {
 				break
 			}
 		}
-		if total > unsentLimit+maxPayload {
+		if total > firstCap+maxPayload {
 			t.Errorf("%d bytes were taken without a transport", total)
 		}
 		n.down.Store(false)

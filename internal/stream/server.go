@@ -249,7 +249,7 @@ func (v *Server) attach(s *Session, at *attachment) error {
 	release := guard(hctx, at.conn)
 	err := writeHello(at.conn, welcome{
 		Protocol: at.protocol, Version: v.Version, Features: v.Features,
-		Window: s.limits.initialWindow(), Replay: s.limits.Replay,
+		Window: baseWindow, Replay: s.limits.Replay,
 		Session: s.id, Received: received,
 	})
 	if !release() {

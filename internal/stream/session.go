@@ -27,9 +27,13 @@ var (
 // Limits bound what a session costs. Zero fields have defaults.
 type Limits struct {
 	// Window is how many bytes a stream may have under way or unread: 16 MiB. A
-	// stream starts with 256 KiB and grows when its reader keeps up.
+	// stream starts with 32 KiB, gets 256 KiB when it has use for them, and more
+	// when its reader keeps up and a round trip is too long for that.
 	Window int
-	// Budget bounds the growth of all streams of a session together: 64 MiB.
+	// Streams is how many there may be at a time: 2,048. Others are refused.
+	Streams int
+	// Budget bounds the growth beyond 256 KiB of all streams of a session
+	// together: 64 MiB. Half as much is there for growth up to 256 KiB.
 	Budget int
 	// Replay is how many unconfirmed bytes are kept for sending again, and so
 	// how many are under way at most: 16 MiB. Writers wait beyond it.
@@ -42,14 +46,15 @@ type Limits struct {
 }
 
 const (
+	// baseWindow is what every stream has, and initialWindow what it gets at the
+	// first sign that it has use for it.
+	baseWindow    = 32 << 10
 	initialWindow = 256 << 10
 	minReplay     = 256 << 10
-	// unsentLimit is how much may wait for the transport before streams take
-	// turns, a frame each.
-	unsentLimit = 256 << 10
-	batchSize   = 256 << 10
-	maxStreams  = 16 << 10
-	lingerTime  = 2 * time.Second
+	// controlReserve is how much more than Limits.Replay the log may hold: frames
+	// that are no data can't wait.
+	controlReserve = 1 << 20
+	lingerTime     = 2 * time.Second
 )
 
 func (l Limits) withDefaults() Limits {
@@ -64,6 +69,7 @@ func (l Limits) withDefaults() Limits {
 		}
 	}
 	set(&l.Window, 16<<20)
+	set(&l.Streams, 2048)
 	set(&l.Budget, 64<<20)
 	set(&l.Replay, 16<<20)
 	l.Window = max(l.Window, 2*maxPayload)
@@ -73,8 +79,6 @@ func (l Limits) withDefaults() Limits {
 	setTime(&l.Handshake, 5*time.Second)
 	return l
 }
-
-func (l Limits) initialWindow() int { return min(initialWindow, l.Window) }
 
 // Session is one connection that outlives its transports. [Client.Connect] or a
 // [Server] makes it; whoever has it may Close it.
@@ -96,16 +100,22 @@ type Session struct {
 	over chan struct{}    // the session has ended
 	done chan struct{}    // and its goroutines too
 
+	began time.Time
+
 	mu       sync.Mutex
 	out      replay
-	queue    []*Stream // whose pending bytes wait for their turn
+	gov      governor // of the present transport
+	turns    turns
+	waited   time.Duration // when a Write last had to wait
 	streams  map[uint32]*Stream
 	lastID   uint32 // of our last stream
 	peerID   uint32 // of the peer's last stream
+	serving  int    // handlers that run
 	budget   int    // left of limits.Budget
+	steps    int    // left of what is there for the first growth of streams
 	received uint64 // position up to which the peer's frames were taken
 	told     uint64 // the position of our last ack
-	ping     uint64 // of the ping to send, 0 for none
+	ask      bool   // a ping is to be sent
 	pong     uint64 // the ping to answer, 0 for none
 	closing  bool   // a goaway is under way
 	err      error  // why the session ended
@@ -128,6 +138,10 @@ func newSession(ctx context.Context, id string, client bool, l Limits, p peer) *
 		over: make(chan struct{}), done: make(chan struct{}),
 		streams: map[uint32]*Stream{},
 		budget:  l.Budget,
+		steps:   l.Budget / 2,
+		began:   time.Now(),
+		gov:     newGovernor(l.Replay, 0, 0),
+		turns:   turns{round: 2},
 	}
 	s.ctx, s.cancel = context.WithCancelCause(ctx)
 	if !client {
@@ -183,11 +197,11 @@ func (s *Session) Open(ctx context.Context, header []byte) (*Stream, error) {
 	if s.err != nil {
 		return nil, fmt.Errorf("open stream: %w", s.err)
 	}
-	if len(s.queue) == 0 && s.mayAdd() {
+	if s.turns.sparse.len() == 0 && s.mayAdd(true) {
 		s.sendOpen(st)
 	}
 	for st.id == 0 && st.werr == nil {
-		s.enqueue(st)
+		s.turns.add(st)
 		st.wcond.Wait()
 	}
 	if st.werr != nil {
@@ -205,72 +219,14 @@ func (s *Session) register(header []byte) (*Stream, error) {
 		return nil, s.err
 	case s.closing:
 		return nil, errClosed
-	case len(s.streams) >= maxStreams:
+	case len(s.streams) >= s.limits.Streams:
 		return nil, fmt.Errorf("%d streams are open already", len(s.streams))
 	}
 	return newStream(s, 0, append([]byte(nil), header...)), nil
 }
 
-// mayAdd reports whether data may enter the replay log.
-func (s *Session) mayAdd() bool {
-	return s.out.unsent() < unsentLimit && s.out.kept() < s.limits.Replay
-}
-
-// enqueue gives st a turn at sending. Those and the functions below want s.mu
-// held.
-func (s *Session) enqueue(st *Stream) {
-	if !st.queued {
-		st.queued = true
-		s.queue = append(s.queue, st)
-	}
-}
-
-// sendOpen gives st its number and tells the peer of it.
-func (s *Session) sendOpen(st *Stream) {
-	s.lastID += 2
-	st.id = s.lastID
-	s.streams[st.id] = st
-	copy(s.out.add(frame{typ: frameOpen, stream: st.id, length: len(st.header)}), st.header)
-	s.poke()
-}
-
-// sendFrame hands over one frame of what st has pending, if it may.
-func (s *Session) sendFrame(st *Stream) bool {
-	n := min(len(st.pending), st.credit, maxPayload)
-	if n == 0 || !s.mayAdd() {
-		return false
-	}
-	if room := s.out.room() - headerSize; room < n && room >= smallChunk {
-		n = room
-	}
-	copy(s.out.add(frame{typ: frameData, stream: st.id, length: n}), st.pending)
-	st.pending = st.pending[n:]
-	st.credit -= n
-	return true
-}
-
-// takeTurns lets the queued streams send a frame each, again and again, as long
-// as frames may be added. A stream without credit leaves the queue until it
-// gets some.
-func (s *Session) takeTurns() {
-	for len(s.queue) > 0 && s.mayAdd() {
-		st := s.queue[0]
-		s.queue[0] = nil
-		s.queue = s.queue[1:]
-		st.queued = false
-		switch {
-		case st.id != 0:
-			s.sendFrame(st)
-		case st.werr == nil:
-			s.sendOpen(st)
-		}
-		if len(st.pending) == 0 {
-			st.wcond.Broadcast()
-		} else if st.credit > 0 {
-			s.enqueue(st)
-		}
-	}
-}
+// now is the time that the governor knows.
+func (s *Session) now() time.Duration { return time.Since(s.began) }
 
 // poke tells the link's writer that there is something to do.
 func (s *Session) poke() {
@@ -313,7 +269,8 @@ func (s *Session) sendReset(st *Stream, code uint32) {
 func (s *Session) forget(st *Stream) {
 	if st.sentEnd && st.gotEnd && s.streams[st.id] == st {
 		delete(s.streams, st.id)
-		s.budget += st.in.grown(s.limits.initialWindow())
+		s.budget += st.fromBudget
+		s.steps += st.fromSteps
 	}
 }
 
@@ -324,14 +281,39 @@ func (s *Session) giveCredit(st *Stream, n int, grow bool) {
 	if st.gotEnd || s.err != nil {
 		return
 	}
-	if grow {
-		window := s.limits.initialWindow() + st.in.grown(s.limits.initialWindow())
+	now := s.now()
+	if grow && now-st.credited < windowRounds*s.state.RTT+quietSlack {
+		window := baseWindow + st.fromBudget + st.fromSteps
 		if by := min(window, s.limits.Window-window, s.budget); by > 0 {
 			s.budget -= by
+			st.fromBudget += by
 			st.in.enlarge(by)
 			n += by
 		}
 	}
+	st.credited = now
+	s.sendWindow(st, n)
+}
+
+// windowRounds is in how many round trips, beside the time that bytes stand in
+// queues, half a window must be read for it to be too small.
+const windowRounds = 2
+
+// step lets the peer send more on a stream that has got half of what it could.
+func (s *Session) step(st *Stream) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	by := min(initialWindow-baseWindow, s.limits.Window-baseWindow)
+	if st.gotEnd || s.err != nil || st.fromSteps+st.fromBudget > 0 || by > s.steps {
+		return
+	}
+	s.steps -= by
+	st.fromSteps = by
+	st.in.enlarge(by)
+	s.sendWindow(st, by)
+}
+
+func (s *Session) sendWindow(st *Stream, n int) {
 	binary.BigEndian.PutUint32(s.out.add(frame{typ: frameWindow, stream: st.id, length: 4}), uint32(n))
 	s.poke()
 }
@@ -350,10 +332,9 @@ func (s *Session) end(err error) {
 		streams = append(streams, st)
 		st.endWriting(err)
 	}
-	for _, st := range s.queue {
+	for st := s.turns.next(true); st != nil; st = s.turns.next(true) {
 		st.endWriting(err)
 	}
-	s.queue = nil
 	s.mu.Unlock()
 	s.cancel(err)
 	for _, st := range streams {

@@ -211,18 +211,18 @@ func TestAStalledStreamDoesNotHoldUpOthers(t *testing.T) {
 	})
 }
 
-// A bulk stream never gets more than the unsent limit ahead of a small one.
+// A bulk stream never gets more than one batch ahead of small ones.
 func TestStreamsTakeTurns(t *testing.T) {
 	s := newSession(t.Context(), newSessionID(), true, Limits{}.withDefaults(), peer{Window: 1 << 30, Replay: minReplay})
 	bulk, small := newStream(s, 2, nil), newStream(s, 4, nil)
 	late := newStream(s, 0, []byte("late"))
 	bulk.pending = make([]byte, 100<<20)
 	small.pending = make([]byte, 100)
-	s.enqueue(bulk)
+	s.turns.add(bulk)
 	s.takeTurns()
-	s.enqueue(small)
-	s.enqueue(late)
-	s.out.next(nil, batchSize)
+	s.turns.add(small)
+	s.turns.add(late)
+	s.out.next(nil, s.gov.batch())
 	s.out.written()
 	from := s.out.sent
 	s.takeTurns()
@@ -237,13 +237,13 @@ func TestStreamsTakeTurns(t *testing.T) {
 			b = b[headerSize+f.length:]
 		}
 	}
-	if len(order) < 3 || order[0] != 2 || order[1] != 4 || order[2] != 2 && order[2] != late.id {
+	if len(order) < 3 || order[0] != 4 || order[1] != late.id || order[2] != 2 {
 		t.Errorf("order after position %d: %v", from, order)
 	}
 	if late.id == 0 {
 		t.Error("a stream that wants to open got no turn")
 	}
-	if n := s.out.unsent(); n > unsentLimit+maxPayload {
+	if n := s.out.unsent(); n > s.gov.batch()+maxPayload {
 		t.Errorf("%d bytes wait for the transport", n)
 	}
 }
@@ -269,10 +269,10 @@ func TestWindowsGrowWhenTheReaderKeepsUpAndOnlyThen(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if w := fast.in.grown(0); w != 4<<20 {
+		if w := fast.in.window; w != 4<<20 {
 			t.Errorf("the fast reader's window is %d, want %d", w, 4<<20)
 		}
-		if w := slow.in.grown(0); w != initialWindow {
+		if w := slow.in.window; w != initialWindow {
 			t.Errorf("the slow reader's window is %d, want %d", w, initialWindow)
 		}
 		_ = fast.Close()

@@ -47,15 +47,23 @@ type Stream struct {
 	in     inbox
 	wmu    sync.Mutex // held by the one Write that is under way
 
+	stepped bool // half of the first window has come; the link's reader only
+
 	// Below is guarded by s.mu.
 	wcond     *sync.Cond
 	wdeadline deadline
 	credit    int    // bytes that the peer lets us send
 	pending   []byte // what Write has still to hand over
-	queued    bool   // listed in s.queue
+	queued    bool   // listed in s.turns
+	round     uint64 // of s.turns, in which it sent last
+	burst     int    // bytes sent in that
+	waited    uint64 // the round in which a Write last had to wait
 	werr      error  // why writing is over
 	sentEnd   bool   // a fin or reset was sent
 	gotEnd    bool   // a fin or reset was received
+
+	fromSteps, fromBudget int           // what the window has grown by, and from where
+	credited              time.Duration // when the peer last got credit
 }
 
 var _ net.Conn = (*Stream)(nil)
@@ -63,7 +71,7 @@ var _ net.Conn = (*Stream)(nil)
 func newStream(s *Session, id uint32, header []byte) *Stream {
 	st := &Stream{s: s, id: id, header: header, credit: s.peer.Window}
 	st.wcond = sync.NewCond(&s.mu)
-	st.in.init(&s.pool, s.limits.initialWindow())
+	st.in.init(&s.pool, baseWindow)
 	return st
 }
 
@@ -91,11 +99,14 @@ func (st *Stream) Write(p []byte) (n int, err error) {
 	s := st.s
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	total := len(p)
+	total, waited := len(p), false
 	st.pending = p
 	for {
 		switch {
 		case total > 0 && len(st.pending) == 0:
+			if !waited {
+				s.wrote(st, total)
+			}
 			return total, nil
 		case st.werr != nil:
 			err = st.werr
@@ -108,12 +119,13 @@ func (st *Stream) Write(p []byte) (n int, err error) {
 			n, st.pending = total-len(st.pending), nil
 			return n, err
 		}
-		if len(s.queue) == 0 && s.sendFrame(st) {
+		if s.mayPass(st) && s.sendFrame(st) {
 			s.poke()
 			continue
 		}
-		s.enqueue(st)
+		s.turns.add(st)
 		s.poke()
+		waited, st.waited, s.waited = true, s.turns.round, s.now()
 		st.wcond.Wait()
 	}
 }

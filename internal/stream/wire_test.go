@@ -229,6 +229,18 @@ func FuzzFrames(f *testing.F) {
 	f.Add([]byte("\x01\x00\x00\x01\x00\x00\x00\x02x\x02\x00\x00\x02\x00\x00\x00\x02hi\x04\x00\x00\x00\x00\x00\x00\x02"))
 	f.Add([]byte("\x81\x00\x00\x08\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x08"))
 	f.Add([]byte("\x01\x00\x00\x00\x00\x00\x00\x02\x06\x00\x00\x04\x00\x00\x00\x02\x00\x00\x00\x01\x07\x00\x00\x00\x00\x00\x00\x00"))
+	var credits, answers []byte
+	credits = append(credits, rawFrame(frameOpen, 2, nil)...)
+	for range 3 {
+		credits = append(credits, rawFrame(frameWindow, 2, []byte{0x3f, 0xff, 0xff, 0xff})...)
+		answers = appendUint64Frame(answers, framePong, 1<<63)
+		answers = appendUint64Frame(answers, framePing, 1<<64-1)
+	}
+	f.Add(credits)
+	f.Add(answers)
+	// More than half of a first window, then resets of what is already reset.
+	half := append(rawFrame(frameOpen, 2, []byte("x")), rawFrame(frameData, 2, make([]byte, baseWindow*3/4))...)
+	f.Add(append(half, rawFrame(frameReset, 2, make([]byte, 4))...))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		s := newSession(context.Background(), newSessionID(), false, Limits{}.withDefaults(), peer{Window: initialWindow, Replay: minReplay})
 		s.log = discard()
@@ -237,6 +249,9 @@ func FuzzFrames(f *testing.F) {
 		up.buf = append(up.buf, b...)
 		up.err = io.EOF
 		_, _ = s.serveLink(&end{in: up, out: down})
+		if kept, limit := s.out.kept(), s.limits.Replay+controlReserve+maxPayload; kept > limit {
+			t.Errorf("%d bytes are kept, at most %d should be", kept, limit)
+		}
 		s.end(errClosed)
 		s.finish()
 	})

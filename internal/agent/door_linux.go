@@ -1,0 +1,78 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/bightdev/bight/internal/steer"
+)
+
+// Door is a listener in front of a port of the process: what the Kubernetes Service
+// leads to, so that requests can be steered without anything being changed.
+type Door struct {
+	Listener net.Listener
+	At       int // where it listens
+	Port     int // the process's
+	Protocol steer.Protocol
+}
+
+// ParseDoor reads "24460=8080/http" (LISTEN=PORT/PROTOCOL) and listens.
+func ParseDoor(text string) (Door, error) {
+	wrong := func() (Door, error) {
+		return Door{}, fmt.Errorf("--door %q: want LISTEN=PORT/PROTOCOL, such as 24460=8080/http", text)
+	}
+	at, rest, ok := strings.Cut(text, "=")
+	port, protocol, _ := strings.Cut(rest, "/")
+	d := Door{Protocol: steer.Protocol(protocol)}
+	var err error
+	if d.At, err = strconv.Atoi(at); err != nil || !ok || d.At < 1 || d.At > 65535 {
+		return wrong()
+	}
+	if d.Port, err = strconv.Atoi(port); err != nil || d.Port < 1 || d.Port > 65535 {
+		return wrong()
+	}
+	switch d.Protocol {
+	case "", steer.HTTP, steer.GRPC, steer.TCP:
+	default:
+		return wrong()
+	}
+	if d.Listener, err = net.Listen("tcp", ":"+strconv.Itoa(d.At)); err != nil {
+		return Door{}, fmt.Errorf("--door %q: %w", text, err)
+	}
+	return d, nil
+}
+
+// steering returns what steers requests for the process's ports.
+func (a *Agent) steering() *steer.Host {
+	h := &steer.Host{Service: a.Name, Log: a.Log}
+	for _, d := range a.Doors {
+		door := &steer.Door{
+			Port: d.Port, Protocol: d.Protocol, Follow: d.Protocol != steer.TCP, Log: a.Log,
+			App: func(ctx context.Context) (net.Conn, error) {
+				ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+				defer cancel()
+				return dialFirst(ctx, a.hosts, d.Port)
+			},
+		}
+		if p := a.Probe; p != nil && p.Kind == "http" && p.Port == d.Port {
+			door.Probes = []string{"/" + strings.TrimPrefix(p.Path, "/")}
+		}
+		h.Doors = append(h.Doors, door)
+	}
+	return h
+}
+
+// steered returns where to connect to for a port of the process: its door while
+// there are rules.
+func (a *Agent) steered(port string) string {
+	for _, d := range a.Doors {
+		if strconv.Itoa(d.Port) == port && len(a.host.List()) > 0 {
+			return strconv.Itoa(d.At)
+		}
+	}
+	return port
+}

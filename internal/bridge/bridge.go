@@ -1,0 +1,251 @@
+// Package bridge joins a command on this machine, or a process that runs there
+// already, to a service in the cluster: its network, names, environment and files
+// come here, and requests for it if that is wanted.
+//
+// The main type is [Bridge], one app in one environment. [Bridge.Run] runs a
+// command as though it were in a service's pod, [Bridge.Intercept] leads requests to
+// a process, [Bridge.Proxy] serves programs that can do with a proxy. All go through
+// the agents of the service's pods, by port-forwards and nothing else; whatever
+// steers traffic is a lease in the pods' agents, so nothing has to be cleaned up
+// when this process or its network is gone. All exported methods are safe for
+// concurrent use; what they start has ended when they return.
+package bridge
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	core "k8s.io/api/core/v1"
+	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/bightdev/bight/internal/kube"
+	"github.com/bightdev/bight/internal/reach"
+	"github.com/bightdev/bight/internal/steer"
+	"github.com/bightdev/bight/internal/stream"
+)
+
+// Bridge leads to the services of one app in one environment.
+type Bridge struct {
+	Cluster   *kube.Cluster
+	Namespace string
+	App       string // its name, for people
+	Selector  string // of its pods
+	Services  []string
+
+	// Service tells whose a pod is, Agent where its agent listens.
+	Service func(*core.Pod) string
+	Agent   func(core.Container) (port int, ok bool)
+
+	Token   string // that the agents want
+	Owner   string // who we are, for people: "anna@laptop"
+	Version string
+	// Say tells the user of something that happens while a bridge is open.
+	Say func(text string)
+	Log *slog.Logger
+
+	mu   sync.Mutex
+	lost int // transports
+}
+
+// heard tells the user when the cluster is out of reach, and when it is back.
+func (b *Bridge) heard(s stream.State) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	switch s.Kind {
+	case stream.Lost:
+		if b.lost++; b.lost == 1 {
+			b.Say("the connection to the cluster is lost; open connections wait for it, intercepted requests go to the app")
+		}
+	case stream.Resumed:
+		if b.lost--; b.lost == 0 {
+			b.Say(fmt.Sprintf("the connection to the cluster is back after %s", s.Down.Round(100*time.Millisecond)))
+		}
+	}
+}
+
+// UnknownServiceError tells that the app has no service of that name.
+type UnknownServiceError struct {
+	Name, App string
+	Known     []string
+}
+
+func (e *UnknownServiceError) Error() string {
+	text := fmt.Sprintf("%s has no service %q; there is %s", e.App, e.Name, strings.Join(e.Known, ", "))
+	if near := nearest(e.Name, e.Known); near != "" {
+		text = fmt.Sprintf("%s has no service %q; did you mean %s? There is %s", e.App, e.Name, near, strings.Join(e.Known, ", "))
+	}
+	return text
+}
+
+// nearest returns the name that differs from another in the fewest letters, "" when
+// none is near.
+func nearest(name string, known []string) string {
+	best, at := "", max(2, len(name)/3)+1
+	for _, k := range known {
+		if d := distance(name, k); d < at {
+			best, at = k, d
+		}
+	}
+	return best
+}
+
+// distance is Levenshtein's.
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		last := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := last
+			if a[i] != b[j] {
+				cost++
+			}
+			last = row[j+1]
+			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
+		}
+	}
+	return row[len(b)]
+}
+
+// Unknown is the error that there is no service of a name.
+func (b *Bridge) Unknown(name string) error {
+	return &UnknownServiceError{Name: name, App: b.App, Known: b.Services}
+}
+
+// check refuses a service that is not there. "" stands for any.
+func (b *Bridge) check(service string) error {
+	if service != "" && !slices.Contains(b.Services, service) {
+		return b.Unknown(service)
+	}
+	return nil
+}
+
+// pods returns the running pods of a service, or of all; the ready and the newest
+// ones first.
+func (b *Bridge) pods(ctx context.Context, service string) ([]core.Pod, error) {
+	client, err := b.Cluster.Typed()
+	if err != nil {
+		return nil, err
+	}
+	list, err := client.CoreV1().Pods(b.Namespace).List(ctx, meta.ListOptions{LabelSelector: b.Selector})
+	if err != nil {
+		return nil, b.Cluster.Explain(err)
+	}
+	pods := slices.DeleteFunc(list.Items, func(p core.Pod) bool { return !b.usable(&p) || service != "" && b.Service(&p) != service })
+	slices.SortStableFunc(pods, func(x, y core.Pod) int {
+		if rx, ry := isReady(&x), isReady(&y); rx != ry {
+			if rx {
+				return -1
+			}
+			return 1
+		}
+		return y.CreationTimestamp.Compare(x.CreationTimestamp.Time)
+	})
+	return pods, nil
+}
+
+// usable reports whether an agent of ours runs in a pod that stays.
+func (b *Bridge) usable(p *core.Pod) bool {
+	if p.DeletionTimestamp != nil || p.Status.Phase != core.PodRunning || len(p.Spec.Containers) == 0 {
+		return false
+	}
+	_, ok := b.Agent(p.Spec.Containers[0])
+	return ok
+}
+
+func isReady(p *core.Pod) bool {
+	for _, c := range p.Status.Conditions {
+		if c.Type == core.PodReady {
+			return c.Status == core.ConditionTrue
+		}
+	}
+	return false
+}
+
+// missing is the error that a service has no pod to go through.
+func (b *Bridge) missing(service string) error {
+	what := b.App
+	if service != "" {
+		what = "service " + service
+	}
+	return fmt.Errorf("%s has no running pod with Bight's agent in namespace %s: bight up deploys it", what, b.Namespace)
+}
+
+// connect opens a session with the agent of a pod.
+func (b *Bridge) connect(ctx context.Context, pod *core.Pod, handle func(context.Context, *stream.Stream)) (*stream.Session, error) {
+	port, _ := b.Agent(pod.Spec.Containers[0])
+	lost := false
+	client := &stream.Client{
+		OnState: func(s stream.State) {
+			if s.Kind == stream.Ended && lost {
+				s.Kind = stream.Resumed // or as good as: another one takes its place
+			}
+			lost = s.Kind == stream.Lost
+			b.heard(s)
+		},
+		Dial: func(ctx context.Context) (io.ReadWriteCloser, error) {
+			return b.Cluster.DialPod(ctx, b.Namespace, pod.Name, port)
+		},
+		Token: b.Token, Version: b.Version, Handle: handle, Log: b.Log.With("pod", pod.Name),
+	}
+	sess, err := client.Connect(ctx)
+	var refused *stream.RefusedError
+	switch {
+	case errors.As(err, &refused) && refused.Refusal == stream.RefusedToken:
+		return nil, fmt.Errorf("pod %s does not take this user's token: it was deployed by a session that is no more; run bight up again: %w", pod.Name, err)
+	case err != nil:
+		return nil, fmt.Errorf("reach the agent of pod %s: %w", pod.Name, b.Cluster.Explain(err))
+	}
+	return sess, nil
+}
+
+// Environment returns what the process of a service's pod was given.
+func (b *Bridge) Environment(ctx context.Context, service string) (*reach.Pod, error) {
+	w, err := b.way(ctx, service)
+	if err != nil {
+		return nil, err
+	}
+	defer w.close()
+	return reach.GetPod(ctx, w)
+}
+
+// Intercepts asks the agents of all pods which rules there are.
+func (b *Bridge) Intercepts(ctx context.Context) ([]Intercept, error) {
+	pods, err := b.pods(ctx, "")
+	if err != nil {
+		return nil, err
+	}
+	all := make([][]steer.Status, len(pods))
+	g := group{}
+	for i := range pods {
+		g.Go(func() error {
+			sess, err := b.connect(ctx, &pods[i], nil)
+			if err != nil {
+				return err
+			}
+			defer sess.Close()
+			all[i], err = steer.List(ctx, sess)
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	ready := map[string]int{}
+	var said []steer.Status
+	for i := range pods {
+		ready[b.Service(&pods[i])]++
+		said = append(said, all[i]...)
+	}
+	return merge(said, ready), nil
+}

@@ -1,0 +1,290 @@
+package bridge
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	core "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/watch"
+
+	"github.com/bightdev/bight/internal/steer"
+)
+
+// cover keeps a rule in force in every pod of a service, those that come later too.
+type cover struct {
+	b       *Bridge
+	rule    steer.Rule
+	handler steer.Handler
+	laptop  *steer.Laptop
+
+	ctx  context.Context
+	stop context.CancelFunc
+	work sync.WaitGroup
+
+	mu      sync.Mutex
+	pods    map[string]*covered // by name
+	refused error
+	changed chan struct{} // closed and renewed when a pod's state changes
+}
+
+// covered is one pod.
+type covered struct {
+	ready bool
+	stop  context.CancelFunc
+	state steer.State
+}
+
+// cover puts a rule into force in all pods that are ready, and returns then. It goes
+// on with pods that come and go until leave.
+func (b *Bridge) cover(ctx context.Context, rule steer.Rule, handler steer.Handler) (*cover, error) {
+	c := &cover{b: b, rule: rule, handler: handler, pods: map[string]*covered{}, changed: make(chan struct{})}
+	c.laptop = &steer.Laptop{Log: b.Log}
+	c.ctx, c.stop = context.WithCancel(ctx)
+	options := meta.ListOptions{LabelSelector: b.Selector}
+	list, err := c.list(c.ctx, options)
+	if err != nil {
+		c.leave()
+		return nil, err
+	}
+	c.work.Go(func() { c.follow(options, list) })
+	if err := c.complete(ctx); err != nil {
+		c.leave()
+		return nil, err
+	}
+	return c, nil
+}
+
+// leave takes the rule back; what is under way has a moment to end.
+func (c *cover) leave() {
+	c.mu.Lock()
+	for _, p := range c.pods {
+		p.stop()
+	}
+	c.mu.Unlock()
+	c.stop()
+	c.work.Wait()
+}
+
+// failure returns why an agent does not take the rule.
+func (c *cover) failure() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.refused
+}
+
+// counts returns how many of the ready pods have the rule.
+func (c *cover) counts() (active, ready int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, p := range c.pods {
+		if p.ready {
+			ready++
+			if p.state == steer.Active {
+				active++
+			}
+		}
+	}
+	return active, ready
+}
+
+// complete waits until every ready pod has confirmed the rule.
+func (c *cover) complete(ctx context.Context) error {
+	limit, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	for {
+		c.mu.Lock()
+		changed := c.changed
+		c.mu.Unlock()
+		active, ready := c.counts()
+		switch err := c.failure(); {
+		case err != nil:
+			return err
+		case ready > 0 && active == ready:
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-limit.Done():
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			if ready == 0 {
+				return fmt.Errorf("service %s has no ready pod in namespace %s; bight status says how it is", c.rule.Service, c.b.Namespace)
+			}
+			return fmt.Errorf("only %d of %d pods of %s have confirmed the intercept; it was taken back: %w", active, ready, c.rule.Service, context.DeadlineExceeded)
+		}
+	}
+}
+
+// touch wakes complete. The caller has the lock.
+func (c *cover) touch() {
+	close(c.changed)
+	c.changed = make(chan struct{})
+}
+
+func (c *cover) list(ctx context.Context, options meta.ListOptions) (version string, err error) {
+	client, err := c.b.Cluster.Typed()
+	if err != nil {
+		return "", err
+	}
+	list, err := client.CoreV1().Pods(c.b.Namespace).List(ctx, options)
+	if err != nil {
+		return "", c.b.Cluster.Explain(err)
+	}
+	present := map[string]bool{}
+	for i := range list.Items {
+		present[list.Items[i].Name] = true
+		c.note(&list.Items[i])
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for name := range c.pods {
+		if !present[name] {
+			c.drop(name)
+		}
+	}
+	c.touch()
+	return list.ResourceVersion, nil
+}
+
+// follow watches the service's pods until the cover ends.
+func (c *cover) follow(options meta.ListOptions, version string) {
+	for c.ctx.Err() == nil {
+		err := c.watch(options, version)
+		if c.ctx.Err() != nil {
+			return
+		}
+		c.b.Log.Debug("pods are not followed", "error", err)
+		select {
+		case <-time.After(250 * time.Millisecond):
+		case <-c.ctx.Done():
+			return
+		}
+		if next, err := c.list(c.ctx, options); err == nil {
+			version = next
+		}
+	}
+}
+
+func (c *cover) watch(options meta.ListOptions, version string) error {
+	client, err := c.b.Cluster.Typed()
+	if err != nil {
+		return err
+	}
+	options.ResourceVersion, options.AllowWatchBookmarks = version, true
+	w, err := client.CoreV1().Pods(c.b.Namespace).Watch(c.ctx, options)
+	if err != nil {
+		return err
+	}
+	defer w.Stop()
+	for event := range w.ResultChan() {
+		pod, ok := event.Object.(*core.Pod)
+		switch {
+		case event.Type == watch.Error:
+			return apierrors.FromObject(event.Object)
+		case !ok:
+		case event.Type == watch.Deleted:
+			c.mu.Lock()
+			c.drop(pod.Name)
+			c.touch()
+			c.mu.Unlock()
+		case event.Type == watch.Added, event.Type == watch.Modified:
+			c.note(pod)
+		}
+	}
+	return nil
+}
+
+// note takes in what a pod is now.
+func (c *cover) note(pod *core.Pod) {
+	if c.b.Service(pod) != c.rule.Service {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	defer c.touch()
+	if !c.b.usable(pod) {
+		c.drop(pod.Name)
+		return
+	}
+	known := c.pods[pod.Name]
+	if known == nil {
+		if c.ctx.Err() != nil {
+			return
+		}
+		ctx, stop := context.WithCancel(c.ctx)
+		known = &covered{stop: stop}
+		c.pods[pod.Name] = known
+		c.work.Go(func() { c.keep(ctx, pod, known) })
+	}
+	known.ready = isReady(pod)
+}
+
+// drop forgets a pod. The caller has the lock.
+func (c *cover) drop(name string) {
+	if p := c.pods[name]; p != nil {
+		p.stop()
+		delete(c.pods, name)
+	}
+}
+
+// keep keeps the rule in force in one pod until ctx ends.
+func (c *cover) keep(ctx context.Context, pod *core.Pod, p *covered) {
+	for ctx.Err() == nil {
+		err := c.join(ctx, pod, p)
+		c.mu.Lock()
+		p.state = steer.Gone
+		var refused *steer.RefusedError
+		if errors.As(err, &refused) && c.refused == nil {
+			c.refused = err
+		}
+		c.touch()
+		c.mu.Unlock()
+		if refused != nil || ctx.Err() != nil {
+			return
+		}
+		c.b.Log.Debug("intercept is not in force", "pod", pod.Name, "error", err)
+		select {
+		case <-time.After(250 * time.Millisecond):
+		case <-ctx.Done():
+		}
+	}
+}
+
+// grace is how long requests under way have when a rule is taken back.
+const grace = 5 * time.Second
+
+// join puts the rule into force in a pod and returns when it no longer is.
+func (c *cover) join(ctx context.Context, pod *core.Pod, p *covered) error {
+	// The session outlives ctx by the grace, for what is under way.
+	life, end := context.WithCancel(context.WithoutCancel(ctx))
+	defer end()
+	sess, err := c.b.connect(life, pod, c.laptop.Handle)
+	if err != nil {
+		return err
+	}
+	defer sess.Close()
+	m, err := c.laptop.Join(life, sess, c.rule, c.handler)
+	if err != nil {
+		return err
+	}
+	c.mu.Lock()
+	p.state = steer.Active
+	c.touch()
+	c.mu.Unlock()
+	select {
+	case <-m.Done():
+		return m.Err()
+	case <-sess.Done():
+		return sess.Err()
+	case <-ctx.Done():
+		limited, cancel := context.WithTimeout(life, grace)
+		defer cancel()
+		return m.Leave(limited)
+	}
+}

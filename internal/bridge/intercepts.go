@@ -1,0 +1,72 @@
+package bridge
+
+import (
+	"cmp"
+	"slices"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/bightdev/bight/internal/steer"
+)
+
+// group waits for goroutines and has the first of their errors.
+type group = errgroup.Group
+
+// Intercept is a rule as all pods of its service together have it.
+type Intercept struct {
+	ID      string      `json:"id"`
+	Owner   string      `json:"owner"`
+	Service string      `json:"service"`
+	Port    int         `json:"port"`
+	Mode    steer.Mode  `json:"mode"`
+	Match   string      `json:"match"` // in words
+	Strict  bool        `json:"strict,omitempty"`
+	State   steer.State `json:"state"` // suspended when it is so in any pod
+	Since   time.Time   `json:"since,omitzero"`
+	Pods    int         `json:"pods"` // that have it
+	Of      int         `json:"of"`   // running pods of the service
+	// Transport is how the bytes travel.
+	Transport string         `json:"transport"`
+	Counters  steer.Counters `json:"counters"` // of all pods
+}
+
+// merge puts together what the agents of several pods say. ready is how many pods
+// each service has.
+func merge(said []steer.Status, ready map[string]int) []Intercept {
+	byID := map[string]*Intercept{}
+	for _, s := range said {
+		key := s.Rule.Owner + "\x00" + s.Rule.ID
+		i := byID[key]
+		if i == nil {
+			i = &Intercept{
+				ID: s.Rule.ID, Owner: s.Rule.Owner, Service: s.Rule.Service, Port: s.Rule.Port, Mode: s.Rule.Mode,
+				Match: s.Rule.Match.String(), Strict: s.Rule.Strict, State: s.State, Since: s.Since,
+				Of: ready[s.Rule.Service], Transport: "port-forward",
+			}
+			byID[key] = i
+		}
+		i.Pods++
+		if s.State != steer.Active {
+			i.State = s.State
+		}
+		if s.Since.Before(i.Since) {
+			i.Since = s.Since
+		}
+		i.Counters = add(i.Counters, s.Counters)
+	}
+	var all []Intercept
+	for _, i := range byID {
+		all = append(all, *i)
+	}
+	slices.SortFunc(all, func(x, y Intercept) int { return cmp.Or(cmp.Compare(x.Service, y.Service), cmp.Compare(x.ID, y.ID)) })
+	return all
+}
+
+func add(a, b steer.Counters) steer.Counters {
+	return steer.Counters{
+		Requests: a.Requests + b.Requests, Connections: a.Connections + b.Connections, ByApp: a.ByApp + b.ByApp,
+		Lost: a.Lost + b.Lost, Mirrored: a.Mirrored + b.Mirrored, Dropped: a.Dropped + b.Dropped,
+		Old: a.Old + b.Old, Unread: a.Unread + b.Unread,
+	}
+}

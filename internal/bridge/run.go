@@ -1,0 +1,214 @@
+package bridge
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/bightdev/bight/internal/bridge/jail"
+	"github.com/bightdev/bight/internal/reach"
+	"github.com/bightdev/bight/internal/steer"
+)
+
+// Order says what Run runs.
+type Order struct {
+	Service string // whose pod it is as if in; "" for any pod of the app and its network only
+	Command []string
+	Dir     string
+	Env     []string // of this process
+	Stdin   *os.File
+	Stdout  *os.File
+	Stderr  *os.File
+
+	// Rule is what of the service's requests comes to the command, nil for nothing.
+	// Its ID and owner are filled in.
+	Rule *steer.Rule
+	// Publish are ports of the command to open on this machine's loopback too.
+	Publish []uint16
+}
+
+// Run runs a command with the cluster's network, and with the environment and files
+// of a service's pod, and returns its exit code. Errors are about what kept it from
+// being started, a *jail.StartError among them.
+func (b *Bridge) Run(ctx context.Context, o Order) (int, error) {
+	if err := b.check(o.Service); err != nil {
+		return 0, err
+	}
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	w, err := b.way(ctx, o.Service)
+	if err != nil {
+		return 0, err
+	}
+	defer w.close()
+	var pod *reach.Pod
+	var files []reach.FileSet
+	g, asking := errgroup.WithContext(ctx)
+	g.Go(func() (err error) {
+		pod, err = reach.GetPod(asking, w)
+		return err
+	})
+	if o.Service != "" {
+		g.Go(func() (err error) {
+			files, err = reach.GetFiles(asking, w, nil)
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return 0, fmt.Errorf("ask pod %s what its process was given: %w", w.through(), err)
+	}
+	j, err := b.start(ctx, w, o, pod, files)
+	if err != nil {
+		return 0, err
+	}
+	return b.accompany(ctx, w, j, o, files)
+}
+
+// start starts the command.
+func (b *Bridge) start(ctx context.Context, w *way, o Order, pod *reach.Pod, files []reach.FileSet) (*jail.Jail, error) {
+	dialer := &reach.Dialer{Open: w}
+	resolver := reach.NewResolver(w)
+	context.AfterFunc(ctx, func() { _ = resolver.Close() })
+	config := jail.Config{
+		Command: o.Command, Dir: o.Dir, Env: o.Env, Stdin: o.Stdin, Stdout: o.Stdout, Stderr: o.Stderr,
+		Resolv: pod.ResolvConf,
+		Dial: func(ctx context.Context, network string, to netip.AddrPort) (net.Conn, error) {
+			return dialer.DialContext(ctx, network, to.String())
+		},
+		DialUDP: func(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
+			return dialer.DialContext(ctx, "udp", to.String())
+		},
+		Resolve: resolver.Exchange, Log: b.Log,
+	}
+	if o.Service != "" {
+		config.Env = environment(o.Env, pod.Env)
+		config.Hosts = pod.Hosts
+		config.Hostname = pod.Hostname
+		config.Mounts = mounts(files)
+	}
+	return jail.Start(ctx, config)
+}
+
+// accompany does what a running command needs until it ends.
+func (b *Bridge) accompany(ctx context.Context, w *way, j *jail.Jail, o Order, files []reach.FileSet) (int, error) {
+	beside, stop := context.WithCancel(ctx)
+	var g group
+	g.Go(func() error { return b.watchServices(beside, j) })
+	if len(files) > 0 {
+		g.Go(func() error { return b.renew(beside, w, j) })
+	}
+	for _, port := range o.Publish {
+		if at, err := j.Publish(port, port); err != nil {
+			b.Say(fmt.Sprintf("port %d cannot be opened here: %v", port, err))
+		} else {
+			b.Say(fmt.Sprintf("port %d of the command is at http://%s", port, at))
+		}
+	}
+	if o.Rule != nil {
+		g.Go(func() error {
+			b.lead(beside, *o.Rule, func(ctx context.Context, info steer.Info) (net.Conn, error) {
+				return j.DialInside(ctx, "tcp", uint16(info.Port))
+			})
+			return nil
+		})
+	}
+	code, err := j.Wait()
+	stop()
+	return code, errors.Join(err, g.Wait())
+}
+
+// lead keeps a rule in force until ctx ends, and tells the user how it goes.
+func (b *Bridge) lead(ctx context.Context, rule steer.Rule, handler steer.Handler) {
+	c, err := b.cover(ctx, rule, handler)
+	if err != nil {
+		if ctx.Err() == nil {
+			b.Say(fmt.Sprintf("requests for %s stay with the app: %v", rule.Service, err))
+		}
+		return
+	}
+	defer c.leave()
+	b.Say(active(c, rule))
+	<-ctx.Done()
+}
+
+// active says that a rule is in force.
+func active(c *cover, rule steer.Rule) string {
+	pods, _ := c.counts()
+	where := "here"
+	if rule.Mode == steer.Mirror {
+		where = "here as copies"
+	}
+	noun := "pods"
+	if pods == 1 {
+		noun = "pod"
+	}
+	return fmt.Sprintf("%s:%d → %s: %s (%s, in force in %d %s)", rule.Service, rule.Port, where, rule.Match, rule.ID, pods, noun)
+}
+
+// renew shows files as they change in the pod: tokens that are renewed, for example.
+func (b *Bridge) renew(ctx context.Context, w *way, j *jail.Jail) error {
+	for ctx.Err() == nil {
+		err := reach.WatchFiles(ctx, w, nil, func(sets []reach.FileSet) error {
+			for _, m := range mounts(sets) {
+				if err := j.Update(m); err != nil && ctx.Err() == nil {
+					b.Log.Debug("mounted files are old", "path", m.Path, "error", err)
+				}
+			}
+			return nil
+		})
+		if ctx.Err() != nil {
+			return nil
+		}
+		b.Log.Debug("mounted files are not followed", "error", err)
+		pause(ctx)
+	}
+	return nil
+}
+
+// mounts are files as jails take them.
+func mounts(sets []reach.FileSet) []jail.Mount {
+	var all []jail.Mount
+	for _, set := range sets {
+		m := jail.Mount{Path: set.Path}
+		for _, f := range set.Entries {
+			name := f.Name
+			if name == "." {
+				name = ""
+			}
+			m.Files = append(m.Files, jail.File{Name: name, Mode: f.Mode, Content: f.Content, Link: f.Target})
+		}
+		all = append(all, m)
+	}
+	return all
+}
+
+// own are the variables that belong to this machine whatever the pod has: where
+// programs and the user's files are.
+var own = []string{
+	"PATH", "HOME", "USER", "LOGNAME", "SHELL", "PWD", "OLDPWD", "TMPDIR", "TERM", "COLORTERM", "LANG", "DISPLAY",
+	"XDG_RUNTIME_DIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "GOPATH", "GOROOT", "GOCACHE", "GOMODCACHE", "SSL_CERT_FILE", "SSL_CERT_DIR",
+}
+
+// environment is that of the command: this machine's, with the pod's variables above
+// it but for those that say where things are on this machine.
+func environment(here []string, pod []reach.Variable) []string {
+	env := slices.Clone(here)
+	for _, v := range pod {
+		if v.Name == "HOSTNAME" || !slices.Contains(own, v.Name) || !has(here, v.Name) {
+			env = slices.DeleteFunc(env, func(kv string) bool { return strings.HasPrefix(kv, v.Name+"=") })
+			env = append(env, v.Name+"="+v.Value)
+		}
+	}
+	return env
+}
+
+func has(env []string, name string) bool {
+	return slices.ContainsFunc(env, func(kv string) bool { return strings.HasPrefix(kv, name+"=") })
+}

@@ -1,0 +1,131 @@
+package bridge
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"time"
+
+	core "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/kubernetes"
+
+	"github.com/bightdev/bight/internal/bridge/jail"
+)
+
+// watchServices tells a jail which ports the cluster's Services have, so that others
+// are refused as they are in a pod. Whoever may not see all of them does without:
+// what is not there is reset then instead of refused.
+func (b *Bridge) watchServices(ctx context.Context, j *jail.Jail) error {
+	client, err := b.Cluster.Typed()
+	if err != nil {
+		return err
+	}
+	ranges := serviceRanges(ctx, client)
+	if len(ranges) == 0 {
+		b.Log.Debug("the service range is not known")
+		return nil
+	}
+	known := map[string]*core.Service{}
+	tell := func() {
+		if err := j.SetServices(services(ranges, known)); err != nil && ctx.Err() == nil {
+			b.Log.Debug("ports of Services are not told", "error", err)
+		}
+	}
+	for ctx.Err() == nil {
+		err := followServices(ctx, client, known, tell)
+		if ctx.Err() != nil {
+			return nil
+		}
+		// What is not known any more must not be refused.
+		_ = j.SetServices(jail.Services{})
+		if apierrors.IsForbidden(err) {
+			return nil
+		}
+		b.Log.Debug("Services are not followed", "error", err)
+		pause(ctx)
+	}
+	return nil
+}
+
+func pause(ctx context.Context) {
+	select {
+	case <-time.After(time.Second):
+	case <-ctx.Done():
+	}
+}
+
+// serviceRanges returns where ClusterIPs come from, nothing where that can't be seen.
+func serviceRanges(ctx context.Context, client kubernetes.Interface) []netip.Prefix {
+	list, err := client.NetworkingV1().ServiceCIDRs().List(ctx, meta.ListOptions{})
+	if err != nil {
+		return nil
+	}
+	var ranges []netip.Prefix
+	for _, s := range list.Items {
+		for _, text := range s.Spec.CIDRs {
+			if p, err := netip.ParsePrefix(text); err == nil {
+				ranges = append(ranges, p)
+			}
+		}
+	}
+	return ranges
+}
+
+// followServices lists the cluster's Services and follows them until the watch ends.
+func followServices(ctx context.Context, client kubernetes.Interface, known map[string]*core.Service, tell func()) error {
+	list, err := client.CoreV1().Services("").List(ctx, meta.ListOptions{})
+	if err != nil {
+		return err
+	}
+	clear(known)
+	for i := range list.Items {
+		known[list.Items[i].Namespace+"/"+list.Items[i].Name] = &list.Items[i]
+	}
+	tell()
+	w, err := client.CoreV1().Services("").Watch(ctx, meta.ListOptions{ResourceVersion: list.ResourceVersion, AllowWatchBookmarks: true})
+	if err != nil {
+		return err
+	}
+	defer w.Stop()
+	for event := range w.ResultChan() {
+		s, ok := event.Object.(*core.Service)
+		switch {
+		case event.Type == watch.Error:
+			return apierrors.FromObject(event.Object)
+		case !ok || event.Type == watch.Bookmark:
+			continue
+		case event.Type == watch.Deleted:
+			delete(known, s.Namespace+"/"+s.Name)
+		default:
+			known[s.Namespace+"/"+s.Name] = s
+		}
+		tell()
+	}
+	return fmt.Errorf("the watch has ended")
+}
+
+// services are the addresses and ports of Services.
+func services(ranges []netip.Prefix, known map[string]*core.Service) jail.Services {
+	out := jail.Services{Ranges: ranges}
+	for _, s := range known {
+		for _, ip := range s.Spec.ClusterIPs {
+			addr, err := netip.ParseAddr(ip)
+			if err != nil {
+				continue // "None"
+			}
+			for _, p := range s.Spec.Ports {
+				at := netip.AddrPortFrom(addr, uint16(p.Port))
+				switch p.Protocol {
+				case core.ProtocolTCP:
+					out.TCP = append(out.TCP, at)
+				case core.ProtocolUDP:
+					out.UDP = append(out.UDP, at)
+				}
+			}
+		}
+	}
+	return out
+}

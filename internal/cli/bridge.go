@@ -1,0 +1,146 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+
+	core "k8s.io/api/core/v1"
+
+	"github.com/spf13/cobra"
+
+	"github.com/bightdev/bight/internal/app"
+	"github.com/bightdev/bight/internal/bridge"
+	"github.com/bightdev/bight/internal/deploy"
+	"github.com/bightdev/bight/internal/session"
+	"github.com/bightdev/bight/internal/steer"
+	"github.com/bightdev/bight/internal/ui/term"
+)
+
+// bridge returns what leads to the environment of the app in dir.
+func (p *Program) bridge(ctx context.Context, t *target, dir string, printer *term.Printer) (*bridge.Bridge, *app.App, error) {
+	if err := t.check(); err != nil {
+		return nil, nil, err
+	}
+	source, err := directory([]string{dir})
+	if err != nil {
+		return nil, nil, err
+	}
+	a, err := session.Plan(ctx, source)
+	if err != nil {
+		return nil, nil, err
+	}
+	cluster, _, err := t.load(printer)
+	if err != nil {
+		return nil, nil, err
+	}
+	client, err := cluster.Typed()
+	if err != nil {
+		return nil, nil, err
+	}
+	namespace := t.environment(a.Name)
+	token, err := (&deploy.Applier{Client: client}).Token(ctx, namespace, a.Name)
+	if err != nil {
+		return nil, nil, cluster.Explain(err)
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown"
+	}
+	b := &bridge.Bridge{
+		Cluster: cluster, Namespace: namespace, App: a.Name, Selector: session.Selector(a.Name),
+		Service: session.ServiceOf,
+		Agent: func(c core.Container) (int, bool) {
+			agent, ok := deploy.AgentOf(append(append([]string{}, c.Command...), c.Args...))
+			return agent.Port, ok
+		},
+		Token: token, Owner: userName() + "@" + host, Version: p.Version,
+		Say: func(text string) { printer.Note("", text) }, Log: t.log(p.Stderr),
+	}
+	for _, s := range a.Services {
+		b.Services = append(b.Services, s.Name)
+	}
+	return b, a, nil
+}
+
+// ruleFlags are what of a service's requests is steered.
+type ruleFlags struct {
+	headers []string
+	path    string
+	strict  bool
+}
+
+func (r *ruleFlags) flags(c *cobra.Command) {
+	c.Flags().StringArrayVar(&r.headers, "header", nil, "only requests with this header, NAME=VALUE (VALUE* for a beginning); may be repeated")
+	c.Flags().StringVar(&r.path, "path", "", "only requests for paths below this one")
+	c.Flags().BoolVar(&r.strict, "strict", false, "answer 502 when nothing answers here, instead of letting the app answer")
+}
+
+// rule makes the rule for a port of a service, given by name or number; "" is its
+// main one.
+func (r *ruleFlags) rule(b *bridge.Bridge, s *app.Service, port string, mode steer.Mode) (*steer.Rule, error) {
+	found, err := findPort(s, port)
+	if err != nil {
+		return nil, err
+	}
+	rule := &steer.Rule{
+		ID: s.Name + "-" + strconv.Itoa(os.Getpid()), Owner: b.Owner, Service: s.Name, Port: found.Number, Mode: mode, Strict: r.strict,
+	}
+	for _, h := range r.headers {
+		m, err := steer.ParseHeader(h)
+		if err != nil {
+			return nil, usageError("--header %s: %w", h, err)
+		}
+		rule.Match.Headers = append(rule.Match.Headers, m)
+	}
+	if r.path != "" {
+		if rule.Match.Path, err = steer.ParsePath(r.path); err != nil {
+			return nil, usageError("--path %s: %w", r.path, err)
+		}
+	}
+	protocol := steer.Protocol(found.Protocol)
+	if err := rule.Check(protocol); err != nil {
+		return nil, usageError("%w", err)
+	}
+	return rule, nil
+}
+
+func findPort(s *app.Service, port string) (*app.Port, error) {
+	if port == "" {
+		main := s.Port()
+		if main == nil || main.Protocol == app.UDP {
+			return nil, usageError("service %s has no port whose requests could be steered", s.Name)
+		}
+		return main, nil
+	}
+	var known []string
+	for i := range s.Ports {
+		p := &s.Ports[i]
+		if p.Name == port || strconv.Itoa(p.Number) == port {
+			if p.Protocol == app.UDP {
+				return nil, usageError("port %s of service %s speaks UDP, which cannot be steered", port, s.Name)
+			}
+			return p, nil
+		}
+		known = append(known, fmt.Sprintf("%d (%s)", p.Number, p.Name))
+	}
+	return nil, codedError{code: exitNotFound, err: fmt.Errorf("service %s has no port %s; there is %s", s.Name, port, strings.Join(known, ", "))}
+}
+
+// service returns a service of the app, or the error that there is none.
+func findService(b *bridge.Bridge, a *app.App, name string) (*app.Service, error) {
+	if s := a.Service(name); s != nil {
+		return s, nil
+	}
+	return nil, codedError{code: exitNotFound, err: b.Unknown(name)}
+}
+
+// interrupted makes the end by Ctrl-C what it is.
+func interrupted(ctx context.Context, err error) error {
+	if err == nil && ctx.Err() != nil {
+		return codedError{code: exitInterrupted, err: context.Canceled, silent: true}
+	}
+	return err
+}

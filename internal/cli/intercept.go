@@ -1,0 +1,243 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/bightdev/bight/internal/bridge"
+	"github.com/bightdev/bight/internal/bridge/podview"
+	"github.com/bightdev/bight/internal/steer"
+	"github.com/bightdev/bight/internal/ui/term"
+)
+
+func (p *Program) interceptCommand() *cobra.Command {
+	var t target
+	var rule ruleFlags
+	var port, source string
+	var mirror bool
+	c := &cobra.Command{
+		Use:   "intercept SERVICE --port LOCAL[:NAME]",
+		Short: "Lead requests for a service to a process on this machine",
+		Long: `Lead requests for SERVICE to a process that runs on this machine already, in an
+editor's debugger for example: all of them, or those that --header and --path
+choose. Everyone else's requests go on untouched, no pod is restarted and no
+connection cut. It lasts until Ctrl-C; if this machine falls silent, the app answers
+within 3 seconds and the rule is gone after 10.
+
+LOCAL is the process's port here, NAME the service's port by name or number (default:
+its main one).`,
+		Example: `  bight intercept cart --port 8080 --header x-dev=ada
+  bight intercept list
+  bight intercept leave cart-4711`,
+		Args: exactlyOne("a service"),
+		RunE: func(c *cobra.Command, args []string) error {
+			local, remote, err := parsePort(port)
+			if err != nil {
+				return err
+			}
+			printer := p.printer(false, nil)
+			defer printer.Close()
+			b, a, err := p.bridge(c.Context(), &t, source, printer)
+			if err != nil {
+				return err
+			}
+			s, err := findService(b, a, args[0])
+			if err != nil {
+				return err
+			}
+			mode := steer.Intercept
+			if mirror {
+				mode = steer.Mirror
+			}
+			r, err := rule.rule(b, s, remote, mode)
+			if err != nil {
+				return err
+			}
+			return interrupted(c.Context(), b.Intercept(c.Context(), *r, local, func(text string) { printer.Note(s.Name, text) }))
+		},
+		ValidArgsFunction: completeServices(&source, 1),
+	}
+	t.flags(c)
+	c.Flags().StringVar(&port, "port", "", "LOCAL[:NAME]: the process's port here, and the service's")
+	c.Flags().BoolVar(&mirror, "mirror", false, "only copies of the requests come here; the app answers")
+	rule.flags(c)
+	sourceFlag(c, &source)
+	c.AddCommand(p.interceptListCommand(), p.interceptLeaveCommand())
+	return c
+}
+
+// parsePort reads LOCAL[:NAME].
+func parsePort(text string) (local int, remote string, err error) {
+	first, remote, _ := strings.Cut(text, ":")
+	local, err = strconv.Atoi(first)
+	if err != nil || local < 1 || local > 65535 {
+		return 0, "", usageError("--port %q: say where the process listens on this machine, as in --port 8080 or --port 3000:http", text)
+	}
+	return local, remote, nil
+}
+
+func (p *Program) interceptListCommand() *cobra.Command {
+	var t target
+	var source, output string
+	c := &cobra.Command{
+		Use:   "list",
+		Short: "Say which intercepts there are, and whose",
+		Args:  atMost(0, "no argument"),
+		RunE: func(c *cobra.Command, _ []string) error {
+			printer := p.printer(output == "json", nil)
+			defer printer.Close()
+			b, _, err := p.bridge(c.Context(), &t, source, printer)
+			if err != nil {
+				return err
+			}
+			all, err := b.Intercepts(c.Context())
+			if err != nil {
+				return err
+			}
+			if len(all) == 0 && output != "json" {
+				printer.Note("", "there is no intercept in namespace "+b.Namespace)
+				return nil
+			}
+			return printer.Data(struct {
+				Intercepts []bridge.Intercept `json:"intercepts"`
+			}{all}, interceptTable(all))
+		},
+	}
+	t.flags(c)
+	sourceFlag(c, &source)
+	p.outputFlag(c, &output)
+	return c
+}
+
+func interceptTable(all []bridge.Intercept) *term.Table {
+	table := &term.Table{Head: []string{"SERVICE", "ID", "OWNER", "WHAT", "PODS", "STATE", "REQUESTS", "OLD CONNECTIONS", "BY"}, Services: true}
+	for _, i := range all {
+		what := i.Match
+		if i.Mode == steer.Mirror {
+			what = "copies of " + what
+		}
+		table.Rows = append(table.Rows, []string{
+			fmt.Sprintf("%s:%d", i.Service, i.Port), i.ID, i.Owner, what, fmt.Sprintf("%d/%d", i.Pods, i.Of), string(i.State),
+			strconv.FormatInt(i.Counters.Requests+i.Counters.Connections+i.Counters.Mirrored, 10), strconv.FormatInt(i.Counters.Old, 10), i.Transport,
+		})
+	}
+	return table
+}
+
+func (p *Program) interceptLeaveCommand() *cobra.Command {
+	var t target
+	var source string
+	c := &cobra.Command{
+		Use:   "leave ID",
+		Short: "End an intercept of your own on this machine",
+		Args:  exactlyOne("the intercept's ID, as bight intercept list prints it"),
+		RunE: func(c *cobra.Command, args []string) error {
+			printer := p.printer(false, nil)
+			defer printer.Close()
+			b, _, err := p.bridge(c.Context(), &t, source, printer)
+			if err != nil {
+				return err
+			}
+			return p.leave(c.Context(), b, printer, args[0])
+		},
+	}
+	t.flags(c)
+	sourceFlag(c, &source)
+	return c
+}
+
+// leave interrupts the process that holds an intercept, whose number is the end of
+// the intercept's ID.
+func (p *Program) leave(ctx context.Context, b *bridge.Bridge, printer *term.Printer, id string) error {
+	all, err := b.Intercepts(ctx)
+	if err != nil {
+		return err
+	}
+	var known []string
+	for _, i := range all {
+		known = append(known, i.ID)
+		if i.ID != id {
+			continue
+		}
+		if i.Owner != b.Owner {
+			return codedError{code: exitNotPermitted, err: fmt.Errorf("intercept %s is that of %s, who can end it", id, i.Owner)}
+		}
+		pid, err := strconv.Atoi(id[strings.LastIndexByte(id, '-')+1:])
+		if err != nil {
+			return fmt.Errorf("intercept %s was not made by bight on this machine", id)
+		}
+		process, err := os.FindProcess(pid)
+		if err == nil {
+			err = process.Signal(syscall.SIGTERM)
+		}
+		if err != nil {
+			return fmt.Errorf("the process %d that holds intercept %s does not run any more; the rule ends by itself within 10 s: %w", pid, id, err)
+		}
+		printer.Note(i.Service, "intercept "+id+" ends")
+		return nil
+	}
+	there := "there is none"
+	if len(known) > 0 {
+		there = "there is " + strings.Join(known, ", ")
+	}
+	return codedError{code: exitNotFound, err: fmt.Errorf("no intercept %s in namespace %s: %s", id, b.Namespace, there)}
+}
+
+func (p *Program) envCommand() *cobra.Command {
+	var t target
+	var source, output string
+	c := &cobra.Command{
+		Use:   "env SERVICE",
+		Short: "Print the environment variables of a service's process",
+		Long: `Print the environment variables that the process of SERVICE was given in its pod,
+those of ConfigMaps and Secrets included, as lines that a shell can source, or as
+JSON.`,
+		Example: `  bight env cart > .env
+  bight env cart -o json`,
+		Args: exactlyOne("a service"),
+		RunE: func(c *cobra.Command, args []string) error {
+			if output != "dotenv" && output != "json" {
+				return usageError("-o %s: it is dotenv or json", output)
+			}
+			printer := p.printer(false, nil)
+			defer printer.Close()
+			b, a, err := p.bridge(c.Context(), &t, source, printer)
+			if err != nil {
+				return err
+			}
+			if _, err := findService(b, a, args[0]); err != nil {
+				return err
+			}
+			pod, err := b.Environment(c.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			if output == "json" {
+				return podview.WriteJSON(p.Stdout, pod.Env)
+			}
+			return podview.WriteDotenv(p.Stdout, pod.Env)
+		},
+		ValidArgsFunction: completeServices(&source, 1),
+	}
+	t.flags(c)
+	c.Flags().StringVarP(&output, "output", "o", "dotenv", "dotenv or json")
+	sourceFlag(c, &source)
+	return c
+}
+
+// listenLoopback listens on a port of loopback; 0 is any.
+func listenLoopback(port int) (net.Listener, error) {
+	ln, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return nil, fmt.Errorf("port %d is already in use on this machine: stop what listens there, or name another with --port", port)
+	}
+	return ln, err
+}

@@ -1,0 +1,196 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/bightdev/bight/internal/bridge"
+	"github.com/bightdev/bight/internal/bridge/jail"
+	"github.com/bightdev/bight/internal/steer"
+	"github.com/bightdev/bight/internal/ui/term"
+)
+
+// runOptions are the flags of bight run.
+type runOptions struct {
+	rule              ruleFlags
+	intercept, mirror bool
+	port, source      string
+	publish           []uint
+}
+
+func (p *Program) runCommand() *cobra.Command {
+	var t target
+	var o runOptions
+	c := &cobra.Command{
+		Use:   "run [SERVICE] [flags] -- COMMAND [ARG...]",
+		Short: "Run a command here as though it were in a service's pod",
+		Long: `Run a command on this machine as though it were in SERVICE's pod: with its
+environment variables, its mounted ConfigMaps and Secrets at their paths, the
+cluster's names and addresses; what it connects to, it reaches from the pod.
+Without SERVICE it gets the cluster's network and names only.
+
+With --intercept, requests for SERVICE come to the command: all of them, or those
+that --header and --path choose. The others, and all while the command does not
+listen, are answered in the cluster as before.
+
+Nothing on this machine is changed and no root is needed: the command gets a
+network of its own. That needs Linux; elsewhere see bight connect --proxy.
+It exits with the command's exit code.`,
+		Example: `  bight run cart -- go run ./cmd/cart
+  bight run cart --intercept --header x-dev=ada -- dlv debug ./cmd/cart
+  bight run -- curl http://cart:8080/healthz`,
+		RunE: func(c *cobra.Command, args []string) error {
+			dash := c.ArgsLenAtDash()
+			if dash < 0 || dash == len(args) {
+				return usageError("there is no command to run: name it after --, as in bight run cart -- go run ./cmd/cart")
+			}
+			if dash > 1 {
+				return usageError("%s takes one service before --, not %q", c.CommandPath(), args[:dash])
+			}
+			service := ""
+			if dash == 1 {
+				service = args[0]
+			}
+			return p.run(c.Context(), &t, o, service, args[dash:])
+		},
+		ValidArgsFunction: completeServices(&o.source, 1),
+	}
+	t.flags(c)
+	c.Flags().BoolVar(&o.intercept, "intercept", false, "requests for SERVICE come to the command")
+	c.Flags().BoolVar(&o.mirror, "mirror", false, "copies of requests for SERVICE come to the command; its answers are dropped")
+	c.Flags().StringVar(&o.port, "port", "", "port of SERVICE to steer, by number or name (default: its main one)")
+	c.Flags().UintSliceVar(&o.publish, "publish", nil, "ports of the command to open on this machine's loopback too")
+	o.rule.flags(c)
+	sourceFlag(c, &o.source)
+	return c
+}
+
+// check refuses flags that do not go together.
+func (o *runOptions) check(service string) (mode steer.Mode, err error) {
+	steers := len(o.rule.headers) > 0 || o.rule.path != "" || o.rule.strict || o.port != ""
+	switch {
+	case o.intercept && o.mirror:
+		return "", usageError("--intercept and --mirror: a request is either answered here or copied; leave one out")
+	case (o.intercept || o.mirror || steers) && service == "":
+		return "", usageError("say whose requests come here: bight run SERVICE --intercept -- COMMAND")
+	case steers && !o.intercept && !o.mirror:
+		return "", usageError("--header, --path, --port and --strict say which requests come here: add --intercept or --mirror")
+	case o.mirror:
+		return steer.Mirror, nil
+	case o.intercept:
+		return steer.Intercept, nil
+	}
+	return "", nil
+}
+
+func (p *Program) run(ctx context.Context, t *target, o runOptions, service string, command []string) error {
+	mode, err := o.check(service)
+	if err != nil {
+		return err
+	}
+	order := bridge.Order{Service: service, Command: command, Env: os.Environ()}
+	for _, port := range o.publish {
+		if port == 0 || port > 65535 {
+			return usageError("--publish %d: a port is between 1 and 65535", port)
+		}
+		order.Publish = append(order.Publish, uint16(port))
+	}
+	printer := p.printer(false, nil)
+	defer printer.Close()
+	b, a, err := p.bridge(ctx, t, o.source, printer)
+	if err != nil {
+		return err
+	}
+	if service != "" {
+		s, err := findService(b, a, service)
+		if err != nil {
+			return err
+		}
+		if mode != "" {
+			if order.Rule, err = o.rule.rule(b, s, o.port, mode); err != nil {
+				return err
+			}
+		}
+	}
+	return p.runOrder(ctx, b, order)
+}
+
+// runOrder runs a command with the standard streams; its exit code is bight's.
+func (p *Program) runOrder(ctx context.Context, b *bridge.Bridge, order bridge.Order) error {
+	order.Stdin, _ = p.Stdin.(*os.File)
+	order.Stdout, _ = p.Stdout.(*os.File)
+	order.Stderr, _ = p.Stderr.(*os.File)
+	code, err := b.Run(ctx, order)
+	var start *jail.StartError
+	switch {
+	case errors.As(err, &start):
+		return codedError{code: start.Code, err: err}
+	case err != nil:
+		return err
+	case code != 0:
+		return codedError{code: code, err: fmt.Errorf("the command ended with %d", code), silent: true}
+	}
+	return nil
+}
+
+func (p *Program) connectCommand() *cobra.Command {
+	var t target
+	var source string
+	var useProxy bool
+	var port int
+	c := &cobra.Command{
+		Use:   "connect",
+		Short: "Open a shell with the cluster's network, or a proxy to it",
+		Long: `Open a shell that has the cluster's network and names: what it starts reaches
+Services and pods as a pod does. Nothing else on this machine is changed. That
+needs Linux.
+
+With --proxy, serve SOCKS5 and HTTP on a loopback port instead, for programs that
+can't be started from the shell, and on every system. Names are resolved in the
+cluster.`,
+		Example: `  bight connect
+  bight connect --proxy        then: curl -x socks5h://127.0.0.1:1080 http://cart:8080/`,
+		Args: atMost(0, "no argument"),
+		RunE: func(c *cobra.Command, _ []string) error {
+			if port < 0 || port > 65535 {
+				return usageError("--port %d: a port is between 1 and 65535", port)
+			}
+			printer := p.printer(false, nil)
+			defer printer.Close()
+			b, a, err := p.bridge(c.Context(), &t, source, printer)
+			if err != nil {
+				return err
+			}
+			if useProxy {
+				return interrupted(c.Context(), p.serveProxy(c.Context(), b, printer, port))
+			}
+			shell := os.Getenv("SHELL")
+			if shell == "" {
+				shell = "/bin/sh"
+			}
+			printer.Note("", fmt.Sprintf("a shell with the network of namespace %s; try curl http://%s, leave with exit", b.Namespace, a.Services[0].Name))
+			return p.runOrder(c.Context(), b, bridge.Order{Command: []string{shell}, Env: append(os.Environ(), "BIGHT_NAMESPACE="+b.Namespace)})
+		},
+	}
+	t.flags(c)
+	c.Flags().BoolVar(&useProxy, "proxy", false, "serve SOCKS5 and HTTP on a loopback port instead of a shell")
+	c.Flags().IntVar(&port, "port", 1080, "port of the proxy; 0 takes any free one")
+	sourceFlag(c, &source)
+	return c
+}
+
+// serveProxy serves the proxy until ctx ends.
+func (p *Program) serveProxy(ctx context.Context, b *bridge.Bridge, printer *term.Printer, port int) error {
+	ln, err := listenLoopback(port)
+	if err != nil {
+		return err
+	}
+	at := ln.Addr().String()
+	printer.Note("", "the cluster's network by SOCKS5 and HTTP, until Ctrl-C:")
+	printer.Note("", "export ALL_PROXY=socks5h://"+at+" HTTP_PROXY=http://"+at+" HTTPS_PROXY=http://"+at)
+	return b.Proxy(ctx, "", ln)
+}
