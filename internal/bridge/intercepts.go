@@ -55,7 +55,7 @@ func merge(said []steer.Status, ready map[string]int) []Intercept {
 		}
 		i.Counters = add(i.Counters, s.Counters)
 	}
-	var all []Intercept
+	all := []Intercept{}
 	for _, i := range byID {
 		all = append(all, *i)
 	}

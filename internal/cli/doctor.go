@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/bightdev/bight/internal/bridge/jail"
 	"github.com/bightdev/bight/internal/doctor"
 	"github.com/bightdev/bight/internal/session"
 	"github.com/bightdev/bight/internal/ui/term"
@@ -56,7 +57,7 @@ func (p *Program) runDoctor(ctx context.Context, t *target, dir string, asJSON b
 	if d.CacheDir, err = cacheDir(); err != nil {
 		return err
 	}
-	checks := d.Run(ctx)
+	checks := append(d.Run(ctx), networkCheck(jail.Probe(ctx)))
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
@@ -89,4 +90,24 @@ func mark(s doctor.Status) string {
 	default:
 		return "✗ fail"
 	}
+}
+
+// networkCheck says which network bight run gives a command on this machine, and
+// what would make it a better one.
+func networkCheck(ladder []jail.Rung) doctor.Check {
+	best := jail.Best(ladder)
+	c := doctor.Check{Name: "network", Status: doctor.OK}
+	switch best.Mode {
+	case jail.ModeTransparent:
+		c.Detail = "bight run reaches every address and port of the cluster (" + string(best.Mode) + ")"
+		return c
+	case jail.ModeListeners:
+		c.Detail = "bight run reaches the ports of Services only (" + string(best.Mode) + ")"
+	default:
+		c.Detail = "bight run does not work here; bight connect --proxy does"
+	}
+	c.Status = doctor.Warn
+	c.Detail += ": " + ladder[0].Why
+	c.Next = ladder[0].Remedy
+	return c
 }

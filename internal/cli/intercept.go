@@ -94,16 +94,12 @@ func (p *Program) interceptListCommand() *cobra.Command {
 		RunE: func(c *cobra.Command, _ []string) error {
 			printer := p.printer(output == "json", nil)
 			defer printer.Close()
-			b, _, err := p.bridge(c.Context(), &t, source, printer)
-			if err != nil {
-				return err
-			}
-			all, err := b.Intercepts(c.Context())
+			all, err := p.intercepts(c.Context(), &t, source, printer)
 			if err != nil {
 				return err
 			}
 			if len(all) == 0 && output != "json" {
-				printer.Note("", "there is no intercept in namespace "+b.Namespace)
+				printer.Note("", "there is no intercept")
 				return nil
 			}
 			return printer.Data(struct {

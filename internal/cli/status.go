@@ -3,10 +3,12 @@ package cli
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 
 	"github.com/spf13/cobra"
 
+	"github.com/bightdev/bight/internal/bridge"
 	"github.com/bightdev/bight/internal/session"
 	"github.com/bightdev/bight/internal/ui/term"
 )
@@ -22,19 +24,47 @@ each pod's files have the hashes of what the present source builds to. That is
 asked of the pods themselves.`,
 		Args: atMost(1, "one directory"),
 		RunE: func(c *cobra.Command, args []string) error {
-			return p.ask(c.Context(), &t, args, output == "json", func(s *session.Session, printer *term.Printer) error {
-				status, err := s.Status(c.Context())
-				if err != nil {
-					return err
-				}
-				return printer.Data(status, statusTable(status))
-			})
+			return p.status(c.Context(), &t, args, output == "json")
 		},
 		ValidArgsFunction: completeDirectories,
 	}
 	t.flags(c)
 	p.outputFlag(c, &output)
 	return c
+}
+
+// statusAnswer is what bight status prints.
+type statusAnswer struct {
+	*session.Status
+	Intercepts []bridge.Intercept `json:"intercepts"`
+}
+
+func (p *Program) status(ctx context.Context, t *target, dir []string, asJSON bool) error {
+	return p.ask(ctx, t, dir, asJSON, func(s *session.Session, printer *term.Printer) error {
+		status, err := s.Status(ctx)
+		if err != nil {
+			return err
+		}
+		answer := statusAnswer{Status: status, Intercepts: []bridge.Intercept{}}
+		if slices.ContainsFunc(status.Services, func(s session.ServiceStatus) bool { return s.Ready > 0 }) {
+			if answer.Intercepts, err = p.intercepts(ctx, t, s.Dir, printer); err != nil {
+				printer.Warn("", "intercepts are not known: "+err.Error(), "")
+			}
+		}
+		if err := printer.Data(answer, statusTable(status)); err != nil || asJSON || len(answer.Intercepts) == 0 {
+			return err
+		}
+		return printer.Data(nil, interceptTable(answer.Intercepts))
+	})
+}
+
+// intercepts asks for the intercepts of the app in dir.
+func (p *Program) intercepts(ctx context.Context, t *target, dir string, printer *term.Printer) ([]bridge.Intercept, error) {
+	b, _, err := p.bridge(ctx, t, dir, printer)
+	if err != nil {
+		return nil, err
+	}
+	return b.Intercepts(ctx)
 }
 
 func statusTable(status *session.Status) *term.Table {
