@@ -23,6 +23,7 @@ import (
 	"time"
 
 	core "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/bightdev/bight/internal/kube"
@@ -194,7 +195,11 @@ func (b *Bridge) connect(ctx context.Context, pod *core.Pod, handle func(context
 			b.heard(s)
 		},
 		Dial: func(ctx context.Context) (io.ReadWriteCloser, error) {
-			return b.Cluster.DialPod(ctx, b.Namespace, pod.Name, port)
+			conn, err := b.Cluster.DialPod(ctx, b.Namespace, pod.Name, port)
+			if kube.KindOf(err) == kube.NotFound || apierrors.IsNotFound(err) {
+				return nil, stream.Permanent(err) // another pod takes its place
+			}
+			return conn, err
 		},
 		Token: b.Token, Version: b.Version, Handle: handle, Log: b.Log.With("pod", pod.Name),
 	}
@@ -219,27 +224,34 @@ func (b *Bridge) Environment(ctx context.Context, service string) (*reach.Pod, e
 	return reach.GetPod(ctx, w)
 }
 
-// Intercepts asks the agents of all pods which rules there are.
+// rules asks the agent of one pod which rules it has.
+func (b *Bridge) rules(ctx context.Context, pod *core.Pod) ([]steer.Status, error) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	sess, err := b.connect(ctx, pod, nil)
+	if err != nil {
+		return nil, err
+	}
+	defer sess.Close()
+	return steer.List(ctx, sess)
+}
+
+// Intercepts asks the agents of all pods which rules there are. It fails when none
+// of them answers; of one that does not, Pods tells.
 func (b *Bridge) Intercepts(ctx context.Context) ([]Intercept, error) {
 	pods, err := b.pods(ctx, "")
 	if err != nil {
 		return nil, err
 	}
 	all := make([][]steer.Status, len(pods))
-	g := group{}
+	errs := make([]error, len(pods))
+	var asking sync.WaitGroup
 	for i := range pods {
-		g.Go(func() error {
-			sess, err := b.connect(ctx, &pods[i], nil)
-			if err != nil {
-				return err
-			}
-			defer sess.Close()
-			all[i], err = steer.List(ctx, sess)
-			return err
-		})
+		asking.Go(func() { all[i], errs[i] = b.rules(ctx, &pods[i]) })
 	}
-	if err := g.Wait(); err != nil {
-		return nil, err
+	asking.Wait()
+	if len(pods) > 0 && !slices.Contains(errs, nil) {
+		return nil, errs[0]
 	}
 	ready := map[string]int{}
 	var said []steer.Status

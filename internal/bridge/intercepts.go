@@ -5,13 +5,8 @@ import (
 	"slices"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/bightdev/bight/internal/steer"
 )
-
-// group waits for goroutines and has the first of their errors.
-type group = errgroup.Group
 
 // Intercept is a rule as all pods of its service together have it.
 type Intercept struct {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
 
@@ -50,24 +51,55 @@ func (b *Bridge) Run(ctx context.Context, o Order) (int, error) {
 	defer w.close()
 	var pod *reach.Pod
 	var files []reach.FileSet
+	var covering *cover
 	g, asking := errgroup.WithContext(ctx)
 	g.Go(func() (err error) {
-		pod, err = reach.GetPod(asking, w)
-		return err
+		if pod, err = reach.GetPod(asking, w); err != nil {
+			return fmt.Errorf("ask pod %s what its process was given: %w", w.through(), err)
+		}
+		return nil
 	})
 	if o.Service != "" {
 		g.Go(func() (err error) {
-			files, err = reach.GetFiles(asking, w, nil)
-			return err
+			if files, err = reach.GetFiles(asking, w, nil); err != nil {
+				return fmt.Errorf("ask pod %s for its files: %w", w.through(), err)
+			}
+			return nil
 		})
 	}
-	if err := g.Wait(); err != nil {
-		return 0, fmt.Errorf("ask pod %s what its process was given: %w", w.through(), err)
+	var started atomic.Pointer[jail.Jail]
+	if o.Rule != nil {
+		g.Go(func() error {
+			// A rule that is refused keeps the command from being started. Until it
+			// is, the app answers.
+			c, err := b.cover(ctx, *o.Rule, func(ctx context.Context, info steer.Info) (net.Conn, error) {
+				if j := started.Load(); j != nil {
+					return j.DialInside(ctx, "tcp", uint16(info.Port))
+				}
+				return nil, errors.New("the command has not started")
+			})
+			if err != nil {
+				return err
+			}
+			covering = c
+			return nil
+		})
+	}
+	err = g.Wait()
+	if covering != nil {
+		defer covering.leave()
+	}
+	if err != nil {
+		return 0, err
+	}
+	if covering != nil {
+		b.Say(active(covering, *o.Rule))
 	}
 	j, err := b.start(ctx, w, o, pod, files)
 	if err != nil {
 		return 0, err
 	}
+	started.Store(j)
 	return b.accompany(ctx, w, j, o, files)
 }
 
@@ -99,7 +131,7 @@ func (b *Bridge) start(ctx context.Context, w *way, o Order, pod *reach.Pod, fil
 // accompany does what a running command needs until it ends.
 func (b *Bridge) accompany(ctx context.Context, w *way, j *jail.Jail, o Order, files []reach.FileSet) (int, error) {
 	beside, stop := context.WithCancel(ctx)
-	var g group
+	var g errgroup.Group
 	g.Go(func() error { return b.watchServices(beside, j) })
 	if len(files) > 0 {
 		g.Go(func() error { return b.renew(beside, w, j) })
@@ -111,31 +143,9 @@ func (b *Bridge) accompany(ctx context.Context, w *way, j *jail.Jail, o Order, f
 			b.Say(fmt.Sprintf("port %d of the command is at http://%s", port, at))
 		}
 	}
-	if o.Rule != nil {
-		g.Go(func() error {
-			b.lead(beside, *o.Rule, func(ctx context.Context, info steer.Info) (net.Conn, error) {
-				return j.DialInside(ctx, "tcp", uint16(info.Port))
-			})
-			return nil
-		})
-	}
 	code, err := j.Wait()
 	stop()
 	return code, errors.Join(err, g.Wait())
-}
-
-// lead keeps a rule in force until ctx ends, and tells the user how it goes.
-func (b *Bridge) lead(ctx context.Context, rule steer.Rule, handler steer.Handler) {
-	c, err := b.cover(ctx, rule, handler)
-	if err != nil {
-		if ctx.Err() == nil {
-			b.Say(fmt.Sprintf("requests for %s stay with the app: %v", rule.Service, err))
-		}
-		return
-	}
-	defer c.leave()
-	b.Say(active(c, rule))
-	<-ctx.Done()
 }
 
 // active says that a rule is in force.

@@ -198,6 +198,9 @@ func (p *pod) stop(cmd *exec.Cmd, sig syscall.Signal) {
 		return
 	}
 	_ = cmd.Process.Signal(sig)
+	// A service that ignores the signal is not waited for.
+	late := time.AfterFunc(5*time.Second, func() { _ = cmd.Process.Kill() })
+	defer late.Stop()
 	_ = cmd.Wait()
 }
 
