@@ -15,6 +15,7 @@ import (
 	"os/signal"
 	"runtime/debug"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -29,7 +30,6 @@ var version = "dev"
 const usage = `usage:
   agent run [flags] -- COMMAND [ARGS...]    run a service under live update
   agent static [flags]                      serve a directory over HTTP
-  agent ready [--wait 60s]                  wait until the service can serve
   agent version
 "agent run -h" lists the flags.
 `
@@ -38,7 +38,6 @@ const usage = `usage:
 const (
 	failed     = 1
 	wrongUsage = 2
-	timedOut   = 5
 )
 
 func main() {
@@ -55,8 +54,6 @@ func run(args []string, stdout, stderr io.Writer) int {
 		return runAgent(args[1:], stderr)
 	case "static":
 		return runStatic(args[1:], stderr)
-	case "ready":
-		return runReady(args[1:], stderr)
 	case "version":
 		fmt.Fprintln(stdout, version)
 		return 0
@@ -93,6 +90,7 @@ func runAgent(args []string, stderr io.Writer) int {
 		a.Doors = append(a.Doors, door)
 		return err
 	})
+	readyAt := f.Int("ready-at", 0, "`port` at which kubelet asks whether the process can serve")
 	debugging := f.Bool("debug", false, "log more")
 	if code, ok := parse(f, args, stderr); !ok {
 		return code
@@ -103,7 +101,7 @@ func runAgent(args []string, stderr io.Writer) int {
 		level = slog.LevelDebug
 	}
 	a.Log = slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level})).With("from", "bight agent")
-	ln, err := prepare(a, *listen, *tokenFile, *ready)
+	ln, err := prepare(a, *listen, *tokenFile, *ready, *readyAt)
 	if err != nil {
 		fmt.Fprintln(stderr, "agent run:", err)
 		return wrongUsage
@@ -115,8 +113,8 @@ func runAgent(args []string, stderr io.Writer) int {
 	return code
 }
 
-// prepare reads what the flags name and opens the port for sessions.
-func prepare(a *agent.Agent, listen, tokenFile, ready string) (net.Listener, error) {
+// prepare reads what the flags name and opens the ports for sessions and kubelet.
+func prepare(a *agent.Agent, listen, tokenFile, ready string, readyAt int) (net.Listener, error) {
 	if len(a.Command) == 0 {
 		return nil, errors.New("no command: name it after --")
 	}
@@ -137,6 +135,15 @@ func prepare(a *agent.Agent, listen, tokenFile, ready string) (net.Listener, err
 			return nil, err
 		}
 	}
+	if readyAt != 0 {
+		if a.Probe == nil {
+			return nil, errors.New("--ready-at: say how to see that the process can serve with --ready")
+		}
+		var err error
+		if a.Readiness, err = net.Listen("tcp", ":"+strconv.Itoa(readyAt)); err != nil {
+			return nil, fmt.Errorf("--ready-at: %w", err)
+		}
+	}
 	host, _, err := net.SplitHostPort(listen)
 	if err != nil {
 		return nil, fmt.Errorf("--listen %q: want HOST:PORT", listen)
@@ -145,24 +152,6 @@ func prepare(a *agent.Agent, listen, tokenFile, ready string) (net.Listener, err
 		return nil, fmt.Errorf("--listen %q: has to be a loopback address such as 127.0.0.1, since it is for sessions only", listen)
 	}
 	return net.Listen("tcp", listen)
-}
-
-func runReady(args []string, stderr io.Writer) int {
-	f := flag.NewFlagSet("agent ready", flag.ContinueOnError)
-	live := f.String("live", agent.DefaultLive, "the agent's live `directory`")
-	wait := f.Duration("wait", 60*time.Second, "how long at most")
-	if code, ok := parse(f, args, stderr); !ok {
-		return code
-	}
-	ctx, cancel := context.WithTimeoutCause(context.Background(), *wait, fmt.Errorf("waited %s", *wait))
-	defer cancel()
-	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
-	defer stop()
-	if err := agent.WaitReady(ctx, *live); err != nil {
-		fmt.Fprintln(stderr, "agent ready:", err)
-		return timedOut
-	}
-	return 0
 }
 
 func runStatic(args []string, stderr io.Writer) int {

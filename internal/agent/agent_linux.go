@@ -3,9 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
-	"io/fs"
 	"log/slog"
 	"net"
 	"os"
@@ -31,21 +29,20 @@ const (
 	AppEnv = "BIGHT_APP"
 	// DefaultLive is where the volume for live files is mounted.
 	DefaultLive = "/bight/live"
-
-	readyName = "ready.sock" // in the live directory
 )
 
 // Agent is one run of the agent. Its fields are set before Run.
 type Agent struct {
-	Name           string   // of the service
-	Root           string   // of the image's files
-	Live           string   // a directory to write to
-	Token          string   // that sessions must have
-	Version        string   // of this program
-	Command        []string // of the process
-	RestartProcess bool     // when the files change and the session asks for it
-	Probe          *Probe   // nil: the process is ready when it runs
-	Doors          []Door   // in front of ports of the process
+	Name           string       // of the service
+	Root           string       // of the image's files
+	Live           string       // a directory to write to
+	Token          string       // that sessions must have
+	Version        string       // of this program
+	Command        []string     // of the process
+	RestartProcess bool         // when the files change and the session asks for it
+	Probe          *Probe       // nil: the process is ready when it runs
+	Doors          []Door       // in front of ports of the process
+	Readiness      net.Listener // for kubelet's questions; nil: they go to the process
 	Grace          time.Duration
 	Stdout, Stderr io.Writer
 	Log            *slog.Logger
@@ -95,11 +92,13 @@ func (a *Agent) Run(ctx context.Context, ln net.Listener) (int, error) {
 			a.Log.Error("no session can connect any more", "err", err)
 		}
 	})
-	g.Go(func() {
-		if err := a.serveReady(sctx); err != nil {
-			a.Log.Warn("readiness can't be asked for", "err", err)
-		}
-	})
+	if a.Readiness != nil {
+		g.Go(func() {
+			if err := a.serveReadiness(sctx, a.Readiness); err != nil {
+				a.Log.Error("kubelet can't ask any more", "err", err)
+			}
+		})
+	}
 	code := a.sup.Run(ctx)
 	close(a.ended)
 	cancel()
@@ -146,72 +145,4 @@ func (a *Agent) limitMemory() {
 	}
 	debug.SetMemoryLimit(int64(base + n*perEntry))
 	debug.SetGCPercent(30)
-}
-
-// serveReady lets [WaitReady] wait, through a socket in the live directory.
-func (a *Agent) serveReady(ctx context.Context) error {
-	name := filepath.Join(a.Live, readyName)
-	if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	ln, err := net.Listen("unix", name)
-	if err != nil {
-		return err
-	}
-	defer context.AfterFunc(ctx, func() { _ = ln.Close() })()
-	var g sync.WaitGroup
-	defer g.Wait()
-	for {
-		conn, err := ln.Accept()
-		if err != nil {
-			if ctx.Err() != nil {
-				return nil
-			}
-			return err
-		}
-		g.Go(func() {
-			defer conn.Close()
-			defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
-			gone := make(chan struct{})
-			g.Go(func() { // a caller that goes away is no longer waited for
-				defer close(gone)
-				_, _ = conn.Read(make([]byte, 1))
-			})
-			select {
-			case <-a.sup.Ready():
-				_, _ = conn.Write([]byte("ready\n"))
-			case <-gone:
-			case <-ctx.Done():
-			}
-		})
-	}
-}
-
-// WaitReady returns nil when the process of the agent whose live directory this
-// is can serve.
-func WaitReady(ctx context.Context, live string) error {
-	var d net.Dialer
-	var last error
-	for {
-		conn, err := d.DialContext(ctx, "unix", filepath.Join(live, readyName))
-		if err == nil {
-			stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
-			b, rerr := io.ReadAll(conn)
-			stop()
-			_ = conn.Close()
-			if string(b) == "ready\n" {
-				return nil
-			}
-			err = fmt.Errorf("the agent has ended: %w", errors.Join(rerr, io.ErrUnexpectedEOF))
-		}
-		last = err
-		// The agent is just starting, or starts again.
-		t := time.NewTimer(5 * time.Millisecond)
-		select {
-		case <-t.C:
-		case <-ctx.Done():
-			t.Stop()
-			return fmt.Errorf("the process is not ready: %w (%w)", context.Cause(ctx), last)
-		}
-	}
 }

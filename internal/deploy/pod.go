@@ -100,7 +100,7 @@ func (r *renderer) command(s *app.Service) []string {
 		"--listen", "127.0.0.1:" + strconv.Itoa(live.Port(s)), "--name", s.Name,
 	}
 	if q := question(s); q != "" {
-		cmd = append(cmd, "--ready", q)
+		cmd = append(cmd, "--ready", q, "--ready-at", strconv.Itoa(ReadyPort(s)))
 	}
 	doors := DoorPorts(s)
 	for _, p := range s.Ports {
@@ -182,18 +182,10 @@ func (r *renderer) probes(c *coreac.ContainerApplyConfiguration, s *app.Service)
 		c.WithLivenessProbe(probe(tcp).WithPeriodSeconds(10).WithFailureThreshold(3).WithTimeoutSeconds(2))
 		return
 	}
-	ready := coreac.Probe().WithTimeoutSeconds(65).
-		WithExec(coreac.ExecAction().WithCommand(r.opts.Live.AgentPath, "ready", "--wait", "60s"))
-	switch r.opts.Live.Probe {
-	case ProbeStartup:
-		// The threshold is out of reach: a startup probe that gives up kills the agent.
-		c.WithStartupProbe(ready.WithPeriodSeconds(1).WithFailureThreshold(1_000_000))
-		c.WithReadinessProbe(probe(h).WithPeriodSeconds(1).WithFailureThreshold(3).WithTimeoutSeconds(2))
-	case ProbeExec:
-		c.WithReadinessProbe(ready.WithPeriodSeconds(5).WithFailureThreshold(1))
-	default:
-		c.WithReadinessProbe(probe(h).WithPeriodSeconds(1).WithFailureThreshold(3).WithTimeoutSeconds(2))
-	}
+	// The agent lets the first question wait until the process can serve: kubelet
+	// asks at once when it sees the container run, and only each second after that.
+	ready := &app.Health{Kind: app.HealthHTTP, Port: ReadyPort(s), Path: "/"}
+	c.WithReadinessProbe(probe(ready).WithPeriodSeconds(1).WithFailureThreshold(3).WithTimeoutSeconds(65))
 }
 
 func probe(h *app.Health) *coreac.ProbeApplyConfiguration {

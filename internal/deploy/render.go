@@ -56,31 +56,22 @@ type LiveOptions struct {
 
 	// Size limits the memory volume that live files are kept in; "" means 1Gi.
 	Size string
-
-	// Probe chooses how kubelet learns that a service is ready.
-	Probe ProbeMode
 }
-
-// ProbeMode is a way for kubelet to learn that a live pod is ready.
-type ProbeMode string
-
-const (
-	// ProbeDirect asks the service itself. Kubelet asks at once when it sees the
-	// container run, which a process of ours usually beats, and each second then.
-	ProbeDirect ProbeMode = ""
-	// ProbeStartup waits in one exec of the agent first. Kubelet runs a startup
-	// probe on its one-second tick only.
-	ProbeStartup ProbeMode = "startup"
-	// ProbeExec waits in an exec of the agent as the readiness probe, which kubelet
-	// starts at once when it sees the container run.
-	ProbeExec ProbeMode = "exec"
-)
 
 // AgentPort returns the loopback port of the agent in s's pods: a fixed one
 // unless s listens on that itself.
 func AgentPort(s *app.Service) int {
 	port := 24448
 	for slices.ContainsFunc(s.Ports, func(p app.Port) bool { return p.Number == port }) {
+		port++
+	}
+	return port
+}
+
+// ReadyPort returns the port at which the agent in s's pods answers kubelet.
+func ReadyPort(s *app.Service) int {
+	port := 24454
+	for port == AgentPort(s) || slices.ContainsFunc(s.Ports, func(p app.Port) bool { return p.Number == port }) {
 		port++
 	}
 	return port
@@ -98,7 +89,7 @@ func DoorPorts(s *app.Service) map[int]int {
 		if p.Protocol == app.UDP {
 			continue
 		}
-		for next == AgentPort(s) || slices.ContainsFunc(s.Ports, func(p app.Port) bool { return p.Number == next }) {
+		for next == AgentPort(s) || next == ReadyPort(s) || slices.ContainsFunc(s.Ports, func(p app.Port) bool { return p.Number == next }) {
 			next++
 		}
 		doors[p.Number] = next

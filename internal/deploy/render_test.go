@@ -84,10 +84,10 @@ func deployment(t testing.TB, objs []Object, service string) *appsv1.Deployment 
 }
 
 func TestRenderGolden(t *testing.T) {
-	startup, exec, versioned := sandboxOptions(), sandboxOptions(), prodOptions()
-	startup.Live.Probe, exec.Live.Probe, versioned.Version = ProbeStartup, ProbeExec, "v1.2.3"
+	versioned := prodOptions()
+	versioned.Version = "v1.2.3"
 	for name, opts := range map[string]RenderOptions{
-		"sandbox": sandboxOptions(), "sandbox-startup": startup, "sandbox-exec": exec, "prod": prodOptions(), "prod-version": versioned,
+		"sandbox": sandboxOptions(), "prod": prodOptions(), "prod-version": versioned,
 	} {
 		t.Run(name, func(t *testing.T) {
 			got := manifests(t, render(t, shop(t), opts), true)
