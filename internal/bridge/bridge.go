@@ -232,7 +232,8 @@ func (b *Bridge) rules(ctx context.Context, pod *core.Pod) ([]steer.Status, erro
 	if err != nil {
 		return nil, err
 	}
-	defer sess.Close()
+	defer func() { <-sess.Done() }()
+	defer cancel() // no farewell
 	return steer.List(ctx, sess)
 }
 

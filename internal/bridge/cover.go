@@ -12,6 +12,7 @@ import (
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/watch"
 
+	"github.com/bightdev/bight/internal/kube"
 	"github.com/bightdev/bight/internal/steer"
 )
 
@@ -29,6 +30,7 @@ type cover struct {
 	mu      sync.Mutex
 	pods    map[string]*covered // by name
 	refused error
+	last    error         // why a pod did not have the rule
 	changed chan struct{} // closed and renewed when a pod's state changes
 }
 
@@ -46,12 +48,15 @@ func (b *Bridge) cover(ctx context.Context, rule steer.Rule, handler steer.Handl
 	c.laptop = &steer.Laptop{Log: b.Log}
 	c.ctx, c.stop = context.WithCancel(ctx)
 	options := meta.ListOptions{LabelSelector: b.Selector}
-	list, err := c.list(c.ctx, options)
+	version, pods, err := c.list(c.ctx, options)
+	if err == nil && pods == 0 {
+		err = b.missing(rule.Service)
+	}
 	if err != nil {
 		c.leave()
 		return nil, err
 	}
-	c.work.Go(func() { c.follow(options, list) })
+	c.work.Go(func() { c.follow(options, version) })
 	if err := c.complete(ctx); err != nil {
 		c.leave()
 		return nil, err
@@ -116,9 +121,19 @@ func (c *cover) complete(ctx context.Context) error {
 			if ready == 0 {
 				return fmt.Errorf("service %s has no ready pod in namespace %s; bight status says how it is", c.rule.Service, c.b.Namespace)
 			}
-			return fmt.Errorf("only %d of %d pods of %s have confirmed the intercept; it was taken back: %w", active, ready, c.rule.Service, context.DeadlineExceeded)
+			return fmt.Errorf("only %d of %d pods of %s have confirmed the intercept; it was taken back: %w%s", active, ready, c.rule.Service, context.DeadlineExceeded, c.because())
 		}
 	}
+}
+
+// because says what was in the way last, for the end of an error.
+func (c *cover) because() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.last == nil {
+		return ""
+	}
+	return ": " + c.last.Error()
 }
 
 // touch wakes complete. The caller has the lock.
@@ -127,18 +142,23 @@ func (c *cover) touch() {
 	c.changed = make(chan struct{})
 }
 
-func (c *cover) list(ctx context.Context, options meta.ListOptions) (version string, err error) {
+// list takes in what pods there are, and returns how many of them are the service's,
+// whatever their state.
+func (c *cover) list(ctx context.Context, options meta.ListOptions) (version string, pods int, err error) {
 	client, err := c.b.Cluster.Typed()
 	if err != nil {
-		return "", err
+		return "", 0, err
 	}
 	list, err := client.CoreV1().Pods(c.b.Namespace).List(ctx, options)
 	if err != nil {
-		return "", c.b.Cluster.Explain(err)
+		return "", 0, c.b.Cluster.Explain(err)
 	}
 	present := map[string]bool{}
 	for i := range list.Items {
 		present[list.Items[i].Name] = true
+		if c.b.Service(&list.Items[i]) == c.rule.Service {
+			pods++
+		}
 		c.note(&list.Items[i])
 	}
 	c.mu.Lock()
@@ -149,7 +169,7 @@ func (c *cover) list(ctx context.Context, options meta.ListOptions) (version str
 		}
 	}
 	c.touch()
-	return list.ResourceVersion, nil
+	return list.ResourceVersion, pods, nil
 }
 
 // follow watches the service's pods until the cover ends.
@@ -165,7 +185,7 @@ func (c *cover) follow(options meta.ListOptions, version string) {
 		case <-c.ctx.Done():
 			return
 		}
-		if next, err := c.list(c.ctx, options); err == nil {
+		if next, _, err := c.list(c.ctx, options); err == nil {
 			version = next
 		}
 	}
@@ -240,9 +260,10 @@ func (c *cover) keep(ctx context.Context, pod *core.Pod, p *covered) {
 		c.mu.Lock()
 		p.state = steer.Gone
 		var refused *steer.RefusedError
-		if errors.As(err, &refused) && c.refused == nil {
+		if c.refused == nil && (errors.As(err, &refused) || kube.KindOf(err) == kube.Forbidden) {
 			c.refused = err
 		}
+		c.last = err
 		c.touch()
 		c.mu.Unlock()
 		if refused != nil || ctx.Err() != nil {
@@ -263,12 +284,15 @@ const grace = 5 * time.Second
 func (c *cover) join(ctx context.Context, pod *core.Pod, p *covered) error {
 	// The session outlives ctx by the grace, for what is under way.
 	life, end := context.WithCancel(context.WithoutCancel(ctx))
-	defer end()
 	sess, err := c.b.connect(life, pod, c.laptop.Handle)
 	if err != nil {
+		end()
 		return err
 	}
-	defer sess.Close()
+	defer func() {
+		end() // what has to be said was said: no farewell
+		<-sess.Done()
+	}()
 	m, err := c.laptop.Join(life, sess, c.rule, c.handler)
 	if err != nil {
 		return err
