@@ -58,9 +58,8 @@ func (v *Server) serveUDP(ctx context.Context, st *stream.Stream, addr string) {
 	defer stop()
 	var g sync.WaitGroup
 	g.Go(func() {
-		if err := f.upward(); err != nil {
-			_ = conn.Close()
-		}
+		f.upward()
+		_ = conn.Close()
 	})
 	err = f.downward()
 	_ = st.Close()
@@ -81,27 +80,21 @@ type udpFlow struct {
 	used atomic.Int64 // when the laptop sent last, since born
 }
 
-// upward sends what the laptop does. It returns when that has ended its side.
-func (f *udpFlow) upward() error {
+// upward sends what the laptop does, until either side has ended.
+func (f *udpFlow) upward() {
 	in := frames{r: f.st, notes: true}
 	for {
 		msg, note, err := in.next()
-		if errors.Is(err, io.EOF) {
-			err = net.ErrClosed
-		}
 		if err != nil {
-			return err
+			return
 		}
 		f.used.Store(int64(time.Since(f.born)))
 		if note {
 			continue // only the agent has something to note
 		}
 		if _, err := f.conn.Write(msg); err != nil {
-			if errors.Is(err, net.ErrClosed) {
-				return err
-			}
-			if err := f.note(err); err != nil {
-				return err
+			if errors.Is(err, net.ErrClosed) || f.note(err) != nil {
+				return
 			}
 		}
 	}

@@ -7,14 +7,10 @@ import (
 	"strings"
 	"time"
 
-	"k8s.io/apimachinery/pkg/types"
-
 	"github.com/bightdev/bight/internal/app"
 	"github.com/bightdev/bight/internal/deploy"
 	"github.com/bightdev/bight/internal/ui/term"
 )
-
-const mergePatch = types.MergePatchType
 
 // printPlan says what was found, one line a service, and what could not be read.
 func (s *Session) printPlan(a *app.App) {

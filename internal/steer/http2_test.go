@@ -210,11 +210,11 @@ func TestHTTP2WithoutLaptop(t *testing.T) {
 	}
 	leave(t, m)
 	m = anna.join(t, rule, breaking)
-	resp, got := do("GET", "", "")
+	_, got := do("GET", "", "")
 	want(t, "breaks off, GET", got, "app GET /x 0")
 	_, got = do("PUT", "abc", "")
 	want(t, "breaks off, PUT", got, "app PUT /x 3")
-	resp, got = do("POST", "abc", "")
+	resp, got := do("POST", "abc", "")
 	if resp.StatusCode != 502 || !strings.HasPrefix(resp.Header.Get(marker), "lost; reason=anna@laptop") {
 		t.Errorf("breaks off, POST: %d %q", resp.StatusCode, got)
 	}

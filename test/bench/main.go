@@ -4,7 +4,8 @@
 //
 // The main types are [bed], which has what every measurement needs (programs, a
 // cluster, a scratch directory), and [row], one line of the table. It runs one
-// thing at a time; the only goroutines are those that wait for a program's end.
+// thing at a time; the only goroutines are those that wait for a program's end and
+// those that a [line] needs to do several things at once, which is what it measures.
 // docs/benchmarks.md says what each row compares and why that is fair.
 //
 //	go run ./test/bench [-n 10] [-only static,burst] [-o json]
@@ -41,6 +42,11 @@ func benchmarks() []benchmark {
 		{"idle", idle},
 		{"many", manyServices},
 		{"agent", agentSize},
+		{"run", runNothing},
+		{"engage", engage},
+		{"bridge", bridgeTraffic},
+		{"delay", delay},
+		{"laptop", laptop},
 	}
 }
 
@@ -55,6 +61,13 @@ type options struct {
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
+	if len(os.Args) == 3 && os.Args[1] == farWord {
+		if err := obey(ctx, os.Stdin, os.Stdout, directLine(os.Args[2])); err != nil {
+			fmt.Fprintln(os.Stderr, "error:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	var o options
 	flag.StringVar(&o.programs, "bin", "bin", "directory of bight, bight-agent and bight-kube")
 	flag.StringVar(&o.root, "root", ".", "the repository")

@@ -175,7 +175,8 @@ func TestMountsThatAreOnlyListed(t *testing.T) {
 func TestVersionChangesWithTheFiles(t *testing.T) {
 	a := contents{files: map[string]file{"x": {content: []byte("1"), mode: 0o644}}}
 	b := contents{files: map[string]file{"x": {content: []byte("2"), mode: 0o644}}}
-	if a.version() == b.version() || a.version() != a.version() {
-		t.Errorf("versions %s and %s", a.version(), b.version())
+	same := contents{files: map[string]file{"x": {content: []byte("1"), mode: 0o644}}}
+	if a.version() == b.version() || a.version() != same.version() {
+		t.Errorf("versions %s, %s and %s", a.version(), b.version(), same.version())
 	}
 }
