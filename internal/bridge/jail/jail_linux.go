@@ -38,6 +38,7 @@ type Jail struct {
 	cancel context.CancelFunc
 	tasks  sync.WaitGroup
 	done   chan struct{} // closed when all is over
+	heard  chan struct{} // closed when the keeper says no more
 	code   int
 	err    error
 
@@ -115,7 +116,7 @@ func start(ctx context.Context, cfg Config, mode Mode) (*Jail, error) {
 func newJail(ctx context.Context, cfg Config, mode Mode) *Jail {
 	j := &Jail{
 		cfg: cfg, log: cfg.Log, mode: mode, term: &terminal{}, done: make(chan struct{}),
-		waiting: map[uint64]chan reply{}, listening: map[string]func(){}, flows: map[flowKey]*flow{},
+		heard: make(chan struct{}), waiting: map[uint64]chan reply{}, listening: map[string]func(){}, flows: map[flowKey]*flow{},
 	}
 	if j.log == nil {
 		j.log = slog.New(slog.DiscardHandler)
@@ -221,6 +222,7 @@ func (j *Jail) open(s *setup) error {
 
 // listen receives what the keeper says until it is gone.
 func (j *Jail) listen() {
+	defer close(j.heard)
 	for {
 		m, file, err := j.ctl.receive()
 		if err != nil {
@@ -336,6 +338,10 @@ func (j *Jail) attend(ctx context.Context) {
 // conclude waits for the end of the command, the keeper and all tasks.
 func (j *Jail) conclude() {
 	err := j.keeper.Wait()
+	select {
+	case <-j.heard: // its last words, which are the exit code
+	case <-time.After(time.Second): // something else has its end of the socket
+	}
 	j.term.take()
 	killed := !j.keeper.ProcessState.Success()
 	if killed {
