@@ -51,9 +51,15 @@ type Bridge struct {
 	Say func(text string)
 	Log *slog.Logger
 
-	mu   sync.Mutex
-	lost int // transports
+	mu    sync.Mutex
+	lost  int         // transports
+	since time.Time   // they are
+	tell  *time.Timer // the user of it
+	told  bool
 }
+
+// bearable is how long a connection may be away before anybody is told.
+const bearable = time.Second
 
 // heard tells the user when the cluster is out of reach, and when it is back.
 func (b *Bridge) heard(s stream.State) {
@@ -62,12 +68,26 @@ func (b *Bridge) heard(s stream.State) {
 	switch s.Kind {
 	case stream.Lost:
 		if b.lost++; b.lost == 1 {
-			b.Say("the connection to the cluster is lost; open connections wait for it, intercepted requests go to the app")
+			b.since, b.told = time.Now(), false
+			b.tell = time.AfterFunc(bearable, b.sayLost)
 		}
 	case stream.Resumed:
-		if b.lost--; b.lost == 0 {
-			b.Say(fmt.Sprintf("the connection to the cluster is back after %s", s.Down.Round(100*time.Millisecond)))
+		if b.lost--; b.lost > 0 {
+			return
 		}
+		b.tell.Stop()
+		if b.told {
+			b.Say(fmt.Sprintf("the connection to the cluster is back after %s", time.Since(b.since).Round(100*time.Millisecond)))
+		}
+	}
+}
+
+func (b *Bridge) sayLost() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.lost > 0 {
+		b.told = true
+		b.Say("the connection to the cluster is lost; open connections wait for it, intercepted requests go to the app")
 	}
 }
 

@@ -228,11 +228,15 @@ func (c *cover) note(pod *core.Pod) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	defer c.touch()
+	known := c.pods[pod.Name]
+	if known != nil && pod.DeletionTimestamp != nil {
+		known.ready = false // but its clients have connections still: the rule ends with it
+		return
+	}
 	if !c.b.usable(pod) {
 		c.drop(pod.Name)
 		return
 	}
-	known := c.pods[pod.Name]
 	if known == nil {
 		if c.ctx.Err() != nil {
 			return

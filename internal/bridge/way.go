@@ -2,8 +2,11 @@ package bridge
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
+
+	core "k8s.io/api/core/v1"
 
 	"github.com/bightdev/bight/internal/stream"
 )
@@ -19,6 +22,7 @@ type way struct {
 	mu   sync.Mutex
 	pod  string
 	sess *stream.Session
+	end  context.CancelFunc // of sess
 }
 
 // way opens a way through a pod of a service, or of any.
@@ -54,7 +58,7 @@ func (w *way) close() {
 func (w *way) session(ctx context.Context) (*stream.Session, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.sess != nil && w.sess.Err() == nil {
+	if w.sess != nil && w.sess.Err() == nil && !w.leftBehind(ctx) {
 		return w.sess, nil
 	}
 	first := w.sess == nil
@@ -79,6 +83,24 @@ func (w *way) session(ctx context.Context) (*stream.Session, error) {
 	}
 }
 
+// leftBehind reports whether the pod that the way leads through has gone, or is
+// going; a session waits longer than that for its transport. What was open through
+// that pod is over. The caller has the lock.
+func (w *way) leftBehind(ctx context.Context) bool {
+	const patience = time.Second
+	if st := w.sess.State(); st.Kind != stream.Lost || time.Since(st.At) < patience {
+		return false
+	}
+	limited, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	pods, err := w.b.pods(limited, w.service)
+	if err != nil || slices.ContainsFunc(pods, func(p core.Pod) bool { return p.Name == w.pod }) {
+		return false
+	}
+	w.end()
+	return true
+}
+
 func (w *way) open(ctx context.Context) (*stream.Session, string, error) {
 	pods, err := w.b.pods(ctx, w.service)
 	if err != nil {
@@ -87,9 +109,12 @@ func (w *way) open(ctx context.Context) (*stream.Session, string, error) {
 	err = w.b.missing(w.service)
 	for i := range pods {
 		var sess *stream.Session
-		if sess, err = w.b.connect(w.ctx, &pods[i], nil); err == nil {
+		life, end := context.WithCancel(w.ctx)
+		if sess, err = w.b.connect(life, &pods[i], nil); err == nil {
+			w.end = end
 			return sess, pods[i].Name, nil
 		}
+		end()
 		if ctx.Err() != nil {
 			break
 		}

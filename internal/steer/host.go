@@ -20,7 +20,7 @@ type Host struct {
 	Service string
 	Doors   []*Door
 	// Suspend is how long a laptop may be silent before its requests go to the
-	// app, 3 s; Expire how long before its rule is gone, 10 s.
+	// app, 2.5 s; Expire how long before its rule is gone, 10 s.
 	Suspend, Expire time.Duration
 	Log             *slog.Logger
 
@@ -38,7 +38,7 @@ func (h *Host) suspend() time.Duration {
 	if h.Suspend > 0 {
 		return h.Suspend
 	}
-	return 3 * time.Second
+	return 2500 * time.Millisecond
 }
 
 func (h *Host) expire() time.Duration {

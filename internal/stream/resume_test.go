@@ -310,6 +310,28 @@ func TestSessionsWithoutAClientMakeRoom(t *testing.T) {
 	})
 }
 
+func TestSessionsInUseMakeRoomLast(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n, c := serve(t, &Server{Handle: echo, MaxSessions: 2})
+		used, idle := connect(t, c), connect(t, c)
+		st := open(t, used, "")
+		fmt.Fprint(st, "x")
+		if _, err := st.Read(make([]byte, 1)); err != nil {
+			t.Fatal(err)
+		}
+		n.down.Store(true)
+		n.cut()
+		synctest.Wait() // until both are between two attempts
+		n.down.Store(false)
+		connect(t, c)
+		<-idle.Done()
+		fmt.Fprint(st, "y")
+		if _, err := st.Read(make([]byte, 1)); err != nil {
+			t.Errorf("the session with a stream was not kept: %v", err)
+		}
+	})
+}
+
 // While the transport is gone, writers are held back by the replay buffer.
 func TestWritersWaitWhileTheTransportIsGone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -160,14 +160,20 @@ func (v *Server) newSession(ctx context.Context, at *attachment, l Limits) *Sess
 	return s
 }
 
-// evict ends the session that has waited longest for its client, if one does.
-// It wants v.mu held.
+// evict ends the session that has waited longest for its client, if one does; one
+// without a stream goes before those that somebody may come back to. It wants v.mu
+// held.
 func (v *Server) evict() bool {
 	var oldest *Session
 	var since time.Time
+	var used bool
 	for _, s := range v.sessions {
-		if st := s.State(); st.Kind == Lost && (oldest == nil || st.At.Before(since)) {
-			oldest, since = s, st.At
+		st, busy := s.State(), s.inUse()
+		if st.Kind != Lost {
+			continue
+		}
+		if oldest == nil || used && !busy || used == busy && st.At.Before(since) {
+			oldest, since, used = s, st.At, busy
 		}
 	}
 	if oldest == nil {

@@ -413,3 +413,10 @@ func (s *Session) setState(kind StateKind, err error) {
 		s.onState(st)
 	}
 }
+
+// inUse reports whether the session has a stream.
+func (s *Session) inUse() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.streams) > 0
+}
