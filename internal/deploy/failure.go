@@ -7,6 +7,8 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"github.com/bightdev/bight/internal/app"
 )
 
 // Cause says what kind of thing went wrong with a rollout.
@@ -144,6 +146,27 @@ func pullWords(image string, w *corev1.ContainerStateWaiting, events []*corev1.E
 		return w.Reason + " " + image
 	}
 	return w.Message
+}
+
+// notReady tells what has not been answered yet by a process that runs.
+func notReady(p *corev1.Pod, events []*corev1.Event) string {
+	if len(p.Spec.Containers) == 0 {
+		return probeWords(events)
+	}
+	c := p.Spec.Containers[0]
+	agent, ok := AgentOf(slices.Concat(c.Command, c.Args))
+	if !ok || agent.Ready == "" {
+		return probeWords(events)
+	}
+	// Kubelet asks the agent, and sees nothing but its answer.
+	kind, at, _ := strings.Cut(agent.Ready, ":")
+	switch kind {
+	case app.HealthHTTP:
+		return "GET :" + at + " has no good answer"
+	case app.HealthGRPC:
+		return "the gRPC health check at :" + at + " has not said that it serves"
+	}
+	return "nothing answers at :" + at
 }
 
 // probeWords is what the last probe complained about.

@@ -301,7 +301,7 @@ func (j *judge) container(o Observation, p *corev1.Pod, cs corev1.ContainerStatu
 		return v
 	}
 	if cs.State.Running != nil {
-		f.Cause, f.Message = CauseProbe, probeWords(events)
+		f.Cause, f.Message = CauseProbe, notReady(p, events)
 		return j.after(v, fmt.Sprintf("%s/%s/%d/running", p.UID, cs.Name, cs.RestartCount), j.patience.Probe, f)
 	}
 	// It waits for its volumes or network. Without a complaint, it just takes time.

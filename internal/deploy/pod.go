@@ -114,6 +114,7 @@ func (r *renderer) command(s *app.Service) []string {
 // Agent is what a container's command says of the agent that runs in it.
 type Agent struct {
 	Port  int         // for sessions
+	Ready string      // how it sees that the process can serve: "http:8080/healthz"
 	Doors map[int]int // by the process's port: where the door in front of it is
 }
 
@@ -129,6 +130,8 @@ func AgentOf(command []string) (a Agent, ok bool) {
 			if _, port, err := net.SplitHostPort(command[i+1]); err == nil {
 				a.Port, _ = strconv.Atoi(port) // 0 is none
 			}
+		case word == "--ready":
+			a.Ready = command[i+1]
 		case word == "--door":
 			at, port, _ := strings.Cut(command[i+1], "=")
 			port, _, _ = strings.Cut(port, "/")

@@ -341,8 +341,8 @@ func TestAgentOf(t *testing.T) {
 	}{
 		{[]string{"/bight/agent", "run", "--listen", "127.0.0.1:24448", "--", "./cart"}, Agent{Port: 24448, Doors: map[int]int{}}},
 		{
-			[]string{"/bight/agent", "run", "--listen", "[::1]:9", "--door", "24460=8080/http", "--door", "24461=9090/", "--", "./cart", "--door", "1=2/tcp"},
-			Agent{Port: 9, Doors: map[int]int{8080: 24460, 9090: 24461}},
+			[]string{"/bight/agent", "run", "--listen", "[::1]:9", "--ready", "tcp:8080", "--door", "24460=8080/http", "--door", "24461=9090/", "--", "./cart", "--door", "1=2/tcp"},
+			Agent{Port: 9, Ready: "tcp:8080", Doors: map[int]int{8080: 24460, 9090: 24461}},
 		},
 		{[]string{"./cart"}, Agent{Doors: map[int]int{}}},
 		{[]string{"./cart", "--listen"}, Agent{Doors: map[int]int{}}},
