@@ -252,9 +252,19 @@ func (b *Bridge) rules(ctx context.Context, pod *core.Pod) ([]steer.Status, erro
 	if err != nil {
 		return nil, err
 	}
-	defer func() { <-sess.Done() }()
-	defer cancel() // no farewell
+	defer farewell(sess, cancel)
 	return steer.List(ctx, sess)
+}
+
+// farewell ends a session such that the agent knows at once, and does not keep it for
+// a client that comes back. The transport below may take a second to close, which
+// nobody has to wait for: end, which ends the session's context, cuts it off.
+func farewell(sess *stream.Session, end context.CancelFunc) {
+	const enough = 50 * time.Millisecond
+	timer := time.AfterFunc(enough, end)
+	defer timer.Stop()
+	defer end()
+	_ = sess.Close()
 }
 
 // Intercepts asks the agents of all pods which rules there are. It fails when none

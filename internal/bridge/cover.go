@@ -293,10 +293,7 @@ func (c *cover) join(ctx context.Context, pod *core.Pod, p *covered) error {
 		end()
 		return err
 	}
-	defer func() {
-		end() // what has to be said was said: no farewell
-		<-sess.Done()
-	}()
+	defer farewell(sess, end)
 	m, err := c.laptop.Join(life, sess, c.rule, c.handler)
 	if err != nil {
 		return err
