@@ -113,10 +113,17 @@ func isGo(file string) bool {
 	return path.Ext(file) == ".go"
 }
 
+// crowd is from how many paths on a change is no editor's: looking at each of them
+// would only delay what is to be done about it.
+const crowd = 100
+
 // meaningful returns the changed paths that a person knows: not the files that an
 // editor writes beside and renames.
 func (s *Session) meaningful(changed []string) []string {
 	all := slices.Compact(slices.Sorted(slices.Values(changed)))
+	if len(all) > crowd {
+		return all
+	}
 	known := slices.DeleteFunc(slices.Clone(all), func(file string) bool { return gone(s.Dir, file) })
 	if len(known) == 0 {
 		return all // they were deleted

@@ -282,7 +282,8 @@ func (f *follower) rebuild(ctx context.Context, a *app.App, service *app.Service
 	next.cancel = cancel
 	f.rebuilds[service.Name] = next
 	s := f.session
-	if files := s.meaningful(next.paths); len(files) > 0 {
+	files := s.meaningful(next.paths)
+	if len(files) > 0 {
 		s.Printer.Event(term.Event{Type: term.Change, Service: service.Name, Text: term.Files(files), Files: len(files), Quiet: true})
 	}
 	changed := next.paths
@@ -301,7 +302,7 @@ func (f *follower) rebuild(ctx context.Context, a *app.App, service *app.Service
 				return nil // a newer one has taken over
 			}
 			delete(f.rebuilds, service.Name)
-			f.finish(ctx, a, service, next.changes, art, took, err)
+			f.finish(ctx, a, service, next.changes, files, art, took, err)
 			return nil
 		}
 	})
@@ -312,7 +313,7 @@ func (f *follower) rebuild(ctx context.Context, a *app.App, service *app.Service
 func (f *follower) rebuilt(service *app.Service) bool { return f.session.failure(service.Name) != "" }
 
 // finish takes in what a build gave.
-func (f *follower) finish(ctx context.Context, a *app.App, service *app.Service, c changes, art *image.Artifact, took time.Duration, err error) {
+func (f *follower) finish(ctx context.Context, a *app.App, service *app.Service, c changes, files []string, art *image.Artifact, took time.Duration, err error) {
 	s := f.session
 	if ctx.Err() != nil {
 		return
@@ -343,7 +344,7 @@ func (f *follower) finish(ctx context.Context, a *app.App, service *app.Service,
 		s.door.renew(service.Name)
 	}
 	s.pods.edited(art, &edit{
-		heard: c.heard, build: took, files: s.meaningful(c.paths), tree: art.TreeDigest(), restart: art.Restart,
+		heard: c.heard, build: took, files: files, tree: art.TreeDigest(), restart: art.Restart,
 		sent: map[string]live.Event{}, starts: map[string]live.Event{},
 	})
 }
