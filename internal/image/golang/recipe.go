@@ -188,7 +188,55 @@ func (b *Builder) learn(as *assembly, units map[string]tree.Hash, shape tree.Has
 		}
 		r.Units[path] = u
 	}
-	return r, nil
+	return r, b.settle(r, as.env.vars["GOCACHE"], tmp)
+}
+
+// settle replaces archives that are about to be removed with tmp, of packages that
+// are not made from source at hand: what the go command has compiled this time is in
+// its cache, by the SHA-256 of the content.
+func (b *Builder) settle(r *recipe, cache, tmp string) error {
+	settled := map[string]string{}
+	var failed error
+	lasting := func(path string) (string, bool) {
+		file := settled[path]
+		return file, file != ""
+	}
+	settleConf := func(conf string) string {
+		for path, file := range configFiles(conf) {
+			if _, known := settled[path]; known || r.Units[path] != nil || !strings.HasPrefix(file, tmp+string(filepath.Separator)) {
+				continue
+			}
+			var err error
+			if settled[path], err = b.lasting(file, cache); err != nil {
+				failed = errors.Join(failed, fmt.Errorf("package %s: %w", path, err))
+			}
+		}
+		return withArchives(conf, lasting)
+	}
+	r.LinkConf = settleConf(r.LinkConf)
+	for _, u := range r.Units {
+		u.Conf = settleConf(u.Conf)
+	}
+	return failed
+}
+
+// lasting returns where the content of an archive stays: in the go command's cache,
+// or else in the store.
+func (b *Builder) lasting(file, cache string) (string, error) {
+	var once *tree.Cache
+	e, err := once.Stat(file)
+	if err != nil {
+		return "", err
+	}
+	name := e.Hash.String()
+	cached := filepath.Join(cache, name[:2], name+"-d")
+	if info, err := os.Stat(cached); err == nil && info.Size() == e.Size {
+		return cached, nil
+	}
+	if e, err = b.Store.Put(file); err != nil {
+		return "", err
+	}
+	return e.Local, nil
 }
 
 func (r *recipe) learnLink(actions []action) error {
