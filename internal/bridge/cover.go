@@ -4,15 +4,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
 	core "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/watch"
 
 	"github.com/bightdev/bight/internal/kube"
+	"github.com/bightdev/bight/internal/kube/follow"
 	"github.com/bightdev/bight/internal/steer"
 )
 
@@ -47,16 +49,24 @@ func (b *Bridge) cover(ctx context.Context, rule steer.Rule, handler steer.Handl
 	c := &cover{b: b, rule: rule, handler: handler, pods: map[string]*covered{}, changed: make(chan struct{})}
 	c.laptop = &steer.Laptop{Log: b.Log}
 	c.ctx, c.stop = context.WithCancel(ctx)
-	options := meta.ListOptions{LabelSelector: b.Selector}
-	version, pods, err := c.list(c.ctx, options)
-	if err == nil && pods == 0 {
+	client, err := b.Cluster.Typed()
+	if err != nil {
+		return nil, err
+	}
+	source := follow.Of(client.CoreV1().Pods(b.Namespace), meta.ListOptions{LabelSelector: b.Selector})
+	all, version, err := source.Snapshot(c.ctx)
+	switch {
+	case err != nil:
+		err = b.Cluster.Explain(err)
+	case !slices.ContainsFunc(all, func(o runtime.Object) bool { return b.Service(o.(*core.Pod)) == rule.Service }):
 		err = b.missing(rule.Service)
 	}
 	if err != nil {
-		c.leave()
+		c.stop()
 		return nil, err
 	}
-	c.work.Go(func() { c.follow(options, version) })
+	c.take(follow.Change{All: all})
+	c.work.Go(func() { c.follow(source, version) })
 	if err := c.complete(ctx); err != nil {
 		c.leave()
 		return nil, err
@@ -142,40 +152,13 @@ func (c *cover) touch() {
 	c.changed = make(chan struct{})
 }
 
-// list takes in what pods there are, and returns how many of them are the service's,
-// whatever their state.
-func (c *cover) list(ctx context.Context, options meta.ListOptions) (version string, pods int, err error) {
-	client, err := c.b.Cluster.Typed()
-	if err != nil {
-		return "", 0, err
-	}
-	list, err := client.CoreV1().Pods(c.b.Namespace).List(ctx, options)
-	if err != nil {
-		return "", 0, c.b.Cluster.Explain(err)
-	}
-	present := map[string]bool{}
-	for i := range list.Items {
-		present[list.Items[i].Name] = true
-		if c.b.Service(&list.Items[i]) == c.rule.Service {
-			pods++
-		}
-		c.note(&list.Items[i])
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for name := range c.pods {
-		if !present[name] {
-			c.drop(name)
-		}
-	}
-	c.touch()
-	return list.ResourceVersion, pods, nil
-}
-
-// follow watches the service's pods until the cover ends.
-func (c *cover) follow(options meta.ListOptions, version string) {
+// follow watches the pods until the cover ends.
+func (c *cover) follow(source follow.Source, version string) {
 	for c.ctx.Err() == nil {
-		err := c.watch(options, version)
+		err := source.Changes(c.ctx, version, func(change follow.Change) error {
+			c.take(change)
+			return nil
+		})
 		if c.ctx.Err() != nil {
 			return
 		}
@@ -185,39 +168,40 @@ func (c *cover) follow(options meta.ListOptions, version string) {
 		case <-c.ctx.Done():
 			return
 		}
-		if next, _, err := c.list(c.ctx, options); err == nil {
-			version = next
-		}
+		version = ""
 	}
 }
 
-func (c *cover) watch(options meta.ListOptions, version string) error {
-	client, err := c.b.Cluster.Typed()
-	if err != nil {
-		return err
-	}
-	options.ResourceVersion, options.AllowWatchBookmarks = version, true
-	w, err := client.CoreV1().Pods(c.b.Namespace).Watch(c.ctx, options)
-	if err != nil {
-		return err
-	}
-	defer w.Stop()
-	for event := range w.ResultChan() {
-		pod, ok := event.Object.(*core.Pod)
-		switch {
-		case event.Type == watch.Error:
-			return apierrors.FromObject(event.Object)
-		case !ok:
-		case event.Type == watch.Deleted:
+// take takes in a change of the pods.
+func (c *cover) take(change follow.Change) {
+	switch change.Event {
+	case "":
+		present := map[string]bool{}
+		for _, object := range change.All {
+			pod := object.(*core.Pod)
+			present[pod.Name] = true
+			c.note(pod)
+		}
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		for name := range c.pods {
+			if !present[name] {
+				c.drop(name)
+			}
+		}
+		c.touch()
+	case watch.Deleted:
+		if pod, ok := change.Object.(*core.Pod); ok {
 			c.mu.Lock()
+			defer c.mu.Unlock()
 			c.drop(pod.Name)
 			c.touch()
-			c.mu.Unlock()
-		case event.Type == watch.Added, event.Type == watch.Modified:
+		}
+	default:
+		if pod, ok := change.Object.(*core.Pod); ok {
 			c.note(pod)
 		}
 	}
-	return nil
 }
 
 // note takes in what a pod is now.

@@ -2,7 +2,6 @@ package bridge
 
 import (
 	"context"
-	"fmt"
 	"net/netip"
 	"time"
 
@@ -13,6 +12,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/bightdev/bight/internal/bridge/jail"
+	"github.com/bightdev/bight/internal/kube/follow"
 )
 
 // watchServices tells a jail which ports the cluster's Services have, so that others
@@ -29,13 +29,15 @@ func (b *Bridge) watchServices(ctx context.Context, j *jail.Jail) error {
 		return nil
 	}
 	known := map[string]*core.Service{}
-	tell := func() {
-		if err := j.SetServices(services(ranges, known)); err != nil && ctx.Err() == nil {
-			b.Log.Debug("ports of Services are not told", "error", err)
-		}
-	}
+	source := follow.Of(client.CoreV1().Services(""), meta.ListOptions{})
 	for ctx.Err() == nil {
-		err := followServices(ctx, client, known, tell)
+		err := source.Changes(ctx, "", func(c follow.Change) error {
+			take(known, c)
+			if err := j.SetServices(services(ranges, known)); err != nil && ctx.Err() == nil {
+				b.Log.Debug("ports of Services are not told", "error", err)
+			}
+			return nil
+		})
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -48,6 +50,26 @@ func (b *Bridge) watchServices(ctx context.Context, j *jail.Jail) error {
 		pause(ctx)
 	}
 	return nil
+}
+
+// take takes in a change of the cluster's Services.
+func take(known map[string]*core.Service, c follow.Change) {
+	if c.Event == "" {
+		clear(known)
+		for _, object := range c.All {
+			s := object.(*core.Service)
+			known[s.Namespace+"/"+s.Name] = s
+		}
+		return
+	}
+	s, ok := c.Object.(*core.Service)
+	switch {
+	case !ok:
+	case c.Event == watch.Deleted:
+		delete(known, s.Namespace+"/"+s.Name)
+	default:
+		known[s.Namespace+"/"+s.Name] = s
+	}
 }
 
 func pause(ctx context.Context) {
@@ -72,39 +94,6 @@ func serviceRanges(ctx context.Context, client kubernetes.Interface) []netip.Pre
 		}
 	}
 	return ranges
-}
-
-// followServices lists the cluster's Services and follows them until the watch ends.
-func followServices(ctx context.Context, client kubernetes.Interface, known map[string]*core.Service, tell func()) error {
-	list, err := client.CoreV1().Services("").List(ctx, meta.ListOptions{})
-	if err != nil {
-		return err
-	}
-	clear(known)
-	for i := range list.Items {
-		known[list.Items[i].Namespace+"/"+list.Items[i].Name] = &list.Items[i]
-	}
-	tell()
-	w, err := client.CoreV1().Services("").Watch(ctx, meta.ListOptions{ResourceVersion: list.ResourceVersion, AllowWatchBookmarks: true})
-	if err != nil {
-		return err
-	}
-	defer w.Stop()
-	for event := range w.ResultChan() {
-		s, ok := event.Object.(*core.Service)
-		switch {
-		case event.Type == watch.Error:
-			return apierrors.FromObject(event.Object)
-		case !ok || event.Type == watch.Bookmark:
-			continue
-		case event.Type == watch.Deleted:
-			delete(known, s.Namespace+"/"+s.Name)
-		default:
-			known[s.Namespace+"/"+s.Name] = s
-		}
-		tell()
-	}
-	return fmt.Errorf("the watch has ended")
 }
 
 // services are the addresses and ports of Services.

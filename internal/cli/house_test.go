@@ -27,7 +27,7 @@ var mayImport = map[string][]string{
 	"internal/ui":      {},
 	"internal/kube":    {},
 	"internal/image":   {"internal/app", "internal/tree", "internal/ignore"},
-	"internal/deploy":  {"internal/app"},
+	"internal/deploy":  {"internal/app", "internal/kube/follow"},
 	"internal/forward": {"internal/app"},
 	"internal/live":    {"internal/tree", "internal/stream"},
 	"internal/reach":   {"internal/stream"},

@@ -12,13 +12,14 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/discovery"
 
 	"golang.org/x/sync/errgroup"
+
+	"github.com/bightdev/bight/internal/kube/follow"
 )
 
 // DownOptions say what Down removes besides what can be deployed again.
@@ -101,16 +102,12 @@ func (a *Applier) gone(ctx context.Context, k kind, namespace, selector string, 
 		left[types.UID(e.uid)] = e.Ref.String()
 	}
 	api := a.Dynamic.Resource(k.gvr()).Namespace(namespace)
-	src := source{
-		list:  func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) { return api.List(ctx, o) },
-		watch: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) { return api.Watch(ctx, o) },
-		opts:  metav1.ListOptions{LabelSelector: selector},
-	}
-	err := src.follow(ctx, "", func(c change) error {
-		switch c.event {
+	src := follow.Of(api, metav1.ListOptions{LabelSelector: selector})
+	err := src.Changes(ctx, "", func(c follow.Change) error {
+		switch c.Event {
 		case "":
 			have := map[types.UID]bool{}
-			for _, o := range c.all {
+			for _, o := range c.All {
 				have[o.(*unstructured.Unstructured).GetUID()] = true
 			}
 			for uid := range left {
@@ -119,7 +116,7 @@ func (a *Applier) gone(ctx context.Context, k kind, namespace, selector string, 
 				}
 			}
 		case watch.Deleted:
-			delete(left, c.obj.(*unstructured.Unstructured).GetUID())
+			delete(left, c.Object.(*unstructured.Unstructured).GetUID())
 		}
 		if len(left) == 0 {
 			return errDone

@@ -12,6 +12,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
+
+	"github.com/bightdev/bight/internal/kube/follow"
 )
 
 // EnsureNamespace makes sure that a namespace exists and reports whether it had
@@ -68,22 +70,16 @@ var errDone = errors.New("seen")
 
 func (a *Applier) namespaceGone(ctx context.Context, name string, uid types.UID, version string) error {
 	api := a.Client.CoreV1().Namespaces()
-	src := source{
-		list: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) { return api.List(ctx, o) },
-		watch: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
-			return api.Watch(ctx, o)
-		},
-		opts: metav1.ListOptions{FieldSelector: fields.OneTermEqualSelector("metadata.name", name).String()},
-	}
+	src := follow.Of(api, metav1.ListOptions{FieldSelector: fields.OneTermEqualSelector("metadata.name", name).String()})
 	var last *corev1.Namespace
-	err := src.follow(ctx, version, func(c change) error {
-		if c.event == watch.Deleted {
+	err := src.Changes(ctx, version, func(c follow.Change) error {
+		if c.Event == watch.Deleted {
 			return errDone
 		}
-		if c.event != "" {
-			c.all = []runtime.Object{c.obj}
+		if c.Event != "" {
+			c.All = []runtime.Object{c.Object}
 		}
-		for _, o := range c.all {
+		for _, o := range c.All {
 			if ns, ok := o.(*corev1.Namespace); ok && ns.UID == uid {
 				last = ns
 				return nil

@@ -9,6 +9,7 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 
 	"github.com/bightdev/bight/internal/app"
+	"github.com/bightdev/bight/internal/kube/follow"
 )
 
 // view is what the watches have reported so far.
@@ -27,7 +28,7 @@ func newView() *view {
 	}
 }
 
-func (v *view) apply(source string, c change) {
+func (v *view) apply(source string, c follow.Change) {
 	switch source {
 	case "deployments":
 		refresh(v.deployments, c)
@@ -44,20 +45,20 @@ func (v *view) apply(source string, c change) {
 func refresh[T interface {
 	runtime.Object
 	metav1.Object
-}](m map[types.UID]T, c change) {
-	if c.event == "" {
+}](m map[types.UID]T, c follow.Change) {
+	if c.Event == "" {
 		clear(m)
-		for _, o := range c.all {
+		for _, o := range c.All {
 			if t, ok := o.(T); ok {
 				m[t.GetUID()] = t
 			}
 		}
 		return
 	}
-	t, ok := c.obj.(T)
+	t, ok := c.Object.(T)
 	switch {
 	case !ok:
-	case c.event == watch.Deleted:
+	case c.Event == watch.Deleted:
 		delete(m, t.GetUID())
 	default:
 		m[t.GetUID()] = t

@@ -16,12 +16,12 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes"
 
 	"golang.org/x/sync/errgroup"
 
 	"github.com/bightdev/bight/internal/app"
+	"github.com/bightdev/bight/internal/kube/follow"
 )
 
 // Waiter waits for rollouts. It watches; it never polls.
@@ -109,47 +109,15 @@ type follower struct {
 
 // sources are the collections that decide about a rollout. Events only add
 // words: without the right to see them the rest still works.
-func (f *follower) sources() map[string]source {
+func (f *follower) sources() map[string]follow.Source {
 	ns := f.rollout.Namespace
 	apps, core := f.Client.AppsV1(), f.Client.CoreV1()
 	mine := metav1.ListOptions{LabelSelector: labelInstance + "=" + f.rollout.App.Name + "," + labelManagedBy + "=" + FieldManager}
-	return map[string]source{
-		"deployments": {
-			list: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
-				return apps.Deployments(ns).List(ctx, o)
-			},
-			watch: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
-				return apps.Deployments(ns).Watch(ctx, o)
-			},
-			opts: mine,
-		},
-		"replicasets": {
-			list: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
-				return apps.ReplicaSets(ns).List(ctx, o)
-			},
-			watch: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
-				return apps.ReplicaSets(ns).Watch(ctx, o)
-			},
-			opts: mine,
-		},
-		"pods": {
-			list: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
-				return core.Pods(ns).List(ctx, o)
-			},
-			watch: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
-				return core.Pods(ns).Watch(ctx, o)
-			},
-			opts: mine,
-		},
-		"events": {
-			list: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
-				return core.Events(ns).List(ctx, o)
-			},
-			watch: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
-				return core.Events(ns).Watch(ctx, o)
-			},
-			opts: metav1.ListOptions{FieldSelector: "involvedObject.kind=Pod"},
-		},
+	return map[string]follow.Source{
+		"deployments": follow.Of(apps.Deployments(ns), mine),
+		"replicasets": follow.Of(apps.ReplicaSets(ns), mine),
+		"pods":        follow.Of(core.Pods(ns), mine),
+		"events":      follow.Of(core.Events(ns), metav1.ListOptions{FieldSelector: "involvedObject.kind=Pod"}),
 	}
 }
 
@@ -167,7 +135,7 @@ func (f *follower) prime(ctx context.Context) (map[string]string, error) {
 			continue
 		}
 		g.Go(func() error {
-			objs, version, err := src.snapshot(ctx)
+			objs, version, err := src.Snapshot(ctx)
 			if err != nil {
 				return fmt.Errorf("list %s in namespace %s: %w", name, f.rollout.Namespace, err)
 			}
@@ -182,7 +150,7 @@ func (f *follower) prime(ctx context.Context) (map[string]string, error) {
 	versions := map[string]string{"events": ""}
 	for a := range answers {
 		versions[a.name] = a.version
-		f.view.apply(a.name, change{all: a.objs})
+		f.view.apply(a.name, follow.Change{All: a.objs})
 	}
 	for uid, p := range f.view.pods {
 		if c := condition(p, corev1.PodReady); c != nil && c.Status == corev1.ConditionTrue {
@@ -195,7 +163,7 @@ func (f *follower) prime(ctx context.Context) (map[string]string, error) {
 // news is one change of one source.
 type news struct {
 	source string
-	change change
+	change follow.Change
 }
 
 // listen follows all sources, each in a goroutine of g, and sends what changes.
@@ -203,7 +171,7 @@ func (f *follower) listen(ctx context.Context, g *errgroup.Group, versions map[s
 	in := make(chan news)
 	for name, src := range f.sources() {
 		g.Go(func() error {
-			err := src.follow(ctx, versions[name], func(c change) error {
+			err := src.Changes(ctx, versions[name], func(c follow.Change) error {
 				select {
 				case in <- news{name, c}:
 					return nil

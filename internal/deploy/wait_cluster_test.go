@@ -21,6 +21,7 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 
 	"github.com/bightdev/bight/internal/app"
+	"github.com/bightdev/bight/internal/kube/follow"
 )
 
 // oneService is an app of cart alone, without its volume.
@@ -58,17 +59,14 @@ func (h *harness) unnoticed(a *app.App, o RenderOptions) []Object {
 // ends.
 func (h *harness) kubelet(ctx context.Context, status func(*corev1.Pod)) error {
 	pods := h.admin.CoreV1().Pods(h.namespace)
-	src := source{
-		list:  func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) { return pods.List(ctx, o) },
-		watch: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) { return pods.Watch(ctx, o) },
-	}
-	err := src.follow(ctx, "", func(c change) error {
-		if c.event != "" {
-			c.all = []runtime.Object{c.obj}
+	src := follow.Of(pods, metav1.ListOptions{})
+	err := src.Changes(ctx, "", func(c follow.Change) error {
+		if c.Event != "" {
+			c.All = []runtime.Object{c.Object}
 		}
-		for _, obj := range c.all {
+		for _, obj := range c.All {
 			p := obj.(*corev1.Pod)
-			if c.event == watch.Deleted || len(p.Status.ContainerStatuses) > 0 || p.DeletionTimestamp != nil {
+			if c.Event == watch.Deleted || len(p.Status.ContainerStatuses) > 0 || p.DeletionTimestamp != nil {
 				continue
 			}
 			status(p)

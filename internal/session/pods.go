@@ -12,12 +12,12 @@ import (
 	"time"
 
 	core "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/watch"
 
 	"github.com/bightdev/bight/internal/deploy"
 	"github.com/bightdev/bight/internal/image"
+	"github.com/bightdev/bight/internal/kube/follow"
 	"github.com/bightdev/bight/internal/live"
 )
 
@@ -162,55 +162,41 @@ func (p *pods) follow(ctx context.Context) error {
 	var targets sync.WaitGroup
 	defer targets.Wait()
 	defer p.forgetOthers(nil)
-	options := meta.ListOptions{LabelSelector: Selector(p.session.plan().Name)}
-	for ctx.Err() == nil {
-		if err := p.watch(ctx, &targets, options); err != nil {
-			p.lost(ctx, err)
-		}
-	}
-	return nil
-}
-
-// watch lists the pods and follows them until the watch ends, as each one does.
-func (p *pods) watch(ctx context.Context, targets *sync.WaitGroup, options meta.ListOptions) error {
 	client := p.session.applier.Client.CoreV1().Pods(p.session.environment)
-	list, err := client.List(ctx, options)
-	if err != nil {
-		return fmt.Errorf("list pods: %w", err)
-	}
-	present := map[string]bool{}
-	for i := range list.Items {
-		present[list.Items[i].Name] = true
-		p.note(ctx, targets, &list.Items[i])
-	}
-	p.forgetOthers(present)
-	options.ResourceVersion, options.AllowWatchBookmarks = list.ResourceVersion, true
-	w, err := client.Watch(ctx, options)
-	if err != nil {
-		return fmt.Errorf("watch pods: %w", err)
-	}
-	defer w.Stop()
-	for event := range w.ResultChan() {
-		object, ok := event.Object.(*core.Pod)
-		switch {
-		case event.Type == watch.Error:
-			return fmt.Errorf("watch pods: %w", apierrors.FromObject(event.Object))
-		case !ok:
-		case event.Type == watch.Deleted:
-			p.forget(object.Name)
-		case event.Type == watch.Added, event.Type == watch.Modified:
-			p.note(ctx, targets, object)
+	source := follow.Of(client, meta.ListOptions{LabelSelector: Selector(p.session.plan().Name)})
+	for ctx.Err() == nil {
+		err := source.Changes(ctx, "", func(c follow.Change) error {
+			p.take(ctx, &targets, c)
+			return nil
+		})
+		p.session.Log.Debug("pods are not followed", "error", err)
+		select {
+		case <-time.After(250 * time.Millisecond):
+		case <-ctx.Done():
 		}
 	}
 	return nil
 }
 
-// lost waits a moment after the API server could not be reached.
-func (p *pods) lost(ctx context.Context, err error) {
-	p.session.Log.Debug("pods are not followed", "error", err)
-	select {
-	case <-time.After(250 * time.Millisecond):
-	case <-ctx.Done():
+// take takes in a change of the pods.
+func (p *pods) take(ctx context.Context, targets *sync.WaitGroup, c follow.Change) {
+	if c.Event == "" {
+		present := map[string]bool{}
+		for _, object := range c.All {
+			pod := object.(*core.Pod)
+			present[pod.Name] = true
+			p.note(ctx, targets, pod)
+		}
+		p.forgetOthers(present)
+		return
+	}
+	pod, ok := c.Object.(*core.Pod)
+	switch {
+	case !ok:
+	case c.Event == watch.Deleted:
+		p.forget(pod.Name)
+	default:
+		p.note(ctx, targets, pod)
 	}
 }
 

@@ -1,4 +1,11 @@
-package deploy
+// Package follow watches collections of Kubernetes objects for as long as somebody
+// wants to know about them.
+//
+// The main type is [Source], a collection; [Source.Changes] reports what happens to
+// it. A watch that ends is taken up where it was, so nothing is missed and nothing is
+// listed twice without need. A Source may be used by several goroutines at once; each
+// report comes from the goroutine that asked for it.
+package follow
 
 import (
 	"context"
@@ -12,26 +19,46 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 )
 
-// source is one collection of objects that can be listed and watched.
-type source struct {
-	list  func(context.Context, metav1.ListOptions) (runtime.Object, error)
-	watch func(context.Context, metav1.ListOptions) (watch.Interface, error)
-	opts  metav1.ListOptions
+// Source is one collection of objects that can be listed and watched.
+type Source struct {
+	List    func(context.Context, metav1.ListOptions) (runtime.Object, error)
+	Watch   func(context.Context, metav1.ListOptions) (watch.Interface, error)
+	Options metav1.ListOptions // what of the collection
 }
 
-// change is what follow reports: the whole collection, or one event of it.
-type change struct {
-	all   []runtime.Object // the collection as it is now, where event is ""
-	event watch.EventType  // Added, Modified or Deleted
-	obj   runtime.Object
+// client is what typed clients have; L is the type of their lists.
+type client[L runtime.Object] interface {
+	List(context.Context, metav1.ListOptions) (L, error)
+	Watch(context.Context, metav1.ListOptions) (watch.Interface, error)
+}
+
+// Of returns the collection that a client reads.
+func Of[L runtime.Object](c client[L], opts metav1.ListOptions) Source {
+	return Source{
+		List: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
+			list, err := c.List(ctx, o)
+			if err != nil {
+				return nil, err // not a typed nil
+			}
+			return list, nil
+		},
+		Watch: c.Watch, Options: opts,
+	}
+}
+
+// Change is what is reported: the whole collection, or one event of it.
+type Change struct {
+	All    []runtime.Object // the collection as it is now, where Event is ""
+	Event  watch.EventType  // Added, Modified or Deleted
+	Object runtime.Object
 }
 
 // errGone tells that the server no longer has the past that a watch needs.
 var errGone = errors.New("the watch's past is gone")
 
-// snapshot lists the collection and returns it with its resourceVersion.
-func (s source) snapshot(ctx context.Context) ([]runtime.Object, string, error) {
-	l, err := s.list(ctx, s.opts)
+// Snapshot lists the collection and returns it with its resourceVersion.
+func (s Source) Snapshot(ctx context.Context) ([]runtime.Object, string, error) {
+	l, err := s.List(ctx, s.Options)
 	if err != nil {
 		return nil, "", err
 	}
@@ -46,19 +73,19 @@ func (s source) snapshot(ctx context.Context) ([]runtime.Object, string, error) 
 	return objs, m.GetResourceVersion(), nil
 }
 
-// follow reports every change of the collection from resourceVersion on, or,
+// Changes reports every change of the collection from resourceVersion on, or,
 // where that is "", from a first report of the whole. A watch that ends is
 // resumed where it was; one whose past is gone begins anew with a whole report.
 // It returns when ctx ends, when emit returns an error, when the very first
 // list is refused, or when the right to look is taken away.
-func (s source) follow(ctx context.Context, version string, emit func(change) error) error {
+func (s Source) Changes(ctx context.Context, version string, emit func(Change) error) error {
 	pause := newBackoff()
 	for first := version == ""; ; {
 		if version == "" {
-			objs, v, err := s.snapshot(ctx)
+			objs, v, err := s.Snapshot(ctx)
 			switch {
 			case err == nil:
-				if err := emit(change{all: objs}); err != nil {
+				if err := emit(Change{All: objs}); err != nil {
 					return err
 				}
 				version, first = v, false
@@ -100,10 +127,10 @@ type emitError struct{ error }
 func (e emitError) Unwrap() error { return e.error }
 
 // stream runs one watch to its end and returns the version reached.
-func (s source) stream(ctx context.Context, version string, emit func(change) error) (string, error) {
-	opts := s.opts
+func (s Source) stream(ctx context.Context, version string, emit func(Change) error) (string, error) {
+	opts := s.Options
 	opts.ResourceVersion, opts.AllowWatchBookmarks = version, true
-	w, err := s.watch(ctx, opts)
+	w, err := s.Watch(ctx, opts)
 	if err != nil {
 		if apierrors.IsResourceExpired(err) || apierrors.IsGone(err) {
 			return "", errGone
@@ -132,7 +159,7 @@ func (s source) stream(ctx context.Context, version string, emit func(change) er
 			if ev.Type == watch.Bookmark {
 				continue
 			}
-			if err := emit(change{event: ev.Type, obj: ev.Object}); err != nil {
+			if err := emit(Change{Event: ev.Type, Object: ev.Object}); err != nil {
 				return version, emitError{err}
 			}
 		}
@@ -154,7 +181,7 @@ func (b *backoff) reset() { b.next = 10 * time.Millisecond }
 func (b *backoff) wait(ctx context.Context) error {
 	t := time.NewTimer(b.next)
 	defer t.Stop()
-	b.next = min(2*b.next, 3*time.Second)
+	b.next = min(2*b.next, 500*time.Millisecond)
 	select {
 	case <-ctx.Done():
 		return ctx.Err()

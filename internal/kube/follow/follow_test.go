@@ -1,4 +1,4 @@
-package deploy
+package follow
 
 import (
 	"context"
@@ -23,9 +23,11 @@ type script struct {
 	asked   []string
 }
 
-func (s *script) source() source {
-	return source{
-		list: func(context.Context, metav1.ListOptions) (runtime.Object, error) {
+var errDone = errors.New("seen enough")
+
+func (s *script) source() Source {
+	return Source{
+		List: func(context.Context, metav1.ListOptions) (runtime.Object, error) {
 			s.asked = append(s.asked, "list")
 			next := s.lists[0]
 			s.lists = s.lists[1:]
@@ -35,7 +37,7 @@ func (s *script) source() source {
 			v := next.(string)
 			return &corev1.PodList{ListMeta: metav1.ListMeta{ResourceVersion: v}, Items: []corev1.Pod{*podAt(v)}}, nil
 		},
-		watch: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
+		Watch: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
 			s.asked = append(s.asked, "watch "+o.ResourceVersion)
 			next := s.watches[0]
 			s.watches = s.watches[1:]
@@ -67,7 +69,7 @@ func gone() watch.Event {
 }
 
 // TestFollow runs against a clock of its own, so pauses cost nothing.
-func TestFollow(t *testing.T) {
+func TestChanges(t *testing.T) {
 	pods := schema.GroupResource{Resource: "pods"}
 	forbidden := apierrors.NewForbidden(pods, "", errors.New("no"))
 	refused := errors.New("connection refused")
@@ -100,10 +102,10 @@ func TestFollow(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var seen []string
-				err := tc.script.source().follow(t.Context(), tc.from, func(c change) error {
-					obj, word := c.obj, string(c.event)
-					if c.event == "" {
-						obj, word = c.all[0], "all"
+				err := tc.script.source().Changes(t.Context(), tc.from, func(c Change) error {
+					obj, word := c.Object, string(c.Event)
+					if c.Event == "" {
+						obj, word = c.All[0], "all"
 					}
 					version := obj.(*corev1.Pod).ResourceVersion
 					seen = append(seen, word+" "+version)
@@ -113,7 +115,7 @@ func TestFollow(t *testing.T) {
 					return nil
 				})
 				if !errors.Is(err, tc.wantErr) {
-					t.Errorf("follow = %v, want %v", err, tc.wantErr)
+					t.Errorf("Changes = %v, want %v", err, tc.wantErr)
 				}
 				if d := cmp.Diff(tc.asked, tc.script.asked); d != "" {
 					t.Errorf("requests (-want +got):\n%s", d)
@@ -126,7 +128,7 @@ func TestFollow(t *testing.T) {
 	}
 }
 
-func TestFollowEndsWithItsContext(t *testing.T) {
+func TestChangesEndWithTheirContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		s := script{lists: []any{"1"}}
@@ -134,14 +136,14 @@ func TestFollowEndsWithItsContext(t *testing.T) {
 			s.watches = append(s.watches, []watch.Event{modified(strconv.Itoa(2 + i/10))})
 		}
 		n := 0
-		err := s.source().follow(ctx, "", func(change) error {
+		err := s.source().Changes(ctx, "", func(Change) error {
 			if n++; n == 30 {
 				cancel()
 			}
 			return nil
 		})
 		if !errors.Is(err, context.Canceled) {
-			t.Errorf("follow = %v, want context.Canceled", err)
+			t.Errorf("Changes = %v, want context.Canceled", err)
 		}
 	})
 }
