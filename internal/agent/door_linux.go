@@ -48,14 +48,14 @@ func ParseDoor(text string) (Door, error) {
 
 // steering returns what steers requests for the process's ports.
 func (a *Agent) steering() *steer.Host {
-	h := &steer.Host{Service: a.Name, Log: a.Log}
+	h := &steer.Host{Service: a.Name, Process: a.sup, Log: a.Log}
 	for _, d := range a.Doors {
 		door := &steer.Door{
 			Port: d.Port, Protocol: d.Protocol, Follow: d.Protocol != steer.TCP, Log: a.Log,
 			App: func(ctx context.Context) (net.Conn, error) {
 				ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 				defer cancel()
-				return dialFirst(ctx, a.hosts, d.Port)
+				return a.dialProcess(ctx, d.Port)
 			},
 		}
 		if p := a.Probe; p != nil && p.Kind == "http" && p.Port == d.Port {
@@ -64,6 +64,36 @@ func (a *Agent) steering() *steer.Host {
 		h.Doors = append(h.Doors, door)
 	}
 	return h
+}
+
+// dialPause is between two attempts to connect to a process that is being started.
+const dialPause = 20 * time.Millisecond
+
+// dialProcess connects to a port of the process, and waits for one that is being
+// started.
+func (a *Agent) dialProcess(ctx context.Context, port int) (net.Conn, error) {
+	for {
+		soon, heldBy, ready := a.sup.comes()
+		conn, err := dialFirst(ctx, a.hosts, port)
+		switch {
+		case err == nil || ctx.Err() != nil:
+			return conn, err
+		case heldBy != "":
+			return nil, fmt.Errorf("the process is stopped while %s replaces it: %w", heldBy, err)
+		case !soon:
+			return nil, err
+		}
+		again := time.NewTimer(dialPause) // it may listen here before it is ready
+		select {
+		case <-ready:
+			again.Stop()
+			return dialFirst(ctx, a.hosts, port)
+		case <-again.C:
+		case <-ctx.Done():
+			again.Stop()
+			return nil, err
+		}
+	}
 }
 
 // steered returns where to connect to for a port of the process: its door while

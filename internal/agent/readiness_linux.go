@@ -16,14 +16,20 @@ const firstReady = 60 * time.Second
 // readiness answers kubelet in the process's stead. Kubelet asks as soon as the
 // container runs, which is before the process can serve, and then only after a
 // second; so the first question waits until the process is ready. Every other one is
-// passed on.
+// passed on. While somebody replaces the process the pod is ready, since it is they
+// who answer; and what comes after them is as good as new.
 type readiness struct {
-	ready func() <-chan struct{}
-	ask   func(context.Context) bool
-	was   atomic.Bool
+	ready    func() <-chan struct{}
+	ask      func(context.Context) bool
+	replaced func() bool
+	was      atomic.Bool
 }
 
 func (r *readiness) ServeHTTP(w http.ResponseWriter, req *http.Request) {
+	if r.replaced() {
+		r.was.Store(false)
+		return
+	}
 	ready := r.ready()
 	if !r.was.Load() {
 		late := time.NewTimer(firstReady)
@@ -36,21 +42,24 @@ func (r *readiness) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		case <-req.Context().Done():
 		}
 	}
+	why := "the process is not ready"
 	select {
 	case <-ready:
 		if r.ask(req.Context()) {
 			return
 		}
-		http.Error(w, "the process says that it cannot serve", http.StatusServiceUnavailable)
+		why = "the process says that it cannot serve"
 	default:
-		http.Error(w, "the process is not ready", http.StatusServiceUnavailable)
+	}
+	if !r.replaced() { // meanwhile
+		http.Error(w, why, http.StatusServiceUnavailable)
 	}
 }
 
 // serveReadiness serves kubelet's questions until ctx ends.
 func (a *Agent) serveReadiness(ctx context.Context, ln net.Listener) error {
 	server := &http.Server{
-		Handler:           &readiness{ready: a.sup.Ready, ask: a.Probe.ask},
+		Handler:           &readiness{ready: a.sup.Ready, ask: a.Probe.ask, replaced: func() bool { return a.sup.HeldBy() != "" }},
 		ReadHeaderTimeout: 10 * time.Second, MaxHeaderBytes: 16 << 10,
 		BaseContext: func(net.Listener) context.Context { return ctx },
 	}

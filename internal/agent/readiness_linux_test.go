@@ -11,9 +11,12 @@ import (
 
 func TestOnlyTheFirstQuestionWaitsForTheProcess(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		serving := true
+		serving, replaced := true, false
 		up := make(chan struct{})
-		r := &readiness{ready: func() <-chan struct{} { return up }, ask: func(context.Context) bool { return serving }}
+		r := &readiness{
+			ready: func() <-chan struct{} { return up }, ask: func(context.Context) bool { return serving },
+			replaced: func() bool { return replaced },
+		}
 		ask := func() (code int, took time.Duration) {
 			began := time.Now()
 			w := httptest.NewRecorder()
@@ -33,6 +36,12 @@ func TestOnlyTheFirstQuestionWaitsForTheProcess(t *testing.T) {
 		serving = false
 		want("it says no", 503, 0)
 		up = make(chan struct{})
-		want("it is replaced", 503, 0)
+		want("it is another one", 503, 0)
+		replaced = true
+		want("somebody replaces it", 200, 0)
+		serving, replaced = true, false
+		time.AfterFunc(2*time.Second, func() { close(up) })
+		want("they have left", 200, 2*time.Second)
+		want("it is up again", 200, 0)
 	})
 }

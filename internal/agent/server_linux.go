@@ -138,6 +138,11 @@ func (c *client) serve(ctx context.Context) error {
 	if err := c.sendState(); err != nil {
 		return err
 	}
+	if by := c.a.sup.HeldBy(); by != "" {
+		if err := c.send(wire.KindEvent, wire.Event{Kind: wire.Replaced, By: by}.Encode()); err != nil {
+			return err
+		}
+	}
 	c.a.limitMemory() // the tree is known now
 	forward.Go(func() {
 		for ev := range c.events {

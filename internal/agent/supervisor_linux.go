@@ -42,10 +42,14 @@ type Supervisor struct {
 	ended  chan status
 	up     chan int // pid
 	probes sync.WaitGroup
+	holds  chan struct{} // what is below about holds has changed
 
-	mu    sync.Mutex
-	now   wire.Process
-	ready chan struct{} // closed while the process is ready
+	mu      sync.Mutex
+	now     wire.Process
+	ready   chan struct{}   // closed while the process is ready
+	heldBy  string          // who replaces the process, or ""
+	holding []chan struct{} // to close when it has ended
+	soon    bool            // it is about to be started
 
 	// Of Run's goroutine.
 	p       *process
@@ -69,7 +73,7 @@ func NewSupervisor(command []string) *Supervisor {
 		Command: command, Env: os.Environ(), Stdout: os.Stdout, Stderr: os.Stderr, Grace: 2 * time.Second,
 		Log: slog.New(slog.DiscardHandler), OnEvent: func(wire.Event) {},
 		orders: make(chan order), ended: make(chan status, 16), up: make(chan int),
-		ready: make(chan struct{}),
+		ready: make(chan struct{}), holds: make(chan struct{}, 1),
 	}
 }
 
@@ -140,6 +144,8 @@ func (s *Supervisor) Run(ctx context.Context) int {
 		for _, o := range s.waiting {
 			close(o.done)
 		}
+		_, ended := s.held()
+		closeAll(ended)
 	}()
 	s.start(rctx, time.Now())
 	stop := ctx.Done()
@@ -152,6 +158,8 @@ func (s *Supervisor) Run(ctx context.Context) int {
 			s.end(rctx, st.ws)
 		case o := <-s.orders:
 			s.restart(rctx, o)
+		case <-s.holds:
+			s.heed(rctx)
 		case sig := <-signals:
 			s.signal(sig)
 		case <-stop:
@@ -199,16 +207,28 @@ func (s *Supervisor) restart(ctx context.Context, o order) {
 		s.start(ctx, o.at)
 		return
 	}
+	s.stop(o)
+}
+
+// stop ends the process, for an order to restart or to hold it.
+func (s *Supervisor) stop(o order) {
 	s.waiting = append(s.waiting, o)
 	if len(s.waiting) == 1 {
+		s.mu.Lock()
+		s.soon = true // unless it is held
+		s.mu.Unlock()
 		s.p.signal(syscall.SIGTERM)
 		s.kill = time.After(s.Grace)
 	}
 }
 
-// start starts the process. since is when it became clear that it should.
+// start starts the process, unless somebody replaces it. since is when it became
+// clear that it should.
 func (s *Supervisor) start(ctx context.Context, since time.Time) {
 	s.resume, s.kill = nil, nil
+	if s.rest() {
+		return
+	}
 	dir, digest := s.Dir()
 	p, err := spawn(s.Command, s.Env, dir, s.Stdout, s.Stderr, &s.output)
 	if err != nil {
@@ -262,13 +282,17 @@ func (s *Supervisor) end(ctx context.Context, ws syscall.WaitStatus) {
 		s.update(func(now *wire.Process) { now.Phase = wire.Stopped })
 		return
 	}
-	if len(s.waiting) > 0 {
-		since := s.waiting[0].at
-		for _, o := range s.waiting {
-			close(o.done)
-		}
-		s.waiting = nil
-		s.start(ctx, since)
+	held := s.rest()
+	waiting := s.waiting
+	s.waiting = nil
+	for _, o := range waiting {
+		close(o.done)
+	}
+	switch {
+	case held:
+		return
+	case len(waiting) > 0:
+		s.start(ctx, waiting[0].at)
 		return
 	}
 	if time.Since(p.started) >= longLife {
@@ -297,6 +321,7 @@ func (s *Supervisor) update(f func(*wire.Process)) {
 	defer s.mu.Unlock()
 	was := s.now.Phase == wire.Ready
 	f(&s.now)
+	s.soon = false
 	switch is := s.now.Phase == wire.Ready; {
 	case is && !was:
 		close(s.ready)

@@ -18,6 +18,7 @@ const (
 	Started   EventKind = "started"   // Pid, Tree, After: since the order to restart
 	Ready     EventKind = "ready"     // Pid, After: since the start
 	Exited    EventKind = "exited"    // Pid, Code or Signal, Pause, Output: ended by itself
+	Replaced  EventKind = "replaced"  // By: stopped until they leave
 	Problem   EventKind = "problem"   // Err, Path
 )
 
@@ -45,6 +46,7 @@ type Event struct {
 	After  time.Duration
 	Pause  time.Duration // before it is started again
 	Output []byte
+	By     string
 
 	Err  error
 	Path string

@@ -366,9 +366,13 @@ func (t *Target) hearEvent(ctx context.Context, m wire.Event) {
 		p.Phase = wire.Ready
 	case wire.Exited:
 		*p = wire.Process{Phase: wire.Waiting, Starts: p.Starts, Code: m.Code, Signal: m.Signal, Pause: m.Pause, Tree: p.Tree}
+	case wire.Replaced:
+		*p = wire.Process{Phase: wire.Held, Starts: p.Starts, Tree: p.Tree}
 	}
 	t.mu.Unlock()
 	switch m.Kind {
+	case wire.Replaced:
+		t.event(Event{Kind: Replaced, By: m.By})
 	case wire.Started:
 		t.event(Event{Kind: Started, Pid: m.Pid, After: m.After, Tree: m.Tree})
 	case wire.BecameUp:

@@ -7,7 +7,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"sync"
 	"syscall"
 	"time"
 
@@ -17,10 +16,6 @@ import (
 // Dialer connects from a pod. It is a [net.Dialer] for the pod's network.
 type Dialer struct {
 	Open Opener
-	// Early makes a TCP connection usable before the pod has answered, which
-	// saves a round trip to whoever speaks first. What went wrong is then told by
-	// the first Read.
-	Early bool
 
 	bufs buffers
 }
@@ -57,19 +52,13 @@ func (d *Dialer) DialContext(ctx context.Context, network, addr string) (net.Con
 	if err != nil {
 		return nil, fail(err)
 	}
+	if err := awaitStatus(ctx, st, addr); err != nil {
+		return nil, fail(err)
+	}
 	if header == headerUDP {
-		if err := awaitStatus(ctx, st, addr); err != nil {
-			return nil, fail(err)
-		}
 		return &udpConn{st: st, remote: remote, in: frames{r: st, notes: true}, bufs: &d.bufs}, nil
 	}
-	c := &Conn{st: st, remote: remote, early: d.Early, bufs: &d.bufs}
-	if !d.Early {
-		if err := awaitStatus(ctx, st, addr); err != nil {
-			return nil, fail(err)
-		}
-	}
-	return c, nil
+	return &Conn{st: st, remote: remote, bufs: &d.bufs}, nil
 }
 
 // awaitStatus reads the agent's answer. The stream is gone if there is an error.
@@ -94,39 +83,36 @@ type Conn struct {
 	st     *stream.Stream
 	remote address
 	bufs   *buffers
-
-	mu      sync.Mutex // over what follows, held while the status is awaited
-	early   bool       // the status has still to come
-	refused error
 }
 
 var _ net.Conn = (*Conn)(nil)
 
 // Read implements net.Conn.
 func (c *Conn) Read(p []byte) (int, error) {
-	if err := c.answered(); err != nil {
-		return 0, err
-	}
 	n, err := c.st.Read(p)
 	return n, c.explain("read", err)
 }
 
-// answered takes the status off the stream if that has still to come.
-func (c *Conn) answered() error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if !c.early {
-		return c.refused
+// WriteTo implements io.WriterTo, without a buffer. An error of w is returned as it is.
+func (c *Conn) WriteTo(w io.Writer) (int64, error) {
+	to := &checked{w: w}
+	n, err := c.st.WriteTo(to)
+	if to.err != nil {
+		return n, to.err
 	}
-	err := readStatus(c.st, c.remote.text)
-	if errors.Is(err, os.ErrDeadlineExceeded) {
-		return err // it has still to come
-	}
-	c.early = false
-	if err != nil {
-		c.refused = &net.OpError{Op: "dial", Net: c.remote.network, Addr: c.remote, Err: err}
-	}
-	return c.refused
+	return n, c.explain("read", err)
+}
+
+// checked remembers whether it was writing that failed.
+type checked struct {
+	w   io.Writer
+	err error
+}
+
+func (c *checked) Write(p []byte) (int, error) {
+	n, err := c.w.Write(p)
+	c.err = err
+	return n, err
 }
 
 // Write implements net.Conn.

@@ -21,29 +21,26 @@ import (
 
 func TestBytesGoBothWaysAndHalfCloseIsKept(t *testing.T) {
 	for _, network := range []string{"127.0.0.1:0", "[::1]:0"} {
-		for _, early := range []bool{false, true} {
-			t.Run(fmt.Sprint(network, early), func(t *testing.T) {
-				s := connect(t, &Server{})
-				addr := listen(t, network, func(c *net.TCPConn) {
-					b, _ := io.ReadAll(c) // all of it, up to the half-close
-					_, _ = c.Write(append([]byte("got "), b...))
-				})
-				d := &Dialer{Open: s, Early: early}
-				c, err := d.DialContext(t.Context(), "tcp", addr.String())
-				must(t, err)
-				defer c.Close()
-				sent := make([]byte, 3<<20)
-				_, _ = rand.Read(sent)
-				_, err = c.Write(sent)
-				must(t, err)
-				must(t, c.(*Conn).CloseWrite())
-				got, err := io.ReadAll(c)
-				must(t, err)
-				if !bytes.Equal(got, append([]byte("got "), sent...)) {
-					t.Errorf("%d bytes came back, want the %d that were sent", len(got), len(sent)+4)
-				}
+		t.Run(network, func(t *testing.T) {
+			s := connect(t, &Server{})
+			addr := listen(t, network, func(c *net.TCPConn) {
+				b, _ := io.ReadAll(c) // all of it, up to the half-close
+				_, _ = c.Write(append([]byte("got "), b...))
 			})
-		}
+			c, err := (&Dialer{Open: s}).DialContext(t.Context(), "tcp", addr.String())
+			must(t, err)
+			defer c.Close()
+			sent := make([]byte, 3<<20)
+			_, _ = rand.Read(sent)
+			_, err = c.Write(sent)
+			must(t, err)
+			must(t, c.(*Conn).CloseWrite())
+			got, err := io.ReadAll(c)
+			must(t, err)
+			if !bytes.Equal(got, append([]byte("got "), sent...)) {
+				t.Errorf("%d bytes came back, want the %d that were sent", len(got), len(sent)+4)
+			}
+		})
 	}
 }
 
@@ -60,20 +57,18 @@ func TestDialErrorsAreThoseOfThePod(t *testing.T) {
 		{nowhere, syscall.ETIMEDOUT},
 		{"255.255.255.255:80", syscall.ENETUNREACH},
 	} {
-		for _, early := range []bool{false, true} {
-			t.Run(fmt.Sprint(tt.addr, early), func(t *testing.T) {
-				s := connect(t, &Server{DialTimeout: 200 * time.Millisecond})
-				c, err := (&Dialer{Open: s, Early: early}).DialContext(t.Context(), "tcp", tt.addr)
-				if err == nil {
-					defer c.Close()
-					_, err = c.Read(make([]byte, 1))
-				}
-				var op *net.OpError
-				if !errors.Is(err, tt.is) || !errors.As(err, &op) || op.Op != "dial" || op.Addr.String() != tt.addr {
-					t.Errorf("error %v, want one of dialling that is %v", err, tt.is)
-				}
-			})
-		}
+		t.Run(tt.addr, func(t *testing.T) {
+			s := connect(t, &Server{DialTimeout: 200 * time.Millisecond})
+			c, err := (&Dialer{Open: s}).DialContext(t.Context(), "tcp", tt.addr)
+			if err == nil {
+				defer c.Close()
+				_, err = c.Read(make([]byte, 1))
+			}
+			var op *net.OpError
+			if !errors.Is(err, tt.is) || !errors.As(err, &op) || op.Op != "dial" || op.Addr.String() != tt.addr {
+				t.Errorf("error %v, want one of dialling that is %v", err, tt.is)
+			}
+		})
 	}
 }
 
@@ -258,79 +253,6 @@ func TestPortOfThePod(t *testing.T) {
 	if err := readStatus(st, ""); !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Errorf("closed port: %v", err)
 	}
-}
-
-// A local program talks to a local socket that is spliced to the pod.
-func TestSpliceIsTransparent(t *testing.T) {
-	for name, tt := range map[string]struct {
-		service func(*net.TCPConn)
-		program func(*testing.T, *net.TCPConn)
-	}{
-		"half-close": {echo, func(t *testing.T, c *net.TCPConn) {
-			_, err := c.Write([]byte("hello"))
-			must(t, err)
-			must(t, c.CloseWrite())
-			if b, err := io.ReadAll(c); string(b) != "hello" || err != nil {
-				t.Errorf("read %q, %v", b, err)
-			}
-		}},
-		"reset by the service": {func(c *net.TCPConn) {
-			_, _ = c.Read(make([]byte, 1))
-			_ = c.SetLinger(0)
-		}, func(t *testing.T, c *net.TCPConn) {
-			_, err := c.Write([]byte("x"))
-			must(t, err)
-			if _, err := io.ReadAll(c); !errors.Is(err, syscall.ECONNRESET) {
-				t.Errorf("read %v, want ECONNRESET", err)
-			}
-		}},
-		"service closes first": {func(c *net.TCPConn) {
-			_, _ = c.Write([]byte("bye"))
-		}, func(t *testing.T, c *net.TCPConn) {
-			if b, err := io.ReadAll(c); string(b) != "bye" || err != nil {
-				t.Errorf("read %q, %v", b, err)
-			}
-		}},
-	} {
-		t.Run(name, func(t *testing.T) {
-			s := connect(t, &Server{})
-			addr := listen(t, "127.0.0.1:0", tt.service)
-			local := listen(t, "127.0.0.1:0", func(c *net.TCPConn) {
-				far, err := Dial(context.Background(), s, "tcp", addr.String())
-				if err != nil {
-					t.Error(err)
-					return
-				}
-				Splice(context.Background(), c, far.(*Conn))
-			})
-			c, err := net.DialTCP("tcp", nil, local)
-			must(t, err)
-			defer c.Close()
-			tt.program(t, c)
-		})
-	}
-}
-
-func TestSpliceEndsWithItsContext(t *testing.T) {
-	s := connect(t, &Server{})
-	addr := listen(t, "127.0.0.1:0", echo)
-	ctx, cancel := context.WithCancel(t.Context())
-	spliced := make(chan struct{})
-	local := listen(t, "127.0.0.1:0", func(c *net.TCPConn) {
-		defer close(spliced)
-		if far, err := Dial(ctx, s, "tcp", addr.String()); err == nil {
-			Splice(ctx, c, far.(*Conn))
-		}
-	})
-	c, err := net.DialTCP("tcp", nil, local)
-	must(t, err)
-	defer c.Close()
-	_, err = c.Write([]byte("x"))
-	must(t, err)
-	_, err = io.ReadFull(c, make([]byte, 1))
-	must(t, err)
-	cancel()
-	<-spliced
 }
 
 func TestEndOfTheSessionEndsFlows(t *testing.T) {

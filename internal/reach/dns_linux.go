@@ -5,12 +5,11 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
-	"path/filepath"
 	"sync"
 	"time"
 
@@ -29,13 +28,7 @@ const (
 // serveDNS answers the questions of one stream.
 func (v *Server) serveDNS(ctx context.Context, st *stream.Stream) error {
 	ctx, cancel := context.WithCancel(ctx)
-	f := &forwarder{
-		conf:    filepath.Join(cmp.Or(v.etc, "/etc"), "resolv.conf"),
-		port:    cmp.Or(v.dnsPort, "53"),
-		log:     v.Log,
-		burst:   make(chan struct{}, maxBurst),
-		sockets: map[string]*dnsSocket{},
-	}
+	f := v.forwarder(ctx)
 	var g sync.WaitGroup
 	defer f.close()
 	defer g.Wait()
@@ -69,13 +62,45 @@ func (v *Server) serveDNS(ctx context.Context, st *stream.Stream) error {
 	}
 }
 
+// forwarder makes one that asks the nameservers of the process.
+func (v *Server) forwarder(ctx context.Context) *forwarder {
+	f := &forwarder{
+		open: func() (*os.File, error) {
+			p, err := v.process(ctx)
+			if err != nil {
+				return nil, err
+			}
+			return p.Open(resolvConfPath)
+		},
+		dial:    new(net.Dialer).DialContext,
+		port:    cmp.Or(v.dnsPort, "53"),
+		log:     v.Log,
+		burst:   make(chan struct{}, maxBurst),
+		sockets: map[string]*dnsSocket{},
+	}
+	if v.Network != nil {
+		f.dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			to, err := netip.ParseAddrPort(addr)
+			if err != nil {
+				return nil, err
+			}
+			return v.Network.Dial(ctx, network, to)
+		}
+	}
+	return f
+}
+
+const resolvConfPath = "/etc/resolv.conf"
+
 // forwarder asks the nameservers of a resolv.conf.
 type forwarder struct {
-	conf, port string
-	log        *slog.Logger
-	burst      chan struct{}
-	warn       sync.Once
-	g          sync.WaitGroup // the sockets' readers
+	open  func() (*os.File, error) // that file
+	dial  func(ctx context.Context, network, addr string) (net.Conn, error)
+	port  string
+	log   *slog.Logger
+	burst chan struct{}
+	warn  sync.Once
+	g     sync.WaitGroup // the sockets' readers
 
 	mu      sync.Mutex
 	sockets map[string]*dnsSocket // by address
@@ -99,7 +124,7 @@ func (f *forwarder) answer(ctx context.Context, q message) message {
 	}
 	conf, first, err := f.settings()
 	if err == nil && len(conf.servers) == 0 {
-		err = fmt.Errorf("%s names no nameserver", f.conf)
+		err = errors.New(resolvConfPath + " names no nameserver")
 	}
 	if err != nil {
 		f.warn.Do(func() { f.log.Warn("names can't be resolved", "err", err) })
@@ -145,16 +170,8 @@ func (f *forwarder) settings() (resolvConf, int, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.read.IsZero() || time.Since(f.read) > confLife {
-		st, err := os.Stat(f.conf)
-		if err != nil {
+		if err := f.reread(); err != nil {
 			return resolvConf{}, 0, err
-		}
-		if f.read.IsZero() || !st.ModTime().Equal(f.stamp) {
-			b, err := os.ReadFile(f.conf)
-			if err != nil {
-				return resolvConf{}, 0, err
-			}
-			f.known, f.stamp = parseResolvConf(string(b)), st.ModTime()
 		}
 		f.read = time.Now()
 	}
@@ -162,6 +179,25 @@ func (f *forwarder) settings() (resolvConf, int, error) {
 		f.turns++
 	}
 	return f.known, f.turns, nil
+}
+
+// reread takes note of a file that has changed. It wants f.mu held.
+func (f *forwarder) reread() error {
+	file, err := f.open()
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	st, err := file.Stat()
+	if err != nil || !f.read.IsZero() && st.ModTime().Equal(f.stamp) {
+		return err
+	}
+	b, err := readUpTo(file, maxFileSize)
+	if err != nil {
+		return err
+	}
+	f.known, f.stamp = parseResolvConf(string(b)), st.ModTime()
+	return nil
 }
 
 // ask asks one server, once, and over TCP if the answer is too long for UDP.
@@ -174,12 +210,12 @@ func (f *forwarder) ask(ctx context.Context, conf resolvConf, server string, q m
 		if err != nil || !a.truncated() {
 			return a, err
 		}
-		if long, err := askTCP(ctx, addr, q); err == nil {
+		if long, err := f.askTCP(ctx, addr, q); err == nil {
 			return long, nil
 		}
 		return a, nil // a part is better than nothing, and says that it is one
 	}
-	return askTCP(ctx, addr, q)
+	return f.askTCP(ctx, addr, q)
 }
 
 // askUDP asks over a shared socket. Questions are let go in bursts that a
@@ -241,8 +277,7 @@ func (f *forwarder) enter(ctx context.Context, addr string, q message) (*dnsSock
 		s.asks.retire()
 		delete(f.sockets, addr)
 	}
-	var d net.Dialer // a UDP socket is connected at once
-	conn, err := d.DialContext(ctx, "udp", addr)
+	conn, err := f.dial(ctx, "udp", addr) // which is done at once
 	if err != nil {
 		return nil, nil, err
 	}
@@ -291,9 +326,8 @@ func (s *dnsSocket) receive() {
 }
 
 // askTCP asks over a connection of its own.
-func askTCP(ctx context.Context, addr string, q message) (message, error) {
-	var d net.Dialer
-	conn, err := d.DialContext(ctx, "tcp", addr)
+func (f *forwarder) askTCP(ctx context.Context, addr string, q message) (message, error) {
+	conn, err := f.dial(ctx, "tcp", addr)
 	if err != nil {
 		return nil, err
 	}

@@ -433,12 +433,13 @@ func (r refuser) Open(ctx context.Context, _ []byte) (*stream.Stream, error) {
 func TestParseResolvConf(t *testing.T) {
 	type conf = resolvConf
 	for text, want := range map[string]conf{
-		"": {timeout: 5 * time.Second, attempts: 2},
+		"": {timeout: 5 * time.Second, attempts: 2, ndots: 1},
 		"search a b\nnameserver 10.96.0.10\noptions ndots:5\n": {
-			servers: []string{"10.96.0.10"}, timeout: 5 * time.Second, attempts: 2},
+			servers: []string{"10.96.0.10"}, timeout: 5 * time.Second, attempts: 2, search: []string{"a", "b"}, ndots: 5},
+		"domain x\nsearch a b\ndomain c\noptions ndots:0": {timeout: 5 * time.Second, attempts: 2, search: []string{"c"}},
 		"# x\n; y\nnameserver 1.1.1.1 # one\nnameserver\tfe80::1%eth0\nnameserver 3\nnameserver 4\noptions timeout:1 attempts:9 rotate use-vc": {
-			servers: []string{"1.1.1.1", "fe80::1%eth0", "3"}, timeout: time.Second, attempts: 5, rotate: true, tcp: true},
-		"options timeout:99\noptions attempts:0 timeout:x": {timeout: time.Second, attempts: 1},
+			servers: []string{"1.1.1.1", "fe80::1%eth0", "3"}, timeout: time.Second, attempts: 5, rotate: true, tcp: true, ndots: 1},
+		"options timeout:99\noptions attempts:0 timeout:x": {timeout: time.Second, attempts: 1, ndots: 1},
 	} {
 		if got := parseResolvConf(text); fmt.Sprint(got) != fmt.Sprint(want) {
 			t.Errorf("%q: %+v, want %+v", text, got, want)

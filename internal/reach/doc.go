@@ -3,7 +3,8 @@
 //
 // On the laptop, [Dialer] and [Resolver] connect and resolve as the pod does,
 // [GetPod] and [WatchFiles] fetch its environment and files. In the pod,
-// [Server] answers. Both speak over streams of package stream, one stream per
+// [Server] answers: for its own process, or for a [Process] and a [Network] that it
+// is given. Both speak over streams of package stream, one stream per
 // flow or question; what a stream is for is said by its header:
 //
 //	tcp:HOST:PORT   HOST is a name, an IPv4 address or an IPv6 address in

@@ -11,7 +11,6 @@ import (
 	"maps"
 	"os"
 	"path"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -26,7 +25,11 @@ func (v *Server) serveFiles(ctx context.Context, st *stream.Stream, request stri
 	if err := json.Unmarshal([]byte(request), &r); err != nil {
 		return fmt.Errorf("request for files: %w", err)
 	}
-	all, err := v.mounts()
+	p, err := v.process(ctx)
+	if err != nil {
+		return err
+	}
+	all, err := v.mounts(p)
 	if err != nil {
 		return err
 	}
@@ -37,11 +40,11 @@ func (v *Server) serveFiles(ctx context.Context, st *stream.Stream, request stri
 	defer cancel()
 	var changes *changes
 	if r.Watch { // from before the first look, so that nothing is missed
-		changes = v.watch(wanted)
+		changes = v.watch(p, wanted)
 		defer changes.close()
 	}
 	s := &snapshots{st: st, perMount: cmp.Or(v.FilesPerMount, 16<<20), inAll: cmp.Or(v.FilesInAll, 64<<20)}
-	if err := s.send(wanted, refused); err != nil || !r.Watch {
+	if err := s.send(p, wanted, refused); err != nil || !r.Watch {
 		return errors.Join(err, st.CloseWrite())
 	}
 	defer st.Close() // before g.Wait: it ends the reader
@@ -51,11 +54,11 @@ func (v *Server) serveFiles(ctx context.Context, st *stream.Stream, request stri
 		_, _ = st.Read(b[:]) // the laptop says no more: this is the end
 	})
 	for {
-		changed, err := changes.wait(ctx)
+		p, changed, err := changes.wait(ctx)
 		if err != nil {
 			return nil // the laptop watches no longer
 		}
-		if err := s.send(changed, nil); err != nil {
+		if err := s.send(p, changed, nil); err != nil {
 			return err
 		}
 	}
@@ -89,11 +92,11 @@ type snapshots struct {
 	perMount, inAll int64
 }
 
-func (s *snapshots) send(mounts []Mount, more []FileSet) error {
+func (s *snapshots) send(p Process, mounts []Mount, more []FileSet) error {
 	w := bufio.NewWriterSize(s.st, 32<<10)
 	left := s.inAll
 	for _, m := range mounts {
-		set, size := readSet(m, min(s.perMount, left))
+		set, size := readSet(p, m, min(s.perMount, left))
 		left -= size
 		writeSet(w, set)
 	}
@@ -106,14 +109,15 @@ func (s *snapshots) send(mounts []Mount, more []FileSet) error {
 
 // readSet reads the files of a mount, all of one version: when kubelet exchanges
 // them meanwhile, it begins anew.
-func readSet(m Mount, limit int64) (FileSet, int64) {
+func readSet(p Process, m Mount, limit int64) (FileSet, int64) {
 	const attempts = 5
-	link := filepath.Join(m.Path, dataLink)
 	for n := 1; ; n++ {
-		before, _ := os.Readlink(link) // "" without versions
+		before := versionOf(p, m.Path)
 		r := &setReader{set: FileSet{Path: m.Path}, limit: limit}
-		r.read()
-		if after, _ := os.Readlink(link); after == before || n == attempts {
+		if err := r.read(p); err != nil {
+			r.leaveOut(".", err)
+		}
+		if after := versionOf(p, m.Path); after == before || n == attempts {
 			r.set.Entries = settle(r.set.Entries, before)
 			return r.set, r.size
 		}
@@ -165,55 +169,81 @@ type setReader struct {
 // them has a limit too.
 const entryCost = 256
 
-func (r *setReader) read() {
-	root := r.set.Path
-	_ = filepath.WalkDir(root, func(p string, d fs.DirEntry, err error) error {
-		if err == nil && (p != root || !d.IsDir()) {
-			err = r.add(p, d)
-		}
+func (r *setReader) read(p Process) error {
+	f, err := p.Open(r.set.Path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	if !st.IsDir() {
+		return r.add(".", st, func() (*os.File, error) { return f, nil }, nil)
+	}
+	root, err := os.OpenRoot(descriptor(f))
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	return r.walk(root, ".")
+}
+
+// walk adds what is in a directory, in the order of the names.
+func (r *setReader) walk(root *os.Root, dir string) error {
+	d, err := root.Open(dir)
+	if err != nil {
+		return err
+	}
+	names, err := d.Readdirnames(-1)
+	if err = errors.Join(err, d.Close()); err != nil {
+		return err
+	}
+	slices.Sort(names)
+	for _, name := range names {
+		name = path.Join(dir, name)
+		st, err := root.Lstat(name)
 		if err == nil {
-			return nil
+			err = r.add(name, st, func() (*os.File, error) {
+				return root.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+			}, func() (string, error) { return root.Readlink(name) })
 		}
-		r.leaveOut(p, err)
-		if d != nil && d.IsDir() {
-			return fs.SkipDir
+		if err == nil && st.IsDir() {
+			err = r.walk(root, name)
 		}
-		return nil
-	})
+		if err != nil {
+			r.leaveOut(name, err)
+		}
+	}
+	return nil
 }
 
 // leaveOut names what is not sent. What has vanished is not missed.
-func (r *setReader) leaveOut(p string, err error) {
-	if errors.Is(err, fs.ErrNotExist) && p != r.set.Path {
+func (r *setReader) leaveOut(name string, err error) {
+	if errors.Is(err, fs.ErrNotExist) && name != "." {
 		return
 	}
+	p := path.Join(r.set.Path, name)
 	if p = p[:min(len(p), maxFileName)]; len(r.set.LeftOut) < 1000 {
 		r.set.LeftOut = append(r.set.LeftOut, LeftOut{Path: p, Why: err.Error()})
 	}
 }
 
-func (r *setReader) add(p string, d fs.DirEntry) error {
-	name, err := filepath.Rel(r.set.Path, p)
-	if err != nil {
-		return err
-	}
-	info, err := d.Info()
-	if err != nil {
-		return err
-	}
+func (r *setReader) add(name string, info fs.FileInfo, open func() (*os.File, error), link func() (string, error)) (err error) {
 	f := File{Name: name, Mode: info.Mode().Type() | info.Mode().Perm()}
 	size := int64(entryCost + len(name))
 	switch f.Mode.Type() {
 	case fs.ModeDir:
 	case fs.ModeSymlink:
-		if f.Target, err = os.Readlink(p); err != nil {
+		if f.Target, err = link(); err != nil {
 			return err
 		}
 	case 0:
 		if size += info.Size(); r.size+size > r.limit || info.Size() > maxFileSize {
 			return fmt.Errorf("its %d bytes are more than the limit for copies leaves", info.Size())
 		}
-		if f.Content, err = readLimited(p, min(r.limit-r.size, maxFileSize)); err != nil {
+		if f.Content, err = readFile(open, min(r.limit-r.size, maxFileSize)); err != nil {
 			return err
 		}
 		size = int64(entryCost + len(name) + len(f.Content))
@@ -228,16 +258,23 @@ func (r *setReader) add(p string, d fs.DirEntry) error {
 	return nil
 }
 
-// readLimited reads a file that may grow meanwhile.
-func readLimited(p string, limit int64) ([]byte, error) {
-	f, err := os.OpenFile(p, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
+func readFile(open func() (*os.File, error), limit int64) ([]byte, error) {
+	f, err := open()
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
+	return readUpTo(f, limit)
+}
+
+// readUpTo reads a file that may grow meanwhile.
+func readUpTo(f *os.File, limit int64) ([]byte, error) {
 	st, err := f.Stat()
 	if err != nil {
 		return nil, err
+	}
+	if !st.Mode().IsRegular() {
+		return nil, fmt.Errorf("it is no file: %v", st.Mode().Type())
 	}
 	b := make([]byte, min(st.Size(), limit))
 	n := 0

@@ -124,3 +124,21 @@ func FuzzSnapshot(f *testing.F) {
 		}
 	})
 }
+
+func FuzzAddresses(f *testing.F) {
+	q, _ := questionFor("cart.shop.", typeA)
+	a := append(q.failure(0), 0xc0, 12, 0, typeA, 0, classIN, 0, 0, 0, 5, 0, 4, 10, 0, 0, 1)
+	a[7] = 1
+	f.Add([]byte(a))
+	f.Add([]byte(q))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		m, err := parseMessage(b)
+		if err != nil {
+			return
+		}
+		all, err := m.addresses()
+		if len(all) > len(b)/4 {
+			t.Fatalf("%d addresses out of %d bytes, %v", len(all), len(b), err)
+		}
+	})
+}

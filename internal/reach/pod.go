@@ -35,6 +35,8 @@ type Pod struct {
 	Listening []netip.AddrPort `json:"listening,omitempty"`
 	// Notes say what could not be found out, and why.
 	Notes []string `json:"notes,omitempty"`
+	// Error is why nothing was, for GetPod.
+	Error string `json:"error,omitempty"`
 }
 
 // Variable is one variable of an environment.
@@ -122,13 +124,21 @@ func GetPod(ctx context.Context, open Opener) (*Pod, error) {
 	if err := json.Unmarshal(b, &p); err != nil {
 		return nil, fmt.Errorf("read the pod's environment: %w", err)
 	}
+	if p.Error != "" {
+		return nil, fmt.Errorf("ask for the pod's environment: %s", p.Error)
+	}
 	return &p, nil
 }
 
-// refusedBy explains the error of an agent that does not know a header.
+// refusedBy explains the error of an agent that does not know a header, or does not
+// allow what it asks for.
 func refusedBy(err error) error {
 	var reset *stream.ResetError
-	if errors.As(err, &reset) && reset.Code == stream.CodeRefused {
+	switch {
+	case !errors.As(err, &reset):
+	case reset.Code == codeForbidden:
+		return fmt.Errorf("the intercept is for requests alone, it does not allow to read the pod's environment and files or to use its network: %w", err)
+	case reset.Code == stream.CodeRefused:
 		return fmt.Errorf("the agent can't do that, it is of another version: %w", err)
 	}
 	return err

@@ -1,14 +1,12 @@
 package reach
 
 import (
-	"cmp"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -20,8 +18,12 @@ import (
 const dataLink = "..data"
 
 // servePod sends what the process was given.
-func (v *Server) servePod(st *stream.Stream) error {
-	b, err := json.Marshal(v.pod())
+func (v *Server) servePod(ctx context.Context, st *stream.Stream) error {
+	p, err := v.pod(ctx)
+	if err != nil {
+		p = &Pod{Error: err.Error()}
+	}
+	b, err := json.Marshal(p)
 	if err != nil {
 		return err
 	}
@@ -32,61 +34,60 @@ func (v *Server) servePod(st *stream.Stream) error {
 }
 
 // pod finds out what there is to find out.
-func (v *Server) pod() *Pod {
-	p := &Pod{UID: os.Getuid(), GID: os.Getgid(), Env: v.environment()}
+func (v *Server) pod(ctx context.Context) (*Pod, error) {
+	process, err := v.process(ctx)
+	if err != nil {
+		return nil, err
+	}
+	p := &Pod{}
+	if p.Env, err = v.environment(process); err != nil {
+		return nil, err
+	}
 	note := func(err error) {
 		if err != nil {
 			p.Notes = append(p.Notes, err.Error())
 		}
 	}
-	var err error
-	p.Hostname, err = os.Hostname()
+	var id identity
+	id, p.Hostname, err = identify(process)
+	p.UID, p.GID, p.Groups = id.uid, id.gid, id.groups
 	note(err)
-	p.Dir, err = os.Getwd()
+	p.Dir, err = process.Dir()
 	note(err)
-	p.Groups, err = os.Getgroups()
+	p.ResolvConf, err = content(process, "/etc/resolv.conf")
 	note(err)
-	etc := cmp.Or(v.etc, "/etc")
-	p.ResolvConf, err = content(filepath.Join(etc, "resolv.conf"))
+	p.Hosts, err = content(process, "/etc/hosts")
 	note(err)
-	p.Hosts, err = content(filepath.Join(etc, "hosts"))
+	p.Mounts, err = v.mounts(process)
 	note(err)
-	p.Mounts, err = v.mounts()
+	p.Listening, err = listening(process)
 	note(err)
-	p.Listening, err = v.listening()
-	note(err)
-	return p
+	return p, nil
 }
 
-func content(name string) (string, error) {
-	b, err := os.ReadFile(name)
-	return string(b), err
-}
-
-// environment is that of this process, which is the container's, without our own
-// variables.
-func (v *Server) environment() []Variable {
+// environment is the container's, without our own variables.
+func (v *Server) environment(p Process) ([]Variable, error) {
+	all, err := p.Environ()
+	if err != nil {
+		return nil, err
+	}
 	var env []Variable
-	for _, kv := range os.Environ() {
+	for _, kv := range all {
 		name, value, ok := strings.Cut(kv, "=")
 		if ok && name != "" && !slices.Contains(v.Hidden, name) {
 			env = append(env, Variable{name, value})
 		}
 	}
-	return env
-}
-
-func (v *Server) procFile(name string) string {
-	return filepath.Join(cmp.Or(v.proc, "/proc/self"), name)
+	return env, nil
 }
 
 // mounts lists where the process finds files.
-func (v *Server) mounts() ([]Mount, error) {
-	text, err := content(v.procFile("mountinfo"))
+func (v *Server) mounts(p Process) ([]Mount, error) {
+	text, err := p.Proc("mountinfo")
 	if err != nil {
 		return nil, err
 	}
-	infos, err := parseMountInfo(text)
+	infos, err := parseMountInfo(string(text))
 	if err != nil {
 		return nil, err
 	}
@@ -94,33 +95,40 @@ func (v *Server) mounts() ([]Mount, error) {
 	for _, info := range infos {
 		written := info.versioned()
 		if !written && info.inMemory() {
-			_, err := os.Readlink(filepath.Join(info.point, dataLink))
-			written = err == nil
+			written = versionOf(p, info.point) != ""
 		}
 		m, ok := info.mount(v.Own, written)
 		if !ok {
 			continue
 		}
-		if st, err := os.Stat(m.Path); err == nil {
-			m.File = !st.IsDir()
-		}
+		m.File = isFile(p, m.Path)
 		all = append(all, m)
 	}
 	return all, nil
 }
 
+func isFile(p Process, path string) bool {
+	f, err := p.Open(path)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	return err == nil && !st.IsDir()
+}
+
 // listening lists the addresses that anyone in the pod listens on.
-func (v *Server) listening() ([]netip.AddrPort, error) {
+func listening(p Process) ([]netip.AddrPort, error) {
 	var all []netip.AddrPort
 	for _, name := range []string{"net/tcp", "net/tcp6"} {
-		text, err := content(v.procFile(name))
+		text, err := p.Proc(name)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // no IPv6
 		}
 		if err != nil {
 			return all, err
 		}
-		some, err := parseListening(text)
+		some, err := parseListening(string(text))
 		if err != nil {
 			return all, fmt.Errorf("%s: %w", name, err)
 		}

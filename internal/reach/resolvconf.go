@@ -7,20 +7,22 @@ import (
 	"time"
 )
 
-// resolvConf is what /etc/resolv.conf says to a forwarder. Search lists are the
-// business of whoever asks.
+// resolvConf is what /etc/resolv.conf says. Search lists are the business of whoever
+// asks a forwarder.
 type resolvConf struct {
 	servers  []string // addresses
 	timeout  time.Duration
 	attempts int
 	rotate   bool
 	tcp      bool // never ask over UDP
+	search   []string
+	ndots    int // names with so many dots are tried as they are first
 }
 
 // parseResolvConf reads resolv.conf(5); what it does not know it passes over, as
 // other resolvers do.
 func parseResolvConf(text string) resolvConf {
-	c := resolvConf{timeout: 5 * time.Second, attempts: 2}
+	c := resolvConf{timeout: 5 * time.Second, attempts: 2, ndots: 1}
 	for line := range strings.Lines(text) {
 		line, _, _ = strings.Cut(line, "#")
 		line, _, _ = strings.Cut(line, ";")
@@ -33,6 +35,10 @@ func parseResolvConf(text string) resolvConf {
 			if len(c.servers) < 3 {
 				c.servers = append(c.servers, f[1])
 			}
+		case "search":
+			c.search = f[1:min(len(f), 33)]
+		case "domain":
+			c.search = f[1:2]
 		case "options":
 			for _, o := range f[1:] {
 				c.option(o)
@@ -53,6 +59,8 @@ func (c *resolvConf) option(o string) {
 		c.timeout = time.Duration(min(cmp.Or(n, 1), 30)) * time.Second
 	case "attempts":
 		c.attempts = min(cmp.Or(n, 1), 5)
+	case "ndots":
+		c.ndots = min(n, 15)
 	case "rotate":
 		c.rotate = true
 	case "use-vc", "usevc", "tcp":

@@ -17,6 +17,12 @@ import (
 
 // Server answers in the pod. Its fields are set before Handle is called.
 type Server struct {
+	// Process finds the process that is told of, for each question anew, since
+	// containers are restarted; nil is this process.
+	Process func(context.Context) (Process, error)
+	// Network is where connections and questions leave from. Names are resolved with
+	// the process's files then. Nil is the network of this process.
+	Network Network
 	// Hidden are variables of the environment that are the agent's own.
 	Hidden []string
 	// Own are directories that are the agent's own: mounts at or below them are
@@ -65,7 +71,7 @@ func (v *Server) Handle(ctx context.Context, st *stream.Stream) bool {
 	case headerDNS:
 		v.finish(st, "dns", v.serveDNS(ctx, st))
 	case headerPod:
-		v.finish(st, "pod", v.servePod(st))
+		v.finish(st, "pod", v.servePod(ctx, st))
 	default:
 		return false
 	}
@@ -107,6 +113,9 @@ func (v *Server) ServePort(ctx context.Context, st *stream.Stream, hosts []strin
 func (v *Server) dial(ctx context.Context, network, addr string) (net.Conn, error) {
 	if err := checkAddress(addr); err != nil {
 		return nil, err
+	}
+	if v.Network != nil {
+		return v.dialFrom(ctx, network, addr)
 	}
 	d := net.Dialer{Timeout: cmp.Or(v.DialTimeout, 30*time.Second)}
 	return d.DialContext(ctx, network, addr)

@@ -33,16 +33,9 @@ func (b *buffers) get() *[]byte {
 
 func (b *buffers) put(buf *[]byte) { b.pool.Put(buf) }
 
-// Splice carries bytes between a socket of this machine and a connection of the
-// other until both directions have ended, or ctx has. A half-close and a reset
-// at one side become the same at the other. It closes both.
-func Splice(ctx context.Context, sock net.Conn, far *Conn) {
-	s := &splice{sock: sock, far: far}
-	s.start(nil)
-	s.run(ctx)
-}
-
-// splice is one connection under way. Up is from far to sock.
+// splice carries bytes between a socket of this machine and a connection of the
+// other until both directions have ended. A half-close and a reset at one side
+// become the same at the other. Up is from far to sock.
 type splice struct {
 	sock net.Conn
 	far  *Conn
@@ -55,24 +48,19 @@ type upEnd struct {
 	write bool // it was the socket that failed
 }
 
-// start begins with the way up. If ready is not nil, the socket is made while it
-// runs: ready waits for that and returns it, nil when there is none. Up to then
-// failed reads are told by giveUp.
+// start begins with the way up. The socket is made while it runs: ready waits for
+// that and returns it, nil when there is none. Up to then failed reads are told by
+// giveUp.
 func (s *splice) start(ready func(giveUp error) net.Conn) {
 	s.up = make(chan upEnd, 1)
 	go func() {
 		buf := make([]byte, smallBuffer)
 		n, err := s.far.Read(buf)
-		var sock net.Conn
-		if ready == nil {
-			sock = s.sock
-		} else {
-			giveUp := err
-			if errors.Is(err, io.EOF) {
-				giveUp = nil
-			}
-			sock = ready(giveUp)
+		giveUp := err
+		if errors.Is(err, io.EOF) {
+			giveUp = nil
 		}
+		sock := ready(giveUp)
 		var end upEnd
 		if sock != nil {
 			end = s.upward(sock, buf, n, err)

@@ -27,8 +27,12 @@ const (
 	headerFiles = "files:"
 )
 
-// codeReset is the code of a stream whose TCP connection was reset.
-const codeReset = stream.CodeUser + 1
+const (
+	// codeReset is the code of a stream whose TCP connection was reset.
+	codeReset = stream.CodeUser + 1
+	// codeForbidden is that of a stream whose opener may not have what it asks for.
+	codeForbidden = stream.CodeUser + 2
+)
 
 // status is how a request to connect went.
 type status byte

@@ -7,29 +7,29 @@ import (
 	"errors"
 	"io"
 	"os"
-	"path/filepath"
 	"syscall"
 	"time"
 )
 
 // changes notices when kubelet exchanges the files of mounts.
 type changes struct {
-	mounts []Mount
-	at     []string // where each mount's dataLink pointed
-	events *os.File // of inotify, nil to look again and again
-	look   time.Duration
+	process func(context.Context) (Process, error)
+	mounts  []Mount
+	at      []string // where each mount's dataLink pointed
+	events  *os.File // of inotify, nil to look again and again
+	look    time.Duration
 }
 
 // watch begins to watch the mounts that kubelet may change.
-func (v *Server) watch(mounts []Mount) *changes {
-	c := &changes{look: cmp.Or(v.look, 5*time.Second)}
+func (v *Server) watch(p Process, mounts []Mount) *changes {
+	c := &changes{process: v.process, look: cmp.Or(v.look, 5*time.Second)}
 	for _, m := range mounts {
-		if at, err := os.Readlink(filepath.Join(m.Path, dataLink)); err == nil {
+		if at := versionOf(p, m.Path); at != "" {
 			c.mounts, c.at = append(c.mounts, m), append(c.at, at)
 		}
 	}
 	if !v.withoutHear {
-		if err := c.hear(); err != nil {
+		if err := c.hear(p); err != nil {
 			v.Log.Debug("changes of files can't be heard of, looking again and again", "err", err)
 		}
 	}
@@ -37,19 +37,31 @@ func (v *Server) watch(mounts []Mount) *changes {
 }
 
 // hear asks the kernel to tell of what is moved to or made in the mounts.
-func (c *changes) hear() error {
+func (c *changes) hear(p Process) error {
 	fd, err := syscall.InotifyInit1(syscall.IN_CLOEXEC | syscall.IN_NONBLOCK)
 	if err != nil {
 		return os.NewSyscallError("inotify_init1", err)
 	}
 	events := os.NewFile(uintptr(fd), "inotify")
 	for _, m := range c.mounts {
-		if _, err := syscall.InotifyAddWatch(fd, m.Path, syscall.IN_MOVED_TO|syscall.IN_CREATE|syscall.IN_ONLYDIR); err != nil {
-			return errors.Join(os.NewSyscallError("inotify_add_watch", err), events.Close())
+		if err := hearOf(fd, p, m.Path); err != nil {
+			return errors.Join(err, events.Close())
 		}
 	}
 	c.events = events
 	return nil
+}
+
+// hearOf watches a directory. The watch is of what the path is now, and outlives the
+// process: kubelet's directories are the same for the one after it.
+func hearOf(fd int, p Process, path string) error {
+	dir, err := p.Open(path)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	_, err = syscall.InotifyAddWatch(fd, descriptor(dir), syscall.IN_MOVED_TO|syscall.IN_CREATE|syscall.IN_ONLYDIR)
+	return os.NewSyscallError("inotify_add_watch", err)
 }
 
 func (c *changes) close() {
@@ -59,24 +71,27 @@ func (c *changes) close() {
 }
 
 // wait returns the mounts that have changed since the last call, as soon as
-// there is one.
-func (c *changes) wait(ctx context.Context) ([]Mount, error) {
+// there is one, and the process that sees them. One that is just being restarted
+// has changed nothing.
+func (c *changes) wait(ctx context.Context) (Process, []Mount, error) {
 	for {
-		if changed := c.compare(); len(changed) > 0 {
-			return changed, nil
+		p, err := c.process(ctx)
+		if err == nil {
+			if changed := c.compare(p); len(changed) > 0 {
+				return p, changed, nil
+			}
 		}
-		if err := c.news(ctx); err != nil {
-			return nil, err
+		if err := c.news(ctx, err != nil); err != nil {
+			return nil, nil, err
 		}
 	}
 }
 
 // compare finds the mounts whose link points elsewhere.
-func (c *changes) compare() []Mount {
+func (c *changes) compare(p Process) []Mount {
 	var changed []Mount
 	for i, m := range c.mounts {
-		at, err := os.Readlink(filepath.Join(m.Path, dataLink))
-		if err == nil && at != c.at[i] {
+		if at := versionOf(p, m.Path); at != "" && at != c.at[i] {
 			c.at[i] = at
 			changed = append(changed, m)
 		}
@@ -84,9 +99,9 @@ func (c *changes) compare() []Mount {
 	return changed
 }
 
-// news waits until a look is worth it.
-func (c *changes) news(ctx context.Context) error {
-	if c.events == nil {
+// news waits until a look is worth it, or for some time if that is to be sure.
+func (c *changes) news(ctx context.Context, soon bool) error {
+	if c.events == nil || soon {
 		t := time.NewTimer(c.look)
 		defer t.Stop()
 		select {

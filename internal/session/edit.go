@@ -77,11 +77,23 @@ func (p *pods) event(from *pod, e live.Event) {
 	}
 	switch e.Kind {
 	case live.Synced:
-		p.caughtUp(from, e)
+		if !p.staged(from, e) {
+			p.caughtUp(from, e)
+		}
+	case live.Replaced:
+		if from.replacedBy != e.By {
+			from.replacedBy = e.By
+			from.process.edited()
+			p.renew(from.service)
+			s.Printer.Event(term.Event{Type: term.Restart, Service: from.service, Text: "stopped in " + from.name + ": replaced by " + e.By})
+		}
 	case live.Started:
 		from.process.started(e.Time)
 		p.renew(from.service)
-		s.Printer.Event(term.Event{Type: term.Restart, Service: from.service, Text: "started in " + from.name, Took: e.After, Quiet: true})
+		s.Printer.Event(term.Event{
+			Type: term.Restart, Service: from.service, Text: "started in " + from.name, Took: e.After, Quiet: from.replacedBy == "",
+		})
+		from.replacedBy = ""
 	case live.Ready:
 		from.process.up()
 		p.wake(from.service)
@@ -98,6 +110,21 @@ func (p *pods) event(from *pod, e live.Event) {
 			s.Log.Debug("connection lost", "pod", from.name, "error", e.Err)
 		}
 	}
+}
+
+// staged says, if it is so, that a save is there and takes effect when the process is
+// started again. The caller has the lock.
+func (p *pods) staged(from *pod, e live.Event) bool {
+	ed := p.edits[from.service]
+	if from.replacedBy == "" || ed == nil || ed.tree != e.Tree {
+		return false
+	}
+	delete(p.edits, from.service)
+	p.session.Printer.Event(term.Event{
+		Type: term.Sync, Service: from.service, Text: term.Files(ed.files) + ", staged: replaced by " + from.replacedBy,
+		Took: time.Since(ed.heard), Files: e.Files + e.Deleted, Bytes: e.Bytes,
+	})
+	return true
 }
 
 // caughtUp says that a pod was brought up to date for another reason than a save.

@@ -61,8 +61,9 @@ func (p *pods) wake(service string) {
 type pod struct {
 	name, service string
 	image         string
-	ready         bool // as Kubernetes has it
-	wasReady      bool // at any time before
+	ready         bool   // as Kubernetes has it
+	wasReady      bool   // at any time before
+	replacedBy    string // who answers while the process is stopped, or ""
 	target        *live.Target
 	stop          context.CancelFunc
 	process       process

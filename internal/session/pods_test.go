@@ -1,9 +1,13 @@
 package session
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"strings"
 	"testing"
 	"time"
 
@@ -95,6 +99,46 @@ func TestAnEditIsLiveWhenAPodHasItAll(t *testing.T) {
 				t.Errorf("(-want +got)\n%s", diff)
 			}
 		})
+	}
+}
+
+func TestReplacedPodIsNoCrashedOne(t *testing.T) {
+	mine := tree.Tree{"mine": {}}.Digest()
+	var events bytes.Buffer
+	printer := term.New(term.Config{Out: term.Stream{W: io.Discard}, Err: term.Stream{W: io.Discard}, Events: &events})
+	p := newPods(&Session{Config: Config{Printer: printer}})
+	crashed := &pod{name: "cart-1", service: "cart", ready: true, target: &live.Target{}, process: process{ends: 3}}
+	p.all[crashed.name] = crashed
+	p.event(crashed, live.Event{Kind: live.Replaced, By: "ada@laptop"})
+	p.event(crashed, live.Event{Kind: live.Replaced, By: "ada@laptop"}) // of another connection
+	if why := p.reason("cart"); why != "" {
+		t.Errorf("it can't answer: %s", why)
+	}
+	p.edits["cart"] = &edit{heard: time.Now(), tree: mine, restart: true, files: []string{"main.go"}, sent: map[string]live.Event{}, starts: map[string]live.Event{}}
+	p.event(crashed, live.Event{Kind: live.Synced, Tree: mine, Files: 1})
+	if len(p.edits) > 0 {
+		t.Error("the save is still on its way")
+	}
+	p.event(crashed, live.Event{Kind: live.Started, Tree: mine})
+	if crashed.replacedBy != "" {
+		t.Errorf("replaced by %s", crashed.replacedBy)
+	}
+	printer.Close()
+	var got []string
+	for line := range strings.Lines(events.String()) {
+		var e struct{ Type, Text string }
+		if err := json.Unmarshal([]byte(line), &e); err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, e.Type+": "+e.Text)
+	}
+	want := []string{
+		"restart: stopped in cart-1: replaced by ada@laptop",
+		"sync: main.go, staged: replaced by ada@laptop",
+		"restart: started in cart-1",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("events (-want +got):\n%s", diff)
 	}
 }
 

@@ -45,6 +45,9 @@ type ServiceStatus struct {
 	Tree string `json:"tree"`
 }
 
+// App returns the app as it was planned last.
+func (s *Session) App() *app.App { return s.plan() }
+
 // Status asks the cluster, and each pod's agent, how the app is.
 func (s *Session) Status(ctx context.Context) (*Status, error) {
 	if err := s.Cluster.Guard(s.Allowed); err != nil {

@@ -34,20 +34,28 @@ type Door struct {
 	Protocol Protocol
 	// App connects to the app.
 	App func(ctx context.Context) (net.Conn, error)
+	// AppAt, in place of App, is told what the client has dialled.
+	AppAt func(ctx context.Context, dialled net.Addr) (net.Conn, error)
 	// Follow makes the door read HTTP from the first connection on, so that a rule
 	// is obeyed on connections that were open before it: HTTP/1 by the next
 	// request; HTTP/2 clients are told to open a new connection, and finish what
 	// they have on the old one. Without it, those connections stay with the app.
 	Follow bool
+	// Older, if not nil, counts connections to the app that have never been to this
+	// door, so that no rule sees their requests.
+	Older func() int64
 	// Probes are the paths that kubelet asks. It is known by its User-Agent, too.
 	Probes []string
 	Log    *slog.Logger
 
-	rules atomic.Pointer[table] // nil without rules
+	rules   atomic.Pointer[table] // nil without rules
+	retired atomic.Bool
 
 	mu      sync.Mutex
 	steered chan struct{}       // closed when the first rule comes
 	spliced map[*conn]time.Time // connections to the app whose requests nobody sees
+	atApp   int                 // requests that the app may still have to answer
+	none    chan struct{}       // closed when there are none, if somebody waits for it
 	copies  sync.WaitGroup      // of requests, to mirrors
 }
 
@@ -137,6 +145,9 @@ func (d *Door) firstRule() <-chan struct{} {
 // unsteered counts the connections to the app that no rule sees, and that are
 // older than since.
 func (d *Door) unsteered(since time.Time) (n int64) {
+	if d.Older != nil {
+		n = d.Older()
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, t := range d.spliced {
@@ -168,7 +179,9 @@ func (d *Door) pick(r Request) (to *lease, mirrors []*lease) {
 	if t == nil {
 		return nil, nil
 	}
-	if agent, _ := r.Header("User-Agent"); strings.HasPrefix(agent, "kube-probe/") || slices.Contains(d.Probes, r.Path) {
+	if t.replaced {
+		// Nobody else is there, not even for kubelet.
+	} else if agent, _ := r.Header("User-Agent"); strings.HasPrefix(agent, "kube-probe/") || slices.Contains(d.Probes, r.Path) {
 		return nil, nil
 	}
 	i, copies := Pick(t.rules, r)
@@ -210,6 +223,13 @@ func (u *upstream) close() {
 	}
 }
 
+func (d *Door) connect(ctx context.Context, dialled net.Addr) (net.Conn, error) {
+	if d.AppAt != nil {
+		return d.AppAt(ctx, dialled)
+	}
+	return d.App(ctx)
+}
+
 // dialApp connects to the app, if there is no connection yet that lives.
 func (c *conn) dialApp(ctx context.Context) (*upstream, error) {
 	if c.app != nil {
@@ -218,7 +238,7 @@ func (c *conn) dialApp(ctx context.Context) (*upstream, error) {
 		}
 		c.forget(c.app)
 	}
-	nc, err := c.d.App(ctx)
+	nc, err := c.d.connect(ctx, c.client.conn.LocalAddr())
 	if err != nil {
 		return nil, fmt.Errorf("connect to the app on port %d: %w", c.d.Port, err)
 	}
@@ -235,7 +255,7 @@ func (c *conn) dialLaptop(ctx context.Context, l *lease, kind Kind) (*upstream, 
 		}
 		c.forget(up)
 	}
-	up, err := l.open(ctx, Info{Kind: kind, Remote: c.client.conn.RemoteAddr().String()})
+	up, err := l.open(ctx, Info{Port: c.d.Port, Kind: kind, Remote: c.client.conn.RemoteAddr().String()})
 	if err != nil {
 		return nil, &failure{err.Error(), true}
 	}
@@ -418,6 +438,8 @@ func (c *conn) followHTTP2(ctx context.Context) {
 		abort(c.client.conn)
 		return
 	}
+	c.d.asks(1) // until the client has taken the hint
+	defer c.d.asks(-1)
 	f := &farewell{Conn: c.client.conn}
 	c.client.settle()
 	c.client.conn = f
@@ -443,8 +465,13 @@ func marked(head []byte, note string) []byte {
 	if note == "" {
 		return head
 	}
+	return withField(head, marker, note)
+}
+
+// withField puts a field into a head, before the others.
+func withField(head []byte, name, value string) []byte {
 	i := firstLine(head)
-	return slices.Concat(head[:i], []byte(marker+": "+note+"\r\n"), head[i:])
+	return slices.Concat(head[:i], []byte(name+": "+value+"\r\n"), head[i:])
 }
 
 // note is what the marker says, in one line of ASCII.

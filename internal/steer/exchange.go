@@ -21,6 +21,7 @@ type exchange struct {
 	early     bool       // the head was sent before the laptop has said that it takes it
 	half      bool       // the client sends no more
 	unread    bool       // what follows is not to be read
+	farewell  bool       // the client was told to come again on another connection
 }
 
 // verdict is what follows from an event.
@@ -198,9 +199,13 @@ func (x *exchange) reply(ctx context.Context, a *answer) verdict {
 		}
 		return x.splice(ctx)
 	}
+	if x.c.d.retiring() && len(x.c.client.bytes()) == 0 {
+		x.farewell = true
+		head = withField(head, "Connection", "close")
+	}
 	n, err := a.body.take(p[a.size:])
 	out := p[:a.size+n]
-	if x.mark != "" {
+	if x.mark != "" || x.farewell {
 		out = append(head, p[a.size:a.size+n]...)
 	}
 	if _, werr := x.c.client.conn.Write(out); werr != nil {
@@ -284,7 +289,11 @@ func (x *exchange) finish(ctx context.Context) (more bool) {
 		x.splice(ctx)
 		return false
 	}
-	return true
+	if x.farewell {
+		x.c.client.settle()
+		linger(x.c.client.conn)
+	}
+	return !x.farewell
 }
 
 // splice connects the two for good.

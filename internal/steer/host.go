@@ -22,16 +22,32 @@ type Host struct {
 	// Suspend is how long a laptop may be silent before its requests go to the
 	// app, 2.5 s; Expire how long before its rule is gone, 10 s.
 	Suspend, Expire time.Duration
-	Log             *slog.Logger
+	// Process is stopped by rules that replace the app. Without it they are refused.
+	Process Process
+	// Admit, if not nil, says why a session may not have a rule. It must not call
+	// the Host.
+	Admit func(*stream.Session, Rule) error
+	// Steer, if not nil, is told which ports have rules whenever that changes, in
+	// order and one at a time: before the first rule of a port is confirmed, which
+	// is refused if it fails, and after the last one's end. It must not call the Host.
+	Steer func(ports []int) error
+	Log   *slog.Logger
+
+	turn    sync.Mutex // of Steer
+	steered []int      // the ports that it was told
 
 	mu     sync.Mutex
 	leases []*lease
+
+	holding sync.Mutex
+	holders []*lease // that keep the process stopped, oldest first
 }
 
 // table is what a door looks at for each request. It is never changed.
 type table struct {
-	rules  []Rule
-	leases []*lease // of the rules
+	rules    []Rule
+	leases   []*lease // of the rules
+	replaced bool     // one of them replaces the app
 }
 
 func (h *Host) suspend() time.Duration {
@@ -95,7 +111,7 @@ func (h *Host) converse(ctx context.Context, st *stream.Stream) error {
 	}
 	l, err := h.join(first, st.Session())
 	if err != nil {
-		s := Status{State: Refused, Why: err.Error()}
+		s := Status{State: Refused, Why: err.Error(), Modes: modes()}
 		if first.Rule != nil {
 			s.Rule = *first.Rule
 		}
@@ -110,6 +126,7 @@ func (h *Host) converse(ctx context.Context, st *stream.Stream) error {
 		l.hear(in)
 	}()
 	for err == nil && l.over.Err() == nil {
+		l.engage()
 		err = say(st, l.status())
 		select {
 		case <-l.changed:
@@ -150,33 +167,74 @@ func (h *Host) join(a asked, sess *stream.Session) (*lease, error) {
 		return nil, errors.New("no rule was sent")
 	}
 	r := *a.Rule
-	i := slices.IndexFunc(h.Doors, func(d *Door) bool { return d.Port == r.Port })
-	if i < 0 {
+	doors, err := h.doors(r)
+	if err != nil {
+		return nil, err
+	}
+	l, old, err := h.add(r, doors, sess)
+	if err != nil {
+		return nil, err
+	}
+	if old != nil {
+		l.succeed(old)
+		old.end(fmt.Errorf("%w: the rule has come again", errLeft))
+	}
+	if err := h.engaged(l); err != nil {
+		return nil, err
+	}
+	h.logger().Info("intercept is active", "rule", r.ID, "owner", r.Owner, "port", r.Port, "match", r.Match.String())
+	return l, nil
+}
+
+// doors returns those that a rule is about, if it makes sense there.
+func (h *Host) doors(r Rule) ([]*Door, error) {
+	var protocol Protocol
+	doors := h.Doors
+	if i := slices.IndexFunc(h.Doors, func(d *Door) bool { return d.Port == r.Port }); i >= 0 {
+		protocol = h.Doors[i].Protocol
+		doors = h.Doors[i : i+1]
+	} else if r.Mode != Replace || r.Port != 0 {
 		var ports []int
 		for _, d := range h.Doors {
 			ports = append(ports, d.Port)
 		}
 		return nil, fmt.Errorf("%s has no port %d that can be steered, it has %v: name one of those", h.Service, r.Port, ports)
 	}
-	if err := r.Check(h.Doors[i].Protocol); err != nil {
+	if err := r.Check(protocol); err != nil {
 		return nil, err
 	}
-	l, old, err := h.add(r, h.Doors[i], sess)
-	if err != nil {
-		return nil, err
+	if r.Mode != Replace {
+		return doors, nil
 	}
-	if old != nil {
-		old.end(fmt.Errorf("%w: the rule has come again", errLeft))
+	if h.Process == nil {
+		return nil, fmt.Errorf("the process of %s can't be stopped here, because Bight has not started it: use --intercept, or deploy %s with bight up", h.Service, h.Service)
 	}
-	h.logger().Info("intercept is active", "rule", r.ID, "owner", r.Owner, "port", r.Port, "match", r.Match.String())
-	return l, nil
+	return h.Doors, nil
+}
+
+// inTheWay says why a rule is refused.
+func (h *Host) inTheWay(o, r Rule) error {
+	why := fmt.Sprintf("%s already intercepts %s of %s, port %d: wait until they leave, or both take a --header NAME=VALUE with a value of your own",
+		o.Owner, o.Match, h.Service, o.Port)
+	switch {
+	case o.Mode == Replace:
+		why = fmt.Sprintf("%s replaces %s, whose process is stopped meanwhile: wait until they leave", o.Owner, h.Service)
+	case r.Mode == Replace:
+		why = fmt.Sprintf("%s already intercepts %s of %s, port %d, and --replace takes them all: wait until they leave", o.Owner, o.Match, h.Service, o.Port)
+	}
+	return &RefusedError{Why: why, Owner: o.Owner}
 }
 
 // add puts a rule into force unless another owner's is in the way. old is the rule
 // with the same id that it replaces.
-func (h *Host) add(r Rule, d *Door, sess *stream.Session) (l, old *lease, err error) {
+func (h *Host) add(r Rule, doors []*Door, sess *stream.Session) (l, old *lease, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if h.Admit != nil { // under the lock, so that End finds whoever came in before
+		if err := h.Admit(sess, r); err != nil {
+			return nil, nil, err
+		}
+	}
 	var others []Rule
 	for _, o := range h.leases {
 		if o.rule.ID == r.ID && o.rule.Owner == r.Owner {
@@ -188,21 +246,14 @@ func (h *Host) add(r Rule, d *Door, sess *stream.Session) (l, old *lease, err er
 		}
 	}
 	if o, ok := conflict(others, r); ok {
-		return nil, nil, &RefusedError{
-			Why: fmt.Sprintf("%s already intercepts %s of %s, port %d: wait until they leave, or both take a --header NAME=VALUE with a value of your own",
-				o.Owner, o.Match, h.Service, o.Port),
-			Owner: o.Owner,
-		}
+		return nil, nil, h.inTheWay(o, r)
 	}
 	if len(h.leases) >= maxRules {
 		return nil, nil, fmt.Errorf("%s has %d rules already: leave some", h.Service, maxRules)
 	}
-	l = h.newLease(r, d, sess)
+	l = h.newLease(r, doors, sess)
 	h.leases = append(slices.DeleteFunc(h.leases, func(o *lease) bool { return o == old }), l)
-	h.publish(d)
-	if old != nil && old.door != d {
-		h.publish(old.door)
-	}
+	h.publish()
 	return l, old, nil
 }
 
@@ -210,19 +261,22 @@ func (h *Host) remove(l *lease) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.leases = slices.DeleteFunc(h.leases, func(o *lease) bool { return o == l })
-	h.publish(l.door)
+	h.publish()
 }
 
-// publish gives a door its rules. It is called with h.mu held.
-func (h *Host) publish(d *Door) {
-	t := &table{}
-	for _, l := range h.leases {
-		if l.door == d {
-			t.rules, t.leases = append(t.rules, l.rule), append(t.leases, l)
+// publish gives the doors their rules. It is called with h.mu held.
+func (h *Host) publish() {
+	for _, d := range h.Doors {
+		t := &table{}
+		for _, l := range h.leases {
+			if slices.Contains(l.doors, d) {
+				t.rules, t.leases = append(t.rules, l.rule), append(t.leases, l)
+				t.replaced = t.replaced || l.rule.Mode == Replace
+			}
 		}
+		if len(t.rules) == 0 {
+			t = nil
+		}
+		d.steerBy(t)
 	}
-	if len(t.rules) == 0 {
-		t = nil
-	}
-	d.steerBy(t)
 }

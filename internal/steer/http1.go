@@ -113,10 +113,11 @@ func (c *conn) readRequest(ctx context.Context) (*request, error) {
 }
 
 // unasked is called when the one who answered last has ended the connection, or
-// says more. From a laptop that means nothing to the client. The app may be saying
-// why; then the client is to hear it.
+// says more. From a laptop that means nothing to the client, and that the app which
+// it replaces has ended does not either. Else the app may be saying why; then the
+// client is to hear it.
 func (c *conn) unasked() (goOn bool) {
-	if c.last.lease == nil {
+	if t := c.d.rules.Load(); c.last.lease == nil && (t == nil || !t.replaced || len(c.last.bytes()) > 0) {
 		return false
 	}
 	c.forget(c.last)
@@ -136,7 +137,13 @@ func (c *conn) toLastUnread(ctx context.Context) {
 // deliver sends a request to where it belongs and its answer to the client. It
 // returns whether another request may follow.
 func (c *conn) deliver(ctx context.Context, d *delivery) bool {
+	c.d.asks(1) // before it is decided whom
 	to, mirrors := c.d.pick(d.steered())
+	if to != nil {
+		c.d.asks(-1)
+	} else {
+		defer c.d.asks(-1)
+	}
 	for _, l := range mirrors {
 		if s := l.mirror(ctx, c.client.conn.RemoteAddr().String(), KindHTTP1, d.method); s != nil {
 			d.copies = append(d.copies, s)

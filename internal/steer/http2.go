@@ -40,7 +40,9 @@ func (c *conn) serveHTTP2(ctx context.Context) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	s := &streams{c: c, ctx: ctx, laptops: map[*lease]*route{}}
-	s.app = newTransport(c.d.App)
+	s.app = newTransport(func(ctx context.Context) (net.Conn, error) {
+		return c.d.connect(ctx, c.client.conn.LocalAddr())
+	})
 	var protocols http.Protocols
 	protocols.SetUnencryptedHTTP2(true)
 	server := &http.Server{
@@ -153,7 +155,7 @@ func (s *streams) laptop(l *lease) *route {
 	p := &route{}
 	remote := s.c.client.conn.RemoteAddr().String()
 	p.Transport = newTransport(func(context.Context) (net.Conn, error) { // another request may use it
-		nc, err := l.dialHTTP2(s.ctx, Info{Kind: KindHTTP2, Remote: remote})
+		nc, err := l.dialHTTP2(s.ctx, Info{Port: s.c.d.Port, Kind: KindHTTP2, Remote: remote})
 		if err == nil {
 			p.mu.Lock()
 			defer p.mu.Unlock()
@@ -193,7 +195,13 @@ func (s *streams) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		v := r.Header[textproto.CanonicalMIMEHeaderKey(name)]
 		return strings.Join(v, ", "), len(v) > 0
 	}}
+	s.c.d.asks(1) // before it is decided whom
 	to, mirrors := s.c.d.pick(seen)
+	if to != nil {
+		s.c.d.asks(-1)
+	} else {
+		defer s.c.d.asks(-1)
+	}
 	in := &incoming{r: r, body: r.Body, close: r.Body.Close}
 	defer in.mirror(s, mirrors).end()
 	mark := ""
@@ -414,6 +422,9 @@ func (s *streams) send(ctx context.Context, t *http.Transport, w http.ResponseWr
 	}
 	if mark != "" {
 		h.Set(marker, mark)
+	}
+	if s.c.d.retiring() {
+		h.Set("Connection", "close") // which http.Server turns into GOAWAY
 	}
 	announced := map[string]bool{}
 	for name := range resp.Trailer {

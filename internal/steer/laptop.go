@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -51,6 +52,10 @@ type Membership struct {
 	leaving chan struct{}
 	leave   func()        // closes leaving
 	done    chan struct{} // the conversation is over, err is why
+	// Handlers that have not connected when it is over are given up: who waits for
+	// them asks somebody else.
+	joined context.Context
+	over   context.CancelFunc
 
 	mu     sync.Mutex
 	err    error
@@ -86,6 +91,7 @@ func (lt *Laptop) Join(ctx context.Context, sess *stream.Session, rule Rule, han
 	}
 	m.leave = sync.OnceFunc(func() { close(m.leaving) })
 	m.ctx, m.cancel = context.WithCancel(ctx)
+	m.joined, m.over = context.WithCancel(m.ctx)
 	key := member{sess, rule.ID}
 	lt.mu.Lock()
 	if lt.members == nil {
@@ -159,6 +165,9 @@ func (m *Membership) ask() (*talk, error) {
 		err = errors.New("the agent has ended the conversation")
 	case err == nil && s.State == Refused:
 		err = &RefusedError{s.Why, s.Owner}
+		if m.rule.Mode == Replace && !slices.Contains(s.Modes, Replace) {
+			err = &RefusedError{Why: "it is of an older release and can't stop the process of " + m.rule.Service + ": deploy the service again with this program"}
+		}
 	}
 	m.tell(s)
 	if err != nil {
@@ -184,6 +193,7 @@ func (m *Membership) tell(s Status) {
 // run keeps the rule alive.
 func (m *Membership) run(t *talk) {
 	defer close(m.done)
+	defer m.over()
 	for {
 		err := m.keep(t)
 		select {
@@ -349,7 +359,11 @@ func (lt *Laptop) Handle(ctx context.Context, st *stream.Stream) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(m.ctx, cancel)()
-	nc, err := m.handler(ctx, info)
+	dialing, connected := context.WithCancel(ctx)
+	stop := context.AfterFunc(m.joined, connected)
+	nc, err := m.handler(dialing, info)
+	stop()
+	connected()
 	if err != nil {
 		lt.logger().Debug("connection refused", "rule", info.ID, "err", err)
 		refuse(st, err.Error())

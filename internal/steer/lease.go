@@ -1,6 +1,7 @@
 package steer
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -16,7 +17,7 @@ import (
 // lease is a rule and the laptop that keeps it alive.
 type lease struct {
 	host  *Host
-	door  *Door
+	doors []*Door
 	rule  Rule
 	sess  *stream.Session
 	since time.Time
@@ -36,11 +37,15 @@ type lease struct {
 	silent chan struct{} // closed while there is none
 	state  State
 	timer  *time.Timer
+	// Of a rule that replaces the app. While it is engaging for the first time, its
+	// laptop, which waits for the outcome, gives no signs of life. holding says that
+	// it keeps the process stopped, done that it never will again.
+	engaging, holding, done bool
 }
 
-func (h *Host) newLease(r Rule, d *Door, sess *stream.Session) *lease {
+func (h *Host) newLease(r Rule, doors []*Door, sess *stream.Session) *lease {
 	l := &lease{
-		host: h, door: d, rule: r, sess: sess, since: time.Now(),
+		host: h, doors: doors, rule: r, sess: sess, since: time.Now(), engaging: r.Mode == Replace,
 		lost: make(chan struct{}), changed: make(chan struct{}, 1), silent: make(chan struct{}),
 		state: Active,
 	}
@@ -74,6 +79,8 @@ func (l *lease) check() {
 	quiet := time.Since(l.last)
 	switch {
 	case l.state == Gone:
+	case l.engaging:
+		l.timer.Reset(l.host.suspend())
 	case quiet >= l.host.expire():
 		l.mu.Unlock()
 		l.end(errSilent)
@@ -81,6 +88,7 @@ func (l *lease) check() {
 	case quiet < l.host.suspend():
 		l.timer.Reset(l.host.suspend() - quiet)
 	case l.state == Active:
+		l.release()
 		l.state = Suspended
 		close(l.silent)
 		l.tell()
@@ -95,7 +103,14 @@ func (l *lease) check() {
 // end takes the rule out of the way. Who learns that the lease is over does not find
 // the rule any more.
 func (l *lease) end(why error) {
+	l.mu.Lock()
+	l.release()
+	l.done = true
+	l.mu.Unlock()
 	l.host.remove(l)
+	if err := l.host.settle(); err != nil {
+		l.host.logger().Warn("requests still come to the agent, which passes them on", "err", err)
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.state == Gone {
@@ -147,8 +162,11 @@ func (l *lease) left() bool { return errors.Is(context.Cause(l.over), errLeft) }
 func (l *lease) status() Status {
 	s := Status{Rule: l.rule, Since: l.since, Counters: Counters{
 		Requests: l.requests.Load(), Connections: l.connections.Load(), ByApp: l.byApp.Load(), Lost: l.missed.Load(),
-		Mirrored: l.mirrored.Load(), Dropped: l.dropped.Load(), Unread: l.unread.Load(), Old: l.door.unsteered(l.since),
+		Mirrored: l.mirrored.Load(), Dropped: l.dropped.Load(), Unread: l.unread.Load(),
 	}}
+	for _, d := range l.doors {
+		s.Counters.Old += d.unsteered(l.since)
+	}
 	s.Why = l.absent()
 	l.mu.Lock()
 	s.State = l.state
@@ -159,10 +177,10 @@ func (l *lease) status() Status {
 	return s
 }
 
-// open opens a connection to the laptop. Whether its handler is there is the first
-// that is heard on it.
+// open opens a connection to the laptop, for the port of info or else that of the
+// rule. Whether its handler is there is the first that is heard on it.
 func (l *lease) open(ctx context.Context, info Info) (*upstream, error) {
-	info.ID, info.Port = l.rule.ID, l.rule.Port
+	info.ID, info.Port = l.rule.ID, cmp.Or(info.Port, l.rule.Port)
 	text, err := json.Marshal(info)
 	if err != nil {
 		return nil, err

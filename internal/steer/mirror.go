@@ -147,7 +147,7 @@ func (l *lease) copyTo(ctx context.Context, send func(context.Context, *spool) e
 		context.AfterFunc(l.over, cancel),
 		context.AfterFunc(ctx, func() { s.fail(context.Canceled) }),
 	}
-	l.door.copies.Go(func() {
+	l.doors[0].copies.Go(func() {
 		defer l.copying.Add(-1)
 		err := send(ctx, s)
 		for _, stop := range stops {

@@ -15,14 +15,18 @@ type Mode string
 const (
 	Intercept Mode = "intercept" // the laptop answers
 	Mirror    Mode = "mirror"    // the app answers, the laptop gets a copy
+	Replace   Mode = "replace"   // the laptop answers, on every port, and the app's process is stopped
 )
+
+// modes are those that this program knows.
+func modes() []Mode { return []Mode{Intercept, Mirror, Replace} }
 
 // Rule steers some or all requests for a port of a service to a laptop.
 type Rule struct {
 	ID      string `json:"id"`    // chosen by the laptop; the same again replaces the rule
 	Owner   string `json:"owner"` // "anna@laptop"
 	Service string `json:"service"`
-	Port    int    `json:"port"` // the app's
+	Port    int    `json:"port"` // the app's; of Replace its main one, or 0
 	Mode    Mode   `json:"mode"`
 	Match   Match  `json:"match,omitzero"`
 	// Strict makes requests fail that the laptop can't answer, instead of giving
@@ -170,13 +174,17 @@ func (h HeaderMatch) excludes(o HeaderMatch) bool {
 }
 
 // conflict returns the rule of another owner that can't be beside r: mirrors never
-// are in the way, intercepts are when one request could match both.
+// are in the way, intercepts are when one request could match both, and one that
+// replaces the app is whatever the port.
 func conflict(rules []Rule, r Rule) (Rule, bool) {
 	if r.Mode == Mirror {
 		return Rule{}, false
 	}
 	i := slices.IndexFunc(rules, func(o Rule) bool {
-		return o.Mode != Mirror && o.Owner != r.Owner && o.Port == r.Port && Overlap(o.Match, r.Match)
+		if o.Mode == Mirror || o.Owner == r.Owner {
+			return false
+		}
+		return o.Mode == Replace || r.Mode == Replace || o.Port == r.Port && Overlap(o.Match, r.Match)
 	})
 	if i < 0 {
 		return Rule{}, false
@@ -201,8 +209,10 @@ func (r Rule) Check(p Protocol) error {
 		return errors.New("the rule has no id of 1 to 128 bytes")
 	case r.Owner == "" || len(r.Owner) > 256:
 		return errors.New("the rule has no owner of 1 to 256 bytes")
-	case r.Mode != Intercept && r.Mode != Mirror:
-		return fmt.Errorf("the rule's mode is %q: it must be %q or %q", r.Mode, Intercept, Mirror)
+	case !slices.Contains(modes(), r.Mode):
+		return fmt.Errorf("the rule's mode is %q: it must be one of %q", r.Mode, modes())
+	case r.Mode == Replace && !r.Match.Everything():
+		return fmt.Errorf("whoever replaces %s has all of its requests, because its process is stopped and could not answer the others: leave out --header and --path", r.Service)
 	case p == TCP && !r.Match.Everything():
 		return fmt.Errorf("port %d of %s speaks plain TCP, which has neither headers nor paths: leave out --header and --path to have all of its connections", r.Port, r.Service)
 	case len(r.Match.Headers) > 16:

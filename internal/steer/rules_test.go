@@ -112,16 +112,27 @@ func TestConflict(t *testing.T) {
 		r    Rule
 		want bool
 	}{
-		"everything":      {Rule{Owner: "ben", Port: 1, Mode: Intercept}, true},
-		"another port":    {Rule{Owner: "ben", Port: 2, Mode: Intercept}, false},
-		"a mirror":        {Rule{Owner: "ben", Port: 1, Mode: Mirror}, false},
-		"another value":   {Rule{Owner: "ben", Port: 1, Mode: Intercept, Match: match("", "u=ben")}, false},
-		"the same person": {Rule{Owner: "anna", Port: 1, Mode: Intercept}, false},
+		"everything":       {Rule{Owner: "ben", Port: 1, Mode: Intercept}, true},
+		"another port":     {Rule{Owner: "ben", Port: 2, Mode: Intercept}, false},
+		"a mirror":         {Rule{Owner: "ben", Port: 1, Mode: Mirror}, false},
+		"another value":    {Rule{Owner: "ben", Port: 1, Mode: Intercept, Match: match("", "u=ben")}, false},
+		"the same person":  {Rule{Owner: "anna", Port: 1, Mode: Intercept}, false},
+		"replace":          {Rule{Owner: "ben", Port: 2, Mode: Replace}, true},
+		"replace, no port": {Rule{Owner: "ben", Mode: Replace}, true},
 	} {
 		o, got := conflict([]Rule{mirror, anna}, tt.r)
 		if got != tt.want || got && o.ID != "1" {
 			t.Errorf("%s: got %t with %s", name, got, o.ID)
 		}
+	}
+	replacing := Rule{ID: "3", Owner: "anna", Port: 1, Mode: Replace}
+	for _, r := range []Rule{{Owner: "ben", Port: 2, Mode: Intercept, Match: match("", "u=ben")}, {Owner: "ben", Mode: Replace}} {
+		if o, got := conflict([]Rule{replacing}, r); !got || o.ID != "3" {
+			t.Errorf("beside a rule that replaces the app: %s of port %d: got %t", r.Mode, r.Port, got)
+		}
+	}
+	if _, got := conflict([]Rule{replacing}, Rule{Owner: "ben", Port: 1, Mode: Mirror}); got {
+		t.Error("a mirror is in the way of a rule that replaces the app")
 	}
 }
 
@@ -137,7 +148,10 @@ func TestCheck(t *testing.T) {
 		"header unknown":  {func(r *Rule) { r.Match = match("/x", "u=a") }, "", ""},
 		"header on TCP":   {func(r *Rule) { r.Match = match("", "u=a") }, TCP, "port 5432 of cart speaks plain TCP"},
 		"path on TCP":     {func(r *Rule) { r.Match = match("/x") }, TCP, "leave out --header and --path"},
-		"mode":            {func(r *Rule) { r.Mode = "steal" }, HTTP, `"intercept" or "mirror"`},
+		"mode":            {func(r *Rule) { r.Mode = "steal" }, HTTP, `one of ["intercept" "mirror" "replace"]`},
+		"replace":         {func(r *Rule) { r.Mode = Replace }, TCP, ""},
+		"replace some":    {func(r *Rule) { r.Mode, r.Match = Replace, match("", "u=a") }, HTTP, "whoever replaces cart has all of its requests"},
+		"replace below":   {func(r *Rule) { r.Mode, r.Match = Replace, match("/x") }, HTTP, "leave out --header and --path"},
 		"no id":           {func(r *Rule) { r.ID = "" }, HTTP, "no id"},
 		"no owner":        {func(r *Rule) { r.Owner = "" }, HTTP, "no owner"},
 		"impossible":      {func(r *Rule) { r.Match = match("", "u=a", "U=b") }, HTTP, "no request can have both u=a and U=b"},

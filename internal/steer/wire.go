@@ -63,7 +63,8 @@ type Status struct {
 	Why   string `json:"why,omitempty"` // it is not active
 	// Owner is whose rule is in the way, when it was refused for that.
 	Owner    string    `json:"owner,omitempty"`
-	Since    time.Time `json:"since,omitzero"` // by the clock of the pod
+	Since    time.Time `json:"since,omitzero"`  // by the clock of the pod
+	Modes    []Mode    `json:"modes,omitempty"` // that the agent knows, when it has refused
 	Counters Counters  `json:"counters"`
 }
 

@@ -14,7 +14,9 @@ import (
 	"io"
 	"net"
 	"slices"
+	"strings"
 	"time"
+	"unicode"
 )
 
 // magic begins what either side says first.
@@ -26,7 +28,10 @@ const (
 	protocolMax = 1
 )
 
-const maxHello = 8 << 10
+const (
+	maxHello = 8 << 10
+	maxWhy   = 1 << 10
+)
 
 // hello is what the client says first. After magic come its length (2 bytes,
 // big endian) and its JSON. Fields may be added: the other side ignores what it
@@ -56,6 +61,7 @@ type welcome struct {
 	rtt time.Duration // how long the answer took
 
 	Refused string `json:"refused,omitempty"` // a Refusal
+	Why     string `json:"why,omitempty"`     // in words, for a person
 	Min     int    `json:"min,omitempty"`     // with a version refusal: what the server speaks
 	Max     int    `json:"max,omitempty"`
 }
@@ -182,6 +188,9 @@ func checkWelcome(h hello, w welcome) error {
 
 // refusalText says what a refusal means and what to do about it.
 func refusalText(h hello, w welcome) string {
+	if w.Why != "" {
+		return "the agent in the pod refused the connection: " + printable(w.Why[:min(len(w.Why), maxWhy)])
+	}
 	switch Refusal(w.Refused) {
 	case RefusedToken:
 		return "the agent in the pod refused the session's token: the pod belongs to another session; deploy it anew"
@@ -198,6 +207,16 @@ func refusalText(h hello, w welcome) string {
 	return fmt.Sprintf("the agent in the pod (%s) refused the connection: %s", w.Version, w.Refused)
 }
 
+// printable is a text of the other side without what a terminal would obey.
+func printable(text string) string {
+	return strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return ' '
+		}
+		return r
+	}, strings.ToValidUTF8(text, "?"))
+}
+
 func span(lo, hi int) string {
 	if lo == hi {
 		return fmt.Sprint(lo)
@@ -205,14 +224,10 @@ func span(lo, hi int) string {
 	return fmt.Sprintf("%d to %d", lo, hi)
 }
 
-// judge decides what the server answers to h, without regard to sessions: the
-// protocol to speak, or a refusal.
-func judge(h hello, token string) (protocol int, refusal Refusal) {
+// negotiate decides which protocol to speak with a client, or refuses it.
+func negotiate(h hello) (protocol int, refusal Refusal) {
 	if h.Min > protocolMax || h.Max < protocolMin {
 		return 0, RefusedVersion
-	}
-	if token == "" || !sameToken(h.Token, token) {
-		return 0, RefusedToken
 	}
 	return min(h.Max, protocolMax), ""
 }

@@ -60,6 +60,8 @@ type inbox struct {
 	chunks []*chunk
 	// filling is the chunk that the link's reader is writing to, beyond its w.
 	filling *chunk
+	// lent is the chunk whose bytes a WriteTo is writing.
+	lent *chunk
 
 	buffered int
 	window   int // bytes that may be under way or buffered
@@ -140,34 +142,75 @@ func (in *inbox) tail(n int) *chunk {
 func (in *inbox) read(p []byte) (n, credit int, grow bool, err error) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	for in.buffered == 0 || in.closed || in.deadline.passed {
-		switch {
-		case in.closed:
-			return 0, 0, false, errReadClosed
-		case in.deadline.passed:
-			return 0, 0, false, os.ErrDeadlineExceeded
-		case in.err != nil:
-			return 0, 0, false, in.err
-		case len(p) == 0:
-			return 0, 0, false, nil
-		}
-		in.cond.Wait()
+	if err := in.wait(len(p) == 0); err != nil || in.buffered == 0 {
+		return 0, 0, false, err
 	}
 	for n < len(p) && in.buffered > 0 {
 		c := in.chunks[0]
 		k := copy(p[n:], c.buf[c.r:c.w])
-		c.r += k
 		n += k
-		in.buffered -= k
-		if c.r == c.w && c != in.filling {
-			in.chunks[0] = nil
-			in.chunks = in.chunks[1:]
-			in.pool.put(c)
-		}
+		in.take(c, k)
 	}
 	in.consumed += n
 	credit, grow = in.credit()
 	return n, credit, grow, nil
+}
+
+// wait waits for bytes, unless it is only asked whether there can be any. It wants
+// in.mu held.
+func (in *inbox) wait(only bool) error {
+	for in.buffered == 0 || in.closed || in.deadline.passed {
+		switch {
+		case in.closed:
+			return errReadClosed
+		case in.deadline.passed:
+			return os.ErrDeadlineExceeded
+		case in.err != nil:
+			return in.err
+		case only:
+			return nil
+		}
+		in.cond.Wait()
+	}
+	return nil
+}
+
+// take counts k bytes of the first chunk as read. It wants in.mu held.
+func (in *inbox) take(c *chunk, k int) {
+	c.r += k
+	in.buffered -= k
+	if c.r == c.w && c != in.filling {
+		in.chunks[0] = nil
+		in.chunks = in.chunks[1:]
+		in.pool.put(c)
+	}
+}
+
+// lend waits for bytes and returns some where they lie. They stay as they are until
+// giveBack. One who reads has all to himself.
+func (in *inbox) lend() ([]byte, error) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if err := in.wait(false); err != nil {
+		return nil, err
+	}
+	c := in.chunks[0]
+	in.lent = c
+	return c.buf[c.r:c.w], nil
+}
+
+// giveBack ends a lend of which n bytes were used.
+func (in *inbox) giveBack(n int) (credit int, grow bool) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	c := in.lent
+	in.lent = nil
+	if len(in.chunks) == 0 || in.chunks[0] != c {
+		return 0, false // they were thrown away meanwhile
+	}
+	in.take(c, n)
+	in.consumed += n
+	return in.credit()
 }
 
 // credit decides, after a read, what to give back to the peer: half a window at
@@ -217,7 +260,7 @@ func (in *inbox) close() (open bool) {
 
 func (in *inbox) drop() {
 	for _, c := range in.chunks {
-		if c != in.filling {
+		if c != in.filling && c != in.lent {
 			in.pool.put(c)
 		}
 	}

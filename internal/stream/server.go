@@ -13,7 +13,12 @@ import (
 
 // Server takes sessions. Its fields are set before Serve is called.
 type Server struct {
-	Token    string   // that clients must have; required
+	Token string // that clients must have; required without Admit
+	// Admit, in place of Token, says who has a token, or why nobody may come in
+	// with it, which the client is told. Session.Who returns it; a session is gone
+	// on with only by a token that the same one has. It must not wait, nor call the
+	// Server.
+	Admit    func(token string) (who string, err error)
 	Version  string   // of this program
 	Features []string // that this program has
 	Limits   Limits
@@ -36,18 +41,21 @@ type attachment struct {
 	conn     io.ReadWriteCloser
 	hello    hello
 	protocol int
+	who      string
 }
 
 // Serve takes connections from ln until ctx ends, then ends all sessions and
 // waits for their handlers. It closes ln.
 func (v *Server) Serve(ctx context.Context, ln net.Listener) error {
-	if v.Token == "" {
+	if v.Token == "" && v.Admit == nil {
 		return errors.New("serve streams: a server without a token would let anyone in")
 	}
 	if v.Log == nil {
 		v.Log = slog.New(slog.DiscardHandler)
 	}
+	v.mu.Lock()
 	v.sessions = map[string]*Session{}
+	v.mu.Unlock()
 	var g sync.WaitGroup
 	defer g.Wait()
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -89,24 +97,80 @@ func (v *Server) serveConn(ctx context.Context, conn io.ReadWriteCloser, g *sync
 		v.Log.Debug("connection dropped before its handshake", "err", err)
 		return
 	}
-	protocol, refusal := judge(h, v.Token)
+	protocol, refusal := negotiate(h)
+	var who string
+	var why error
+	if refusal == "" {
+		if who, why = v.admit(h.Token); why != nil {
+			refusal = RefusedToken
+		}
+	}
 	if refusal == "" && (h.Window <= 0 || h.Window > maxCredit || h.Replay < minReplay) {
 		_ = conn.Close()
 		return
 	}
-	at := &attachment{conn: conn, hello: h, protocol: protocol}
+	at := &attachment{conn: conn, hello: h, protocol: protocol, who: who}
 	if refusal == "" {
-		refusal = v.assign(ctx, hctx, at, limits, g)
+		refusal, why = v.assign(ctx, hctx, at, limits, g)
 	}
 	if refusal != "" {
-		v.refuse(hctx, conn, refusal)
+		v.refuse(hctx, conn, refusal, why)
 	}
 }
 
+// errToken is why a token is not the one; the client has words of its own for it.
+var errToken = errors.New("")
+
+// admit says who has a token.
+func (v *Server) admit(token string) (who string, err error) {
+	if v.Admit != nil {
+		return v.Admit(token)
+	}
+	if v.Token == "" || !sameToken(token, v.Token) {
+		return "", errToken
+	}
+	return "", nil
+}
+
+// End ends the sessions of those whom over is true of, without waiting for their
+// goroutines. A client that comes back is told that its session is lost, or what
+// Admit says.
+func (v *Server) End(over func(who string) bool, why error) {
+	v.mu.Lock()
+	var ended []*Session
+	for id, s := range v.sessions {
+		if over(s.who) {
+			delete(v.sessions, id)
+			ended = append(ended, s)
+		}
+	}
+	v.mu.Unlock()
+	for _, s := range ended {
+		s.end(why)
+	}
+}
+
+// Sessions returns how many sessions those have whom of is true of, also sessions
+// that wait for their client to come back.
+func (v *Server) Sessions(of func(who string) bool) (n int) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for _, s := range v.sessions {
+		if of(s.who) {
+			n++
+		}
+	}
+	return n
+}
+
 // refuse tells the client why and hangs up.
-func (v *Server) refuse(ctx context.Context, conn io.ReadWriteCloser, r Refusal) {
-	v.Log.Info("stream connection refused", "reason", string(r))
+func (v *Server) refuse(ctx context.Context, conn io.ReadWriteCloser, r Refusal, why error) {
+	v.Log.Info("stream connection refused", "reason", string(r), "why", why)
 	w := welcome{Version: v.Version, Refused: string(r)}
+	if why != nil {
+		text := why.Error()
+		w.Why = text[:min(len(text), maxWhy)]
+	}
 	if r == RefusedVersion {
 		w.Min, w.Max = protocolMin, protocolMax
 	}
@@ -117,31 +181,30 @@ func (v *Server) refuse(ctx context.Context, conn io.ReadWriteCloser, r Refusal)
 }
 
 // assign gives at to the session that it asks for, or to a new one.
-func (v *Server) assign(ctx, hctx context.Context, at *attachment, l Limits, g *sync.WaitGroup) Refusal {
+func (v *Server) assign(ctx, hctx context.Context, at *attachment, l Limits, g *sync.WaitGroup) (Refusal, error) {
 	if at.hello.Session == "" {
-		s := v.newSession(ctx, at, l)
-		if s == nil {
-			return RefusedBusy
+		s, refusal, why := v.newSession(ctx, at, l)
+		if refusal == "" {
+			g.Go(func() { v.run(s, at) })
 		}
-		g.Go(func() { v.run(s, at) })
-		return ""
+		return refusal, why
 	}
 	v.mu.Lock()
 	s := v.sessions[at.hello.Session]
 	v.mu.Unlock()
-	if s == nil {
-		return refusedSession
+	if s == nil || s.who != at.who {
+		return refusedSession, nil
 	}
 	select {
 	case s.next <- at:
-		return ""
+		return "", nil
 	case <-s.over:
 	case <-hctx.Done():
 	}
-	return refusedSession
+	return refusedSession, nil
 }
 
-func (v *Server) newSession(ctx context.Context, at *attachment, l Limits) *Session {
+func (v *Server) newSession(ctx context.Context, at *attachment, l Limits) (*Session, Refusal, error) {
 	s := newSession(ctx, newSessionID(), false, l, peer{
 		Version: at.hello.Version, Features: common(v.Features, at.hello.Features),
 		Window: at.hello.Window, Replay: at.hello.Replay,
@@ -149,15 +212,22 @@ func (v *Server) newSession(ctx context.Context, at *attachment, l Limits) *Sess
 	s.handle, s.log = v.Handle, v.Log
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	// Once more, now that End would find the session.
+	var err error
+	if s.who, err = v.admit(at.hello.Token); err != nil {
+		s.cancel(err)
+		return nil, RefusedToken, err
+	}
 	limit := v.MaxSessions
 	if limit <= 0 {
 		limit = 16
 	}
 	if len(v.sessions) >= limit && !v.evict() {
-		return nil
+		s.cancel(errClosed)
+		return nil, RefusedBusy, nil
 	}
 	v.sessions[s.id] = s
-	return s
+	return s, "", nil
 }
 
 // evict ends the session that has waited longest for its client, if one does; one
@@ -249,7 +319,7 @@ func (v *Server) attach(s *Session, at *attachment) error {
 	hctx, cancel := context.WithTimeout(s.ctx, s.limits.Handshake)
 	defer cancel()
 	if !ok {
-		v.refuse(hctx, at.conn, refusedSession)
+		v.refuse(hctx, at.conn, refusedSession, nil)
 		return fmt.Errorf("position %d: %w", at.hello.Received, ErrSessionLost)
 	}
 	release := guard(hctx, at.conn)

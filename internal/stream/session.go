@@ -84,6 +84,7 @@ func (l Limits) withDefaults() Limits {
 // [Server] makes it; whoever has it may Close it.
 type Session struct {
 	id       string
+	who      string // server: what Server.Admit said
 	client   bool
 	limits   Limits
 	peer     peer
@@ -153,6 +154,10 @@ func newSession(ctx context.Context, id string, client bool, l Limits, p peer) *
 // ID identifies the session to both sides. Whoever knows it and the token can
 // take it over, so only its beginning belongs in a log.
 func (s *Session) ID() string { return s.id }
+
+// Who returns whom the server's Admit has found for the client's token, "" at the
+// client.
+func (s *Session) Who() string { return s.who }
 
 // PeerVersion returns the version of the program at the other side.
 func (s *Session) PeerVersion() string { return s.peer.Version }

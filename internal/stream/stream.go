@@ -3,6 +3,7 @@ package stream
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"sync"
@@ -89,6 +90,29 @@ func (st *Stream) Read(p []byte) (int, error) {
 		st.s.giveCredit(st, credit, grow)
 	}
 	return n, err
+}
+
+// WriteTo implements io.WriterTo: it writes what the peer sends to w, from where it
+// lies, until the peer ends the stream, which is no error. It needs no buffer, which
+// counts where many streams wait. Nobody else may read meanwhile.
+func (st *Stream) WriteTo(w io.Writer) (total int64, err error) {
+	for {
+		p, err := st.in.lend()
+		if errors.Is(err, io.EOF) {
+			return total, nil
+		}
+		if err != nil {
+			return total, err
+		}
+		n, err := w.Write(p)
+		total += int64(n)
+		if credit, grow := st.in.giveBack(n); credit > 0 {
+			st.s.giveCredit(st, credit, grow)
+		}
+		if err != nil {
+			return total, err
+		}
+	}
 }
 
 // Write implements net.Conn. It returns when the session has taken p over; the

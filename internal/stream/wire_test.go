@@ -169,7 +169,7 @@ func FuzzReadHello(f *testing.F) {
 	})
 }
 
-func TestJudge(t *testing.T) {
+func TestWhoIsRefused(t *testing.T) {
 	tests := []struct {
 		name     string
 		h        hello
@@ -187,7 +187,10 @@ func TestJudge(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			protocol, refusal := judge(test.h, test.token)
+			protocol, refusal := negotiate(test.h)
+			if _, err := (&Server{Token: test.token}).admit(test.h.Token); err != nil && refusal == "" {
+				protocol, refusal = 0, RefusedToken
+			}
 			if protocol != test.protocol || refusal != test.refusal {
 				t.Errorf("got %d %q, want %d %q", protocol, refusal, test.protocol, test.refusal)
 			}

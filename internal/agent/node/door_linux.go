@@ -43,9 +43,10 @@ type Door struct {
 	accepting sync.WaitGroup
 	closing   sync.Once
 
-	mu    sync.Mutex
-	table *table // nil once closed
-	ports []uint16
+	mu       sync.Mutex
+	table    *table // nil once closed
+	ports    []uint16
+	released time.Time // when the last ports were
 }
 
 type accepted struct {
@@ -170,7 +171,9 @@ func (d *Door) set(ctx context.Context, ports []uint16, p plan) error {
 	if err := d.table.set(rules); err != nil {
 		return err
 	}
-	d.ports = ports
+	if d.ports = ports; len(ports) == 0 {
+		d.released = time.Now()
+	}
 	d.o.Log.Info("steering changed", "ports", ports, "took", time.Since(begun))
 	return nil
 }
@@ -205,13 +208,16 @@ func (d *Door) Accept() (net.Conn, error) {
 func (d *Door) Addr() net.Addr { return net.TCPAddrFromAddrPort(d.listeners[0].addr) }
 
 // Shutdown lets new connections go to the app, lets Accept return those that
-// were on their way to the door (for Options.Linger, or until ctx ends) and
-// closes the door. No connection fails that Accept is called for in that time.
+// were on their way to the door (for Options.Linger after it was engaged last, or
+// until ctx ends) and closes the door. No connection fails that Accept is called
+// for in that time.
 func (d *Door) Shutdown(ctx context.Context) error {
-	engaged := len(d.Ports()) > 0
-	err := d.Disengage(ctx)
-	if engaged && err == nil {
-		timer := time.NewTimer(d.o.Linger)
+	err := d.Disengage(context.WithoutCancel(ctx)) // also if ctx leaves no time for more
+	d.mu.Lock()
+	left := time.Until(d.released.Add(d.o.Linger))
+	d.mu.Unlock()
+	if left > 0 && err == nil {
+		timer := time.NewTimer(left)
 		defer timer.Stop()
 		select {
 		case <-timer.C:

@@ -65,6 +65,30 @@ func TestConnectionsStayWhereTheyAre(t *testing.T) {
 	})
 }
 
+// TestShutdownLingersAfterTheLastRule has a door that was released just before: what
+// is half open still comes to it.
+func TestShutdownLingersAfterTheLastRule(t *testing.T) {
+	n := newNetwork(t)
+	const linger = 300 * time.Millisecond
+	released := n.door(t, Options{Linger: linger})
+	must(t, released.Engage(t.Context(), appPort))
+	must(t, released.Disengage(t.Context()))
+	began := time.Now()
+	must(t, released.Shutdown(t.Context()))
+	if took := time.Since(began); took < linger/2 {
+		t.Errorf("a door that was just released: closed after %v, want about %v", took, linger)
+	}
+
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	d := n.door(t, Options{Linger: time.Hour})
+	must(t, d.Engage(t.Context(), appPort))
+	must(t, d.Shutdown(ended)) // waits no longer than that
+	if got, err := Leftovers(t.Context(), n.pod); err != nil || got != nil {
+		t.Errorf("left over: got %v, %v, want nothing", got, err)
+	}
+}
+
 func TestTheOwnSideIsNotSteered(t *testing.T) {
 	eachFamily(t, func(t *testing.T, a addresses) {
 		n := newNetwork(t)

@@ -223,6 +223,31 @@ func (p Process) Environ() ([]string, error) {
 	return entries(string(data)), nil
 }
 
+// Proc returns what the kernel tells of the process in its file of this name
+// below /proc/PID, for example "mountinfo".
+func (p Process) Proc(name string) ([]byte, error) {
+	data, err := os.ReadFile(p.path(name))
+	if gone := p.check(); gone != nil {
+		return nil, fmt.Errorf("read %s: %w", name, gone)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", name, err)
+	}
+	return data, nil
+}
+
+// Dir returns the working directory as the process sees it.
+func (p Process) Dir() (string, error) {
+	dir, err := os.Readlink(p.path("cwd"))
+	if gone := p.check(); gone != nil {
+		return "", fmt.Errorf("read the working directory: %w", gone)
+	}
+	if err != nil {
+		return "", fmt.Errorf("read the working directory: %w", err)
+	}
+	return dir, nil
+}
+
 // Open opens a file or directory of the container for reading, as the process
 // sees it. Links are followed inside the container's root only, whatever is in
 // it: never to a file of the node.

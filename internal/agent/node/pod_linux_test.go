@@ -260,6 +260,10 @@ func TestALivePodIsFound(t *testing.T) {
 	if diff := cmp.Diff(c.Env, env); diff != "" {
 		t.Errorf("environment (-want +got):\n%s", diff)
 	}
+	status, err := main.Proc("stat")
+	if want := fmt.Sprintf("%d (", c.Process.Pid); err != nil || !strings.HasPrefix(string(status), want) {
+		t.Errorf("what the kernel tells: got %q, %v, want %s...", status, err, want)
+	}
 	ns, err := pod.Netns()
 	must(t, err)
 	defer ns.Close()
@@ -271,6 +275,12 @@ func TestALivePodIsFound(t *testing.T) {
 	_ = c.Wait() // killed
 	if _, err := main.Environ(); !errors.Is(err, ErrGone) {
 		t.Errorf("environment after the end: got %v, want %v", err, ErrGone)
+	}
+	if _, err := main.Proc("stat"); !errors.Is(err, ErrGone) {
+		t.Errorf("what the kernel tells after the end: got %v, want %v", err, ErrGone)
+	}
+	if _, err := main.Dir(); !errors.Is(err, ErrGone) {
+		t.Errorf("working directory after the end: got %v, want %v", err, ErrGone)
 	}
 	if _, err := proc.Pod(t.Context(), testUID); !errors.Is(err, ErrNoPod) {
 		t.Errorf("pod after the end: got %v, want %v", err, ErrNoPod)

@@ -68,6 +68,9 @@ func copyBytes(dst, src net.Conn) error {
 			_, err := io.Copy(to, src) // in the kernel
 			return err
 		}
+	} else if from, ok := src.(io.WriterTo); ok {
+		_, err := from.WriteTo(dst) // from where it lies
+		return err
 	}
 	buf := make([]byte, smallBuffer)
 	for {

@@ -23,6 +23,7 @@ const (
 	Starting              // runs, was not seen ready
 	Ready                 // runs, was seen ready
 	Waiting               // ended by itself, will be started again after a pause
+	Held                  // stopped while somebody replaces it
 )
 
 func (p Phase) String() string {
@@ -35,6 +36,8 @@ func (p Phase) String() string {
 		return "ready"
 	case Waiting:
 		return "waiting"
+	case Held:
+		return "held"
 	}
 	return fmt.Sprintf("phase %d", byte(p))
 }
@@ -142,6 +145,7 @@ const (
 	BecameUp                      // Pid, After (since the start): it can serve
 	Exited                        // Pid, Code or Signal, Pause, Output: ended by itself
 	TreeIs                        // Tree, By: another client changed the tree
+	Replaced                      // By: it was stopped and is not started again until By leaves
 )
 
 // Event is something that happened to the process or, by another client, to the

@@ -1,0 +1,95 @@
+package gate
+
+import (
+	"context"
+	"maps"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/bightdev/bight/internal/agent/node"
+)
+
+// countAgain is how old a count of connections may be.
+const countAgain = 500 * time.Millisecond
+
+// passed knows which of the pod's connections have come through the door, by the
+// numbers of their sockets.
+type passed struct {
+	mu     sync.Mutex
+	inodes map[uint64]time.Time // when they were accepted
+	old    map[int]int64        // connections of the app that have not, by port
+	as     time.Time            // when that was
+}
+
+// add takes note of a connection that the door has accepted.
+func (p *passed) add(c net.Conn) {
+	sc, ok := c.(syscall.Conn)
+	if !ok {
+		return
+	}
+	raw, err := sc.SyscallConn()
+	if err != nil {
+		return // it is closed
+	}
+	var st syscall.Stat_t
+	if raw.Control(func(fd uintptr) { err = syscall.Fstat(int(fd), &st) }) != nil || err != nil {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.inodes == nil {
+		p.inodes = map[uint64]time.Time{}
+	}
+	p.inodes[st.Ino] = time.Now()
+}
+
+// count counts the connections to the app by port, leaving out those from the pod
+// itself and from exempt sources, and forgets sockets that are no more. all is what
+// there was since then.
+func (p *passed) count(all []node.Socket, then time.Time, own []netip.Addr, exempt []netip.Prefix) {
+	old, present := map[int]int64{}, map[uint64]bool{}
+	for _, s := range all {
+		from := s.Remote.Addr()
+		present[s.Inode] = true
+		switch _, ours := p.inodes[s.Inode]; {
+		case ours, s.Inode == 0, from.IsLoopback(), slices.Contains(own, from),
+			slices.ContainsFunc(exempt, func(e netip.Prefix) bool { return e.Contains(from) }):
+		default:
+			old[int(s.Local.Port())]++
+		}
+	}
+	maps.DeleteFunc(p.inodes, func(inode uint64, added time.Time) bool { return !present[inode] && added.Before(then) })
+	p.old, p.as = old, then
+}
+
+// older counts the connections to a port that were there before the door took those
+// to it.
+func (g *Gate) older(port int) int64 {
+	p := &g.passed
+	p.mu.Lock()
+	now := time.Now()
+	old, fresh := p.old[port], now.Sub(p.as) < countAgain
+	p.mu.Unlock()
+	if fresh {
+		return old
+	}
+	ctx, cancel := context.WithTimeout(g.life, steerTime)
+	defer cancel()
+	own, err := g.ns.Addrs(ctx)
+	var all []node.Socket
+	if err == nil {
+		all, err = g.ns.Established(ctx)
+	}
+	if err != nil {
+		g.o.Log.Debug("connections from before are not counted", "service", g.o.Service, "err", err)
+		return old
+	}
+	p.mu.Lock() // not before: what has just been accepted is known by now
+	defer p.mu.Unlock()
+	p.count(all, now, own, g.o.Exempt)
+	return p.old[port]
+}
