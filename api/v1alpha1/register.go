@@ -1,0 +1,49 @@
+package v1alpha1
+
+import (
+	"embed"
+	"fmt"
+	"io/fs"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+)
+
+// Group is the name of the API.
+const Group = "bight.dev"
+
+// GroupVersion is the API at this version.
+func GroupVersion() schema.GroupVersion {
+	return schema.GroupVersion{Group: Group, Version: "v1alpha1"}
+}
+
+// Intercepts is the resource that Intercepts are.
+func Intercepts() schema.GroupVersionResource { return GroupVersion().WithResource("intercepts") }
+
+// AddToScheme makes a scheme know the kinds.
+func AddToScheme(s *runtime.Scheme) error {
+	s.AddKnownTypes(GroupVersion(), &Intercept{}, &InterceptList{})
+	metav1.AddToGroupVersion(s, GroupVersion())
+	return nil
+}
+
+//go:embed crd/*.yaml
+var crds embed.FS
+
+// Definitions returns the CustomResourceDefinitions as YAML, one for each kind.
+func Definitions() ([][]byte, error) {
+	names, err := fs.Glob(crds, "crd/*.yaml")
+	if err != nil {
+		return nil, err
+	}
+	var all [][]byte
+	for _, name := range names {
+		b, err := crds.ReadFile(name)
+		if err != nil {
+			return nil, fmt.Errorf("read definition %s: %w", name, err)
+		}
+		all = append(all, b)
+	}
+	return all, nil
+}

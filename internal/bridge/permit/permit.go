@@ -1,0 +1,332 @@
+// Package permit makes Intercepts, the Kubernetes objects by which the node agents let
+// a user into pods that somebody else deployed, and keeps them alive.
+//
+// The main type is [Permit], one Intercept. It exists from [Ask] until Close, as long
+// as this process lives: node agents delete it when they have not heard of it for 10
+// seconds, and it is made again when it is missing. All methods are safe for
+// concurrent use; what Ask starts has ended when Close returns.
+package permit
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"time"
+
+	authenticationv1 "k8s.io/api/authentication/v1"
+	core "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/dynamic"
+
+	"github.com/bightdev/bight/api/v1alpha1"
+	"github.com/bightdev/bight/internal/bridge"
+	"github.com/bightdev/bight/internal/kube"
+	"github.com/bightdev/bight/internal/kube/follow"
+	"github.com/bightdev/bight/internal/steer"
+)
+
+// renewal is how often the node agents hear of us: three times before they give up.
+const renewal = 3 * time.Second
+
+// patience is how long a node agent may take to open the gate of a pod.
+const patience = 10 * time.Second
+
+// mending is how long a problem of a node agent may stand.
+const mending = 1500 * time.Millisecond
+
+// Permit is an Intercept that lives as long as it is open.
+type Permit struct {
+	cluster *kube.Cluster
+	client  dynamic.ResourceInterface
+	object  *v1alpha1.Intercept // as it is made, never changed
+	token   string
+	log     *slog.Logger
+	stop    context.CancelFunc
+	work    sync.WaitGroup
+
+	again chan struct{} // look at once whether it is there; has room for one
+
+	mu      sync.Mutex
+	pods    map[string]entrance // by name
+	signed  time.Time           // the last renewal
+	revoked bool                // somebody has deleted it
+	changed chan struct{}       // closed and renewed when any of these changes
+}
+
+// entrance is what a node agent says of a pod.
+type entrance struct {
+	v1alpha1.PodStatus
+	node string
+}
+
+// MissingError tells that the cluster has no node agents.
+type MissingError struct{ Context string }
+
+func (e *MissingError) Error() string {
+	return fmt.Sprintf("the cluster of context %q has no node agents, which lead into pods that Bight did not deploy: whoever runs it installs them once with bight install", e.Context)
+}
+
+// Owner returns the name by which the API server knows this user.
+func Owner(ctx context.Context, c *kube.Cluster) (string, error) {
+	client, err := c.Typed()
+	if err != nil {
+		return "", err
+	}
+	review, err := client.AuthenticationV1().SelfSubjectReviews().Create(ctx, &authenticationv1.SelfSubjectReview{}, metav1.CreateOptions{})
+	if err != nil {
+		return "", fmt.Errorf("ask the API server who we are: %w", c.Explain(err))
+	}
+	return review.Status.UserInfo.Username, nil
+}
+
+// Ask makes an Intercept of this name; its token hash and its first renewal are filled
+// in. What the API server says against it is the error.
+func Ask(ctx context.Context, c *kube.Cluster, namespace, name string, spec v1alpha1.InterceptSpec, log *slog.Logger) (*Permit, error) {
+	client, err := c.Dynamic()
+	if err != nil {
+		return nil, err
+	}
+	p := &Permit{
+		cluster: c, client: client.Resource(v1alpha1.Intercepts()).Namespace(namespace), token: rand.Text(), log: log,
+		pods: map[string]entrance{}, changed: make(chan struct{}), again: make(chan struct{}, 1), signed: time.Now(),
+	}
+	sum := sha256.Sum256([]byte(p.token))
+	spec.TokenHash = hex.EncodeToString(sum[:])
+	p.object = &v1alpha1.Intercept{
+		TypeMeta:   metav1.TypeMeta{APIVersion: v1alpha1.GroupVersion().String(), Kind: "Intercept"},
+		ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: namespace},
+		Spec:       spec,
+	}
+	made, err := p.make(ctx)
+	if err != nil {
+		return nil, err
+	}
+	run, stop := context.WithCancel(context.WithoutCancel(ctx))
+	p.stop = stop
+	p.work.Go(func() { p.renew(run) })
+	p.work.Go(func() { p.follow(run, made.GetResourceVersion()) })
+	return p, nil
+}
+
+// Token is what gates ask for.
+func (p *Permit) Token() string { return p.token }
+
+// Rule is the rule that gates let this process join, nil for none.
+func (p *Permit) Rule() *steer.Rule { return RuleOf(p.object) }
+
+// Close deletes the Intercept: the node agents let nobody in by it any more. Without
+// the cluster it ends by itself.
+func (p *Permit) Close() {
+	p.stop()
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	if err := p.client.Delete(ctx, p.object.Name, metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
+		p.log.Debug("the Intercept is left to expire", "err", err)
+	}
+	p.work.Wait()
+}
+
+func now() string { return time.Now().UTC().Format(time.RFC3339Nano) }
+
+// make creates the object.
+func (p *Permit) make(ctx context.Context) (*unstructured.Unstructured, error) {
+	object := p.object.DeepCopy()
+	object.Annotations = map[string]string{v1alpha1.RenewedAnnotation: now()}
+	fields, err := runtime.DefaultUnstructuredConverter.ToUnstructured(object)
+	if err != nil {
+		return nil, err
+	}
+	delete(fields, "status")
+	made, err := p.client.Create(ctx, &unstructured.Unstructured{Object: fields}, metav1.CreateOptions{FieldManager: "bight"})
+	var status *apierrors.StatusError
+	switch {
+	case err == nil:
+		return made, nil
+	case apierrors.IsNotFound(err) && errors.As(err, &status) && !strings.Contains(status.Error(), "namespaces"):
+		return nil, &MissingError{Context: p.cluster.Context}
+	}
+	return nil, fmt.Errorf("make Intercept %s: %w", p.object.Name, p.cluster.Explain(err))
+}
+
+// renew tells the node agents that we are there, until ctx ends or somebody has deleted
+// the Intercept.
+func (p *Permit) renew(ctx context.Context) {
+	tick := time.NewTicker(renewal)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-p.again:
+		case <-ctx.Done():
+			return
+		}
+		err := p.sign(ctx)
+		if errors.Is(err, errRevoked) {
+			return
+		}
+		if err != nil && ctx.Err() == nil {
+			p.log.Debug("the Intercept is not renewed", "err", err)
+		}
+	}
+}
+
+var errRevoked = errors.New("the Intercept was deleted by somebody")
+
+// sign is one sign of life. An Intercept that has expired is made again; one that is
+// gone although it was renewed was taken from us.
+func (p *Permit) sign(ctx context.Context) error {
+	limited, cancel := context.WithTimeout(ctx, 2*renewal)
+	defer cancel()
+	body, err := json.Marshal(map[string]any{"metadata": map[string]any{"annotations": map[string]string{v1alpha1.RenewedAnnotation: now()}}})
+	if err != nil {
+		return err
+	}
+	_, err = p.client.Patch(limited, p.object.Name, types.MergePatchType, body, metav1.PatchOptions{FieldManager: "bight"})
+	p.mu.Lock()
+	if apierrors.IsNotFound(err) && time.Since(p.signed) < expiry {
+		p.revoked = true
+		p.touch()
+		p.mu.Unlock()
+		return errRevoked
+	}
+	p.mu.Unlock()
+	if apierrors.IsNotFound(err) {
+		_, err = p.make(limited)
+	}
+	if err == nil {
+		p.mu.Lock()
+		p.signed = time.Now()
+		p.mu.Unlock()
+	}
+	return err
+}
+
+// expiry is from when on a missing Intercept has expired, in all likelihood.
+const expiry = (v1alpha1.InterceptLease - 2) * time.Second
+
+// touch wakes who waits for a change. The lock is held.
+func (p *Permit) touch() {
+	close(p.changed)
+	p.changed = make(chan struct{})
+}
+
+// follow takes in what the node agents say, until ctx ends.
+func (p *Permit) follow(ctx context.Context, version string) {
+	source := follow.Of(p.client, metav1.ListOptions{FieldSelector: fields.OneTermEqualSelector("metadata.name", p.object.Name).String()})
+	for ctx.Err() == nil {
+		err := source.Changes(ctx, version, func(c follow.Change) error {
+			switch {
+			case c.Event == watch.Deleted:
+				p.take(nil)
+			case c.Event != "":
+				p.take(c.Object)
+			case len(c.All) > 0:
+				p.take(c.All[0])
+			default:
+				p.take(nil)
+			}
+			return nil
+		})
+		version = ""
+		p.log.Debug("the Intercept is not followed", "err", err)
+		select {
+		case <-time.After(250 * time.Millisecond):
+		case <-ctx.Done():
+		}
+	}
+}
+
+func (p *Permit) take(object runtime.Object) {
+	pods := map[string]entrance{}
+	if u, ok := object.(*unstructured.Unstructured); ok {
+		i := &v1alpha1.Intercept{}
+		if err := runtime.DefaultUnstructuredConverter.FromUnstructured(u.Object, i); err != nil {
+			p.log.Debug("the Intercept can't be read", "err", err)
+			return
+		}
+		for _, n := range i.Status.Nodes {
+			for _, pod := range n.Pods {
+				pods[pod.Name] = entrance{pod, n.Node}
+			}
+		}
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.pods = pods
+	p.touch()
+	if object == nil {
+		select {
+		case p.again <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// Enter waits until a pod has a gate, and returns the port on the pod's loopback where
+// that listens.
+func (p *Permit) Enter(ctx context.Context, pod *core.Pod) (port int, err error) {
+	limited, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	for {
+		p.mu.Lock()
+		e, changed, revoked := p.pods[pod.Name], p.changed, p.revoked
+		p.mu.Unlock()
+		if revoked {
+			return 0, fmt.Errorf("%w %s any more: Intercept %s was deleted by somebody", bridge.ErrBarred, pod.Name, p.object.Name)
+		}
+		if e.Port != 0 {
+			return int(e.Port), nil
+		}
+		var enough <-chan time.Time
+		if e.Problem != "" {
+			enough = time.After(mending)
+		}
+		select {
+		case <-changed:
+		case <-enough:
+			return 0, fmt.Errorf("%w %s: the agent of node %s says: %s", bridge.ErrBarred, pod.Name, e.node, e.Problem)
+		case <-limited.Done():
+			if ctx.Err() != nil {
+				return 0, context.Cause(ctx)
+			}
+			return 0, fmt.Errorf("the agent of node %s says nothing of pod %s after %s: is there one? kubectl -n bight-system get pods -o wide shows them: %w",
+				pod.Spec.NodeName, pod.Name, patience, context.DeadlineExceeded)
+		}
+	}
+}
+
+// List returns the Intercepts of a namespace. Without node agents the error is a
+// *MissingError.
+func List(ctx context.Context, c *kube.Cluster, namespace string) ([]v1alpha1.Intercept, error) {
+	client, err := c.Dynamic()
+	if err != nil {
+		return nil, err
+	}
+	list, err := client.Resource(v1alpha1.Intercepts()).Namespace(namespace).List(ctx, metav1.ListOptions{})
+	if apierrors.IsNotFound(err) {
+		return nil, &MissingError{Context: c.Context}
+	}
+	if err != nil {
+		return nil, c.Explain(err)
+	}
+	all := make([]v1alpha1.Intercept, len(list.Items))
+	for i := range list.Items {
+		if err := runtime.DefaultUnstructuredConverter.FromUnstructured(list.Items[i].Object, &all[i]); err != nil {
+			return nil, fmt.Errorf("read Intercept %s: %w", list.Items[i].GetName(), err)
+		}
+	}
+	return all, nil
+}

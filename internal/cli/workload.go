@@ -1,0 +1,268 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+
+	appsv1 "k8s.io/api/apps/v1"
+	core "k8s.io/api/core/v1"
+	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/client-go/kubernetes"
+
+	"github.com/bightdev/bight/api/v1alpha1"
+	"github.com/bightdev/bight/internal/app"
+	"github.com/bightdev/bight/internal/bridge"
+	"github.com/bightdev/bight/internal/bridge/permit"
+	"github.com/bightdev/bight/internal/steer"
+	"github.com/bightdev/bight/internal/ui/term"
+)
+
+// subject is what run, intercept and env are about: a service of the app, or a
+// workload that somebody else deployed, written KIND/NAME.
+type subject struct {
+	bridge  *bridge.Bridge
+	service *app.Service // nil for none
+	name    string       // by which the bridge knows it, "" for none
+
+	workload string            // "deployment/cart", "" for a service of the app
+	selector map[string]string // of the workload's pods
+}
+
+// subject finds a service, or a workload.
+func (p *Program) subject(ctx context.Context, t *target, source, name string, printer *term.Printer) (*subject, error) {
+	kind, bare, isWorkload := strings.Cut(name, "/")
+	if isWorkload {
+		return p.workload(ctx, t, kind, bare, printer)
+	}
+	b, a, err := p.bridge(ctx, t, source, printer)
+	if err != nil {
+		return nil, err
+	}
+	s := &subject{bridge: b, name: name}
+	if name != "" {
+		s.service, err = findService(b, a, name)
+	}
+	return s, err
+}
+
+// kindsOfWorkloads are the ways to write each kind.
+func kindsOfWorkloads() map[string][]string {
+	return map[string][]string{
+		"service":     {"svc", "services"},
+		"deployment":  {"deploy", "deployments"},
+		"statefulset": {"sts", "statefulsets"},
+		"daemonset":   {"ds", "daemonsets"},
+	}
+}
+
+// workload finds a workload in the cluster.
+func (p *Program) workload(ctx context.Context, t *target, kind, name string, printer *term.Printer) (*subject, error) {
+	if err := t.check(); err != nil {
+		return nil, err
+	}
+	for full, short := range kindsOfWorkloads() {
+		if slices.Contains(short, strings.ToLower(kind)) {
+			kind = full
+		}
+	}
+	if kindsOfWorkloads()[kind] == nil || name == "" {
+		return nil, usageError("%s/%s: a workload is written service/NAME, deployment/NAME, statefulset/NAME or daemonset/NAME (short: svc, deploy, sts, ds)", kind, name)
+	}
+	cluster, _, err := t.load(printer)
+	if err != nil {
+		return nil, err
+	}
+	client, err := cluster.Typed()
+	if err != nil {
+		return nil, err
+	}
+	namespace := cluster.Namespace
+	if t.namespace != "" {
+		namespace = t.namespace
+	}
+	selector, ports, err := readWorkload(ctx, client, namespace, kind, name)
+	if err != nil {
+		return nil, fmt.Errorf("find %s/%s in namespace %s: %w", kind, name, namespace, cluster.Explain(err))
+	}
+	owner, err := permit.Owner(ctx, cluster)
+	if err != nil {
+		return nil, err
+	}
+	service := &app.Service{Name: name, Ports: ports}
+	s := &subject{
+		service: service, name: kind + "/" + name,
+		workload: kind + "/" + name, selector: selector,
+	}
+	s.bridge = &bridge.Bridge{
+		Cluster: cluster, Namespace: namespace, App: "namespace " + namespace, Selector: labels.Set(selector).String(), Services: []string{s.name},
+		Service: func(*core.Pod) string { return s.workload },
+		Agent:   func(core.Container) (int, bool) { return 0, true },
+		Owner:   owner, Version: p.Version,
+		Say: func(text string) { printer.Note("", text) }, Log: t.log(p.Stderr),
+	}
+	return s, nil
+}
+
+// readWorkload returns which pods a workload has, and their ports.
+func readWorkload(ctx context.Context, client kubernetes.Interface, namespace, kind, name string) (map[string]string, []app.Port, error) {
+	var template core.PodTemplateSpec
+	var selects *meta.LabelSelector
+	switch kind {
+	case "service":
+		return readService(ctx, client, namespace, name)
+	case "deployment":
+		d, err := client.AppsV1().Deployments(namespace).Get(ctx, name, meta.GetOptions{})
+		if err != nil {
+			return nil, nil, err
+		}
+		template, selects = d.Spec.Template, d.Spec.Selector
+	case "statefulset":
+		var d *appsv1.StatefulSet
+		d, err := client.AppsV1().StatefulSets(namespace).Get(ctx, name, meta.GetOptions{})
+		if err != nil {
+			return nil, nil, err
+		}
+		template, selects = d.Spec.Template, d.Spec.Selector
+	case "daemonset":
+		d, err := client.AppsV1().DaemonSets(namespace).Get(ctx, name, meta.GetOptions{})
+		if err != nil {
+			return nil, nil, err
+		}
+		template, selects = d.Spec.Template, d.Spec.Selector
+	}
+	// Every pod has all labels of the template, and those that match only labels
+	// are the least that says which pods they are.
+	selector := selects.MatchLabels
+	if len(selects.MatchExpressions) > 0 || len(selector) == 0 {
+		selector = template.Labels
+	}
+	var ports []app.Port
+	for _, c := range template.Spec.Containers {
+		for _, p := range c.Ports {
+			ports = addPort(ports, p.Name, int(p.ContainerPort), p.Protocol, nil)
+		}
+	}
+	return selector, ports, nil
+}
+
+// readService returns the pods that a Kubernetes Service leads to, and their ports
+// behind its own.
+func readService(ctx context.Context, client kubernetes.Interface, namespace, name string) (map[string]string, []app.Port, error) {
+	s, err := client.CoreV1().Services(namespace).Get(ctx, name, meta.GetOptions{})
+	if err != nil {
+		return nil, nil, err
+	}
+	if len(s.Spec.Selector) == 0 {
+		return nil, nil, fmt.Errorf("the Service selects no pods (type %s): name the workload behind it", s.Spec.Type)
+	}
+	pods, err := client.CoreV1().Pods(namespace).List(ctx, meta.ListOptions{LabelSelector: labels.Set(s.Spec.Selector).String()})
+	if err != nil {
+		return nil, nil, err
+	}
+	var ports []app.Port
+	for _, p := range s.Spec.Ports {
+		number := int(p.TargetPort.IntVal)
+		switch {
+		case p.TargetPort.Type == intstr.String:
+			number = namedPort(pods.Items, p.TargetPort.StrVal)
+		case number == 0:
+			number = int(p.Port)
+		}
+		if number != 0 {
+			ports = addPort(ports, p.Name, number, p.Protocol, p.AppProtocol)
+		}
+	}
+	return s.Spec.Selector, ports, nil
+}
+
+// namedPort is the number that a port's name stands for in the pods, 0 if in none.
+func namedPort(pods []core.Pod, name string) int {
+	for _, pod := range pods {
+		for _, c := range pod.Spec.Containers {
+			for _, p := range c.Ports {
+				if p.Name == name {
+					return int(p.ContainerPort)
+				}
+			}
+		}
+	}
+	return 0
+}
+
+func addPort(ports []app.Port, name string, number int, transport core.Protocol, says *string) []app.Port {
+	protocol := ""
+	said := strings.ToLower(name)
+	if says != nil {
+		said = strings.TrimPrefix(strings.ToLower(*says), "kubernetes.io/")
+	}
+	switch first, _, _ := strings.Cut(said, "-"); {
+	case transport != core.ProtocolTCP && transport != "":
+		protocol = app.UDP
+	case first == "grpc":
+		protocol = app.GRPC
+	case first == "http" || first == "http2" || first == "h2c" || first == "ws":
+		protocol = app.HTTP
+	case first == "tcp" || first == "tls" || first == "https" || first == "wss":
+		protocol = app.TCP
+	}
+	if name == "" {
+		name = fmt.Sprint(number)
+	}
+	return append(ports, app.Port{Name: name, Number: number, Protocol: protocol})
+}
+
+// rule makes the rule for a port of the subject.
+func (s *subject) rule(flags *ruleFlags, port string, mode steer.Mode) (*steer.Rule, error) {
+	if s.workload != "" && mode == steer.Replace {
+		return nil, usageError("--replace: the process of %s is not Bight's to stop; it works with services that bight up has deployed", s.workload)
+	}
+	return flags.rule(s.bridge, s.service, port, mode)
+}
+
+// admit gets us into the workload's pods, with a rule or, where that is nil, for
+// their network, environment and files alone. leave has to be called in the end. For
+// a service of the app there is nothing to do.
+func (s *subject) admit(ctx context.Context, rule *steer.Rule, pod bool) (leave func(), err error) {
+	if s.workload == "" {
+		return func() {}, nil
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown"
+	}
+	spec := v1alpha1.InterceptSpec{
+		Owner: s.bridge.Owner, From: userName() + "@" + host, Workload: s.workload, Selector: s.selector, Pod: pod,
+	}
+	name := fmt.Sprintf("%s-%d", s.service.Name, os.Getpid())
+	if rule != nil {
+		spec.Rule = &v1alpha1.Rule{
+			Port: int32(rule.Port), Protocol: protocolOf(s.service, rule.Port), Mode: string(rule.Mode), Path: rule.Match.Path, Strict: rule.Strict,
+		}
+		for _, h := range rule.Match.Headers {
+			spec.Rule.Headers = append(spec.Rule.Headers, v1alpha1.HeaderMatch{Name: h.Name, Value: h.Value, Prefix: h.Prefix})
+		}
+	}
+	p, err := permit.Ask(ctx, s.bridge.Cluster, s.bridge.Namespace, name, spec, s.bridge.Log)
+	if err != nil {
+		return nil, err
+	}
+	s.bridge.Token, s.bridge.Enter = p.Token(), p.Enter
+	if rule != nil {
+		*rule = *p.Rule()
+	}
+	return p.Close, nil
+}
+
+func protocolOf(s *app.Service, port int) string {
+	for _, p := range s.Ports {
+		if p.Number == port {
+			return p.Protocol
+		}
+	}
+	return ""
+}

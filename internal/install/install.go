@@ -1,0 +1,312 @@
+// Package install puts Bight into a cluster, for everybody who works there: the
+// definitions of its API, who may use them, and the node agents. It takes all of that
+// out again.
+//
+// The main type is [Installer]. What is installed is decided by [Render] alone, from
+// [Settings]; installing again brings a cluster to what this version renders. An
+// Installer does one thing at a time.
+package install
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/utils/ptr"
+
+	"github.com/bightdev/bight/internal/kube"
+	"github.com/bightdev/bight/internal/kube/follow"
+)
+
+// Installer changes what is installed in one cluster.
+type Installer struct {
+	Cluster *kube.Cluster
+	// Say tells the user of each thing that was done, such as "created
+	// daemonset/bight-node".
+	Say func(text string)
+}
+
+// allowance is how long the cluster may take for what it does by itself.
+const allowance = 2 * time.Minute
+
+// Check fails unless the user has all the rights that installing takes.
+func (i *Installer) Check(ctx context.Context) error {
+	all, err := Render(Settings{Image: "none"})
+	if err != nil {
+		return err
+	}
+	return i.mayInstall(ctx, all)
+}
+
+// Install applies what the settings render, and returns when every node has its
+// agent. Check comes first.
+func (i *Installer) Install(ctx context.Context, s Settings) error {
+	all, err := Render(s)
+	if err != nil {
+		return err
+	}
+	for _, u := range all {
+		if err := i.apply(ctx, u); err != nil {
+			return fmt.Errorf("apply %s: %w", nameOf(u), i.Cluster.Explain(err))
+		}
+		if u.GetKind() == "CustomResourceDefinition" {
+			if err := i.established(ctx, u); err != nil {
+				return fmt.Errorf("wait until %s is served: %w", nameOf(u), i.Cluster.Explain(err))
+			}
+		}
+	}
+	return i.rolledOut(ctx)
+}
+
+// mayInstall asks for all rights at once.
+func (i *Installer) mayInstall(ctx context.Context, all []*unstructured.Unstructured) error {
+	var wanted []kube.Access
+	for _, u := range all {
+		k, ok := kinds()[u.GetKind()]
+		if !ok {
+			return fmt.Errorf("%s is of an unknown kind", nameOf(u))
+		}
+		a := kube.Access{Group: k.group, Resource: k.resource, Name: u.GetName()}
+		if k.namespaced {
+			a.Namespace = u.GetNamespace()
+		}
+		for _, verb := range []string{"create", "patch"} {
+			a.Verb = verb
+			wanted = append(wanted, a)
+		}
+	}
+	return i.Cluster.Require(ctx, wanted)
+}
+
+type kind struct {
+	group, version, resource string
+	namespaced               bool
+}
+
+// kinds are all that are rendered.
+func kinds() map[string]kind {
+	const admission, rbac = "admissionregistration.k8s.io", "rbac.authorization.k8s.io"
+	return map[string]kind{
+		"Namespace":                        {"", "v1", "namespaces", false},
+		"ServiceAccount":                   {"", "v1", "serviceaccounts", true},
+		"CustomResourceDefinition":         {"apiextensions.k8s.io", "v1", "customresourcedefinitions", false},
+		"ClusterRole":                      {rbac, "v1", "clusterroles", false},
+		"ClusterRoleBinding":               {rbac, "v1", "clusterrolebindings", false},
+		"ValidatingAdmissionPolicy":        {admission, "v1", "validatingadmissionpolicies", false},
+		"ValidatingAdmissionPolicyBinding": {admission, "v1", "validatingadmissionpolicybindings", false},
+		"DaemonSet":                        {"apps", "v1", "daemonsets", true},
+	}
+}
+
+// client returns the client for objects like u.
+func (i *Installer) client(u *unstructured.Unstructured) (dynamic.ResourceInterface, error) {
+	k, ok := kinds()[u.GetKind()]
+	if !ok {
+		return nil, fmt.Errorf("%s is of an unknown kind", nameOf(u))
+	}
+	d, err := i.Cluster.Dynamic()
+	if err != nil {
+		return nil, err
+	}
+	r := d.Resource(u.GroupVersionKind().GroupVersion().WithResource(k.resource))
+	if k.namespaced {
+		return r.Namespace(u.GetNamespace()), nil
+	}
+	return r, nil
+}
+
+func (i *Installer) apply(ctx context.Context, u *unstructured.Unstructured) error {
+	client, err := i.client(u)
+	if err != nil {
+		return err
+	}
+	before, err := client.Get(ctx, u.GetName(), metav1.GetOptions{})
+	if err != nil && !apierrors.IsNotFound(err) {
+		return err
+	}
+	b, err := json.Marshal(u.Object)
+	if err != nil {
+		return err
+	}
+	after, err := client.Patch(ctx, u.GetName(), types.ApplyPatchType, b, metav1.PatchOptions{FieldManager: FieldManager, Force: ptr.To(true)})
+	switch {
+	case err != nil:
+		return err
+	case before == nil:
+		i.Say("created " + nameOf(u))
+	case !reflect.DeepEqual(decided(before), decided(after)):
+		i.Say("changed " + nameOf(u))
+	}
+	return nil
+}
+
+// decided is what of an object somebody has decided: not what its controllers write.
+func decided(u *unstructured.Unstructured) map[string]any {
+	u = u.DeepCopy()
+	unstructured.RemoveNestedField(u.Object, "status")
+	for _, f := range []string{"resourceVersion", "generation", "managedFields"} {
+		unstructured.RemoveNestedField(u.Object, "metadata", f)
+	}
+	return u.Object
+}
+
+var errSeen = errors.New("seen")
+
+// await follows one object until seen is true of it. It gets nil when there is none.
+func (i *Installer) await(ctx context.Context, u *unstructured.Unstructured, seen func(*unstructured.Unstructured) bool) error {
+	client, err := i.client(u)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, allowance)
+	defer cancel()
+	only := metav1.ListOptions{FieldSelector: fields.OneTermEqualSelector("metadata.name", u.GetName()).String()}
+	err = follow.Of(client, only).Changes(ctx, "", func(c follow.Change) error {
+		var now *unstructured.Unstructured
+		switch {
+		case c.Event == "" && len(c.All) > 0:
+			now = c.All[0].(*unstructured.Unstructured)
+		case c.Event != "" && c.Event != watch.Deleted:
+			now = c.Object.(*unstructured.Unstructured)
+		}
+		if seen(now) {
+			return errSeen
+		}
+		return nil
+	})
+	if errors.Is(err, errSeen) {
+		return nil
+	}
+	return err
+}
+
+// established waits until a definition is served.
+func (i *Installer) established(ctx context.Context, u *unstructured.Unstructured) error {
+	return i.await(ctx, u, func(now *unstructured.Unstructured) bool {
+		if now == nil {
+			return false
+		}
+		conditions, _, _ := unstructured.NestedSlice(now.Object, "status", "conditions")
+		return slices.ContainsFunc(conditions, func(c any) bool {
+			m, ok := c.(map[string]any)
+			return ok && m["type"] == "Established" && m["status"] == "True"
+		})
+	})
+}
+
+// rolledOut waits until every node has the agent that was applied.
+func (i *Installer) rolledOut(ctx context.Context) error {
+	ref := &unstructured.Unstructured{}
+	ref.SetAPIVersion("apps/v1")
+	ref.SetKind("DaemonSet")
+	ref.SetName(NodeAgents)
+	ref.SetNamespace(Namespace)
+	var last appsv1.DaemonSet
+	err := i.await(ctx, ref, func(now *unstructured.Unstructured) bool {
+		if now == nil {
+			return false
+		}
+		last = appsv1.DaemonSet{}
+		if err := runtime.DefaultUnstructuredConverter.FromUnstructured(now.Object, &last); err != nil {
+			return false
+		}
+		s := last.Status
+		return s.ObservedGeneration >= last.Generation && s.UpdatedNumberScheduled == s.DesiredNumberScheduled &&
+			s.NumberReady == s.DesiredNumberScheduled && s.DesiredNumberScheduled > 0
+	})
+	s := last.Status
+	switch {
+	case errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil:
+		return fmt.Errorf("%d of %d nodes have their agent after %s; see kubectl -n %s describe pods: %w",
+			s.NumberReady, s.DesiredNumberScheduled, allowance, Namespace, err)
+	case err != nil:
+		return fmt.Errorf("wait for the node agents: %w", i.Cluster.Explain(err))
+	}
+	i.Say(fmt.Sprintf("%d node %s", s.NumberReady, plural(s.NumberReady, "agent is ready", "agents are ready")))
+	return nil
+}
+
+func plural(n int32, one, many string) string {
+	if n == 1 {
+		return one
+	}
+	return many
+}
+
+// Uninstall removes everything that Install has put there, and all Intercepts. It
+// returns when nothing is left.
+func (i *Installer) Uninstall(ctx context.Context) error {
+	all, err := Render(Settings{Image: "none"})
+	if err != nil {
+		return err
+	}
+	slices.Reverse(all)
+	var failed []error
+	var removed []*unstructured.Unstructured
+	for _, u := range all {
+		did, err := i.remove(ctx, u)
+		switch {
+		case err != nil:
+			failed = append(failed, fmt.Errorf("remove %s: %w", nameOf(u), i.Cluster.Explain(err)))
+		case did:
+			removed = append(removed, u)
+		}
+		if u.GetKind() == "DaemonSet" && did && err == nil {
+			// The agents take their doors away before their rights go.
+			if err := i.gone(ctx, u); err != nil {
+				return err
+			}
+		}
+	}
+	for _, u := range removed {
+		if u.GetKind() == "DaemonSet" {
+			continue
+		}
+		if err := i.gone(ctx, u); err != nil {
+			return errors.Join(append(failed, err)...)
+		}
+	}
+	if len(removed) == 0 && len(failed) == 0 {
+		i.Say("nothing of Bight is installed")
+	}
+	return errors.Join(failed...)
+}
+
+// remove asks for the end of an object, and says whether there was one.
+func (i *Installer) remove(ctx context.Context, u *unstructured.Unstructured) (bool, error) {
+	client, err := i.client(u)
+	if err != nil {
+		return false, err
+	}
+	err = client.Delete(ctx, u.GetName(), metav1.DeleteOptions{PropagationPolicy: ptr.To(metav1.DeletePropagationForeground)})
+	if apierrors.IsNotFound(err) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+func (i *Installer) gone(ctx context.Context, u *unstructured.Unstructured) error {
+	err := i.await(ctx, u, func(now *unstructured.Unstructured) bool { return now == nil })
+	switch {
+	case errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil:
+		return fmt.Errorf("%s is still there after %s: see what holds it with kubectl get -o yaml %s", nameOf(u), allowance, nameOf(u))
+	case err != nil && !apierrors.IsNotFound(err):
+		return fmt.Errorf("wait until %s is gone: %w", nameOf(u), i.Cluster.Explain(err))
+	}
+	i.Say("removed " + strings.TrimSpace(nameOf(u)))
+	return nil
+}

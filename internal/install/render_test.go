@@ -1,0 +1,105 @@
+package install
+
+import (
+	"flag"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	policy "k8s.io/pod-security-admission/policy"
+
+	appsv1 "k8s.io/api/apps/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+)
+
+var update = flag.Bool("update", false, "write the golden file")
+
+func TestRenderedObjects(t *testing.T) {
+	all, err := Render(Settings{Image: "registry.example/bight@sha256:0", Version: "v1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The definitions are in git as they are generated.
+	all = slices.DeleteFunc(all, func(u *unstructured.Unstructured) bool { return u.GetKind() == "CustomResourceDefinition" })
+	got, err := YAML(all)
+	if err != nil {
+		t.Fatal(err)
+	}
+	golden := filepath.Join("testdata", "install.yaml")
+	if *update {
+		if err := os.WriteFile(golden, got, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(golden)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(string(want), string(got)); d != "" {
+		t.Errorf("(-want +got; -update writes it):\n%s", d)
+	}
+}
+
+func TestEveryObjectCanBeInstalledAndRemoved(t *testing.T) {
+	all, err := Render(Settings{Image: "i"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, u := range all {
+		k, known := kinds()[u.GetKind()]
+		if !known {
+			t.Errorf("%s: no kind that is installed", nameOf(u))
+		}
+		if want := map[bool]string{true: Namespace}[k.namespaced]; u.GetNamespace() != want {
+			t.Errorf("%s is in namespace %q, want %q", nameOf(u), u.GetNamespace(), want)
+		}
+		if u.GetLabels()["app.kubernetes.io/part-of"] != "bight" {
+			t.Errorf("%s has no label that says whose it is", nameOf(u))
+		}
+	}
+}
+
+func TestAnImageIsWanted(t *testing.T) {
+	if _, err := Render(Settings{}); err == nil {
+		t.Error("Render without an image has no error")
+	}
+}
+
+// TestNodeAgentsAskForNoMoreThanTheyNeed lists what Pod Security's baseline says
+// against them, so that a further privilege does not slip in.
+func TestNodeAgentsAskForNoMoreThanTheyNeed(t *testing.T) {
+	all, err := Render(Settings{Image: "i"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var set appsv1.DaemonSet
+	for _, u := range all {
+		if u.GetKind() != "DaemonSet" {
+			continue
+		}
+		if err := runtime.DefaultUnstructuredConverter.FromUnstructured(u.Object, &set); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var got []string
+	for _, check := range policy.DefaultChecks() {
+		if check.Level != "baseline" {
+			continue
+		}
+		newest := check.Versions[len(check.Versions)-1]
+		if r := newest.CheckPod(&set.Spec.Template.ObjectMeta, &set.Spec.Template.Spec); !r.Allowed {
+			got = append(got, string(check.ID)+": "+r.ForbiddenDetail)
+		}
+	}
+	want := []string{
+		`appArmorProfile: container "agent" must not set AppArmor profile type to "Unconfined"`,
+		`capabilities_baseline: container "agent" must not include "DAC_READ_SEARCH", "NET_ADMIN", "SYS_ADMIN", "SYS_PTRACE" in securityContext.capabilities.add`,
+		`hostNamespaces: hostPID=true`,
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Errorf("(-want +got):\n%s", d)
+	}
+}

@@ -1,0 +1,287 @@
+package nodeagent
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	core "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/watch"
+
+	"github.com/bightdev/bight/api/v1alpha1"
+	"github.com/bightdev/bight/internal/agent/node"
+	"github.com/bightdev/bight/internal/kube"
+	"github.com/bightdev/bight/internal/kube/follow"
+)
+
+// Agent serves the Intercepts of one node. Its fields are set before Run.
+type Agent struct {
+	Cluster *kube.Cluster
+	Node    string    // its name
+	Proc    node.Proc // where the node's processes are seen
+	Version string
+	Log     *slog.Logger
+
+	mu         sync.Mutex
+	intercepts map[types.NamespacedName]*v1alpha1.Intercept
+	seen       map[types.NamespacedName]renewal
+	late       map[types.NamespacedName]late
+	pods       map[types.UID]*core.Pod
+
+	posts map[types.UID]*post // of the loop alone
+	wake  chan struct{}       // something has changed; has room for one
+}
+
+// Run serves until ctx ends, and takes every gate away then.
+func (a *Agent) Run(ctx context.Context) error {
+	a.intercepts, a.seen = map[types.NamespacedName]*v1alpha1.Intercept{}, map[types.NamespacedName]renewal{}
+	a.late = map[types.NamespacedName]late{}
+	a.pods, a.posts = map[types.UID]*core.Pod{}, map[types.UID]*post{}
+	a.wake = make(chan struct{}, 1)
+	typed, err := a.Cluster.Typed()
+	if err != nil {
+		return err
+	}
+	client, err := a.Cluster.Dynamic()
+	if err != nil {
+		return err
+	}
+	mine := metav1.ListOptions{FieldSelector: fields.OneTermEqualSelector("spec.nodeName", a.Node).String()}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return a.follow(ctx, "pods", follow.Of(typed.CoreV1().Pods(""), mine), a.takePods) })
+	g.Go(func() error {
+		return a.follow(ctx, "intercepts", follow.Of(client.Resource(v1alpha1.Intercepts()), metav1.ListOptions{}), a.takeIntercepts)
+	})
+	r := &reporter{client: client, node: a.Node, log: a.Log, wake: make(chan struct{}, 1)}
+	g.Go(func() error { return r.run(ctx) })
+	g.Go(func() error { return a.loop(ctx, r) })
+	return g.Wait()
+}
+
+// patience is between attempts to follow what can't be followed.
+const patience = time.Second
+
+// follow follows a collection until ctx ends.
+func (a *Agent) follow(ctx context.Context, what string, source follow.Source, take func(follow.Change)) error {
+	for {
+		err := source.Changes(ctx, "", func(c follow.Change) error {
+			a.mu.Lock()
+			take(c)
+			a.mu.Unlock()
+			a.rouse()
+			return nil
+		})
+		if ctx.Err() != nil {
+			return nil
+		}
+		a.Log.Warn("changes are not seen", "of", what, "err", err)
+		select {
+		case <-time.After(patience):
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+func (a *Agent) rouse() {
+	select {
+	case a.wake <- struct{}{}:
+	default:
+	}
+}
+
+// takePods takes in a change of the pods. The lock is held.
+func (a *Agent) takePods(c follow.Change) {
+	if c.Event == "" {
+		clear(a.pods)
+		for _, o := range c.All {
+			a.pods[o.(*core.Pod).UID] = o.(*core.Pod)
+		}
+		return
+	}
+	pod, ok := c.Object.(*core.Pod)
+	switch {
+	case !ok:
+	case c.Event == watch.Deleted:
+		delete(a.pods, pod.UID)
+	default:
+		a.pods[pod.UID] = pod
+	}
+}
+
+// takeIntercepts takes in a change of the Intercepts. The lock is held.
+func (a *Agent) takeIntercepts(c follow.Change) {
+	if c.Event == "" {
+		before := a.intercepts
+		a.intercepts = map[types.NamespacedName]*v1alpha1.Intercept{}
+		for _, o := range c.All {
+			a.note(o)
+		}
+		for name, i := range before {
+			if a.intercepts[name] == nil {
+				a.drop(name, i)
+			}
+		}
+		return
+	}
+	if c.Event != watch.Deleted {
+		a.note(c.Object)
+	} else if u, ok := c.Object.(*unstructured.Unstructured); ok {
+		name := types.NamespacedName{Namespace: u.GetNamespace(), Name: u.GetName()}
+		a.drop(name, a.intercepts[name])
+	}
+}
+
+// drop forgets an Intercept that is no more. One that has expired may come back.
+func (a *Agent) drop(name types.NamespacedName, i *v1alpha1.Intercept) {
+	if r, known := a.seen[name]; known && i != nil && r.expired(time.Now()) {
+		a.late[name] = late{i, r.at.Add(comeback)}
+	}
+	delete(a.intercepts, name)
+	delete(a.seen, name)
+}
+
+// note takes in an Intercept as it is now.
+func (a *Agent) note(o runtime.Object) {
+	u, ok := o.(*unstructured.Unstructured)
+	if !ok {
+		return
+	}
+	i := &v1alpha1.Intercept{}
+	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(u.Object, i); err != nil {
+		a.Log.Warn("an Intercept can't be read", "name", u.GetNamespace()+"/"+u.GetName(), "err", err)
+		return
+	}
+	name := nameOf(i)
+	text := string(i.UID) + " " + i.Annotations[v1alpha1.RenewedAnnotation]
+	if r, known := a.seen[name]; !known || r.text != text {
+		a.seen[name] = renewal{text, time.Now()}
+	}
+	a.intercepts[name] = i
+	delete(a.late, name)
+}
+
+func nameOf(i *v1alpha1.Intercept) types.NamespacedName {
+	return types.NamespacedName{Namespace: i.Namespace, Name: i.Name}
+}
+
+// loop brings the posts to the plan whenever something has changed.
+func (a *Agent) loop(ctx context.Context, r *reporter) error {
+	var posts sync.WaitGroup
+	defer posts.Wait()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-a.wake:
+		case <-timer.C:
+		case <-ctx.Done():
+			return nil
+		}
+		a.mu.Lock()
+		now := time.Now()
+		want := plan(withLate(a.intercepts, a.late, now), a.pods)
+		here := map[types.NamespacedName]bool{}
+		for _, w := range want {
+			for _, i := range w.intercepts {
+				here[nameOf(i)] = true
+			}
+		}
+		over, next := expired(a.seen, func(n types.NamespacedName) bool { return here[n] }, now)
+		a.mu.Unlock()
+		a.station(ctx, &posts, want)
+		r.report(a.statuses(want))
+		a.expire(ctx, over)
+		if len(over) > 0 {
+			next = earlier(next, now.Add(patience)) // to see whether they are gone
+		}
+		if len(want) > 0 {
+			next = earlier(next, now.Add(counting))
+		}
+		if !next.IsZero() {
+			timer.Reset(time.Until(next))
+		}
+	}
+}
+
+// counting is how old the counters in an Intercept's status may be.
+const counting = 5 * time.Second
+
+// earlier is the first of two times, of which the zero time is none.
+func earlier(a, b time.Time) time.Time {
+	if a.IsZero() || b.Before(a) {
+		return b
+	}
+	return a
+}
+
+// station brings the posts to what is wanted.
+func (a *Agent) station(ctx context.Context, running *sync.WaitGroup, want map[types.UID]*wanted) {
+	for uid, p := range a.posts {
+		if want[uid] == nil && !p.set(nil) {
+			delete(a.posts, uid)
+		}
+	}
+	for uid, w := range want {
+		if p := a.posts[uid]; p != nil && p.set(w) {
+			continue
+		}
+		p := &post{
+			proc: a.Proc, version: a.Version, changed: a.rouse, news: make(chan struct{}, 1), want: w,
+			log: a.Log.With("namespace", w.pod.Namespace, "pod", w.pod.Name),
+		}
+		p.set(w)
+		a.posts[uid] = p
+		running.Go(func() { p.run(ctx) })
+	}
+}
+
+// statuses is what there is to tell of each Intercept with pods here.
+func (a *Agent) statuses(want map[types.UID]*wanted) map[subject][]v1alpha1.PodStatus {
+	all := map[subject][]v1alpha1.PodStatus{}
+	for uid, w := range want {
+		for _, i := range w.intercepts {
+			s := subject{nameOf(i), i.UID}
+			all[s] = append(all[s], a.posts[uid].status(i.Name))
+		}
+	}
+	return all
+}
+
+// expire deletes Intercepts whose owners have fallen silent, unless they have been
+// heard of meanwhile.
+func (a *Agent) expire(ctx context.Context, over []types.NamespacedName) {
+	client, err := a.Cluster.Dynamic()
+	if err != nil {
+		return
+	}
+	for _, name := range over {
+		a.mu.Lock()
+		i := a.intercepts[name]
+		a.mu.Unlock()
+		if i == nil {
+			continue
+		}
+		limited, cancel := context.WithTimeout(ctx, 5*time.Second)
+		err := client.Resource(v1alpha1.Intercepts()).Namespace(name.Namespace).Delete(limited, name.Name, metav1.DeleteOptions{
+			Preconditions: &metav1.Preconditions{UID: &i.UID, ResourceVersion: &i.ResourceVersion},
+		})
+		cancel()
+		switch {
+		case err == nil:
+			a.Log.Info("an Intercept has expired", "name", name.String(), "owner", i.Spec.Owner)
+		case apierrors.IsNotFound(err), apierrors.IsConflict(err):
+		default:
+			a.Log.Warn("an Intercept has expired and can't be deleted", "name", name.String(), "err", fmt.Sprint(err))
+		}
+	}
+}
