@@ -43,6 +43,9 @@ type Bridge struct {
 	// Service tells whose a pod is, Agent where its agent listens.
 	Service func(*core.Pod) string
 	Agent   func(core.Container) (port int, ok bool)
+	// Enter, where it is not nil, waits until the agent of a pod lets us in, and
+	// returns where it listens then. An error that is ErrBarred is final.
+	Enter func(context.Context, *core.Pod) (port int, err error)
 
 	Token   string // that the agents want
 	Owner   string // who we are, for people: "anna@laptop"
@@ -57,6 +60,9 @@ type Bridge struct {
 	tell  *time.Timer // the user of it
 	told  bool
 }
+
+// ErrBarred says that no agent can lead into a pod.
+var ErrBarred = errors.New("there is no way into the pod")
 
 // bearable is how long a connection may be away before anybody is told.
 const bearable = time.Second
@@ -204,7 +210,6 @@ func (b *Bridge) missing(service string) error {
 
 // connect opens a session with the agent of a pod.
 func (b *Bridge) connect(ctx context.Context, pod *core.Pod, handle func(context.Context, *stream.Stream)) (*stream.Session, error) {
-	port, _ := b.Agent(pod.Spec.Containers[0])
 	lost := false
 	client := &stream.Client{
 		OnState: func(s stream.State) {
@@ -215,23 +220,40 @@ func (b *Bridge) connect(ctx context.Context, pod *core.Pod, handle func(context
 			b.heard(s)
 		},
 		Dial: func(ctx context.Context) (io.ReadWriteCloser, error) {
+			port, err := b.door(ctx, pod)
+			if errors.Is(err, ErrBarred) {
+				return nil, stream.Permanent(err)
+			}
+			if err != nil {
+				return nil, err
+			}
 			conn, err := b.Cluster.DialPod(ctx, b.Namespace, pod.Name, port)
 			if kube.KindOf(err) == kube.NotFound || apierrors.IsNotFound(err) {
 				return nil, stream.Permanent(err) // another pod takes its place
 			}
 			return conn, err
 		},
-		Token: b.Token, Version: b.Version, Handle: handle, Log: b.Log.With("pod", pod.Name),
+		Limits: stream.Limits{Budget: 32 << 20}, // this process is to stay under 100 MB
+		Token:  b.Token, Version: b.Version, Handle: handle, Log: b.Log.With("pod", pod.Name),
 	}
 	sess, err := client.Connect(ctx)
 	var refused *stream.RefusedError
 	switch {
-	case errors.As(err, &refused) && refused.Refusal == stream.RefusedToken:
+	case errors.As(err, &refused) && refused.Refusal == stream.RefusedToken && b.Enter == nil:
 		return nil, fmt.Errorf("pod %s does not take this user's token: it was deployed by a session that is no more; run bight up again: %w", pod.Name, err)
 	case err != nil:
 		return nil, fmt.Errorf("reach the agent of pod %s: %w", pod.Name, b.Cluster.Explain(err))
 	}
 	return sess, nil
+}
+
+// door is the port of a pod's agent.
+func (b *Bridge) door(ctx context.Context, pod *core.Pod) (int, error) {
+	if b.Enter != nil {
+		return b.Enter(ctx, pod)
+	}
+	port, _ := b.Agent(pod.Spec.Containers[0])
+	return port, nil
 }
 
 // Environment returns what the process of a service's pod was given.

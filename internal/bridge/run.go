@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -31,6 +32,9 @@ type Order struct {
 	// Rule is what of the service's requests comes to the command, nil for nothing.
 	// Its ID and owner are filled in.
 	Rule *steer.Rule
+	// Unmarked says that the requests which the command sends on are not given the
+	// header that Rule wants.
+	Unmarked bool
 	// Publish are ports of the command to open on this machine's loopback too.
 	Publish []uint16
 }
@@ -42,7 +46,8 @@ func (b *Bridge) Run(ctx context.Context, o Order) (int, error) {
 	if err := b.check(o.Service); err != nil {
 		return 0, err
 	}
-	ctx, stop := context.WithCancel(ctx)
+	var covers atomic.Pointer[cover]
+	ctx, stop := afterwards(ctx, &covers)
 	defer stop()
 	w, err := b.way(ctx, o.Service)
 	if err != nil {
@@ -51,7 +56,8 @@ func (b *Bridge) Run(ctx context.Context, o Order) (int, error) {
 	defer w.close()
 	var pod *reach.Pod
 	var files []reach.FileSet
-	var covering *cover
+	var calls caused
+	calls.mark(o, b.Say)
 	g, asking := errgroup.WithContext(ctx)
 	g.Go(func() (err error) {
 		if pod, err = reach.GetPod(asking, w); err != nil {
@@ -72,20 +78,21 @@ func (b *Bridge) Run(ctx context.Context, o Order) (int, error) {
 		g.Go(func() error {
 			// A rule that is refused keeps the command from being started. Until it
 			// is, the app answers.
-			c, err := b.cover(ctx, *o.Rule, func(ctx context.Context, info steer.Info) (net.Conn, error) {
+			c, err := b.cover(ctx, *o.Rule, calls.handler(patient(o.Rule.Mode, func(ctx context.Context, info steer.Info) (net.Conn, error) {
 				if j := started.Load(); j != nil {
 					return j.DialInside(ctx, "tcp", uint16(info.Port))
 				}
 				return nil, errors.New("the command has not started")
-			})
+			})))
 			if err != nil {
 				return err
 			}
-			covering = c
+			covers.Store(c)
 			return nil
 		})
 	}
 	err = g.Wait()
+	covering := covers.Load()
 	if covering != nil {
 		defer covering.leave()
 	}
@@ -95,25 +102,50 @@ func (b *Bridge) Run(ctx context.Context, o Order) (int, error) {
 	if covering != nil {
 		b.Say(active(covering, *o.Rule))
 	}
-	j, err := b.start(ctx, w, o, pod, files)
+	j, err := b.start(ctx, w, o, pod, files, &calls)
 	if err != nil {
 		return 0, err
 	}
 	started.Store(j)
-	return b.accompany(ctx, w, j, o, files)
+	return b.accompany(ctx, w, j, o, files, &calls, covering)
+}
+
+// lastAnswers is how long an interrupted command may answer what it was asked before.
+const lastAnswers = 2 * time.Second
+
+// afterwards returns a context that ends after ctx: first the rule is taken back, if
+// there is one by then, and requests under way have a moment to end. stop ends it at
+// once, and waits.
+func afterwards(ctx context.Context, covering *atomic.Pointer[cover]) (after context.Context, stop func()) {
+	after, end := context.WithCancel(context.WithoutCancel(ctx))
+	over := make(chan struct{})
+	go func() {
+		defer close(over)
+		defer end()
+		select {
+		case <-ctx.Done():
+		case <-after.Done():
+		}
+		if c := covering.Load(); c != nil {
+			late := time.AfterFunc(lastAnswers, end)
+			defer late.Stop()
+			c.leave()
+		}
+	}()
+	return after, func() { end(); <-over }
 }
 
 // start starts the command.
-func (b *Bridge) start(ctx context.Context, w *way, o Order, pod *reach.Pod, files []reach.FileSet) (*jail.Jail, error) {
+func (b *Bridge) start(ctx context.Context, w *way, o Order, pod *reach.Pod, files []reach.FileSet, calls *caused) (*jail.Jail, error) {
 	dialer := &reach.Dialer{Open: w}
 	resolver := reach.NewResolver(w)
 	context.AfterFunc(ctx, func() { _ = resolver.Close() })
 	config := jail.Config{
 		Command: o.Command, Dir: o.Dir, Env: o.Env, Stdin: o.Stdin, Stdout: o.Stdout, Stderr: o.Stderr,
 		Resolv: pod.ResolvConf,
-		Dial: func(ctx context.Context, network string, to netip.AddrPort) (net.Conn, error) {
+		Dial: calls.dial(func(ctx context.Context, network string, to netip.AddrPort) (net.Conn, error) {
 			return dialer.DialContext(ctx, network, to.String())
-		},
+		}),
 		DialUDP: func(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
 			return dialer.DialContext(ctx, "udp", to.String())
 		},
@@ -129,10 +161,20 @@ func (b *Bridge) start(ctx context.Context, w *way, o Order, pod *reach.Pod, fil
 }
 
 // accompany does what a running command needs until it ends.
-func (b *Bridge) accompany(ctx context.Context, w *way, j *jail.Jail, o Order, files []reach.FileSet) (int, error) {
+func (b *Bridge) accompany(ctx context.Context, w *way, j *jail.Jail, o Order, files []reach.FileSet, calls *caused, covering *cover) (int, error) {
 	beside, stop := context.WithCancel(ctx)
 	var g errgroup.Group
-	g.Go(func() error { return b.watchServices(beside, j) })
+	g.Go(func() error { return b.watchServices(beside, j, calls.learn) })
+	if covering != nil {
+		g.Go(func() error {
+			select {
+			case <-covering.barred:
+				b.Say(fmt.Sprintf("requests do not come here any more: %v", covering.failure()))
+			case <-beside.Done():
+			}
+			return nil
+		})
+	}
 	if len(files) > 0 {
 		g.Go(func() error { return b.renew(beside, w, j) })
 	}
@@ -158,6 +200,9 @@ func active(c *cover, rule steer.Rule) string {
 	noun := "pods"
 	if pods == 1 {
 		noun = "pod"
+	}
+	if rule.Mode == steer.Replace {
+		return fmt.Sprintf("%s → %s: every request, and its process is stopped (%s, in force in %d %s)", rule.Service, where, rule.ID, pods, noun)
 	}
 	return fmt.Sprintf("%s:%d → %s: %s (%s, in force in %d %s)", rule.Service, rule.Port, where, rule.Match, rule.ID, pods, noun)
 }

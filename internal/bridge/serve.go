@@ -2,22 +2,58 @@ package bridge
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"strconv"
+	"time"
 
 	"github.com/bightdev/bight/internal/bridge/proxy"
 	"github.com/bightdev/bight/internal/reach"
 	"github.com/bightdev/bight/internal/steer"
 )
 
+// Who replaces a service is given time to listen, since nobody else answers.
+const (
+	patience  = 10 * time.Second
+	dialPause = 20 * time.Millisecond
+)
+
+// patient makes a handler try for a while to connect, if rules of a mode want that.
+func patient(mode steer.Mode, dial steer.Handler) steer.Handler {
+	if mode != steer.Replace {
+		return dial
+	}
+	return func(ctx context.Context, info steer.Info) (net.Conn, error) {
+		ctx, cancel := context.WithTimeout(ctx, patience)
+		defer cancel()
+		for {
+			conn, err := dial(ctx, info)
+			if err == nil {
+				return conn, nil
+			}
+			select {
+			case <-time.After(dialPause):
+			case <-ctx.Done():
+				return nil, err
+			}
+		}
+	}
+}
+
 // Intercept leads requests to a port of this machine until ctx ends, which is no
-// error. tell is called once it is in force in all pods.
+// error, or until somebody takes the right to it away. tell is called once it is in force in all pods.
 func (b *Bridge) Intercept(ctx context.Context, rule steer.Rule, local int, tell func(text string)) error {
 	if err := b.check(rule.Service); err != nil {
 		return err
 	}
-	c, err := b.cover(ctx, rule, func(ctx context.Context, _ steer.Info) (net.Conn, error) {
+	handler := patient(rule.Mode, func(ctx context.Context, _ steer.Info) (net.Conn, error) {
 		return (&net.Dialer{}).DialContext(ctx, "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(local)))
+	})
+	c, err := b.cover(ctx, rule, func(ctx context.Context, info steer.Info) (net.Conn, error) {
+		if info.Port != rule.Port { // of a service that is replaced
+			return nil, fmt.Errorf("only port %d of %s is led here", rule.Port, rule.Service)
+		}
+		return handler(ctx, info)
 	})
 	if err != nil {
 		if ctx.Err() != nil {
@@ -27,8 +63,12 @@ func (b *Bridge) Intercept(ctx context.Context, rule steer.Rule, local int, tell
 	}
 	defer c.leave()
 	tell(active(c, rule))
-	<-ctx.Done()
-	return nil
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-c.barred:
+		return c.failure()
+	}
 }
 
 // Proxy serves SOCKS5 and HTTP on a listener, with the cluster's network behind it,

@@ -17,8 +17,9 @@ import (
 
 // watchServices tells a jail which ports the cluster's Services have, so that others
 // are refused as they are in a pod. Whoever may not see all of them does without:
-// what is not there is reset then instead of refused.
-func (b *Bridge) watchServices(ctx context.Context, j *jail.Jail) error {
+// what is not there is reset then instead of refused. learn is told where the
+// addresses of Services are.
+func (b *Bridge) watchServices(ctx context.Context, j *jail.Jail, learn func([]netip.Prefix)) error {
 	client, err := b.Cluster.Typed()
 	if err != nil {
 		return err
@@ -28,6 +29,7 @@ func (b *Bridge) watchServices(ctx context.Context, j *jail.Jail) error {
 		b.Log.Debug("the service range is not known")
 		return nil
 	}
+	learn(ranges)
 	known := map[string]*core.Service{}
 	source := follow.Of(client.CoreV1().Services(""), meta.ListOptions{})
 	for ctx.Err() == nil {

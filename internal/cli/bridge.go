@@ -14,6 +14,7 @@ import (
 	"github.com/bightdev/bight/internal/app"
 	"github.com/bightdev/bight/internal/bridge"
 	"github.com/bightdev/bight/internal/deploy"
+	"github.com/bightdev/bight/internal/kube"
 	"github.com/bightdev/bight/internal/session"
 	"github.com/bightdev/bight/internal/steer"
 	"github.com/bightdev/bight/internal/ui/term"
@@ -36,14 +37,20 @@ func (p *Program) bridge(ctx context.Context, t *target, dir string, printer *te
 	if err != nil {
 		return nil, nil, err
 	}
+	b, err := p.bridgeTo(ctx, t, a, cluster, printer)
+	return b, a, err
+}
+
+// bridgeTo returns what leads to the environment of an app.
+func (p *Program) bridgeTo(ctx context.Context, t *target, a *app.App, cluster *kube.Cluster, printer *term.Printer) (*bridge.Bridge, error) {
 	client, err := cluster.Typed()
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	namespace := t.environment(a.Name)
 	token, err := (&deploy.Applier{Client: client}).Token(ctx, namespace, a.Name)
 	if err != nil {
-		return nil, nil, cluster.Explain(err)
+		return nil, cluster.Explain(err)
 	}
 	host, err := os.Hostname()
 	if err != nil {
@@ -62,7 +69,7 @@ func (p *Program) bridge(ctx context.Context, t *target, dir string, printer *te
 	for _, s := range a.Services {
 		b.Services = append(b.Services, s.Name)
 	}
-	return b, a, nil
+	return b, nil
 }
 
 // ruleFlags are what of a service's requests is steered.
@@ -82,6 +89,9 @@ func (r *ruleFlags) flags(c *cobra.Command) {
 // main one.
 func (r *ruleFlags) rule(b *bridge.Bridge, s *app.Service, port string, mode steer.Mode) (*steer.Rule, error) {
 	found, err := findPort(s, port)
+	if mode == steer.Replace && port == "" && err != nil {
+		found, err = &app.Port{}, nil // it consumes a queue, say
+	}
 	if err != nil {
 		return nil, err
 	}

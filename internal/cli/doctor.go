@@ -15,13 +15,21 @@ import (
 
 func (p *Program) doctorCommand() *cobra.Command {
 	var t target
-	var output string
+	var output, trace, header string
 	c := &cobra.Command{
 		Use:   "doctor [DIR]",
 		Short: "Say what this machine or the cluster lacks, and what to do about it",
 		Long: `Look at the source in DIR (default: here), at this machine and at the cluster, and
 say what would keep bight up from working. Nothing is changed. It exits with 1 when
-something has to be done; warnings are about what is not always needed.`,
+something has to be done; warnings are about what is not always needed.
+
+With --trace it follows a header through the app that bight up has deployed: it sends
+a few requests with the header to the URL, and says which service does not send it on
+to those that it calls. While it does so, the agents send copies of all requests
+here; the app answers as ever. It exits with 1 when a service drops the header.`,
+		Example: `  bight doctor
+  bight doctor --trace /                       the page of the app
+  bight doctor --trace http://checkout/orders --header x-dev=ada`,
 		Args: atMost(1, "one directory"),
 		RunE: func(c *cobra.Command, args []string) error {
 			if err := t.check(); err != nil {
@@ -31,6 +39,12 @@ something has to be done; warnings are about what is not always needed.`,
 			if err != nil {
 				return err
 			}
+			if trace != "" {
+				return p.runTrace(c.Context(), &t, dir, trace, header, output == "json")
+			}
+			if header != "" {
+				return usageError("--header is what --trace follows: add --trace URL")
+			}
 			return p.runDoctor(c.Context(), &t, dir, output == "json")
 		},
 		ValidArgsFunction: completeDirectories,
@@ -38,6 +52,8 @@ something has to be done; warnings are about what is not always needed.`,
 	t.flags(c)
 	t.registryFlag(c)
 	p.outputFlag(c, &output)
+	c.Flags().StringVar(&trace, "trace", "", "follow a header from this URL on: http://SERVICE/PATH, or a path of the app's first service")
+	c.Flags().StringVar(&header, "header", "", "the header that --trace follows, NAME=VALUE (default: a baggage of its own)")
 	return c
 }
 

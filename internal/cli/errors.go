@@ -15,6 +15,7 @@ import (
 	"github.com/bightdev/bight/internal/app"
 	"github.com/bightdev/bight/internal/app/detect"
 	"github.com/bightdev/bight/internal/app/project"
+	"github.com/bightdev/bight/internal/bridge/permit"
 	"github.com/bightdev/bight/internal/deploy"
 	"github.com/bightdev/bight/internal/kube"
 	"github.com/bightdev/bight/internal/session"
@@ -64,7 +65,7 @@ func exitCode(ctx context.Context, err error) int {
 		return exitUsage
 	case isRefusal(err):
 		return exitNotPermitted
-	case errors.As(err, new(*session.UnknownServiceError)), kube.KindOf(err) == kube.NotFound, apierrors.IsNotFound(err):
+	case errors.As(err, new(*session.UnknownServiceError)), errors.As(err, new(*permit.MissingError)), kube.KindOf(err) == kube.NotFound, apierrors.IsNotFound(err):
 		return exitNotFound
 	case errors.Is(err, context.DeadlineExceeded), apierrors.IsTimeout(err):
 		return exitTimedOut

@@ -20,6 +20,7 @@ const module = "github.com/bightdev/bight/"
 // mayImport is the direction of imports that docs/architecture.md tells: what each
 // part of the house may use besides itself.
 var mayImport = map[string][]string{
+	"api/v1alpha1":     {},
 	"internal/app":     {},
 	"internal/tree":    {},
 	"internal/ignore":  {},
@@ -33,15 +34,19 @@ var mayImport = map[string][]string{
 	"internal/reach":   {"internal/stream"},
 	"internal/steer":   {"internal/stream"},
 	"internal/agent":   {"internal/tree", "internal/stream", "internal/live/wire", "internal/live/delta", "internal/reach", "internal/steer"},
-	"internal/bridge":  {"internal/kube", "internal/stream", "internal/reach", "internal/steer"},
-	"internal/doctor":  {"internal/app", "internal/kube", "internal/deploy", "internal/image"},
+	"internal/bridge":  {"internal/kube", "internal/stream", "internal/reach", "internal/steer", "api/v1alpha1"},
+	"internal/install": {"internal/kube", "api/v1alpha1"},
+	"internal/nodeagent": {
+		"internal/kube", "internal/agent/gate", "internal/agent/node", "internal/steer", "internal/bridge/permit", "api/v1alpha1",
+	},
+	"internal/doctor": {"internal/app", "internal/kube", "internal/deploy", "internal/image"},
 	"internal/session": {
 		"internal/app", "internal/tree", "internal/ignore", "internal/ui", "internal/kube",
 		"internal/image", "internal/deploy", "internal/forward", "internal/live",
 	},
 	"internal/cli": {
 		"internal/app", "internal/ui", "internal/kube", "internal/deploy", "internal/image", "internal/session", "internal/doctor",
-		"internal/bridge", "internal/steer", "internal/stream",
+		"internal/bridge", "internal/steer", "internal/stream", "internal/install", "internal/nodeagent", "internal/tree", "api/v1alpha1",
 	},
 	"cmd/bight":       {"internal/cli", "internal/bridge/jail"},
 	"cmd/bight-agent": {"internal/agent"},

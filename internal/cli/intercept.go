@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/bightdev/bight/internal/app"
 	"github.com/bightdev/bight/internal/bridge"
 	"github.com/bightdev/bight/internal/bridge/podview"
 	"github.com/bightdev/bight/internal/steer"
@@ -22,7 +23,7 @@ func (p *Program) interceptCommand() *cobra.Command {
 	var t target
 	var rule ruleFlags
 	var port, source string
-	var mirror bool
+	var mirror, replace bool
 	c := &cobra.Command{
 		Use:   "intercept SERVICE --port LOCAL[:NAME]",
 		Short: "Lead requests for a service to a process on this machine",
@@ -32,42 +33,59 @@ choose. Everyone else's requests go on untouched, no pod is restarted and no
 connection cut. It lasts until Ctrl-C; if this machine falls silent, the app answers
 within 3 seconds and the rule is gone after 10.
 
+SERVICE is one of the app in this directory, or a workload that somebody else
+deployed: deploy/NAME, svc/NAME, sts/NAME or ds/NAME.
+
 LOCAL is the process's port here, NAME the service's port by name or number (default:
-its main one).`,
+its main one).
+
+With --replace, the service's process in the pods is stopped meanwhile, so that what
+it consumes, messages of a queue for example, is left to the process here.`,
 		Example: `  bight intercept cart --port 8080 --header x-dev=ada
+  bight intercept svc/cart -n shop --port 8080 --header x-dev=ada
   bight intercept list
   bight intercept leave cart-4711`,
 		Args: exactlyOne("a service"),
 		RunE: func(c *cobra.Command, args []string) error {
-			local, remote, err := parsePort(port)
+			o := runOptions{rule: rule, intercept: !mirror && !replace, mirror: mirror, replace: replace}
+			mode, err := o.check(args[0])
 			if err != nil {
 				return err
+			}
+			var local int
+			var remote string
+			if port != "" || !replace { // what consumes a queue may have none
+				if local, remote, err = parsePort(port); err != nil {
+					return err
+				}
 			}
 			printer := p.printer(false, nil)
 			defer printer.Close()
-			b, a, err := p.bridge(c.Context(), &t, source, printer)
+			s, err := p.subject(c.Context(), &t, source, args[0], printer)
 			if err != nil {
 				return err
 			}
-			s, err := findService(b, a, args[0])
+			if main := s.service.Port(); local == 0 && main != nil && main.Protocol != app.UDP {
+				_, _, err := parsePort("") // requests that nobody would answer
+				return err
+			}
+			r, err := s.rule(&rule, remote, mode)
 			if err != nil {
 				return err
 			}
-			mode := steer.Intercept
-			if mirror {
-				mode = steer.Mirror
-			}
-			r, err := rule.rule(b, s, remote, mode)
+			leave, err := s.admit(c.Context(), r, false)
 			if err != nil {
 				return err
 			}
-			return interrupted(c.Context(), b.Intercept(c.Context(), *r, local, func(text string) { printer.Note(s.Name, text) }))
+			defer leave()
+			return interrupted(c.Context(), s.bridge.Intercept(c.Context(), *r, local, func(text string) { printer.Note(s.service.Name, text) }))
 		},
 		ValidArgsFunction: completeServices(&source, 1),
 	}
 	t.flags(c)
 	c.Flags().StringVar(&port, "port", "", "LOCAL[:NAME]: the process's port here, and the service's")
 	c.Flags().BoolVar(&mirror, "mirror", false, "only copies of the requests come here; the app answers")
+	c.Flags().BoolVar(&replace, "replace", false, "the service's process in the pods is stopped meanwhile")
 	rule.flags(c)
 	sourceFlag(c, &source)
 	c.AddCommand(p.interceptListCommand(), p.interceptLeaveCommand())
@@ -117,8 +135,11 @@ func interceptTable(all []bridge.Intercept) *term.Table {
 	table := &term.Table{Head: []string{"SERVICE", "ID", "OWNER", "WHAT", "PODS", "STATE", "REQUESTS", "OLD CONNECTIONS", "BY"}, Services: true}
 	for _, i := range all {
 		what := i.Match
-		if i.Mode == steer.Mirror {
+		switch i.Mode {
+		case steer.Mirror:
 			what = "copies of " + what
+		case steer.Replace:
+			what += ", in place of its process"
 		}
 		table.Rows = append(table.Rows, []string{
 			fmt.Sprintf("%s:%d", i.Service, i.Port), i.ID, i.Owner, what, fmt.Sprintf("%d/%d", i.Pods, i.Of), string(i.State),
@@ -163,7 +184,7 @@ func (p *Program) leave(ctx context.Context, b *bridge.Bridge, printer *term.Pri
 		if i.ID != id {
 			continue
 		}
-		if i.Owner != b.Owner {
+		if i.Owner != b.Owner && !strings.HasSuffix(i.Owner, "("+b.Owner+")") {
 			return codedError{code: exitNotPermitted, err: fmt.Errorf("intercept %s is that of %s, who can end it", id, i.Owner)}
 		}
 		pid, err := strconv.Atoi(id[strings.LastIndexByte(id, '-')+1:])
@@ -205,14 +226,16 @@ JSON.`,
 			}
 			printer := p.printer(false, nil)
 			defer printer.Close()
-			b, a, err := p.bridge(c.Context(), &t, source, printer)
+			s, err := p.subject(c.Context(), &t, source, args[0], printer)
 			if err != nil {
 				return err
 			}
-			if _, err := findService(b, a, args[0]); err != nil {
+			leave, err := s.admit(c.Context(), nil, true)
+			if err != nil {
 				return err
 			}
-			pod, err := b.Environment(c.Context(), args[0])
+			defer leave()
+			pod, err := s.bridge.Environment(c.Context(), s.name)
 			if err != nil {
 				return err
 			}

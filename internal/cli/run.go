@@ -16,10 +16,11 @@ import (
 
 // runOptions are the flags of bight run.
 type runOptions struct {
-	rule              ruleFlags
-	intercept, mirror bool
-	port, source      string
-	publish           []uint
+	rule                       ruleFlags
+	intercept, mirror, replace bool
+	port, source               string
+	publish                    []uint
+	unmarked                   bool // --no-propagate
 }
 
 func (p *Program) runCommand() *cobra.Command {
@@ -33,15 +34,27 @@ environment variables, its mounted ConfigMaps and Secrets at their paths, the
 cluster's names and addresses; what it connects to, it reaches from the pod.
 Without SERVICE it gets the cluster's network and names only.
 
+SERVICE is one of the app in this directory, or a workload that somebody else
+deployed, written deploy/NAME, svc/NAME, sts/NAME or ds/NAME; for those the cluster
+needs what bight install installs.
+
 With --intercept, requests for SERVICE come to the command: all of them, or those
 that --header and --path choose. The others, and all while the command does not
-listen, are answered in the cluster as before.
+listen, are answered in the cluster as before. What the command asks of other
+services for a request that came by --header gets that header, too.
+
+With --replace, all of SERVICE's requests come to the command, on every port, and
+the process in the pods is stopped meanwhile: what it consumes, messages of a queue
+for example, is left to the command. It runs again at once when the command has
+ended or this machine falls silent.
 
 Nothing on this machine is changed and no root is needed: the command gets a
 network of its own. That needs Linux; elsewhere see bight connect --proxy.
 It exits with the command's exit code.`,
 		Example: `  bight run cart -- go run ./cmd/cart
   bight run cart --intercept --header x-dev=ada -- dlv debug ./cmd/cart
+  bight run worker --replace -- go run ./cmd/worker
+  bight run deploy/cart -n shop --intercept --header x-dev=ada -- ./cart
   bight run -- curl http://cart:8080/healthz`,
 		RunE: func(c *cobra.Command, args []string) error {
 			dash := c.ArgsLenAtDash()
@@ -62,8 +75,10 @@ It exits with the command's exit code.`,
 	t.flags(c)
 	c.Flags().BoolVar(&o.intercept, "intercept", false, "requests for SERVICE come to the command")
 	c.Flags().BoolVar(&o.mirror, "mirror", false, "copies of requests for SERVICE come to the command; its answers are dropped")
+	c.Flags().BoolVar(&o.replace, "replace", false, "all requests for SERVICE come to the command, and its process in the pods is stopped meanwhile")
 	c.Flags().StringVar(&o.port, "port", "", "port of SERVICE to steer, by number or name (default: its main one)")
 	c.Flags().UintSliceVar(&o.publish, "publish", nil, "ports of the command to open on this machine's loopback too")
+	c.Flags().BoolVar(&o.unmarked, "no-propagate", false, "do not add the header of --header to what the command asks of other services")
 	o.rule.flags(c)
 	sourceFlag(c, &o.source)
 	return c
@@ -72,13 +87,24 @@ It exits with the command's exit code.`,
 // check refuses flags that do not go together.
 func (o *runOptions) check(service string) (mode steer.Mode, err error) {
 	steers := len(o.rule.headers) > 0 || o.rule.path != "" || o.rule.strict || o.port != ""
+	modes := o.intercept || o.mirror || o.replace
 	switch {
 	case o.intercept && o.mirror:
 		return "", usageError("--intercept and --mirror: a request is either answered here or copied; leave one out")
-	case (o.intercept || o.mirror || steers) && service == "":
+	case o.replace && o.mirror:
+		return "", usageError("--replace and --mirror: a process that is stopped answers nothing of which there could be a copy; leave one out")
+	case (modes || steers) && service == "":
 		return "", usageError("say whose requests come here: bight run SERVICE --intercept -- COMMAND")
-	case steers && !o.intercept && !o.mirror:
+	case o.replace && (len(o.rule.headers) > 0 || o.rule.path != ""):
+		return "", usageError("--replace: whose requests would the stopped process answer? Leave out --header and --path, or take --intercept for some of the requests")
+	case o.replace && o.port != "":
+		return "", usageError("--replace: it is about every port of the service; leave out --port")
+	case steers && !modes:
 		return "", usageError("--header, --path, --port and --strict say which requests come here: add --intercept or --mirror")
+	case o.unmarked && len(o.rule.headers) == 0:
+		return "", usageError("--no-propagate is about the header of --header, which is not given; leave it out")
+	case o.replace:
+		return steer.Replace, nil
 	case o.mirror:
 		return steer.Mirror, nil
 	case o.intercept:
@@ -92,7 +118,7 @@ func (p *Program) run(ctx context.Context, t *target, o runOptions, service stri
 	if err != nil {
 		return err
 	}
-	order := bridge.Order{Service: service, Command: command, Env: os.Environ()}
+	order := bridge.Order{Command: command, Env: os.Environ(), Unmarked: o.unmarked}
 	for _, port := range o.publish {
 		if port == 0 || port > 65535 {
 			return usageError("--publish %d: a port is between 1 and 65535", port)
@@ -101,22 +127,22 @@ func (p *Program) run(ctx context.Context, t *target, o runOptions, service stri
 	}
 	printer := p.printer(false, nil)
 	defer printer.Close()
-	b, a, err := p.bridge(ctx, t, o.source, printer)
+	s, err := p.subject(ctx, t, o.source, service, printer)
 	if err != nil {
 		return err
 	}
-	if service != "" {
-		s, err := findService(b, a, service)
-		if err != nil {
+	if mode != "" {
+		if order.Rule, err = s.rule(&o.rule, o.port, mode); err != nil {
 			return err
 		}
-		if mode != "" {
-			if order.Rule, err = o.rule.rule(b, s, o.port, mode); err != nil {
-				return err
-			}
-		}
 	}
-	return p.runOrder(ctx, b, order)
+	leave, err := s.admit(ctx, order.Rule, true)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	order.Service = s.name
+	return p.runOrder(ctx, s.bridge, order)
 }
 
 // runOrder runs a command with the standard streams; its exit code is bight's.

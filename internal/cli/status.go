@@ -2,14 +2,19 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/spf13/cobra"
 
+	"github.com/bightdev/bight/api/v1alpha1"
 	"github.com/bightdev/bight/internal/bridge"
+	"github.com/bightdev/bight/internal/bridge/permit"
 	"github.com/bightdev/bight/internal/session"
+	"github.com/bightdev/bight/internal/steer"
 	"github.com/bightdev/bight/internal/ui/term"
 )
 
@@ -47,11 +52,11 @@ func (p *Program) status(ctx context.Context, t *target, dir []string, asJSON bo
 		}
 		answer := statusAnswer{Status: status, Intercepts: []bridge.Intercept{}}
 		if slices.ContainsFunc(status.Services, func(s session.ServiceStatus) bool { return s.Ready > 0 }) {
-			if answer.Intercepts, err = p.intercepts(ctx, t, s.Dir, printer); err != nil {
+			if answer.Intercepts, err = p.interceptsOf(ctx, t, s, printer); err != nil {
 				printer.Warn("", "intercepts are not known: "+err.Error(), "")
 			}
 		}
-		if err := printer.Data(answer, statusTable(status)); err != nil || asJSON || len(answer.Intercepts) == 0 {
+		if err := printer.Data(answer, statusTable(answer)); err != nil || asJSON || len(answer.Intercepts) == 0 {
 			return err
 		}
 		return printer.Data(nil, interceptTable(answer.Intercepts))
@@ -60,17 +65,89 @@ func (p *Program) status(ctx context.Context, t *target, dir []string, asJSON bo
 
 // intercepts asks for the intercepts of the app in dir.
 func (p *Program) intercepts(ctx context.Context, t *target, dir string, printer *term.Printer) ([]bridge.Intercept, error) {
+	var all []bridge.Intercept
+	namespace := t.namespace
 	b, _, err := p.bridge(ctx, t, dir, printer)
+	if err == nil {
+		namespace = b.Namespace
+		all, err = b.Intercepts(ctx)
+	}
+	others, otherErr := p.interceptsOfOthers(ctx, t, namespace, printer)
+	if err != nil && (otherErr != nil || len(others) == 0) {
+		return nil, err // there is no app either
+	}
+	if missing := (*permit.MissingError)(nil); otherErr != nil && !errors.As(otherErr, &missing) {
+		return nil, otherErr
+	}
+	return append(all, others...), nil
+}
+
+// interceptsOfOthers reads the Intercepts of a namespace, "" for the context's.
+func (p *Program) interceptsOfOthers(ctx context.Context, t *target, namespace string, printer *term.Printer) ([]bridge.Intercept, error) {
+	cluster, _, err := t.load(printer)
+	if err != nil {
+		return nil, err
+	}
+	if namespace == "" {
+		namespace = cluster.Namespace
+	}
+	list, err := permit.List(ctx, cluster, namespace)
+	if err != nil {
+		return nil, err
+	}
+	all := []bridge.Intercept{}
+	for i := range list {
+		if rule := permit.RuleOf(&list[i]); rule != nil {
+			all = append(all, interceptOf(&list[i], rule))
+		}
+	}
+	return all, nil
+}
+
+// interceptOf is what an Intercept says, as agents say it of theirs.
+func interceptOf(i *v1alpha1.Intercept, rule *steer.Rule) bridge.Intercept {
+	out := bridge.Intercept{
+		ID: i.Name, Owner: rule.Owner, Service: rule.Service, Port: rule.Port, Mode: rule.Mode, Match: rule.Match.String(), Strict: rule.Strict,
+		State: steer.Gone, Since: i.CreationTimestamp.Time, Transport: "port-forward",
+	}
+	for _, n := range i.Status.Nodes {
+		for _, pod := range n.Pods {
+			out.Of++
+			out.Counters.Requests += pod.Requests
+			out.Counters.Old += pod.OldConnections
+			switch steer.State(pod.State) {
+			case steer.Active:
+				out.Pods++
+				if out.State == steer.Gone {
+					out.State = steer.Active
+				}
+			case steer.Suspended:
+				out.State = steer.Suspended
+			}
+		}
+	}
+	return out
+}
+
+// interceptsOf asks for those of a session's app.
+func (p *Program) interceptsOf(ctx context.Context, t *target, s *session.Session, printer *term.Printer) ([]bridge.Intercept, error) {
+	b, err := p.bridgeTo(ctx, t, s.App(), s.Cluster, printer)
 	if err != nil {
 		return nil, err
 	}
 	return b.Intercepts(ctx)
 }
 
-func statusTable(status *session.Status) *term.Table {
+func statusTable(status statusAnswer) *term.Table {
 	table := &term.Table{Head: []string{"SERVICE", "READY", "IN SYNC", "URL", "WHY"}, Services: true}
 	for _, s := range status.Services {
-		table.Rows = append(table.Rows, []string{s.Name, fmt.Sprintf("%d/%d", s.Ready, s.Replicas), strconv.FormatBool(s.InSync), s.URL, s.Why})
+		why := s.Why
+		for _, i := range status.Intercepts {
+			if i.Service == s.Name && i.Mode == steer.Replace && i.State == steer.Active {
+				why = strings.TrimPrefix(why+"; replaced by "+i.Owner, "; ")
+			}
+		}
+		table.Rows = append(table.Rows, []string{s.Name, fmt.Sprintf("%d/%d", s.Ready, s.Replicas), strconv.FormatBool(s.InSync), s.URL, why})
 	}
 	return table
 }

@@ -151,16 +151,6 @@ func (e *SetupError) Error() string {
 // Unwrap returns the cause.
 func (e *SetupError) Unwrap() error { return e.Err }
 
-// Run runs a command to its end and returns its exit code, or 128 and the signal
-// that ended it.
-func Run(ctx context.Context, cfg Config) (int, error) {
-	j, err := Start(ctx, cfg)
-	if err != nil {
-		return 0, err
-	}
-	return j.Wait()
-}
-
 func (cfg *Config) check() error {
 	if len(cfg.Command) == 0 {
 		return errors.New("no command to run")

@@ -126,6 +126,15 @@ func (c *cluster) role(role string, args ...string) Config {
 	return cfg
 }
 
+// toEnd runs a command to its end.
+func toEnd(ctx context.Context, cfg Config) (code int, err error) {
+	j, err := Start(ctx, cfg)
+	if err != nil {
+		return 0, err
+	}
+	return j.Wait()
+}
+
 // result of a command that has ended.
 type result struct {
 	Code     int
@@ -138,7 +147,7 @@ func run(t testing.TB, cfg Config) result {
 	defer cancel()
 	var out, errs bytes.Buffer
 	cfg.Stdout, cfg.Stderr = &out, &errs
-	code, err := Run(ctx, cfg)
+	code, err := toEnd(ctx, cfg)
 	if err != nil {
 		t.Fatalf("run %v: %v", cfg.Command, err)
 	}

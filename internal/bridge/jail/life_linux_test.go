@@ -41,7 +41,7 @@ func TestExitCodes(t *testing.T) {
 	for command, want := range map[string]int{
 		"bight-no-such-program": 127, dir + "/absent": 127, dir + "/plain": 126, dir: 126, dir + "/script": 126, dir + "/missing": 127,
 	} {
-		_, err := Run(t.Context(), c.config(command))
+		_, err := toEnd(t.Context(), c.config(command))
 		var start *StartError
 		if !errors.As(err, &start) || start.Code != want {
 			t.Errorf("%s: %v, want code %d", command, err, want)
@@ -49,7 +49,7 @@ func TestExitCodes(t *testing.T) {
 	}
 	cfg := c.config("true")
 	cfg.Dir = dir + "/absent"
-	if _, err := Run(t.Context(), cfg); err == nil || !strings.Contains(err.Error(), "working directory") {
+	if _, err := toEnd(t.Context(), cfg); err == nil || !strings.Contains(err.Error(), "working directory") {
 		t.Errorf("absent directory: %v", err)
 	}
 }

@@ -245,7 +245,7 @@ func roleWatch(args []string) error {
 // that run as another user.
 func roleNested(args []string) error {
 	dial := func(context.Context, string, netip.AddrPort) (net.Conn, error) { return nil, errNobody }
-	code, err := Run(context.Background(), Config{
+	code, err := toEnd(context.Background(), Config{
 		Command: args, Env: slices.DeleteFunc(os.Environ(), func(kv string) bool { return strings.HasPrefix(kv, "JAIL_TEST_ROLE=") }),
 		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
 		Hostname: "pod-1",

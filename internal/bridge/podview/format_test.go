@@ -90,17 +90,3 @@ func TestJSONIsReadBack(t *testing.T) {
 		t.Errorf("error %v", err)
 	}
 }
-
-func FuzzExpand(f *testing.F) {
-	f.Add("$(A) $$ $(B $")
-	f.Fuzz(func(t *testing.T, s string) {
-		same := func(name string) (string, bool) { return "$(" + name + ")", true }
-		unknown := func(string) (string, bool) { return "", false }
-		if a, b := expand(s, same), expand(s, unknown); a != b {
-			t.Errorf("%q: %q and %q", s, a, b)
-		}
-		if !strings.Contains(s, "$$") && expand(s, unknown) != s {
-			t.Errorf("%q becomes %q", s, expand(s, unknown))
-		}
-	})
-}
