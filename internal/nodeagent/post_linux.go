@@ -29,8 +29,8 @@ type post struct {
 
 	mu      sync.Mutex
 	want    *wanted
-	idle    bool // nothing is wanted any more
-	ended   bool // run has returned
+	idle    bool   // nothing is wanted any more
+	ended   bool   // run has returned
 	port    int32  // where the gate listens, 0 for not at all
 	problem string // why it does not
 	gate    *gate.Gate
