@@ -3,8 +3,8 @@
 //
 // The main type is [Intercept]: somebody's right to have requests of a pod, or what
 // its process was given, on their machine. The types are data; all rules about them
-// are in the markers here, from which the definitions in crds.go's directory are
-// generated, and in the admission policy that package install renders. Values are not
+// are in the markers here, from which the definitions in directory crd are generated,
+// and in the admission policy that package install renders. Values are not
 // safe for concurrent changes.
 //
 // +kubebuilder:object:generate=true

@@ -1,5 +1,6 @@
 // Command bight-agent runs inside pods: it keeps a service's process and files
-// as a session wants them, and serves static sites. See package agent.
+// as a session wants them, and serves static sites. See package agent. In an ephemeral
+// container it leads into a pod of others: see package gate.
 package main
 
 import (
@@ -30,6 +31,7 @@ var version = "dev"
 const usage = `usage:
   agent run [flags] -- COMMAND [ARGS...]    run a service under live update
   agent static [flags]                      serve a directory over HTTP
+  agent gate [flags]                        let one laptop into the pod of another program
   agent version
 "agent run -h" lists the flags.
 `
@@ -54,6 +56,8 @@ func run(args []string, stdout, stderr io.Writer) int {
 		return runAgent(args[1:], stderr)
 	case "static":
 		return runStatic(args[1:], stderr)
+	case "gate":
+		return runGate(args[1:], stderr)
 	case "version":
 		fmt.Fprintln(stdout, version)
 		return 0

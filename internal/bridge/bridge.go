@@ -44,7 +44,8 @@ type Bridge struct {
 	Service func(*core.Pod) string
 	Agent   func(core.Container) (port int, ok bool)
 	// Enter, where it is not nil, waits until the agent of a pod lets us in, and
-	// returns where it listens then. An error that is ErrBarred is final.
+	// returns where it listens then. Errors that are ErrBarred or ErrRevoked need no
+	// second attempt.
 	Enter func(context.Context, *core.Pod) (port int, err error)
 
 	Token   string // that the agents want
@@ -61,8 +62,12 @@ type Bridge struct {
 	told  bool
 }
 
-// ErrBarred says that no agent can lead into a pod.
-var ErrBarred = errors.New("there is no way into the pod")
+var (
+	// ErrBarred says that the agent can't lead into a pod as things are.
+	ErrBarred = errors.New("there is no way into the pod")
+	// ErrRevoked says that somebody has taken the right to enter away.
+	ErrRevoked = errors.New("the right to enter the pods was taken away")
+)
 
 // bearable is how long a connection may be away before anybody is told.
 const bearable = time.Second
@@ -221,7 +226,7 @@ func (b *Bridge) connect(ctx context.Context, pod *core.Pod, handle func(context
 		},
 		Dial: func(ctx context.Context) (io.ReadWriteCloser, error) {
 			port, err := b.door(ctx, pod)
-			if errors.Is(err, ErrBarred) {
+			if errors.Is(err, ErrBarred) || errors.Is(err, ErrRevoked) {
 				return nil, stream.Permanent(err)
 			}
 			if err != nil {

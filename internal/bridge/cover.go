@@ -32,7 +32,8 @@ type cover struct {
 	mu      sync.Mutex
 	pods    map[string]*covered // by name
 	refused error
-	barred  chan struct{} // closed when there is no way into the pods any more
+	engaged bool          // all pods have had the rule
+	revoked chan struct{} // closed when the right to enter the pods is gone
 	last    error         // why a pod did not have the rule
 	changed chan struct{} // closed and renewed when a pod's state changes
 }
@@ -47,7 +48,7 @@ type covered struct {
 // cover puts a rule into force in all pods that are ready, and returns then. It goes
 // on with pods that come and go until leave.
 func (b *Bridge) cover(ctx context.Context, rule steer.Rule, handler steer.Handler) (*cover, error) {
-	c := &cover{b: b, rule: rule, handler: handler, pods: map[string]*covered{}, changed: make(chan struct{}), barred: make(chan struct{})}
+	c := &cover{b: b, rule: rule, handler: handler, pods: map[string]*covered{}, changed: make(chan struct{}), revoked: make(chan struct{})}
 	c.laptop = &steer.Laptop{Log: b.Log}
 	c.ctx, c.stop = context.WithCancel(ctx)
 	client, err := b.Cluster.Typed()
@@ -121,6 +122,9 @@ func (c *cover) complete(ctx context.Context) error {
 		case err != nil:
 			return err
 		case ready > 0 && active == ready:
+			c.mu.Lock()
+			c.engaged = true
+			c.mu.Unlock()
 			return nil
 		}
 		select {
@@ -249,16 +253,18 @@ func (c *cover) keep(ctx context.Context, pod *core.Pod, p *covered) {
 		c.mu.Lock()
 		p.state = steer.Gone
 		var refused *steer.RefusedError
-		if c.refused == nil && (errors.As(err, &refused) || kube.KindOf(err) == kube.Forbidden || errors.Is(err, ErrBarred)) {
+		final := errors.As(err, &refused) || errors.Is(err, ErrRevoked)
+		// Later on, one pod's problem is not the others'.
+		if c.refused == nil && (final || !c.engaged && (kube.KindOf(err) == kube.Forbidden || errors.Is(err, ErrBarred))) {
 			c.refused = err
-			if errors.Is(err, ErrBarred) {
-				close(c.barred)
+			if errors.Is(err, ErrRevoked) {
+				close(c.revoked)
 			}
 		}
 		c.last = err
 		c.touch()
 		c.mu.Unlock()
-		if refused != nil || errors.Is(err, ErrBarred) || ctx.Err() != nil {
+		if final || ctx.Err() != nil {
 			return
 		}
 		c.b.Log.Debug("intercept is not in force", "pod", pod.Name, "error", err)

@@ -21,6 +21,8 @@ type Intercept struct {
 	Since   time.Time   `json:"since,omitzero"`
 	Pods    int         `json:"pods"` // that have it
 	Of      int         `json:"of"`   // running pods of the service
+	// Namespace is where an Intercept is, "" for a rule of the app's agents.
+	Namespace string `json:"namespace,omitempty"`
 	// Transport is how the bytes travel.
 	Transport string         `json:"transport"`
 	Counters  steer.Counters `json:"counters"` // of all pods

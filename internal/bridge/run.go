@@ -35,6 +35,9 @@ type Order struct {
 	// Unmarked says that the requests which the command sends on are not given the
 	// header that Rule wants.
 	Unmarked bool
+	// Plain runs the command without a network of its own, as is done where that
+	// can't be had: see plain.
+	Plain bool
 	// Publish are ports of the command to open on this machine's loopback too.
 	Publish []uint16
 }
@@ -73,14 +76,14 @@ func (b *Bridge) Run(ctx context.Context, o Order) (int, error) {
 			return nil
 		})
 	}
-	var started atomic.Pointer[jail.Jail]
+	var started atomic.Pointer[inside]
 	if o.Rule != nil {
 		g.Go(func() error {
 			// A rule that is refused keeps the command from being started. Until it
 			// is, the app answers.
 			c, err := b.cover(ctx, *o.Rule, calls.handler(patient(o.Rule.Mode, func(ctx context.Context, info steer.Info) (net.Conn, error) {
-				if j := started.Load(); j != nil {
-					return j.DialInside(ctx, "tcp", uint16(info.Port))
+				if dial := started.Load(); dial != nil {
+					return (*dial)(ctx, "tcp", uint16(info.Port))
 				}
 				return nil, errors.New("the command has not started")
 			})))
@@ -102,12 +105,34 @@ func (b *Bridge) Run(ctx context.Context, o Order) (int, error) {
 	if covering != nil {
 		b.Say(active(covering, *o.Rule))
 	}
-	j, err := b.start(ctx, w, o, pod, files, &calls)
-	if err != nil {
-		return 0, err
+	if !o.Plain {
+		j, err := b.start(ctx, w, o, pod, files, &calls)
+		if why := noJail(err); why == nil {
+			if err != nil {
+				return 0, err
+			}
+			dial := inside(j.DialInside)
+			started.Store(&dial)
+			return b.accompany(ctx, w, j, o, files, &calls, covering)
+		} else {
+			b.Say(fmt.Sprintf("the command has no network of its own: %v", why))
+		}
 	}
-	started.Store(j)
-	return b.accompany(ctx, w, j, o, files, &calls, covering)
+	dial := inside(dialHere)
+	started.Store(&dial)
+	return b.plain(ctx, w, o, pod, covering)
+}
+
+// inside connects to a port of the command.
+type inside func(ctx context.Context, network string, port uint16) (net.Conn, error)
+
+// noJail returns why a command can't have a network of its own, nil if that is not
+// what went wrong.
+func noJail(err error) error {
+	if errors.Is(err, jail.ErrUnsupported) || errors.As(err, new(*jail.SetupError)) {
+		return err
+	}
+	return nil
 }
 
 // lastAnswers is how long an interrupted command may answer what it was asked before.
@@ -165,16 +190,7 @@ func (b *Bridge) accompany(ctx context.Context, w *way, j *jail.Jail, o Order, f
 	beside, stop := context.WithCancel(ctx)
 	var g errgroup.Group
 	g.Go(func() error { return b.watchServices(beside, j, calls.learn) })
-	if covering != nil {
-		g.Go(func() error {
-			select {
-			case <-covering.barred:
-				b.Say(fmt.Sprintf("requests do not come here any more: %v", covering.failure()))
-			case <-beside.Done():
-			}
-			return nil
-		})
-	}
+	g.Go(func() error { b.tellRevoked(beside, covering); return nil })
 	if len(files) > 0 {
 		g.Go(func() error { return b.renew(beside, w, j) })
 	}
@@ -188,6 +204,18 @@ func (b *Bridge) accompany(ctx context.Context, w *way, j *jail.Jail, o Order, f
 	code, err := j.Wait()
 	stop()
 	return code, errors.Join(err, g.Wait())
+}
+
+// tellRevoked tells the user, until ctx ends, when requests do not come here any more.
+func (b *Bridge) tellRevoked(ctx context.Context, covering *cover) {
+	if covering == nil {
+		return
+	}
+	select {
+	case <-covering.revoked:
+		b.Say(fmt.Sprintf("requests do not come here any more: %v", covering.failure()))
+	case <-ctx.Done():
+	}
 }
 
 // active says that a rule is in force.

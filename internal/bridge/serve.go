@@ -66,14 +66,15 @@ func (b *Bridge) Intercept(ctx context.Context, rule steer.Rule, local int, tell
 	select {
 	case <-ctx.Done():
 		return nil
-	case <-c.barred:
+	case <-c.revoked:
 		return c.failure()
 	}
 }
 
 // Proxy serves SOCKS5 and HTTP on a listener, with the cluster's network behind it,
-// until ctx ends.
-func (b *Bridge) Proxy(ctx context.Context, service string, ln net.Listener) error {
+// until ctx ends. With a service, loopback ports lead to what that one's variables
+// name, and variables is told how these read here.
+func (b *Bridge) Proxy(ctx context.Context, service string, ln net.Listener, variables func([]reach.Variable) error) error {
 	if err := b.check(service); err != nil {
 		return err
 	}
@@ -82,6 +83,17 @@ func (b *Bridge) Proxy(ctx context.Context, service string, ln net.Listener) err
 		return err
 	}
 	defer w.close()
-	dialer := &reach.Dialer{Open: w}
-	return (&proxy.Server{Dial: dialer.DialContext, Log: b.Log}).Serve(ctx, ln)
+	ctx, stop := context.WithCancel(ctx)
+	l := b.locals(ctx, w)
+	defer func() { stop(); l.close() }()
+	if service != "" {
+		pod, err := reach.GetPod(ctx, w)
+		if err != nil {
+			return fmt.Errorf("ask pod %s what its process was given: %w", w.through(), err)
+		}
+		if err := variables(l.rewritten(ctx, pod.Env)); err != nil {
+			return err
+		}
+	}
+	return (&proxy.Server{Dial: l.dialer.DialContext, Log: b.Log}).Serve(ctx, ln)
 }

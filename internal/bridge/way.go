@@ -45,8 +45,11 @@ func (w *way) through() string {
 
 func (w *way) close() {
 	w.mu.Lock()
-	sess := w.sess
+	sess, end := w.sess, w.end
 	w.mu.Unlock()
+	if sess != nil {
+		farewell(sess, end)
+	}
 	w.stop()
 	if sess != nil {
 		<-sess.Done()

@@ -52,10 +52,6 @@ func (p *Program) bridgeTo(ctx context.Context, t *target, a *app.App, cluster *
 	if err != nil {
 		return nil, cluster.Explain(err)
 	}
-	host, err := os.Hostname()
-	if err != nil {
-		host = "unknown"
-	}
 	b := &bridge.Bridge{
 		Cluster: cluster, Namespace: namespace, App: a.Name, Selector: session.Selector(a.Name),
 		Service: session.ServiceOf,
@@ -63,13 +59,22 @@ func (p *Program) bridgeTo(ctx context.Context, t *target, a *app.App, cluster *
 			agent, ok := deploy.AgentOf(append(append([]string{}, c.Command...), c.Args...))
 			return agent.Port, ok
 		},
-		Token: token, Owner: userName() + "@" + host, Version: p.Version,
+		Token: token, Owner: ownName(), Version: p.Version,
 		Say: func(text string) { printer.Note("", text) }, Log: t.log(p.Stderr),
 	}
 	for _, s := range a.Services {
 		b.Services = append(b.Services, s.Name)
 	}
 	return b, nil
+}
+
+// ownName is who owns the rules of this process, for people.
+func ownName() string {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown"
+	}
+	return userName() + "@" + host
 }
 
 // ruleFlags are what of a service's requests is steered.

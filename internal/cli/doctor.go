@@ -120,7 +120,7 @@ func networkCheck(ladder []jail.Rung) doctor.Check {
 	case jail.ModeListeners:
 		c.Detail = "bight run reaches the ports of Services only (" + string(best.Mode) + ")"
 	default:
-		c.Detail = "bight run does not work here; bight connect --proxy does"
+		c.Detail = "bight run gives commands a proxy and loopback ports here, no network of their own"
 	}
 	c.Status = doctor.Warn
 	c.Detail += ": " + ladder[0].Why

@@ -20,24 +20,25 @@ const module = "github.com/bightdev/bight/"
 // mayImport is the direction of imports that docs/architecture.md tells: what each
 // part of the house may use besides itself.
 var mayImport = map[string][]string{
-	"api/v1alpha1":     {},
-	"internal/app":     {},
-	"internal/tree":    {},
-	"internal/ignore":  {},
-	"internal/stream":  {},
-	"internal/ui":      {},
-	"internal/kube":    {},
-	"internal/image":   {"internal/app", "internal/tree", "internal/ignore"},
-	"internal/deploy":  {"internal/app", "internal/kube/follow"},
-	"internal/forward": {"internal/app"},
-	"internal/live":    {"internal/tree", "internal/stream"},
-	"internal/reach":   {"internal/stream"},
-	"internal/steer":   {"internal/stream"},
-	"internal/agent":   {"internal/tree", "internal/stream", "internal/live/wire", "internal/live/delta", "internal/reach", "internal/steer"},
-	"internal/bridge":  {"internal/kube", "internal/stream", "internal/reach", "internal/steer", "api/v1alpha1"},
-	"internal/install": {"internal/kube", "api/v1alpha1"},
+	"api/v1alpha1":       {},
+	"internal/app":       {},
+	"internal/tree":      {},
+	"internal/ignore":    {},
+	"internal/stream":    {},
+	"internal/ui":        {},
+	"internal/kube":      {},
+	"internal/image":     {"internal/app", "internal/tree", "internal/ignore"},
+	"internal/deploy":    {"internal/app", "internal/kube/follow"},
+	"internal/forward":   {"internal/app"},
+	"internal/live":      {"internal/tree", "internal/stream"},
+	"internal/reach":     {"internal/stream"},
+	"internal/steer":     {"internal/stream"},
+	"internal/agent":     {"internal/tree", "internal/stream", "internal/live/wire", "internal/live/delta", "internal/reach", "internal/steer"},
+	"internal/bridge":    {"internal/intercept", "internal/kube", "internal/stream", "internal/reach", "internal/steer", "api/v1alpha1"},
+	"internal/intercept": {"api/v1alpha1", "internal/steer"},
+	"internal/install":   {"internal/kube", "api/v1alpha1"},
 	"internal/nodeagent": {
-		"internal/kube", "internal/agent/gate", "internal/agent/node", "internal/steer", "internal/bridge/permit", "api/v1alpha1",
+		"internal/kube", "internal/agent/gate", "internal/agent/node", "internal/steer", "internal/intercept", "api/v1alpha1",
 	},
 	"internal/doctor": {"internal/app", "internal/kube", "internal/deploy", "internal/image"},
 	"internal/session": {
@@ -46,10 +47,10 @@ var mayImport = map[string][]string{
 	},
 	"internal/cli": {
 		"internal/app", "internal/ui", "internal/kube", "internal/deploy", "internal/image", "internal/session", "internal/doctor",
-		"internal/bridge", "internal/steer", "internal/stream", "internal/install", "internal/nodeagent", "internal/tree", "api/v1alpha1",
+		"internal/bridge", "internal/steer", "internal/stream", "internal/reach", "internal/install", "internal/intercept", "internal/nodeagent", "internal/tree", "api/v1alpha1",
 	},
 	"cmd/bight":       {"internal/cli", "internal/bridge/jail"},
-	"cmd/bight-agent": {"internal/agent"},
+	"cmd/bight-agent": {"internal/agent", "internal/steer"},
 }
 
 func TestImportsGoOneWay(t *testing.T) {

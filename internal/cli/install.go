@@ -5,7 +5,6 @@ import (
 	"debug/elf"
 	"errors"
 	"fmt"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -103,19 +102,11 @@ func (p *Program) install(ctx context.Context, t *target, ref string) error {
 // pushSelf makes an image of this program, for each architecture of the nodes the one
 // of that architecture, and returns its reference.
 func (p *Program) pushSelf(ctx context.Context, t *target, cluster *kube.Cluster, printer *term.Printer) (string, error) {
-	arch, err := architecture(ctx, cluster)
+	arch, err := architecture(ctx, cluster, "push an image for all of them and name it with --image")
 	if err != nil {
 		return "", err
 	}
 	program, err := selfFor(arch)
-	if err != nil {
-		return "", err
-	}
-	registry, err := session.FindRegistry(ctx, cluster, t.registry)
-	if err != nil {
-		return "", err
-	}
-	dir, err := cacheDir()
 	if err != nil {
 		return "", err
 	}
@@ -125,24 +116,15 @@ func (p *Program) pushSelf(ctx context.Context, t *target, cluster *kube.Cluster
 		return "", fmt.Errorf("read this program: %w", err)
 	}
 	entry.Mode = 0o755
-	publisher := &image.Publisher{Store: image.OpenStore(filepath.Join(dir, "store")), Arch: arch, Log: slog.New(slog.DiscardHandler)}
 	art := &image.Artifact{Service: "bight", Tree: tree.Tree{"bight": entry}, Command: []string{"./bight"}}
-	made, err := publisher.Image(ctx, art, image.Options{Title: "bight", Version: p.Version})
-	if err != nil {
-		return "", err
-	}
-	task := printer.Task(term.Push, "", "pushing this program to "+registry.Push)
-	pushed, err := publisher.Push(ctx, registry, image.Target{Repository: "bight-system/bight", Image: made})
-	if err != nil {
-		task.Drop()
-		return "", err
-	}
-	task.Done(term.Event{Text: "pushed this program", Why: "to " + registry.Push, Bytes: pushed[0].Bytes})
-	return pushed[0].Ref, nil
+	return p.push(ctx, t, cluster, printer, parcel{
+		what: "this program", repository: "bight-system/bight", arch: arch, artifact: art, options: image.Options{Title: "bight", Version: p.Version},
+	})
 }
 
-// architecture is that of the cluster's nodes.
-func architecture(ctx context.Context, cluster *kube.Cluster) (string, error) {
+// architecture is that of the cluster's nodes; otherwise says what to do where they
+// have several.
+func architecture(ctx context.Context, cluster *kube.Cluster, otherwise string) (string, error) {
 	client, err := cluster.Typed()
 	if err != nil {
 		return "", err
@@ -155,7 +137,7 @@ func architecture(ctx context.Context, cluster *kube.Cluster) (string, error) {
 	for _, n := range nodes.Items {
 		is := n.Status.NodeInfo.Architecture
 		if found != "" && is != found {
-			return "", fmt.Errorf("the nodes are of several architectures (%s and %s): push an image for all of them and name it with --image", found, is)
+			return "", fmt.Errorf("the nodes are of several architectures (%s and %s): %s", found, is, otherwise)
 		}
 		found = is
 	}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/bightdev/bight/internal/app"
 	"github.com/bightdev/bight/internal/bridge"
+	"github.com/bightdev/bight/internal/bridge/permit"
 	"github.com/bightdev/bight/internal/bridge/podview"
 	"github.com/bightdev/bight/internal/steer"
 	"github.com/bightdev/bight/internal/ui/term"
@@ -83,6 +84,7 @@ it consumes, messages of a queue for example, is left to the process here.`,
 		ValidArgsFunction: completeServices(&source, 1),
 	}
 	t.flags(c)
+	t.registryFlag(c)
 	c.Flags().StringVar(&port, "port", "", "LOCAL[:NAME]: the process's port here, and the service's")
 	c.Flags().BoolVar(&mirror, "mirror", false, "only copies of the requests come here; the app answers")
 	c.Flags().BoolVar(&replace, "replace", false, "the service's process in the pods is stopped meanwhile")
@@ -159,11 +161,7 @@ func (p *Program) interceptLeaveCommand() *cobra.Command {
 		RunE: func(c *cobra.Command, args []string) error {
 			printer := p.printer(false, nil)
 			defer printer.Close()
-			b, _, err := p.bridge(c.Context(), &t, source, printer)
-			if err != nil {
-				return err
-			}
-			return p.leave(c.Context(), b, printer, args[0])
+			return p.leave(c.Context(), &t, source, printer, args[0])
 		},
 	}
 	t.flags(c)
@@ -171,10 +169,9 @@ func (p *Program) interceptLeaveCommand() *cobra.Command {
 	return c
 }
 
-// leave interrupts the process that holds an intercept, whose number is the end of
-// the intercept's ID.
-func (p *Program) leave(ctx context.Context, b *bridge.Bridge, printer *term.Printer, id string) error {
-	all, err := b.Intercepts(ctx)
+// leave ends an intercept.
+func (p *Program) leave(ctx context.Context, t *target, source string, printer *term.Printer, id string) error {
+	all, err := p.intercepts(ctx, t, source, printer)
 	if err != nil {
 		return err
 	}
@@ -184,19 +181,13 @@ func (p *Program) leave(ctx context.Context, b *bridge.Bridge, printer *term.Pri
 		if i.ID != id {
 			continue
 		}
-		if i.Owner != b.Owner && !strings.HasSuffix(i.Owner, "("+b.Owner+")") {
-			return codedError{code: exitNotPermitted, err: fmt.Errorf("intercept %s is that of %s, who can end it", id, i.Owner)}
-		}
-		pid, err := strconv.Atoi(id[strings.LastIndexByte(id, '-')+1:])
-		if err != nil {
-			return fmt.Errorf("intercept %s was not made by bight on this machine", id)
-		}
-		process, err := os.FindProcess(pid)
-		if err == nil {
-			err = process.Signal(syscall.SIGTERM)
+		if strings.Contains(i.Service, "/") {
+			err = p.leaveWorkload(ctx, t, printer, i)
+		} else {
+			err = leaveService(i)
 		}
 		if err != nil {
-			return fmt.Errorf("the process %d that holds intercept %s does not run any more; the rule ends by itself within 10 s: %w", pid, id, err)
+			return err
 		}
 		printer.Note(i.Service, "intercept "+id+" ends")
 		return nil
@@ -205,7 +196,58 @@ func (p *Program) leave(ctx context.Context, b *bridge.Bridge, printer *term.Pri
 	if len(known) > 0 {
 		there = "there is " + strings.Join(known, ", ")
 	}
-	return codedError{code: exitNotFound, err: fmt.Errorf("no intercept %s in namespace %s: %s", id, b.Namespace, there)}
+	return codedError{code: exitNotFound, err: fmt.Errorf("no intercept %s: %s", id, there)}
+}
+
+// notYours is the error that an intercept is somebody else's.
+func notYours(i bridge.Intercept) error {
+	return codedError{code: exitNotPermitted, err: fmt.Errorf("intercept %s is that of %s, who can end it", i.ID, i.Owner)}
+}
+
+// leaveService interrupts the process that holds the intercept of a service, whose
+// number is the end of its ID.
+func leaveService(i bridge.Intercept) error {
+	if i.Owner != ownName() {
+		return notYours(i)
+	}
+	pid, err := strconv.Atoi(i.ID[strings.LastIndexByte(i.ID, '-')+1:])
+	if err != nil {
+		return fmt.Errorf("intercept %s was not made by bight on this machine", i.ID)
+	}
+	process, err := os.FindProcess(pid)
+	if err == nil {
+		err = process.Signal(syscall.SIGTERM)
+	}
+	if err != nil {
+		return fmt.Errorf("the process %d that holds intercept %s does not run any more; the rule ends by itself within 10 s: %w", pid, i.ID, err)
+	}
+	return nil
+}
+
+// leaveWorkload deletes the Intercept, from whichever machine of its owner's it is.
+func (p *Program) leaveWorkload(ctx context.Context, t *target, printer *term.Printer, i bridge.Intercept) error {
+	cluster, _, err := t.load(printer)
+	if err != nil {
+		return err
+	}
+	me, err := permit.Owner(ctx, cluster)
+	if err != nil {
+		return err
+	}
+	list, err := permit.List(ctx, cluster, i.Namespace)
+	if err != nil {
+		return err
+	}
+	for o := range list {
+		if list[o].Name != i.ID {
+			continue
+		}
+		if list[o].Spec.Owner != me {
+			return notYours(i)
+		}
+		return permit.Delete(ctx, cluster, &list[o])
+	}
+	return nil // it has ended meanwhile
 }
 
 func (p *Program) envCommand() *cobra.Command {
@@ -247,6 +289,7 @@ JSON.`,
 		ValidArgsFunction: completeServices(&source, 1),
 	}
 	t.flags(c)
+	t.registryFlag(c)
 	c.Flags().StringVarP(&output, "output", "o", "dotenv", "dotenv or json")
 	sourceFlag(c, &source)
 	return c

@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"fmt"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -28,7 +27,7 @@ func (p *Program) nodeCommand() *cobra.Command {
 			name := os.Getenv("NODE_NAME")
 			config, err := rest.InClusterConfig()
 			if err != nil || name == "" {
-				return usageError("bight node runs in a pod of the DaemonSet that bight install makes, with NODE_NAME set: %v", fmt.Sprint(err))
+				return usageError("bight node runs in the pods of the DaemonSet that bight install makes, with NODE_NAME and a service account")
 			}
 			config.UserAgent = "bight-node/" + p.Version
 			debug.SetMemoryLimit(128 << 20)

@@ -10,6 +10,8 @@ import (
 
 	"github.com/bightdev/bight/internal/bridge"
 	"github.com/bightdev/bight/internal/bridge/jail"
+	"github.com/bightdev/bight/internal/bridge/podview"
+	"github.com/bightdev/bight/internal/reach"
 	"github.com/bightdev/bight/internal/steer"
 	"github.com/bightdev/bight/internal/ui/term"
 )
@@ -20,6 +22,7 @@ type runOptions struct {
 	intercept, mirror, replace bool
 	port, source               string
 	publish                    []uint
+	network                    string
 	unmarked                   bool // --no-propagate
 }
 
@@ -35,8 +38,9 @@ cluster's names and addresses; what it connects to, it reaches from the pod.
 Without SERVICE it gets the cluster's network and names only.
 
 SERVICE is one of the app in this directory, or a workload that somebody else
-deployed, written deploy/NAME, svc/NAME, sts/NAME or ds/NAME; for those the cluster
-needs what bight install installs.
+deployed, written deploy/NAME, svc/NAME, sts/NAME or ds/NAME; those are reached by
+what bight install installs or, where that is not, by an ephemeral container in each
+pod, whose image is pushed to --registry.
 
 With --intercept, requests for SERVICE come to the command: all of them, or those
 that --header and --path choose. The others, and all while the command does not
@@ -49,7 +53,9 @@ for example, is left to the command. It runs again at once when the command has
 ended or this machine falls silent.
 
 Nothing on this machine is changed and no root is needed: the command gets a
-network of its own. That needs Linux; elsewhere see bight connect --proxy.
+network of its own. That needs Linux. Elsewhere, and with --network proxy, it has
+this machine's: variables that name services lead through loopback ports, a proxy to
+the cluster is named in ALL_PROXY and HTTP_PROXY, and mounted files are not there.
 It exits with the command's exit code.`,
 		Example: `  bight run cart -- go run ./cmd/cart
   bight run cart --intercept --header x-dev=ada -- dlv debug ./cmd/cart
@@ -73,12 +79,14 @@ It exits with the command's exit code.`,
 		ValidArgsFunction: completeServices(&o.source, 1),
 	}
 	t.flags(c)
+	t.registryFlag(c)
 	c.Flags().BoolVar(&o.intercept, "intercept", false, "requests for SERVICE come to the command")
 	c.Flags().BoolVar(&o.mirror, "mirror", false, "copies of requests for SERVICE come to the command; its answers are dropped")
 	c.Flags().BoolVar(&o.replace, "replace", false, "all requests for SERVICE come to the command, and its process in the pods is stopped meanwhile")
 	c.Flags().StringVar(&o.port, "port", "", "port of SERVICE to steer, by number or name (default: its main one)")
 	c.Flags().UintSliceVar(&o.publish, "publish", nil, "ports of the command to open on this machine's loopback too")
 	c.Flags().BoolVar(&o.unmarked, "no-propagate", false, "do not add the header of --header to what the command asks of other services")
+	c.Flags().StringVar(&o.network, "network", "auto", "auto: one of the command's own, where this machine can do that; proxy: this machine's, with a proxy and loopback ports")
 	o.rule.flags(c)
 	sourceFlag(c, &o.source)
 	return c
@@ -103,6 +111,8 @@ func (o *runOptions) check(service string) (mode steer.Mode, err error) {
 		return "", usageError("--header, --path, --port and --strict say which requests come here: add --intercept or --mirror")
 	case o.unmarked && len(o.rule.headers) == 0:
 		return "", usageError("--no-propagate is about the header of --header, which is not given; leave it out")
+	case o.network != "" && o.network != "auto" && o.network != "proxy":
+		return "", usageError("--network %s: it is auto or proxy", o.network)
 	case o.replace:
 		return steer.Replace, nil
 	case o.mirror:
@@ -118,7 +128,7 @@ func (p *Program) run(ctx context.Context, t *target, o runOptions, service stri
 	if err != nil {
 		return err
 	}
-	order := bridge.Order{Command: command, Env: os.Environ(), Unmarked: o.unmarked}
+	order := bridge.Order{Command: command, Env: os.Environ(), Unmarked: o.unmarked, Plain: o.network == "proxy"}
 	for _, port := range o.publish {
 		if port == 0 || port > 65535 {
 			return usageError("--publish %d: a port is between 1 and 65535", port)
@@ -169,7 +179,7 @@ func (p *Program) connectCommand() *cobra.Command {
 	var useProxy bool
 	var port int
 	c := &cobra.Command{
-		Use:   "connect",
+		Use:   "connect [--proxy [SERVICE]]",
 		Short: "Open a shell with the cluster's network, or a proxy to it",
 		Long: `Open a shell that has the cluster's network and names: what it starts reaches
 Services and pods as a pod does. Nothing else on this machine is changed. That
@@ -177,22 +187,28 @@ needs Linux.
 
 With --proxy, serve SOCKS5 and HTTP on a loopback port instead, for programs that
 can't be started from the shell, and on every system. Names are resolved in the
-cluster.`,
+cluster. With SERVICE, also open a loopback port for each service that its variables
+name, and print the variables as they read here, for a program that is started
+elsewhere.`,
 		Example: `  bight connect
-  bight connect --proxy        then: curl -x socks5h://127.0.0.1:1080 http://cart:8080/`,
-		Args: atMost(0, "no argument"),
-		RunE: func(c *cobra.Command, _ []string) error {
+  bight connect --proxy        then: curl -x socks5h://127.0.0.1:1080 http://cart:8080/
+  bight connect --proxy cart > .env`,
+		Args: atMost(1, "one service"),
+		RunE: func(c *cobra.Command, args []string) error {
+			if len(args) > 0 && !useProxy {
+				return usageError("a shell as in %s's pod is bight run %[1]s -- $SHELL; with --proxy, %[1]s says whose variables to print", args[0])
+			}
 			if port < 0 || port > 65535 {
 				return usageError("--port %d: a port is between 1 and 65535", port)
 			}
 			printer := p.printer(false, nil)
 			defer printer.Close()
+			if useProxy {
+				return p.connectProxy(c.Context(), &t, source, args, port, printer)
+			}
 			b, a, err := p.bridge(c.Context(), &t, source, printer)
 			if err != nil {
 				return err
-			}
-			if useProxy {
-				return interrupted(c.Context(), p.serveProxy(c.Context(), b, printer, port))
 			}
 			shell := os.Getenv("SHELL")
 			if shell == "" {
@@ -209,8 +225,27 @@ cluster.`,
 	return c
 }
 
+// connectProxy serves the proxy, with the variables of a service if one is named, until
+// ctx ends.
+func (p *Program) connectProxy(ctx context.Context, t *target, source string, args []string, port int, printer *term.Printer) error {
+	name := ""
+	if len(args) > 0 {
+		name = args[0]
+	}
+	s, err := p.subject(ctx, t, source, name, printer)
+	if err != nil {
+		return err
+	}
+	leave, err := s.admit(ctx, nil, true)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	return interrupted(ctx, p.serveProxy(ctx, s, printer, port))
+}
+
 // serveProxy serves the proxy until ctx ends.
-func (p *Program) serveProxy(ctx context.Context, b *bridge.Bridge, printer *term.Printer, port int) error {
+func (p *Program) serveProxy(ctx context.Context, s *subject, printer *term.Printer, port int) error {
 	ln, err := listenLoopback(port)
 	if err != nil {
 		return err
@@ -218,5 +253,5 @@ func (p *Program) serveProxy(ctx context.Context, b *bridge.Bridge, printer *ter
 	at := ln.Addr().String()
 	printer.Note("", "the cluster's network by SOCKS5 and HTTP, until Ctrl-C:")
 	printer.Note("", "export ALL_PROXY=socks5h://"+at+" HTTP_PROXY=http://"+at+" HTTPS_PROXY=http://"+at)
-	return b.Proxy(ctx, "", ln)
+	return s.bridge.Proxy(ctx, s.name, ln, func(env []reach.Variable) error { return podview.WriteDotenv(p.Stdout, env) })
 }

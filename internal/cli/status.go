@@ -13,6 +13,7 @@ import (
 	"github.com/bightdev/bight/api/v1alpha1"
 	"github.com/bightdev/bight/internal/bridge"
 	"github.com/bightdev/bight/internal/bridge/permit"
+	"github.com/bightdev/bight/internal/intercept"
 	"github.com/bightdev/bight/internal/session"
 	"github.com/bightdev/bight/internal/steer"
 	"github.com/bightdev/bight/internal/ui/term"
@@ -73,13 +74,14 @@ func (p *Program) intercepts(ctx context.Context, t *target, dir string, printer
 		all, err = b.Intercepts(ctx)
 	}
 	others, otherErr := p.interceptsOfOthers(ctx, t, namespace, printer)
-	if err != nil && (otherErr != nil || len(others) == 0) {
-		return nil, err // there is no app either
+	missing := errors.As(otherErr, new(*permit.MissingError))
+	switch {
+	case err != nil && otherErr != nil:
+		return nil, err
+	case err == nil && otherErr != nil && !missing:
+		printer.Warn("", "Intercepts of workloads are not known: "+otherErr.Error(), "")
 	}
-	if missing := (*permit.MissingError)(nil); otherErr != nil && !errors.As(otherErr, &missing) {
-		return nil, otherErr
-	}
-	return append(all, others...), nil
+	return append(all, others...), nil // without an app, they are all there is
 }
 
 // interceptsOfOthers reads the Intercepts of a namespace, "" for the context's.
@@ -95,9 +97,9 @@ func (p *Program) interceptsOfOthers(ctx context.Context, t *target, namespace s
 	if err != nil {
 		return nil, err
 	}
-	all := []bridge.Intercept{}
+	all := []bridge.Intercept{} // not null in JSON
 	for i := range list {
-		if rule := permit.RuleOf(&list[i]); rule != nil {
+		if rule := intercept.RuleOf(&list[i]); rule != nil {
 			all = append(all, interceptOf(&list[i], rule))
 		}
 	}
@@ -108,7 +110,7 @@ func (p *Program) interceptsOfOthers(ctx context.Context, t *target, namespace s
 func interceptOf(i *v1alpha1.Intercept, rule *steer.Rule) bridge.Intercept {
 	out := bridge.Intercept{
 		ID: i.Name, Owner: rule.Owner, Service: rule.Service, Port: rule.Port, Mode: rule.Mode, Match: rule.Match.String(), Strict: rule.Strict,
-		State: steer.Gone, Since: i.CreationTimestamp.Time, Transport: "port-forward",
+		State: steer.Gone, Since: i.CreationTimestamp.Time, Transport: "port-forward", Namespace: i.Namespace,
 	}
 	for _, n := range i.Status.Nodes {
 		for _, pod := range n.Pods {

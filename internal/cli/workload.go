@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -17,6 +18,7 @@ import (
 	"github.com/bightdev/bight/api/v1alpha1"
 	"github.com/bightdev/bight/internal/app"
 	"github.com/bightdev/bight/internal/bridge"
+	"github.com/bightdev/bight/internal/bridge/guest"
 	"github.com/bightdev/bight/internal/bridge/permit"
 	"github.com/bightdev/bight/internal/steer"
 	"github.com/bightdev/bight/internal/ui/term"
@@ -31,6 +33,8 @@ type subject struct {
 
 	workload string            // "deployment/cart", "" for a service of the app
 	selector map[string]string // of the workload's pods
+	// agentImage pushes the image with the agent, and returns its reference.
+	agentImage func(context.Context) (string, error)
 }
 
 // subject finds a service, or a workload.
@@ -97,6 +101,7 @@ func (p *Program) workload(ctx context.Context, t *target, kind, name string, pr
 	s := &subject{
 		service: service, name: kind + "/" + name,
 		workload: kind + "/" + name, selector: selector,
+		agentImage: func(ctx context.Context) (string, error) { return p.pushAgent(ctx, t, cluster, printer) },
 	}
 	s.bridge = &bridge.Bridge{
 		Cluster: cluster, Namespace: namespace, App: "namespace " + namespace, Selector: labels.Set(selector).String(), Services: []string{s.name},
@@ -158,7 +163,7 @@ func readService(ctx context.Context, client kubernetes.Interface, namespace, na
 		return nil, nil, err
 	}
 	if len(s.Spec.Selector) == 0 {
-		return nil, nil, fmt.Errorf("the Service selects no pods (type %s): name the workload behind it", s.Spec.Type)
+		return nil, nil, fmt.Errorf("the Kubernetes Service selects no pods (type %s): name the workload behind it", s.Spec.Type)
 	}
 	pods, err := client.CoreV1().Pods(namespace).List(ctx, meta.ListOptions{LabelSelector: labels.Set(s.Spec.Selector).String()})
 	if err != nil {
@@ -225,20 +230,61 @@ func (s *subject) rule(flags *ruleFlags, port string, mode steer.Mode) (*steer.R
 }
 
 // admit gets us into the workload's pods, with a rule or, where that is nil, for
-// their network, environment and files alone. leave has to be called in the end. For
-// a service of the app there is nothing to do.
+// their network, environment and files alone: by the agents of the nodes, or else by an
+// ephemeral container in each pod. leave has to be called in the end. For a service of
+// the app there is nothing to do.
 func (s *subject) admit(ctx context.Context, rule *steer.Rule, pod bool) (leave func(), err error) {
 	if s.workload == "" {
 		return func() {}, nil
 	}
-	host, err := os.Hostname()
+	leave, err = s.ask(ctx, rule, pod)
+	var missing *permit.MissingError
+	if !errors.As(err, &missing) {
+		return leave, err
+	}
+	lacking, err := s.bridge.Cluster.Missing(ctx, guest.Rights(s.bridge.Namespace))
 	if err != nil {
-		host = "unknown"
+		return nil, err
 	}
+	if len(lacking) > 0 {
+		return nil, fmt.Errorf("%w. The other way is an ephemeral container in each pod, which takes a right that you don't have: %s", missing, lacking[0])
+	}
+	return s.visit(ctx, rule, pod)
+}
+
+// visit is admit by ephemeral containers.
+func (s *subject) visit(ctx context.Context, rule *steer.Rule, pod bool) (leave func(), err error) {
+	s.bridge.Say("no node agents here; an ephemeral container in each pod leads to it (it stays listed in the pod until that is replaced)")
+	settings := guest.Settings{
+		Cluster: s.bridge.Cluster, Namespace: s.bridge.Namespace, Selector: s.bridge.Selector,
+		ID: s.id(), Owner: s.bridge.Owner + " (" + ownName() + ")", Workload: s.workload,
+		Rule: rule, Environment: pod, Log: s.bridge.Log,
+	}
+	if rule != nil {
+		settings.Protocol = protocolOf(s.service, rule.Port)
+	}
+	if settings.Image, err = s.agentImage(ctx); err != nil {
+		return nil, err
+	}
+	g, err := guest.Open(ctx, settings)
+	if err != nil {
+		return nil, err
+	}
+	s.bridge.Token, s.bridge.Enter = g.Token(), g.Enter
+	if rule != nil {
+		*rule = *g.Rule()
+	}
+	return g.Close, nil
+}
+
+// id names what lets this process in.
+func (s *subject) id() string { return fmt.Sprintf("%s-%d", s.service.Name, os.Getpid()) }
+
+// ask is admit by the agents of the nodes.
+func (s *subject) ask(ctx context.Context, rule *steer.Rule, pod bool) (leave func(), err error) {
 	spec := v1alpha1.InterceptSpec{
-		Owner: s.bridge.Owner, From: userName() + "@" + host, Workload: s.workload, Selector: s.selector, Pod: pod,
+		Owner: s.bridge.Owner, From: ownName(), Workload: s.workload, Selector: s.selector, Pod: pod,
 	}
-	name := fmt.Sprintf("%s-%d", s.service.Name, os.Getpid())
 	if rule != nil {
 		spec.Rule = &v1alpha1.Rule{
 			Port: int32(rule.Port), Protocol: protocolOf(s.service, rule.Port), Mode: string(rule.Mode), Path: rule.Match.Path, Strict: rule.Strict,
@@ -247,7 +293,7 @@ func (s *subject) admit(ctx context.Context, rule *steer.Rule, pod bool) (leave 
 			spec.Rule.Headers = append(spec.Rule.Headers, v1alpha1.HeaderMatch{Name: h.Name, Value: h.Value, Prefix: h.Prefix})
 		}
 	}
-	p, err := permit.Ask(ctx, s.bridge.Cluster, s.bridge.Namespace, name, spec, s.bridge.Log)
+	p, err := permit.Ask(ctx, s.bridge.Cluster, s.bridge.Namespace, s.id(), spec, s.bridge.Log)
 	if err != nil {
 		return nil, err
 	}

@@ -49,7 +49,7 @@ func (i *Installer) Check(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return i.mayInstall(ctx, all)
+	return i.may(ctx, all, "create", "patch")
 }
 
 // Install applies what the settings render, and returns when every node has its
@@ -72,8 +72,8 @@ func (i *Installer) Install(ctx context.Context, s Settings) error {
 	return i.rolledOut(ctx)
 }
 
-// mayInstall asks for all rights at once.
-func (i *Installer) mayInstall(ctx context.Context, all []*unstructured.Unstructured) error {
+// may asks for all rights at once.
+func (i *Installer) may(ctx context.Context, all []*unstructured.Unstructured, verbs ...string) error {
 	var wanted []kube.Access
 	for _, u := range all {
 		k, ok := kinds()[u.GetKind()]
@@ -84,7 +84,7 @@ func (i *Installer) mayInstall(ctx context.Context, all []*unstructured.Unstruct
 		if k.namespaced {
 			a.Namespace = u.GetNamespace()
 		}
-		for _, verb := range []string{"create", "patch"} {
+		for _, verb := range verbs {
 			a.Verb = verb
 			wanted = append(wanted, a)
 		}
@@ -215,29 +215,29 @@ func (i *Installer) rolledOut(ctx context.Context) error {
 	ref.SetKind("DaemonSet")
 	ref.SetName(NodeAgents)
 	ref.SetNamespace(Namespace)
-	var last appsv1.DaemonSet
-	err := i.await(ctx, ref, func(now *unstructured.Unstructured) bool {
-		if now == nil {
-			return false
+	var have, want, before int32
+	for {
+		// The time is for one step, whatever the number of nodes.
+		before = have
+		err := i.await(ctx, ref, func(now *unstructured.Unstructured) bool {
+			var d appsv1.DaemonSet
+			if now == nil || runtime.DefaultUnstructuredConverter.FromUnstructured(now.Object, &d) != nil || d.Status.ObservedGeneration < d.Generation {
+				return false
+			}
+			have, want = min(d.Status.UpdatedNumberScheduled, d.Status.NumberAvailable), d.Status.DesiredNumberScheduled
+			return want > 0 && (have == want || have > before)
+		})
+		switch {
+		case errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil:
+			return fmt.Errorf("%d of %d nodes have this version of their agent, and no more for %s; see kubectl -n %s describe pods: %w",
+				have, want, allowance, Namespace, err)
+		case err != nil:
+			return fmt.Errorf("wait for the node agents: %w", i.Cluster.Explain(err))
+		case have == want:
+			i.Say(fmt.Sprintf("%d node %s", have, plural(have, "agent is ready", "agents are ready")))
+			return nil
 		}
-		last = appsv1.DaemonSet{}
-		if err := runtime.DefaultUnstructuredConverter.FromUnstructured(now.Object, &last); err != nil {
-			return false
-		}
-		s := last.Status
-		return s.ObservedGeneration >= last.Generation && s.UpdatedNumberScheduled == s.DesiredNumberScheduled &&
-			s.NumberReady == s.DesiredNumberScheduled && s.DesiredNumberScheduled > 0
-	})
-	s := last.Status
-	switch {
-	case errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil:
-		return fmt.Errorf("%d of %d nodes have their agent after %s; see kubectl -n %s describe pods: %w",
-			s.NumberReady, s.DesiredNumberScheduled, allowance, Namespace, err)
-	case err != nil:
-		return fmt.Errorf("wait for the node agents: %w", i.Cluster.Explain(err))
 	}
-	i.Say(fmt.Sprintf("%d node %s", s.NumberReady, plural(s.NumberReady, "agent is ready", "agents are ready")))
-	return nil
 }
 
 func plural(n int32, one, many string) string {
@@ -255,8 +255,28 @@ func (i *Installer) Uninstall(ctx context.Context) error {
 		return err
 	}
 	slices.Reverse(all)
-	var failed []error
+	if err := i.may(ctx, all, "delete"); err != nil {
+		return err
+	}
+	// The agents go first, and take their doors away: without the rest, they would
+	// believe what anybody says.
+	agents := func(u *unstructured.Unstructured) bool { return u.GetKind() == "DaemonSet" }
+	first, err := i.removeAll(ctx, slices.DeleteFunc(slices.Clone(all), func(u *unstructured.Unstructured) bool { return !agents(u) }))
+	if err != nil {
+		return err
+	}
+	rest, err := i.removeAll(ctx, slices.DeleteFunc(all, agents))
+	if err == nil && first+rest == 0 {
+		i.Say("nothing of Bight is installed")
+	}
+	return err
+}
+
+// removeAll removes objects, waits until they are gone, and returns how many there
+// were.
+func (i *Installer) removeAll(ctx context.Context, all []*unstructured.Unstructured) (n int, err error) {
 	var removed []*unstructured.Unstructured
+	var failed []error
 	for _, u := range all {
 		did, err := i.remove(ctx, u)
 		switch {
@@ -265,25 +285,14 @@ func (i *Installer) Uninstall(ctx context.Context) error {
 		case did:
 			removed = append(removed, u)
 		}
-		if u.GetKind() == "DaemonSet" && did && err == nil {
-			// The agents take their doors away before their rights go.
-			if err := i.gone(ctx, u); err != nil {
-				return err
-			}
-		}
 	}
 	for _, u := range removed {
-		if u.GetKind() == "DaemonSet" {
-			continue
-		}
 		if err := i.gone(ctx, u); err != nil {
-			return errors.Join(append(failed, err)...)
+			failed = append(failed, err)
+			break
 		}
 	}
-	if len(removed) == 0 && len(failed) == 0 {
-		i.Say("nothing of Bight is installed")
-	}
-	return errors.Join(failed...)
+	return len(removed), errors.Join(failed...)
 }
 
 // remove asks for the end of an object, and says whether there was one.

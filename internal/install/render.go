@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/util/intstr"
 	admissionac "k8s.io/client-go/applyconfigurations/admissionregistration/v1"
 	appsac "k8s.io/client-go/applyconfigurations/apps/v1"
 	coreac "k8s.io/client-go/applyconfigurations/core/v1"
@@ -150,7 +152,8 @@ func (r *renderer) rights() {
 }
 
 // policy makes an Intercept its maker's own: the agents act for the owner that it
-// names, so nobody may name another, and nobody else may keep it alive.
+// names, so nobody may name another, and nobody else may keep it alive. One that is
+// being deleted may lose its finalizers by anybody's hand.
 func (r *renderer) policy() {
 	r.add(admissionac.ValidatingAdmissionPolicy(ownerPolicy).WithSpec(admissionac.ValidatingAdmissionPolicySpec().
 		WithFailurePolicy(admissionv1.Fail).
@@ -158,7 +161,7 @@ func (r *renderer) policy() {
 			WithAPIGroups(v1alpha1.Group).WithAPIVersions("*").WithResources("intercepts").
 			WithOperations(admissionv1.Create, admissionv1.Update))).
 		WithValidations(admissionac.Validation().
-			WithExpression("object.spec.owner == request.userInfo.username").
+			WithExpression("has(object.metadata.deletionTimestamp) || object.spec.owner == request.userInfo.username").
 			WithMessageExpression("'the owner of an Intercept is who makes and renews it: spec.owner is ' + object.spec.owner + ', you are ' + request.userInfo.username").
 			WithReason(metav1.StatusReasonForbidden))))
 	r.add(admissionac.ValidatingAdmissionPolicyBinding(ownerPolicy).WithSpec(admissionac.ValidatingAdmissionPolicyBindingSpec().
@@ -184,6 +187,9 @@ func (r *renderer) nodeAgents(image string) {
 				// only their user may read.
 				WithAdd("NET_ADMIN", "SYS_ADMIN", "SYS_PTRACE", "DAC_READ_SEARCH")))
 	r.add(appsac.DaemonSet(NodeAgents, Namespace).WithSpec(appsac.DaemonSetSpec().
+		WithMinReadySeconds(1).
+		WithUpdateStrategy(appsac.DaemonSetUpdateStrategy().WithType(appsv1.RollingUpdateDaemonSetStrategyType).
+			WithRollingUpdate(appsac.RollingUpdateDaemonSet().WithMaxUnavailable(intstr.FromString("25%")))).
 		WithSelector(metaac.LabelSelector().WithMatchLabels(labels)).
 		WithTemplate(coreac.PodTemplateSpec().WithLabels(labels).WithSpec(coreac.PodSpec().
 			WithServiceAccountName(NodeAgents).

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"sync"
 	"time"
 
@@ -35,6 +36,7 @@ type Agent struct {
 	intercepts map[types.NamespacedName]*v1alpha1.Intercept
 	seen       map[types.NamespacedName]renewal
 	late       map[types.NamespacedName]late
+	deleting   map[types.NamespacedName]time.Time // since when
 	pods       map[types.UID]*core.Pod
 
 	posts map[types.UID]*post // of the loop alone
@@ -44,7 +46,7 @@ type Agent struct {
 // Run serves until ctx ends, and takes every gate away then.
 func (a *Agent) Run(ctx context.Context) error {
 	a.intercepts, a.seen = map[types.NamespacedName]*v1alpha1.Intercept{}, map[types.NamespacedName]renewal{}
-	a.late = map[types.NamespacedName]late{}
+	a.late, a.deleting = map[types.NamespacedName]late{}, map[types.NamespacedName]time.Time{}
 	a.pods, a.posts = map[types.UID]*core.Pod{}, map[types.UID]*post{}
 	a.wake = make(chan struct{}, 1)
 	typed, err := a.Cluster.Typed()
@@ -126,9 +128,10 @@ func (a *Agent) takeIntercepts(c follow.Change) {
 		for _, o := range c.All {
 			a.note(o)
 		}
-		for name, i := range before {
+		for name := range before {
+			// What has become of it was not seen, so it is over.
 			if a.intercepts[name] == nil {
-				a.drop(name, i)
+				delete(a.seen, name)
 			}
 		}
 		return
@@ -197,24 +200,22 @@ func (a *Agent) loop(ctx context.Context, r *reporter) error {
 			}
 		}
 		over, next := expired(a.seen, func(n types.NamespacedName) bool { return here[n] }, now)
+		over = a.begin(over, now)
 		a.mu.Unlock()
 		a.station(ctx, &posts, want)
 		r.report(a.statuses(want))
-		a.expire(ctx, over)
 		if len(over) > 0 {
+			posts.Go(func() { a.expire(ctx, over) })
 			next = earlier(next, now.Add(patience)) // to see whether they are gone
 		}
 		if len(want) > 0 {
-			next = earlier(next, now.Add(counting))
+			next = earlier(next, now.Add(sampling))
 		}
 		if !next.IsZero() {
 			timer.Reset(time.Until(next))
 		}
 	}
 }
-
-// counting is how old the counters in an Intercept's status may be.
-const counting = 5 * time.Second
 
 // earlier is the first of two times, of which the zero time is none.
 func earlier(a, b time.Time) time.Time {
@@ -236,7 +237,7 @@ func (a *Agent) station(ctx context.Context, running *sync.WaitGroup, want map[t
 			continue
 		}
 		p := &post{
-			proc: a.Proc, version: a.Version, changed: a.rouse, news: make(chan struct{}, 1), want: w,
+			proc: a.Proc, version: a.Version, changed: a.rouse, news: make(chan struct{}, 1),
 			log: a.Log.With("namespace", w.pod.Namespace, "pod", w.pod.Name),
 		}
 		p.set(w)
@@ -255,6 +256,24 @@ func (a *Agent) statuses(want map[types.UID]*wanted) map[subject][]v1alpha1.PodS
 		}
 	}
 	return all
+}
+
+// again is how long an attempt to delete an Intercept may take before the next.
+const again = 10 * time.Second
+
+// begin returns those that nobody deletes yet, of which there is none that is being
+// deleted already. The lock is held.
+func (a *Agent) begin(over []types.NamespacedName, now time.Time) (fresh []types.NamespacedName) {
+	maps.DeleteFunc(a.deleting, func(_ types.NamespacedName, since time.Time) bool { return now.Sub(since) > again })
+	for _, name := range over {
+		i := a.intercepts[name]
+		if _, begun := a.deleting[name]; begun || i == nil || i.DeletionTimestamp != nil {
+			continue
+		}
+		a.deleting[name] = now
+		fresh = append(fresh, name)
+	}
+	return fresh
 }
 
 // expire deletes Intercepts whose owners have fallen silent, unless they have been

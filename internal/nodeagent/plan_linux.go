@@ -11,7 +11,8 @@ import (
 
 	"github.com/bightdev/bight/api/v1alpha1"
 	"github.com/bightdev/bight/internal/agent/gate"
-	"github.com/bightdev/bight/internal/bridge/permit"
+	"github.com/bightdev/bight/internal/intercept"
+	"github.com/bightdev/bight/internal/intercept/podports"
 	"github.com/bightdev/bight/internal/steer"
 )
 
@@ -21,30 +22,30 @@ type wanted struct {
 	intercepts []*v1alpha1.Intercept
 	grants     []gate.Grant // of the intercepts
 	ports      []gate.Port
-	// exempt says that the node's own connections can't be told from kubelet's
-	// probes by what they say, so that all of them go to the app.
-	exempt bool
+	// exempt are the ports whose probes don't say that they are kubelet's, so that
+	// everything that comes from the node goes to the app there.
+	exempt []uint16
 }
 
 // plan returns what should be served in which pods.
 func plan(intercepts map[types.NamespacedName]*v1alpha1.Intercept, pods map[types.UID]*core.Pod) map[types.UID]*wanted {
 	all := map[types.UID]*wanted{}
-	for _, name := range slices.SortedFunc(maps.Keys(intercepts), func(a, b types.NamespacedName) int { return cmp.Compare(a.String(), b.String()) }) {
-		i := intercepts[name]
+	// The oldest comes first: of two with one token hash, which anyone can read, the
+	// second is no owner's.
+	for _, i := range slices.SortedFunc(maps.Values(intercepts), func(a, b *v1alpha1.Intercept) int {
+		return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), cmp.Compare(nameOf(a).String(), nameOf(b).String()))
+	}) {
 		for uid, pod := range pods {
 			if !selects(i, pod) {
 				continue
 			}
 			w := all[uid]
 			if w == nil {
-				w = &wanted{pod: pod, ports: declared(pod)}
+				w = newWanted(pod)
 				all[uid] = w
 			}
 			w.add(i)
 		}
-	}
-	for _, w := range all {
-		w.exempt = slices.ContainsFunc(w.ports, func(p gate.Port) bool { return silentProbe(w.pod, p.Number) })
 	}
 	return all
 }
@@ -62,21 +63,38 @@ func selects(i *v1alpha1.Intercept, pod *core.Pod) bool {
 	return len(i.Spec.Selector) > 0
 }
 
+func newWanted(pod *core.Pod) *wanted {
+	w := &wanted{pod: pod}
+	for _, p := range podports.Of(pod) {
+		w.port(p)
+	}
+	return w
+}
+
+// port makes a port of the pod one that can be steered, and returns it.
+func (w *wanted) port(p podports.Port) *gate.Port {
+	at := slices.IndexFunc(w.ports, func(o gate.Port) bool { return o.Number == p.Number })
+	if at < 0 {
+		at = len(w.ports)
+		w.ports = append(w.ports, gate.Port{Number: p.Number, Probes: p.Probes})
+		if p.Silent {
+			w.exempt = append(w.exempt, uint16(p.Number))
+		}
+	}
+	return &w.ports[at]
+}
+
 func (w *wanted) add(i *v1alpha1.Intercept) {
 	g := gate.Grant{
 		ID: i.Name, Owner: i.Who(), TokenHash: i.Spec.TokenHash, Environment: i.Spec.Pod,
 		Container: containerOf(i, w.pod),
 	}
 	if r := i.Spec.Rule; r != nil {
-		g.Rule = permit.RuleOf(i)
-		number := int(r.Port)
-		at := slices.IndexFunc(w.ports, func(p gate.Port) bool { return p.Number == number })
-		if at < 0 {
-			at = len(w.ports)
-			w.ports = append(w.ports, gate.Port{Number: number, Probes: probePaths(w.pod, number)})
-		}
-		if w.ports[at].Protocol == "" {
-			w.ports[at].Protocol = steer.Protocol(r.Protocol)
+		g.Rule = intercept.RuleOf(i)
+		for _, p := range podports.Of(w.pod, int(r.Port)) {
+			if port := w.port(p); p.Number == int(r.Port) && port.Protocol == "" {
+				port.Protocol = steer.Protocol(r.Protocol)
+			}
 		}
 	}
 	w.intercepts, w.grants = append(w.intercepts, i), append(w.grants, g)
@@ -88,74 +106,6 @@ func containerOf(i *v1alpha1.Intercept, pod *core.Pod) string {
 		return i.Spec.Container
 	}
 	return pod.Spec.Containers[0].Name
-}
-
-// declared are the TCP ports that a pod's containers declare.
-func declared(pod *core.Pod) []gate.Port {
-	var ports []gate.Port
-	for _, c := range pod.Spec.Containers {
-		for _, p := range c.Ports {
-			number := int(p.ContainerPort)
-			if p.Protocol != core.ProtocolTCP && p.Protocol != "" || slices.ContainsFunc(ports, func(o gate.Port) bool { return o.Number == number }) {
-				continue
-			}
-			ports = append(ports, gate.Port{Number: number, Probes: probePaths(pod, number)})
-		}
-	}
-	return ports
-}
-
-// probes are what kubelet asks of a port of the pod.
-func probes(pod *core.Pod, port int) []core.ProbeHandler {
-	var all []core.ProbeHandler
-	for _, c := range pod.Spec.Containers {
-		for _, p := range []*core.Probe{c.LivenessProbe, c.ReadinessProbe, c.StartupProbe} {
-			if p != nil && probedPort(c, p.ProbeHandler) == port {
-				all = append(all, p.ProbeHandler)
-			}
-		}
-	}
-	return all
-}
-
-func probedPort(c core.Container, h core.ProbeHandler) int {
-	switch {
-	case h.HTTPGet != nil:
-		return portOf(c, h.HTTPGet.Port.IntValue(), h.HTTPGet.Port.StrVal)
-	case h.TCPSocket != nil:
-		return portOf(c, h.TCPSocket.Port.IntValue(), h.TCPSocket.Port.StrVal)
-	case h.GRPC != nil:
-		return int(h.GRPC.Port)
-	}
-	return 0
-}
-
-func portOf(c core.Container, number int, name string) int {
-	for _, p := range c.Ports {
-		if name != "" && p.Name == name {
-			return int(p.ContainerPort)
-		}
-	}
-	return number
-}
-
-// probePaths are the paths that kubelet asks of a port.
-func probePaths(pod *core.Pod, port int) []string {
-	var paths []string
-	for _, h := range probes(pod, port) {
-		if h.HTTPGet != nil && !slices.Contains(paths, h.HTTPGet.Path) {
-			paths = append(paths, h.HTTPGet.Path)
-		}
-	}
-	return paths
-}
-
-// silentProbe reports whether kubelet probes a port without saying who it is: by a
-// connection alone, or inside TLS.
-func silentProbe(pod *core.Pod, port int) bool {
-	return slices.ContainsFunc(probes(pod, port), func(h core.ProbeHandler) bool {
-		return h.TCPSocket != nil || h.HTTPGet != nil && h.HTTPGet.Scheme == core.URISchemeHTTPS
-	})
 }
 
 // renewal is when an Intercept's owner was last heard of, by this node's clock.

@@ -48,7 +48,7 @@ func interceptOf(name string, change ...func(*v1alpha1.Intercept)) *v1alpha1.Int
 type got struct {
 	Grants []string
 	Ports  []gate.Port
-	Exempt bool
+	Exempt []uint16
 }
 
 func TestPlan(t *testing.T) {
@@ -62,13 +62,13 @@ func TestPlan(t *testing.T) {
 		want       *got
 	}{
 		{"a pod that is selected", podOf("a"), []*v1alpha1.Intercept{interceptOf("x")},
-			&got{[]string{"x of ada (ada@laptop) in cart"}, []gate.Port{{Number: 8080, Protocol: "http"}}, false}},
+			&got{[]string{"x of ada (ada@laptop) in cart"}, []gate.Port{{Number: 8080, Protocol: "http"}}, nil}},
 		{"two owners, in the order of their names", podOf("a"), []*v1alpha1.Intercept{interceptOf("y"), interceptOf("x", func(i *v1alpha1.Intercept) { i.Spec.From = "" })},
-			&got{[]string{"x of ada in cart", "y of ada (ada@laptop) in cart"}, []gate.Port{{Number: 8080, Protocol: "http"}}, false}},
+			&got{[]string{"x of ada in cart", "y of ada (ada@laptop) in cart"}, []gate.Port{{Number: 8080, Protocol: "http"}}, nil}},
 		{"a port that no container declares", podOf("a"), []*v1alpha1.Intercept{interceptOf("x", func(i *v1alpha1.Intercept) { i.Spec.Rule.Port, i.Spec.Rule.Protocol = 9000, "" })},
-			&got{[]string{"x of ada (ada@laptop) in cart"}, []gate.Port{{Number: 8080}, {Number: 9000}}, false}},
+			&got{[]string{"x of ada (ada@laptop) in cart"}, []gate.Port{{Number: 8080}, {Number: 9000}}, nil}},
 		{"another container's environment", podOf("a"), []*v1alpha1.Intercept{interceptOf("x", func(i *v1alpha1.Intercept) { i.Spec.Rule, i.Spec.Container = nil, "sidecar" })},
-			&got{[]string{"x of ada (ada@laptop) in sidecar"}, []gate.Port{{Number: 8080}}, false}},
+			&got{[]string{"x of ada (ada@laptop) in sidecar"}, []gate.Port{{Number: 8080}}, nil}},
 		{"every label must be there", podOf("a"), []*v1alpha1.Intercept{interceptOf("x", func(i *v1alpha1.Intercept) { i.Spec.Selector["tier"] = "front" })}, nil},
 		{"no selector selects nothing", podOf("a"), []*v1alpha1.Intercept{interceptOf("x", func(i *v1alpha1.Intercept) { i.Spec.Selector = nil })}, nil},
 		{"another namespace", podOf("a"), []*v1alpha1.Intercept{interceptOf("x", func(i *v1alpha1.Intercept) { i.Namespace = "other" })}, nil},
@@ -76,13 +76,13 @@ func TestPlan(t *testing.T) {
 		{"an Intercept that is being deleted", podOf("a"), []*v1alpha1.Intercept{interceptOf("x", func(i *v1alpha1.Intercept) { i.DeletionTimestamp = &meta.Time{} })}, nil},
 		{"kubelet's HTTP probes say who they are",
 			podOf("a", probe(core.ProbeHandler{HTTPGet: &core.HTTPGetAction{Path: "/ready", Port: intstr.FromString("http")}})), []*v1alpha1.Intercept{interceptOf("x")},
-			&got{[]string{"x of ada (ada@laptop) in cart"}, []gate.Port{{Number: 8080, Protocol: "http", Probes: []string{"/ready"}}}, false}},
+			&got{[]string{"x of ada (ada@laptop) in cart"}, []gate.Port{{Number: 8080, Protocol: "http", Probes: []string{"/ready"}}}, nil}},
 		{"its TCP probes don't",
 			podOf("a", probe(core.ProbeHandler{TCPSocket: &core.TCPSocketAction{Port: intstr.FromInt32(8080)}})), []*v1alpha1.Intercept{interceptOf("x")},
-			&got{[]string{"x of ada (ada@laptop) in cart"}, []gate.Port{{Number: 8080, Protocol: "http"}}, true}},
+			&got{[]string{"x of ada (ada@laptop) in cart"}, []gate.Port{{Number: 8080, Protocol: "http"}}, []uint16{8080}}},
 		{"nor do those inside TLS",
 			podOf("a", probe(core.ProbeHandler{HTTPGet: &core.HTTPGetAction{Path: "/", Port: intstr.FromInt32(8080), Scheme: core.URISchemeHTTPS}})), []*v1alpha1.Intercept{interceptOf("x")},
-			&got{[]string{"x of ada (ada@laptop) in cart"}, []gate.Port{{Number: 8080, Protocol: "http", Probes: []string{"/"}}}, true}},
+			&got{[]string{"x of ada (ada@laptop) in cart"}, []gate.Port{{Number: 8080, Protocol: "http", Probes: []string{"/"}}}, []uint16{8080}}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			intercepts := map[types.NamespacedName]*v1alpha1.Intercept{}

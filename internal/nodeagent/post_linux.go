@@ -8,6 +8,7 @@ import (
 	"maps"
 	"net/netip"
 	"reflect"
+	"strings"
 	"sync"
 	"time"
 
@@ -16,6 +17,18 @@ import (
 	"github.com/bightdev/bight/api/v1alpha1"
 	"github.com/bightdev/bight/internal/agent/gate"
 	"github.com/bightdev/bight/internal/agent/node"
+)
+
+const (
+	// gatePort is where gates listen on their pods' loopback.
+	gatePort = 24448
+	// closing is how long what is under way may take when a gate closes.
+	closing = 3 * time.Second
+	// lingering is how long a gate stays open that nobody wants: the next one may
+	// come soon, and would have to wait for it to close.
+	lingering = 5 * time.Second
+	// firstPause and longestPause are between attempts to open a gate.
+	firstPause, longestPause = time.Second, 30 * time.Second
 )
 
 // post keeps the gate of one pod as it is wanted.
@@ -29,12 +42,12 @@ type post struct {
 
 	mu      sync.Mutex
 	want    *wanted
-	idle    bool   // nothing is wanted any more
-	ended   bool   // run has returned
-	port    int32  // where the gate listens, 0 for not at all
-	problem string // why it does not
+	idle    bool // nothing is wanted any more
+	ended   bool // run has returned
 	gate    *gate.Gate
 	lets    map[string]bool // in, by the names of the Intercepts
+	problem string          // why there is no gate
+	counts  counts
 }
 
 // set says what is wanted from now on, nil for nothing any more. It returns false,
@@ -45,14 +58,32 @@ func (p *post) set(w *wanted) bool {
 	if p.ended {
 		return false
 	}
+	news := p.idle != (w == nil) || w != nil && !w.same(p.want)
 	if p.idle = w == nil; !p.idle {
 		p.want = w
 	}
-	select {
-	case p.news <- struct{}{}:
-	default:
+	if news {
+		select {
+		case p.news <- struct{}{}:
+		default:
+		}
 	}
 	return true
+}
+
+// same reports whether there is nothing new in w.
+func (w *wanted) same(o *wanted) bool {
+	return o != nil && reflect.DeepEqual(w.grants, o.grants) && reflect.DeepEqual(w.ports, o.ports) && runs(w.pod) == runs(o.pod)
+}
+
+// runs identifies what of a pod runs: another sandbox or container is another text.
+func runs(pod *core.Pod) string {
+	var b strings.Builder
+	b.WriteString(pod.Status.PodIP)
+	for _, s := range pod.Status.ContainerStatuses {
+		b.WriteString(" " + s.ContainerID)
+	}
+	return b.String()
 }
 
 func (p *post) wanted() (w *wanted, idle bool) {
@@ -69,152 +100,152 @@ func (p *post) end() bool {
 	return p.ended
 }
 
-// status is what there is to tell of an Intercept.
-func (p *post) status(intercept string) v1alpha1.PodStatus {
-	p.mu.Lock()
-	w, g := p.want, p.gate
-	s := v1alpha1.PodStatus{Name: w.pod.Name, Problem: p.problem}
-	if p.lets[intercept] {
-		s.Port = p.port
-	}
-	p.mu.Unlock()
-	if g == nil {
-		return s
-	}
-	for _, r := range g.List() {
-		if r.Rule.ID == intercept {
-			c := r.Counters
-			s.State, s.Requests, s.OldConnections = string(r.State), c.Requests+c.Connections+c.Mirrored, c.Old
-		}
-	}
-	return s
-}
-
 // tell says that the pod has this gate now, with these grants, or why it has none.
 func (p *post) tell(g *gate.Gate, problem string, grants ...gate.Grant) {
-	port, lets := int32(0), map[string]bool{}
-	if g != nil {
-		port = gatePort
-	}
+	lets := map[string]bool{}
 	for _, grant := range grants {
 		lets[grant.ID] = true
 	}
 	p.mu.Lock()
-	same := p.port == port && p.problem == problem && maps.Equal(p.lets, lets)
-	p.port, p.problem, p.gate, p.lets = port, problem, g, lets
+	same := p.gate == g && p.problem == problem && maps.Equal(p.lets, lets)
+	news := problem != "" && p.problem != problem
+	p.gate, p.problem, p.lets = g, problem, lets
 	p.mu.Unlock()
+	if news {
+		p.log.Warn("a pod has no gate", "why", problem)
+	}
 	if !same {
 		p.changed()
 	}
 }
 
-// closing is how long what is under way may take when a gate closes.
-const closing = 3 * time.Second
-
-// lingering is how long a gate stays open that nobody wants: the next one may come
-// soon, and would have to wait for it to close.
-const lingering = 5 * time.Second
-
 // run serves the pod until nothing has been wanted for a while, or ctx ends.
 func (p *post) run(ctx context.Context) {
 	var open *served
-	shut := func() {
-		if open != nil {
-			p.tell(nil, "")
-			open.close(ctx, p.log)
-			open = nil
-		}
-	}
-	defer shut()
-	var again, leave <-chan time.Time
+	defer func() { p.shut(ctx, open) }()
+	var due <-chan time.Time
+	var idleSince, retry time.Time
+	pause := firstPause
 	for {
 		select {
 		case <-p.news:
-		case <-again:
-		case <-leave:
-			shut()
-			if p.end() {
-				p.changed()
-				return
-			}
+		case <-due:
 		case <-ctx.Done():
 			return
 		}
-		again, leave = nil, nil
 		w, idle := p.wanted()
-		if idle {
+		now := time.Now()
+		due = nil
+		if !idle {
+			idleSince = time.Time{}
+			if now.Before(retry) {
+				due = time.After(retry.Sub(now))
+				continue
+			}
+			var err error
+			if open, err = p.serve(ctx, open, w); err == nil {
+				pause = firstPause
+				continue
+			}
+			p.tell(nil, err.Error())
+			retry = now.Add(pause)
+			due, pause = time.After(pause), min(2*pause, longestPause)
+			continue
+		}
+		if idleSince.IsZero() {
+			idleSince = now
 			if open != nil {
 				open.gate.Set(nil)
 			}
-			leave = time.After(lingering)
+		}
+		if left := idleSince.Add(lingering).Sub(now); left > 0 {
+			due = time.After(left)
 			continue
 		}
-		if open != nil && !open.serves(w) {
-			shut()
+		p.shut(ctx, open)
+		open = nil
+		if p.end() {
+			p.changed()
+			return
 		}
-		if open == nil {
-			var err error
-			if open, err = p.open(ctx, w); err != nil {
-				p.log.Warn("a pod has no gate", "err", err)
-				if errors.Is(err, node.ErrHostNetwork) {
-					p.tell(nil, "it uses the node's own network (hostNetwork), where to steer would be to steer the node")
-				} else {
-					p.tell(nil, err.Error())
-					again = time.After(time.Second) // its processes may be about to start
-				}
-				continue
-			}
-		}
-		open.gate.Set(w.grants)
-		p.tell(open.gate, "", w.grants...)
 	}
+}
+
+// serve brings the gate to what is wanted, and opens it if it is not open.
+func (p *post) serve(ctx context.Context, open *served, w *wanted) (*served, error) {
+	if open != nil && open.runs != runs(w.pod) && p.moved(ctx, open, w) {
+		p.shut(ctx, open)
+		open = nil
+	}
+	if open == nil {
+		var err error
+		if open, err = p.open(ctx, w); err != nil {
+			return nil, err
+		}
+	}
+	open.gate.AddPorts(w.ports...)
+	open.gate.Set(w.grants)
+	p.tell(open.gate, "", w.grants...)
+	return open, nil
 }
 
 // served is an open gate.
 type served struct {
-	gate   *gate.Gate
-	ns     *node.Netns
-	ports  []gate.Port
-	exempt bool
+	gate *gate.Gate
+	ns   *node.Netns
+	runs string // of the pod, when it was looked at last
 }
 
-// serves reports whether the gate can serve what is wanted.
-func (s *served) serves(w *wanted) bool {
-	return s.exempt == w.exempt && reflect.DeepEqual(s.ports, w.ports)
-}
-
-func (s *served) close(ctx context.Context, log *slog.Logger) {
+func (p *post) shut(ctx context.Context, s *served) {
+	if s == nil {
+		return
+	}
+	p.tell(nil, "")
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closing)
 	defer cancel()
 	if err := errors.Join(s.gate.Close(ctx), s.ns.Close()); err != nil {
-		log.Warn("a gate was not closed well", "err", err)
+		p.log.Warn("a gate was not closed well", "err", err)
 	}
 }
 
-// gatePort is where gates listen on their pods' loopback.
-const gatePort = 24448
+// moved reports whether the pod has another network namespace than its gate.
+func (p *post) moved(ctx context.Context, s *served, w *wanted) bool {
+	found, err := p.find(ctx, w.pod)
+	if err != nil {
+		return false // its processes are between two runs: there will be news
+	}
+	ns, err := found.Netns()
+	if err != nil {
+		return false
+	}
+	defer ns.Close()
+	s.runs = runs(w.pod)
+	return !ns.Same(s.ns)
+}
 
 func (p *post) open(ctx context.Context, w *wanted) (*served, error) {
-	found, err := p.proc.Pod(ctx, uidOf(w.pod))
+	found, err := p.find(ctx, w.pod)
 	if err != nil {
 		return nil, err
 	}
 	ns, err := found.Netns()
+	if errors.Is(err, node.ErrHostNetwork) {
+		return nil, errors.New("it uses the node's own network (hostNetwork), where to steer would be to steer the node")
+	}
 	if err != nil {
 		return nil, err
 	}
-	s := &served{ns: ns, ports: w.ports, exempt: w.exempt}
 	o := gate.Options{
-		Service: w.pod.Name, Ports: w.ports, Port: gatePort, Version: p.version, Log: p.log,
-		Process: func(ctx context.Context, container string) (node.Process, error) { return p.process(ctx, container) },
+		Service: w.pod.Name, Ports: w.ports, Port: gatePort, Version: p.version, Log: p.log, Process: p.process, ExemptPorts: w.exempt,
 	}
-	if w.exempt {
-		if o.Exempt, err = nodeAddrs(ctx, found); err != nil {
-			ns.Close()
-			return nil, err
-		}
+	if len(w.exempt) > 0 {
+		o.Exempt, err = nodeAddrs(ctx, found)
 	}
-	if s.gate, err = gate.Open(ctx, ns, o); err != nil {
+	s := &served{ns: ns, runs: runs(w.pod)}
+	if err == nil {
+		s.gate, err = gate.Open(ctx, ns, o)
+	}
+	if err != nil {
 		ns.Close()
 		return nil, err
 	}
@@ -233,7 +264,7 @@ func (p *post) process(ctx context.Context, container string) (node.Process, err
 	if id == "" {
 		return node.Process{}, fmt.Errorf("pod %s has no container %q that runs", w.pod.Name, container)
 	}
-	found, err := p.proc.Pod(ctx, uidOf(w.pod))
+	found, err := p.find(ctx, w.pod)
 	if err != nil {
 		return node.Process{}, err
 	}
@@ -244,12 +275,24 @@ func (p *post) process(ctx context.Context, container string) (node.Process, err
 	return process, nil
 }
 
-// uidOf is the UID that a pod's cgroups have: a static pod's is not that of the API.
-func uidOf(pod *core.Pod) string {
+// find finds a pod's processes. The UID in its cgroups is that of the API, or for a
+// static pod one that an annotation has, which others may write: so it has to be a pod
+// with the containers that kubelet told of.
+func (p *post) find(ctx context.Context, pod *core.Pod) (*node.Pod, error) {
+	uid := string(pod.UID)
 	if hash := pod.Annotations["kubernetes.io/config.hash"]; hash != "" {
-		return hash
+		uid = hash
 	}
-	return string(pod.UID)
+	found, err := p.proc.Pod(ctx, uid)
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range pod.Status.ContainerStatuses {
+		if _, ok := found.Container(s.ContainerID); ok && s.ContainerID != "" {
+			return found, nil
+		}
+	}
+	return nil, fmt.Errorf("none of the containers of pod %s runs here", pod.Name)
 }
 
 // nodeAddrs are the addresses of a pod's node, which kubelet's probes come from.
@@ -268,4 +311,16 @@ func nodeAddrs(ctx context.Context, pod *node.Pod) ([]netip.Prefix, error) {
 		all = append(all, netip.PrefixFrom(a, a.BitLen()))
 	}
 	return all, nil
+}
+
+// status is what there is to tell of an Intercept.
+func (p *post) status(intercept string) v1alpha1.PodStatus {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s := v1alpha1.PodStatus{Name: p.want.pod.Name, Problem: p.problem}
+	if p.gate == nil || !p.lets[intercept] {
+		return s
+	}
+	s.Port = gatePort
+	return p.counts.status(s, intercept, p.gate, time.Now())
 }

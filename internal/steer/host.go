@@ -15,7 +15,8 @@ import (
 // maxRules is how many rules a pod has at most.
 const maxRules = 256
 
-// Host has the rules of one pod. Its fields are set before its doors are served.
+// Host has the rules of one pod. Its fields are set before its doors are served;
+// AddDoor adds doors later.
 type Host struct {
 	Service string
 	Doors   []*Door
@@ -186,16 +187,31 @@ func (h *Host) join(a asked, sess *stream.Session) (*lease, error) {
 	return l, nil
 }
 
+// AddDoor adds a door that is served already, or is about to be.
+func (h *Host) AddDoor(d *Door) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.Doors = append(h.Doors, d)
+}
+
+// present are the doors there are.
+func (h *Host) present() []*Door {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.Clone(h.Doors)
+}
+
 // doors returns those that a rule is about, if it makes sense there.
 func (h *Host) doors(r Rule) ([]*Door, error) {
 	var protocol Protocol
-	doors := h.Doors
-	if i := slices.IndexFunc(h.Doors, func(d *Door) bool { return d.Port == r.Port }); i >= 0 {
-		protocol = h.Doors[i].Protocol
-		doors = h.Doors[i : i+1]
+	all := h.present()
+	doors := all
+	if i := slices.IndexFunc(all, func(d *Door) bool { return d.Port == r.Port }); i >= 0 {
+		protocol = all[i].Protocol
+		doors = all[i : i+1]
 	} else if r.Mode != Replace || r.Port != 0 {
 		var ports []int
-		for _, d := range h.Doors {
+		for _, d := range all {
 			ports = append(ports, d.Port)
 		}
 		return nil, fmt.Errorf("%s has no port %d that can be steered, it has %v: name one of those", h.Service, r.Port, ports)
@@ -209,7 +225,7 @@ func (h *Host) doors(r Rule) ([]*Door, error) {
 	if h.Process == nil {
 		return nil, fmt.Errorf("the process of %s can't be stopped here, because Bight has not started it: use --intercept, or deploy %s with bight up", h.Service, h.Service)
 	}
-	return h.Doors, nil
+	return all, nil
 }
 
 // inTheWay says why a rule is refused.
@@ -240,7 +256,7 @@ func (h *Host) add(r Rule, doors []*Door, sess *stream.Session) (l, old *lease, 
 		if o.rule.ID == r.ID && o.rule.Owner == r.Owner {
 			old = o
 		} else if o.rule.ID == r.ID {
-			return nil, nil, &RefusedError{"another rule has the same id", o.rule.Owner}
+			return nil, nil, &RefusedError{fmt.Sprintf("%s has a rule with the id %s: choose another", o.rule.Owner, r.ID), o.rule.Owner}
 		} else {
 			others = append(others, o.rule)
 		}

@@ -433,7 +433,7 @@ func testBridgeBadInput(b *bay) {
 		{"NoRight", []string{"run", "cart", "--kubeconfig", looker, "--", "true"}, 3, []string{`create pods/portforward`, b.namespace}},
 		{"NoRightToIntercept", []string{"intercept", "cart", "--port", "1", "--kubeconfig", looker}, 3, []string{`create pods/portforward`, b.namespace}},
 		{"NoRightAtAll", []string{"env", "cart", "--kubeconfig", as(b.T, "nobody")}, 3, []string{`nobody`, b.namespace}},
-		{"LeaveWhatIsNot", []string{"intercept", "leave", "cart-1"}, 4, []string{`no intercept cart-1 in namespace ` + b.namespace + `: there is none`}},
+		{"LeaveWhatIsNot", []string{"intercept", "leave", "cart-1"}, 4, []string{`no intercept cart-1: there is none`}},
 	}
 	for _, test := range tests {
 		b.Run(test.name, func(t *testing.T) {

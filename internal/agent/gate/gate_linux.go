@@ -24,7 +24,7 @@ const (
 	// defaultPort is where gates listen.
 	defaultPort = 24448
 	// maxSessions is how many laptops there may be at a time.
-	maxSessions = 64
+	maxSessions = 16
 	// steerTime is for the kernel to take rules, which needs less than 10 ms.
 	steerTime = 10 * time.Second
 	// appTime is for the app to take a connection.
@@ -45,10 +45,11 @@ type Options struct {
 	Service string
 	Ports   []Port
 	Port    int // to listen on, on the pod's loopback: 24448
-	// Exempt are sources whose connections always go to the app: the node's own
-	// addresses, which kubelet's probes come from.
-	Exempt  []netip.Prefix
-	Version string // of this program
+	// Exempt are sources whose connections to ExemptPorts always go to the app: the
+	// node's own addresses, which kubelet's probes come from. No ports are all.
+	Exempt      []netip.Prefix
+	ExemptPorts []uint16
+	Version     string // of this program
 	// Process finds the main process of a grant's container as it is now: it is asked
 	// for each question, since containers are restarted.
 	Process func(ctx context.Context, container string) (node.Process, error)
@@ -62,7 +63,6 @@ type Gate struct {
 	grants book
 	host   *steer.Host
 	server *stream.Server
-	queues map[int]*queue
 
 	life    context.Context // of sessions
 	end     context.CancelFunc
@@ -77,6 +77,8 @@ type Gate struct {
 	mu      sync.Mutex
 	door    *node.Door               // nil before the first rule
 	over    bool                     // no door is opened any more
+	doors   []*steer.Door            // of the ports
+	queues  map[int]*queue           // by port
 	reaches map[string]*reach.Server // by container
 
 	passed passed
@@ -104,11 +106,11 @@ func Open(ctx context.Context, ns *node.Netns, o Options) (*Gate, error) {
 	g.life, g.end = context.WithCancel(context.Background())
 	g.passing, g.cut = context.WithCancel(context.Background())
 	g.host = &steer.Host{Service: o.Service, Admit: g.admitRule, Steer: g.steer, Log: o.Log}
-	for _, p := range o.Ports {
-		g.serve(p)
-	}
+	g.AddPorts(o.Ports...)
 	g.server = &stream.Server{
-		Admit: g.grants.admit, Version: o.Version, MaxSessions: maxSessions, Handle: g.handle, Log: o.Log,
+		Admit: g.grants.admit, Version: o.Version, MaxSessions: maxSessions, Handle: g.handle,
+		Log:    o.Log,
+		Limits: stream.Limits{Replay: 4 << 20, Budget: 8 << 20, Streams: 1024}, // many gates share a process
 	}
 	g.work.Go(func() {
 		if err := g.server.Serve(g.life, ln); err != nil {
@@ -116,6 +118,12 @@ func Open(ctx context.Context, ns *node.Netns, o Options) (*Gate, error) {
 		}
 	})
 	return g, nil
+}
+
+// exempts reports whether connections from an address to a port go to the app.
+func (o Options) exempts(from netip.Addr, port uint16) bool {
+	return (len(o.ExemptPorts) == 0 || slices.Contains(o.ExemptPorts, port)) &&
+		slices.ContainsFunc(o.Exempt, func(e netip.Prefix) bool { return e.Contains(from) })
 }
 
 func (o Options) check() error {
@@ -133,14 +141,27 @@ func (o Options) check() error {
 	return nil
 }
 
-// serve makes the part of the door that is about one port.
+// AddPorts makes more ports of the pod ones that can be steered. Those that there are
+// already stay as they are.
+func (g *Gate) AddPorts(ports ...Port) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, p := range ports {
+		if g.queues[p.Number] == nil && !g.over {
+			g.serve(p)
+		}
+	}
+}
+
+// serve makes the part of the door that is about one port. The lock is held.
 func (g *Gate) serve(p Port) {
 	d := &steer.Door{
 		Port: p.Number, Protocol: p.Protocol, Probes: p.Probes, Follow: p.Protocol != steer.TCP,
 		AppAt: g.app, Older: func() int64 { return g.older(p.Number) }, Log: g.o.Log,
 	}
 	q := newQueue(p.Number)
-	g.host.Doors = append(g.host.Doors, d)
+	g.host.AddDoor(d)
+	g.doors = append(g.doors, d)
 	g.queues[p.Number] = q
 	g.serving.Go(func() {
 		if err := d.Serve(g.passing, q); err != nil {
@@ -252,7 +273,7 @@ func (g *Gate) opened(ctx context.Context, open bool) (*node.Door, error) {
 	if g.over {
 		return nil, errClosing
 	}
-	d, err := node.OpenDoor(ctx, g.ns, node.Options{Exempt: g.o.Exempt, Log: g.o.Log})
+	d, err := node.OpenDoor(ctx, g.ns, node.Options{Exempt: g.o.Exempt, ExemptPorts: g.o.ExemptPorts, Log: g.o.Log})
 	if err != nil {
 		return nil, err
 	}
@@ -277,12 +298,17 @@ func (g *Gate) accept(d *node.Door) {
 			continue
 		}
 		g.passed.add(conn)
-		to, ok := conn.LocalAddr().(*net.TCPAddr)
-		if !ok || g.queues[to.Port] == nil {
+		var q *queue
+		if to, ok := conn.LocalAddr().(*net.TCPAddr); ok {
+			g.mu.Lock()
+			q = g.queues[to.Port]
+			g.mu.Unlock()
+		}
+		if q == nil {
 			_ = conn.Close() // no port that was engaged
 			continue
 		}
-		g.queues[to.Port].give(conn)
+		q.give(conn)
 	}
 }
 
@@ -325,17 +351,17 @@ func (g *Gate) close(ctx context.Context) error {
 	g.grants.close()
 	g.mu.Lock()
 	g.over = true
-	d := g.door
+	d, doors, queues := g.door, g.doors, g.queues
 	g.mu.Unlock()
 	var err error
 	if d != nil {
 		err = d.Shutdown(ctx)
 	}
 	g.host.Leave(errClosing)
-	for _, d := range g.host.Doors {
+	for _, d := range doors {
 		d.Retire()
 	}
-	for _, q := range g.queues {
+	for _, q := range queues {
 		_ = q.Close() // never fails
 	}
 	stop := context.AfterFunc(ctx, g.cut)

@@ -50,14 +50,14 @@ func (p *passed) add(c net.Conn) {
 // count counts the connections to the app by port, leaving out those from the pod
 // itself and from exempt sources, and forgets sockets that are no more. all is what
 // there was since then.
-func (p *passed) count(all []node.Socket, then time.Time, own []netip.Addr, exempt []netip.Prefix) {
+func (p *passed) count(all []node.Socket, then time.Time, own []netip.Addr, exempt func(from netip.Addr, port uint16) bool) {
 	old, present := map[int]int64{}, map[uint64]bool{}
 	for _, s := range all {
 		from := s.Remote.Addr()
 		present[s.Inode] = true
 		switch _, ours := p.inodes[s.Inode]; {
 		case ours, s.Inode == 0, from.IsLoopback(), slices.Contains(own, from),
-			slices.ContainsFunc(exempt, func(e netip.Prefix) bool { return e.Contains(from) }):
+			exempt(from, s.Local.Port()):
 		default:
 			old[int(s.Local.Port())]++
 		}
@@ -90,6 +90,6 @@ func (g *Gate) older(port int) int64 {
 	}
 	p.mu.Lock() // not before: what has just been accepted is known by now
 	defer p.mu.Unlock()
-	p.count(all, now, own, g.o.Exempt)
+	p.count(all, now, own, g.o.exempts)
 	return p.old[port]
 }

@@ -23,6 +23,21 @@ func containerOf(cgroup, uid string) (id string, ok bool) {
 	return "", false
 }
 
+// inContainer reports whether a process with this cgroup is in the container with
+// this ID. From a cgroup namespace of the same pod, that is all that is seen:
+// "/../ID".
+func inContainer(cgroup, id string) bool {
+	for line := range strings.Lines(cgroup) {
+		_, path, _ := strings.Cut(strings.TrimSuffix(line, "\n"), ":")
+		for _, e := range strings.FieldsFunc(path, func(r rune) bool { return r == '/' || r == ':' }) {
+			if found, ok := containerID(e); ok && found == id {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // containerIn does containerOf's work for one path.
 func containerIn(path, uid string) (id string, ok bool) {
 	// containerd with the cgroupfs driver below a kubelet with the systemd

@@ -12,7 +12,8 @@
 // [Proc] finds a pod's processes by their cgroups, so no runtime's socket is
 // needed; [Netns] makes sockets in a pod's network namespace. The package runs
 // no programs. It needs the host's PID namespace and the capabilities NET_ADMIN,
-// SYS_ADMIN and SYS_PTRACE, and runs on Linux only.
+// SYS_ADMIN and SYS_PTRACE, and runs on Linux only. A process that is in the pod's
+// namespaces itself needs no SYS_ADMIN: [OwnNetns] and [Proc.Beside] are for it.
 //
 // All exported methods are safe for concurrent use. The package starts
 // goroutines only for a door's listeners, and Close waits for those, and for

@@ -19,6 +19,8 @@ type Options struct {
 	// forwards with its address in place of the client's are not told apart from
 	// probes.
 	Exempt []netip.Prefix
+	// ExemptPorts are those that Exempt is about; none are all.
+	ExemptPorts []uint16
 	// Linger is for how long Shutdown goes on accepting after the last rule is
 	// gone, since connections may be half open: 1 s.
 	Linger time.Duration
@@ -41,10 +43,11 @@ type Door struct {
 	incoming  chan accepted
 	closed    chan struct{}
 	accepting sync.WaitGroup
-	closing   sync.Once
+	once      sync.Once // of Close
 
 	mu       sync.Mutex
-	table    *table // nil once closed
+	table    *table // nil once closed, and while it is let go of
+	closing  bool   // no table is opened any more
 	ports    []uint16
 	released time.Time // when the last ports were
 }
@@ -56,7 +59,9 @@ type accepted struct {
 
 // OpenDoor makes a door that is not engaged yet. The namespace stays the
 // caller's, and open for as long as the door. A pod has one door at a time:
-// while a living process has one, the error is ErrHeld.
+// while a living process has one, the error is ErrHeld. In a process's own
+// namespace, where there may be several such processes, it is one that is engaged
+// at a time: Engage fails with ErrHeld, too.
 func OpenDoor(ctx context.Context, ns *Netns, o Options) (*Door, error) {
 	if o.Linger == 0 {
 		o.Linger = time.Second
@@ -72,11 +77,7 @@ func OpenDoor(ctx context.Context, ns *Netns, o Options) (*Door, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open a door: %w", err)
 	}
-	flags := uint32(tableOwned)
-	if o.unowned {
-		flags = 0
-	}
-	if d.table, err = openTable(ns, flags); err != nil {
+	if d.table, err = d.openTable(ctx); err != nil {
 		return nil, fmt.Errorf("open a door: %w", err)
 	}
 	if err := d.listen(ctx, own); err != nil {
@@ -87,6 +88,27 @@ func OpenDoor(ctx context.Context, ns *Netns, o Options) (*Door, error) {
 		d.accepting.Go(func() { d.accept(l) })
 	}
 	return d, nil
+}
+
+// openTable opens the door's table. In the own namespace the process that holds it may
+// be one of ours that is about to end: it is given a moment.
+func (d *Door) openTable(ctx context.Context) (*table, error) {
+	const moment, pause = 3 * time.Second, 50 * time.Millisecond
+	flags := uint32(tableOwned)
+	if d.o.unowned {
+		flags = 0
+	}
+	for deadline := time.Now().Add(moment); ; {
+		t, err := openTable(d.ns, flags)
+		if !d.ns.own || !errors.Is(err, ErrHeld) || time.Now().After(deadline) {
+			return t, err
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
 }
 
 // listen listens for the address families that the pod has.
@@ -136,7 +158,7 @@ func (d *Door) Engage(ctx context.Context, ports ...uint16) error {
 	if err != nil {
 		return fmt.Errorf("engage ports %v: %w", ports, err)
 	}
-	if err := d.set(ctx, ports, plan{addrs: own, ports: ports, exempt: d.o.Exempt, doors: d.addrs()}); err != nil {
+	if err := d.set(ctx, ports, plan{addrs: own, ports: ports, exempt: d.o.Exempt, exemptPorts: d.o.ExemptPorts, doors: d.addrs()}); err != nil {
 		return fmt.Errorf("engage ports %v: %w", ports, err)
 	}
 	return nil
@@ -154,28 +176,48 @@ func (d *Door) Disengage(ctx context.Context) error {
 func (d *Door) set(ctx context.Context, ports []uint16, p plan) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.table == nil {
+	if d.closing {
 		return net.ErrClosed
 	}
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
 	if len(ports) == 0 && len(d.ports) == 0 {
-		return nil
+		return d.letGo()
 	}
 	begun := time.Now()
 	rules := p.rules()
 	if len(ports) == 0 {
 		rules = nil
 	}
+	if d.table == nil {
+		var err error
+		if d.table, err = d.openTable(ctx); err != nil {
+			return err
+		}
+	}
 	if err := d.table.set(rules); err != nil {
 		return err
 	}
 	if d.ports = ports; len(ports) == 0 {
 		d.released = time.Now()
+		if err := d.letGo(); err != nil {
+			return err
+		}
 	}
 	d.o.Log.Info("steering changed", "ports", ports, "took", time.Since(begun))
 	return nil
+}
+
+// letGo gives the own namespace's table up, which another process may want. The lock
+// is held.
+func (d *Door) letGo() error {
+	if !d.ns.own || d.table == nil {
+		return nil
+	}
+	t := d.table
+	d.table = nil
+	return t.close()
 }
 
 // Ports returns the ports that are engaged.
@@ -231,12 +273,14 @@ func (d *Door) Shutdown(ctx context.Context) error {
 // once. A connection on its way to the door is reset; Shutdown avoids that.
 func (d *Door) Close() error {
 	var err error
-	d.closing.Do(func() {
+	d.once.Do(func() {
 		d.mu.Lock()
 		t := d.table
-		d.table, d.ports = nil, nil
+		d.table, d.ports, d.closing = nil, nil, true
 		d.mu.Unlock()
-		err = t.close() // first of all, so that new connections have somewhere to go
+		if t != nil {
+			err = t.close() // first of all, so that new connections have somewhere to go
+		}
 		close(d.closed)
 		d.stop()
 	})

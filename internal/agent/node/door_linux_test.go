@@ -127,6 +127,21 @@ func TestExemptSourcesReachTheApp(t *testing.T) {
 	})
 }
 
+func TestSourcesAreExemptOnTheirPortsOnly(t *testing.T) {
+	eachFamily(t, func(t *testing.T, a addresses) {
+		n := newNetwork(t)
+		n.app(t, ":8080")
+		all := []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}
+		must(t, n.door(t, Options{Exempt: all, ExemptPorts: []uint16{9}}).Engage(t.Context(), appPort))
+		at := netip.AddrPortFrom(a.pod, appPort)
+		dial(t, n.client, at).servedBy(t, "door", at)
+		other := newNetwork(t)
+		other.app(t, ":8080")
+		must(t, other.door(t, Options{Exempt: all, ExemptPorts: []uint16{9, appPort}}).Engage(t.Context(), appPort))
+		dial(t, other.client, at).servedBy(t, "app", at)
+	})
+}
+
 func newTalk(t *testing.T, conn net.Conn) *talk {
 	t.Helper()
 	c := &talk{Conn: conn, in: bufio.NewReader(conn)}

@@ -19,6 +19,7 @@ import (
 type Netns struct {
 	file *os.File
 	id   namespace
+	own  bool // this process is in it, with all of its threads
 }
 
 // namespace identifies a namespace as long as it lives.
@@ -60,6 +61,9 @@ func (n *Netns) Close() error { return n.file.Close() }
 func (n *Netns) In(ctx context.Context, fn func() error) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
+	}
+	if n.own {
+		return fn()
 	}
 	done := make(chan error, 1)
 	go func() {

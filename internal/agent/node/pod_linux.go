@@ -56,7 +56,7 @@ func (p Proc) Pod(ctx context.Context, uid string) (*Pod, error) {
 	if uid == "" {
 		return nil, errors.New("find pod: no UID")
 	}
-	members, err := p.members(ctx, uid)
+	members, err := p.members(ctx, func(cgroup string) (string, bool) { return containerOf(cgroup, uid) })
 	if err != nil {
 		return nil, fmt.Errorf("find pod %s: %w", uid, err)
 	}
@@ -87,8 +87,9 @@ func (p Proc) Pod(ctx context.Context, uid string) (*Pod, error) {
 	return pod, nil
 }
 
-// members returns the living processes of a pod by container.
-func (p Proc) members(ctx context.Context, uid string) (map[string][]stat, error) {
+// members returns the living processes by container, of those that are known by
+// their cgroups.
+func (p Proc) members(ctx context.Context, containerOf func(cgroup string) (id string, ok bool)) (map[string][]stat, error) {
 	dir, err := os.Open(string(p))
 	if err != nil {
 		return nil, err
@@ -112,7 +113,7 @@ func (p Proc) members(ctx context.Context, uid string) (map[string][]stat, error
 		} else if err != nil {
 			return nil, err
 		}
-		id, ok := containerOf(string(cgroup), uid)
+		id, ok := containerOf(string(cgroup))
 		if !ok {
 			continue
 		}

@@ -14,7 +14,9 @@ type plan struct {
 	addrs  []netip.Addr   // of the pod
 	ports  []uint16       // that are steered
 	exempt []netip.Prefix // sources that are not
-	doors  []netip.AddrPort
+	// exemptPorts are those that exempt is about; none are all.
+	exemptPorts []uint16
+	doors       []netip.AddrPort
 }
 
 // loopbackIndex is the index of lo in every network namespace.
@@ -35,7 +37,12 @@ func (p plan) rules() [][]expr.Any {
 	)}
 	for _, from := range p.exempt {
 		f := fieldsOf(from.Addr())
-		rules = append(rules, slices.Concat(f.family(), f.source(from), []expr.Any{verdict(expr.VerdictReturn)}))
+		if len(p.exemptPorts) == 0 {
+			rules = append(rules, slices.Concat(f.family(), f.source(from), []expr.Any{verdict(expr.VerdictReturn)}))
+		}
+		for _, port := range p.exemptPorts {
+			rules = append(rules, slices.Concat(f.family(), f.source(from), tcpTo(port), []expr.Any{verdict(expr.VerdictReturn)}))
+		}
 	}
 	for _, door := range p.doors {
 		f := fieldsOf(door.Addr())
@@ -84,8 +91,15 @@ func (f fields) source(from netip.Prefix) []expr.Any {
 // destination matches TCP packets to an address and port.
 func (f fields) destination(addr netip.Addr, port uint16) []expr.Any {
 	return slices.Concat(
-		match(&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1}, []byte{unix.IPPROTO_TCP}),
 		match(&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: f.dst, Len: f.size}, addr.AsSlice()),
+		tcpTo(port),
+	)
+}
+
+// tcpTo matches TCP packets to a port.
+func tcpTo(port uint16) []expr.Any {
+	return slices.Concat(
+		match(&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1}, []byte{unix.IPPROTO_TCP}),
 		match(&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2}, binary.BigEndian.AppendUint16(nil, port)),
 	)
 }

@@ -59,8 +59,11 @@ func openTable(n *Netns, flags uint32) (*table, error) {
 
 // dialNetfilter opens a connection to the netfilter of the namespace.
 func dialNetfilter(n *Netns) (conn *nftables.Conn, raw *netlink.Conn, err error) {
-	conn, err = nftables.New(nftables.AsLasting(), nftables.WithNetNSFd(int(n.file.Fd())),
-		nftables.WithSockOptions(func(c *netlink.Conn) error { raw = c; return nil }))
+	options := []nftables.ConnOption{nftables.AsLasting(), nftables.WithSockOptions(func(c *netlink.Conn) error { raw = c; return nil })}
+	if !n.own {
+		options = append(options, nftables.WithNetNSFd(int(n.file.Fd())))
+	}
+	conn, err = nftables.New(options...)
 	if err != nil {
 		return nil, nil, explain(err)
 	}

@@ -29,16 +29,19 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/discovery/cached/memory"
 	"k8s.io/client-go/dynamic"
 
 	"github.com/bightdev/bight/api/v1alpha1"
 	"github.com/bightdev/bight/internal/bridge"
+	"github.com/bightdev/bight/internal/intercept"
 	"github.com/bightdev/bight/internal/kube"
 	"github.com/bightdev/bight/internal/kube/follow"
 	"github.com/bightdev/bight/internal/steer"
 )
 
-// renewal is how often the node agents hear of us: three times before they give up.
+// renewal is how often the node agents hear of us, and how long that may take: they
+// give up after three times as long.
 const renewal = 3 * time.Second
 
 // patience is how long a node agent may take to open the gate of a pod.
@@ -60,17 +63,15 @@ type Permit struct {
 	again chan struct{} // look at once whether it is there; has room for one
 
 	mu      sync.Mutex
-	pods    map[string]entrance // by name
-	signed  time.Time           // the last renewal
-	revoked bool                // somebody has deleted it
-	changed chan struct{}       // closed and renewed when any of these changes
+	pods    map[place]v1alpha1.PodStatus // what the agents say
+	signed  time.Time                    // the last renewal
+	revoked bool                         // somebody has deleted it
+	uid     types.UID                    // of the object that was made last
+	changed chan struct{}                // closed and renewed when any of these changes
 }
 
-// entrance is what a node agent says of a pod.
-type entrance struct {
-	v1alpha1.PodStatus
-	node string
-}
+// place is where a pod is: another of the same name may come on another node.
+type place struct{ node, pod string }
 
 // MissingError tells that the cluster has no node agents.
 type MissingError struct{ Context string }
@@ -92,8 +93,8 @@ func Owner(ctx context.Context, c *kube.Cluster) (string, error) {
 	return review.Status.UserInfo.Username, nil
 }
 
-// Ask makes an Intercept of this name; its token hash and its first renewal are filled
-// in. What the API server says against it is the error.
+// Ask makes an Intercept whose name begins with this one; its token hash and its first
+// renewal are filled in. What the API server says against it is the error.
 func Ask(ctx context.Context, c *kube.Cluster, namespace, name string, spec v1alpha1.InterceptSpec, log *slog.Logger) (*Permit, error) {
 	client, err := c.Dynamic()
 	if err != nil {
@@ -101,15 +102,16 @@ func Ask(ctx context.Context, c *kube.Cluster, namespace, name string, spec v1al
 	}
 	p := &Permit{
 		cluster: c, client: client.Resource(v1alpha1.Intercepts()).Namespace(namespace), token: rand.Text(), log: log,
-		pods: map[string]entrance{}, changed: make(chan struct{}), again: make(chan struct{}, 1), signed: time.Now(),
+		pods: map[place]v1alpha1.PodStatus{}, changed: make(chan struct{}), again: make(chan struct{}, 1),
 	}
 	sum := sha256.Sum256([]byte(p.token))
 	spec.TokenHash = hex.EncodeToString(sum[:])
 	p.object = &v1alpha1.Intercept{
 		TypeMeta:   metav1.TypeMeta{APIVersion: v1alpha1.GroupVersion().String(), Kind: "Intercept"},
-		ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: namespace},
+		ObjectMeta: metav1.ObjectMeta{Name: name + "-" + strings.ToLower(rand.Text()[:5]), Namespace: namespace},
 		Spec:       spec,
 	}
+	p.signed = wall()
 	made, err := p.make(ctx)
 	if err != nil {
 		return nil, err
@@ -125,19 +127,23 @@ func Ask(ctx context.Context, c *kube.Cluster, namespace, name string, spec v1al
 func (p *Permit) Token() string { return p.token }
 
 // Rule is the rule that gates let this process join, nil for none.
-func (p *Permit) Rule() *steer.Rule { return RuleOf(p.object) }
+func (p *Permit) Rule() *steer.Rule { return intercept.RuleOf(p.object) }
 
 // Close deletes the Intercept: the node agents let nobody in by it any more. Without
 // the cluster it ends by itself.
 func (p *Permit) Close() {
 	p.stop()
+	p.work.Wait()
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
-	if err := p.client.Delete(ctx, p.object.Name, metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
+	err := p.client.Delete(ctx, p.object.Name, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &p.uid}})
+	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
 		p.log.Debug("the Intercept is left to expire", "err", err)
 	}
-	p.work.Wait()
 }
+
+// wall is the time by the clock on the wall: that goes on while a laptop sleeps.
+func wall() time.Time { return time.Now().Round(0) }
 
 func now() string { return time.Now().UTC().Format(time.RFC3339Nano) }
 
@@ -151,11 +157,13 @@ func (p *Permit) make(ctx context.Context) (*unstructured.Unstructured, error) {
 	}
 	delete(fields, "status")
 	made, err := p.client.Create(ctx, &unstructured.Unstructured{Object: fields}, metav1.CreateOptions{FieldManager: "bight"})
-	var status *apierrors.StatusError
 	switch {
 	case err == nil:
+		p.mu.Lock()
+		p.uid = made.GetUID()
+		p.mu.Unlock()
 		return made, nil
-	case apierrors.IsNotFound(err) && errors.As(err, &status) && !strings.Contains(status.Error(), "namespaces"):
+	case missing(p.cluster, err):
 		return nil, &MissingError{Context: p.cluster.Context}
 	}
 	return nil, fmt.Errorf("make Intercept %s: %w", p.object.Name, p.cluster.Explain(err))
@@ -188,7 +196,8 @@ var errRevoked = errors.New("the Intercept was deleted by somebody")
 // sign is one sign of life. An Intercept that has expired is made again; one that is
 // gone although it was renewed was taken from us.
 func (p *Permit) sign(ctx context.Context) error {
-	limited, cancel := context.WithTimeout(ctx, 2*renewal)
+	sent := wall()
+	limited, cancel := context.WithTimeout(ctx, renewal)
 	defer cancel()
 	body, err := json.Marshal(map[string]any{"metadata": map[string]any{"annotations": map[string]string{v1alpha1.RenewedAnnotation: now()}}})
 	if err != nil {
@@ -196,22 +205,31 @@ func (p *Permit) sign(ctx context.Context) error {
 	}
 	_, err = p.client.Patch(limited, p.object.Name, types.MergePatchType, body, metav1.PatchOptions{FieldManager: "bight"})
 	p.mu.Lock()
-	if apierrors.IsNotFound(err) && time.Since(p.signed) < expiry {
+	revoked := taken(err, p.signed, sent)
+	if revoked {
 		p.revoked = true
 		p.touch()
-		p.mu.Unlock()
-		return errRevoked
 	}
 	p.mu.Unlock()
+	if revoked {
+		return errRevoked
+	}
 	if apierrors.IsNotFound(err) {
 		_, err = p.make(limited)
 	}
 	if err == nil {
 		p.mu.Lock()
-		p.signed = time.Now()
+		p.signed = sent
 		p.mu.Unlock()
 	}
 	return err
+}
+
+// taken reports whether an Intercept that a request did not find was taken from us,
+// rather than having expired: whether it was renewed a short while before.
+func taken(err error, signed, sent time.Time) bool {
+	since := sent.Sub(signed)
+	return apierrors.IsNotFound(err) && since >= 0 && since < expiry
 }
 
 // expiry is from when on a missing Intercept has expired, in all likelihood.
@@ -250,7 +268,7 @@ func (p *Permit) follow(ctx context.Context, version string) {
 }
 
 func (p *Permit) take(object runtime.Object) {
-	pods := map[string]entrance{}
+	pods := map[place]v1alpha1.PodStatus{}
 	if u, ok := object.(*unstructured.Unstructured); ok {
 		i := &v1alpha1.Intercept{}
 		if err := runtime.DefaultUnstructuredConverter.FromUnstructured(u.Object, i); err != nil {
@@ -259,7 +277,7 @@ func (p *Permit) take(object runtime.Object) {
 		}
 		for _, n := range i.Status.Nodes {
 			for _, pod := range n.Pods {
-				pods[pod.Name] = entrance{pod, n.Node}
+				pods[place{n.Node, pod.Name}] = pod
 			}
 		}
 	}
@@ -280,24 +298,27 @@ func (p *Permit) take(object runtime.Object) {
 func (p *Permit) Enter(ctx context.Context, pod *core.Pod) (port int, err error) {
 	limited, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
+	var enough <-chan time.Time // of a problem
 	for {
 		p.mu.Lock()
-		e, changed, revoked := p.pods[pod.Name], p.changed, p.revoked
+		e, changed, revoked := p.pods[place{pod.Spec.NodeName, pod.Name}], p.changed, p.revoked
 		p.mu.Unlock()
 		if revoked {
-			return 0, fmt.Errorf("%w %s any more: Intercept %s was deleted by somebody", bridge.ErrBarred, pod.Name, p.object.Name)
+			return 0, fmt.Errorf("%w: Intercept %s was deleted by somebody", bridge.ErrRevoked, p.object.Name)
 		}
 		if e.Port != 0 {
 			return int(e.Port), nil
 		}
-		var enough <-chan time.Time
-		if e.Problem != "" {
+		switch {
+		case e.Problem == "":
+			enough = nil
+		case enough == nil:
 			enough = time.After(mending)
 		}
 		select {
 		case <-changed:
 		case <-enough:
-			return 0, fmt.Errorf("%w %s: the agent of node %s says: %s", bridge.ErrBarred, pod.Name, e.node, e.Problem)
+			return 0, fmt.Errorf("%w %s: the agent of node %s says: %s", bridge.ErrBarred, pod.Name, pod.Spec.NodeName, e.Problem)
 		case <-limited.Done():
 			if ctx.Err() != nil {
 				return 0, context.Cause(ctx)
@@ -308,6 +329,33 @@ func (p *Permit) Enter(ctx context.Context, pod *core.Pod) (port int, err error)
 	}
 }
 
+// missing reports whether a request failed because the cluster has no Intercepts at
+// all. Who may do little hears that they may not, before that there is nothing.
+func missing(c *kube.Cluster, err error) bool {
+	if !apierrors.IsNotFound(err) && !apierrors.IsForbidden(err) {
+		return false
+	}
+	d, derr := c.Discovery()
+	if derr != nil {
+		return false
+	}
+	_, derr = d.ServerResourcesForGroupVersion(v1alpha1.GroupVersion().String())
+	return apierrors.IsNotFound(derr) || errors.Is(derr, memory.ErrCacheNotFound)
+}
+
+// Delete ends an Intercept of one's own, whoever renews it.
+func Delete(ctx context.Context, c *kube.Cluster, i *v1alpha1.Intercept) error {
+	client, err := c.Dynamic()
+	if err != nil {
+		return err
+	}
+	err = client.Resource(v1alpha1.Intercepts()).Namespace(i.Namespace).Delete(ctx, i.Name, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &i.UID}})
+	if err != nil && !apierrors.IsNotFound(err) {
+		return fmt.Errorf("delete Intercept %s: %w", i.Name, c.Explain(err))
+	}
+	return nil
+}
+
 // List returns the Intercepts of a namespace. Without node agents the error is a
 // *MissingError.
 func List(ctx context.Context, c *kube.Cluster, namespace string) ([]v1alpha1.Intercept, error) {
@@ -316,7 +364,7 @@ func List(ctx context.Context, c *kube.Cluster, namespace string) ([]v1alpha1.In
 		return nil, err
 	}
 	list, err := client.Resource(v1alpha1.Intercepts()).Namespace(namespace).List(ctx, metav1.ListOptions{})
-	if apierrors.IsNotFound(err) {
+	if missing(c, err) {
 		return nil, &MissingError{Context: c.Context}
 	}
 	if err != nil {

@@ -1,4 +1,8 @@
-package permit
+// Package intercept is what the two sides of an Intercept have to agree on: the laptop
+// that makes one, and the agents that serve it.
+//
+// Its function is [RuleOf]. It is pure.
+package intercept
 
 import (
 	"github.com/bightdev/bight/api/v1alpha1"

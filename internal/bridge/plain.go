@@ -1,0 +1,242 @@
+package bridge
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	core "k8s.io/api/core/v1"
+	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/bightdev/bight/internal/bridge/jail"
+	"github.com/bightdev/bight/internal/bridge/proxy"
+	"github.com/bightdev/bight/internal/bridge/rewrite"
+	"github.com/bightdev/bight/internal/bridge/splice"
+	"github.com/bightdev/bight/internal/reach"
+)
+
+// plain runs a command with this machine's network: its variables name loopback ports
+// in place of the cluster's services, and a proxy for programs that can do with one.
+// It works on every system.
+func (b *Bridge) plain(ctx context.Context, w *way, o Order, pod *reach.Pod, covering *cover) (int, error) {
+	beside, stop := context.WithCancel(ctx)
+	var g errgroup.Group
+	l := b.locals(beside, w)
+	defer func() { stop(); l.close(); _ = g.Wait() }()
+	env := o.Env
+	if o.Service != "" {
+		env = environment(o.Env, l.rewritten(ctx, pod.Env))
+	}
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return 0, fmt.Errorf("open a port for the proxy: %w", err)
+	}
+	g.Go(func() error { return (&proxy.Server{Dial: l.dialer.DialContext, Log: b.Log}).Serve(beside, ln) })
+	env = proxied(env, ln.Addr().String())
+	g.Go(func() error { b.tellRevoked(beside, covering); return nil })
+	cmd := exec.CommandContext(ctx, o.Command[0], o.Command[1:]...)
+	cmd.Dir, cmd.Env = o.Dir, env
+	// A nil *os.File is no nil reader.
+	if o.Stdin != nil {
+		cmd.Stdin = o.Stdin
+	}
+	if o.Stdout != nil {
+		cmd.Stdout = o.Stdout
+	}
+	if o.Stderr != nil {
+		cmd.Stderr = o.Stderr
+	}
+	cmd.Cancel = func() error {
+		if cmd.Process.Signal(os.Interrupt) != nil { // Windows has no way to
+			return cmd.Process.Kill()
+		}
+		return nil
+	}
+	cmd.WaitDelay = 5 * time.Second
+	b.Say("the command has this machine's network, with a proxy to the cluster's (ALL_PROXY); addresses of services in its variables lead through loopback ports")
+	return exitCode(o.Command[0], cmd.Run())
+}
+
+// exitCode is a command's as shells have it, or an error that says why it did not start.
+func exitCode(name string, err error) (int, error) {
+	var exit *exec.ExitError
+	switch {
+	case err == nil:
+		return 0, nil
+	case errors.As(err, &exit):
+		if code := exit.ExitCode(); code >= 0 {
+			return code, nil
+		}
+		return 128 + signalOf(exit.ProcessState), nil
+	case errors.Is(err, exec.ErrNotFound), errors.Is(err, fs.ErrNotExist):
+		return 0, &jail.StartError{Command: name, Code: 127, Err: err}
+	case errors.Is(err, exec.ErrWaitDelay), errors.Is(err, context.Canceled):
+		return 128 + 9, nil
+	}
+	return 0, &jail.StartError{Command: name, Code: 126, Err: err}
+}
+
+// proxied adds the variables by which programs find a proxy, but for those that the
+// user has set.
+func proxied(env []string, at string) []string {
+	env = slices.Clone(env)
+	for name, value := range map[string]string{
+		"ALL_PROXY": "socks5h://" + at, "HTTP_PROXY": "http://" + at, "HTTPS_PROXY": "http://" + at,
+		"all_proxy": "socks5h://" + at, "http_proxy": "http://" + at, "https_proxy": "http://" + at,
+		"NO_PROXY": "localhost,127.0.0.1,::1", "no_proxy": "localhost,127.0.0.1,::1",
+	} {
+		if !has(env, name) {
+			env = append(env, name+"="+value)
+		}
+	}
+	return env
+}
+
+// dialHere connects to a port of this machine.
+func dialHere(ctx context.Context, network string, port uint16) (net.Conn, error) {
+	return (&net.Dialer{}).DialContext(ctx, network, net.JoinHostPort("127.0.0.1", strconv.Itoa(int(port))))
+}
+
+// locals are loopback ports that lead to ports of services.
+type locals struct {
+	b      *Bridge
+	ctx    context.Context // of what goes through them
+	dialer *reach.Dialer
+
+	mu        sync.Mutex
+	open      map[rewrite.Port]netip.AddrPort
+	listeners []net.Listener
+	serving   sync.WaitGroup
+}
+
+func (b *Bridge) locals(ctx context.Context, w *way) *locals {
+	return &locals{b: b, ctx: ctx, dialer: &reach.Dialer{Open: w}, open: map[rewrite.Port]netip.AddrPort{}}
+}
+
+// rewritten is an environment in which services are reached by loopback ports, and
+// tells the user which.
+func (l *locals) rewritten(ctx context.Context, env []reach.Variable) []reach.Variable {
+	services, err := l.b.named(ctx)
+	if err != nil {
+		l.b.Say(fmt.Sprintf("the variables are as in the pod, because services are not known: %v", err))
+		return env
+	}
+	out, changes, why := rewrite.Apply(env, services, l.listen)
+	for _, c := range changes {
+		l.b.Say(fmt.Sprintf("%s is %s here, %s in the pod", c.Name, c.To, c.From))
+	}
+	for _, err := range why {
+		l.b.Say(err.Error())
+	}
+	return out
+}
+
+// listen opens a port, or finds the one that is open. It is a rewrite.Open.
+func (l *locals) listen(p rewrite.Port, exactly bool) (netip.AddrPort, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if at, ok := l.open[p]; ok && (!exactly || int(at.Port()) == p.Number) {
+		return at, nil
+	}
+	number := 0
+	if exactly {
+		number = p.Number
+	}
+	ln, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(number)))
+	if err != nil {
+		return netip.AddrPort{}, err
+	}
+	at := ln.Addr().(*net.TCPAddr).AddrPort()
+	l.open[p] = at
+	l.listeners = append(l.listeners, ln)
+	l.serving.Go(func() { l.serve(ln, p.String()) })
+	return at, nil
+}
+
+func (l *locals) serve(ln net.Listener, to string) {
+	for {
+		conn, err := ln.Accept()
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil {
+			l.b.Log.Debug("accept a connection", "to", to, "error", err)
+			pause(l.ctx)
+			continue
+		}
+		l.serving.Go(func() {
+			far, err := l.dialer.DialContext(l.ctx, "tcp", to)
+			if err != nil {
+				l.b.Log.Debug("connect from a loopback port", "to", to, "error", err)
+				if c, ok := conn.(*net.TCPConn); ok {
+					_ = c.SetLinger(0) // the nearest to a refusal that there is
+				}
+				_ = conn.Close()
+				return
+			}
+			splice.Conns(l.ctx, conn, far)
+		})
+	}
+}
+
+// close ends the ports, and what goes through them with its context.
+func (l *locals) close() {
+	l.mu.Lock()
+	for _, ln := range l.listeners {
+		_ = ln.Close()
+	}
+	l.mu.Unlock()
+	l.serving.Wait()
+}
+
+// named are the Services that variables may name: those of the namespace, and of all
+// others if the user may see them.
+func (b *Bridge) named(ctx context.Context) ([]rewrite.Service, error) {
+	client, err := b.Cluster.Typed()
+	if err != nil {
+		return nil, err
+	}
+	list, err := client.CoreV1().Services("").List(ctx, meta.ListOptions{})
+	if err != nil {
+		if list, err = client.CoreV1().Services(b.Namespace).List(ctx, meta.ListOptions{}); err != nil {
+			return nil, b.Cluster.Explain(err)
+		}
+	}
+	var all []rewrite.Service
+	for _, s := range list.Items {
+		if named := b.namesOf(&s); len(named.Ports) > 0 {
+			all = append(all, named)
+		}
+	}
+	return all, nil
+}
+
+// namesOf are the ways to name a Service from our namespace.
+func (b *Bridge) namesOf(s *core.Service) rewrite.Service {
+	whole := s.Name + "." + s.Namespace
+	out := rewrite.Service{Hosts: []string{whole, whole + ".svc", whole + ".svc.cluster.local"}}
+	if s.Namespace == b.Namespace {
+		out.Hosts = append(out.Hosts, s.Name)
+	}
+	for _, ip := range s.Spec.ClusterIPs {
+		if ip != core.ClusterIPNone {
+			out.Hosts = append(out.Hosts, ip)
+		}
+	}
+	for _, p := range s.Spec.Ports {
+		if p.Protocol == core.ProtocolTCP || p.Protocol == "" {
+			out.Ports = append(out.Ports, int(p.Port))
+		}
+	}
+	return out
+}
