@@ -18,9 +18,10 @@ type change struct {
 
 // settler collects changes until they are worth telling. There is no fixed
 // pause: one file that was closed, renamed or deleted is told at once, and what
-// is more than that a window after its first event. A file that was made just now
-// waits for the window: many programs save by writing beside and renaming, and
-// what came and went within one batch is not told at all.
+// is more than that a window after its first event; a crowd is told when a window
+// has passed without an event, since each batch costs the pods a whole tree. A
+// file that was made just now waits for the window: many programs save by writing
+// beside and renaming, and what came and went within one batch is not told at all.
 type settler struct {
 	window time.Duration
 
@@ -37,6 +38,13 @@ type settler struct {
 // writes a file beside and renames it makes two or three; what makes more is a
 // checkout or a build.
 const maxQuick = 3
+
+const (
+	// crowd is from how many paths on a batch is a checkout or a build.
+	crowd = 32
+	// crowdWindows is how many windows a crowd is waited for at most.
+	crowdWindows = 25
+)
 
 // add notes a change.
 func (s *settler) add(now time.Time, c change) {
@@ -79,7 +87,14 @@ func (s *settler) due(now time.Time) time.Duration {
 	if len(s.paths) == 1 && len(s.open) == 0 && len(s.fresh) == 0 && !s.overflow && s.quick < maxQuick {
 		return 0
 	}
-	return max(0, s.first.Add(s.window).Sub(now))
+	end := s.first.Add(s.window)
+	if len(s.paths) >= crowd {
+		end = s.first.Add(crowdWindows * s.window)
+		if quiet := s.last.Add(s.window); quiet.Before(end) {
+			end = quiet
+		}
+	}
+	return max(0, end.Sub(now))
 }
 
 // take returns the batch and starts the next one.

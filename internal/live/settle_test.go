@@ -8,6 +8,52 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
+// TestACrowdIsToldWhenItIsQuiet has a file change each half millisecond.
+func TestACrowdIsToldWhenItIsQuiet(t *testing.T) {
+	const window = 20 * time.Millisecond
+	for _, tt := range []struct {
+		name    string
+		changes int
+		batches []int // paths in each
+		last    time.Duration
+	}{
+		{"a few", 30, []int{1, 1, 1, 27}, window + time.Millisecond + time.Millisecond/2}, // a window after the first that waits
+		{"many", 400, []int{1, 1, 1, 397}, 400*time.Millisecond/2 - time.Millisecond/2 + window},
+		{"more than is waited for", 1500, []int{1, 1, 1, 1001, 496}, 1500*time.Millisecond/2 - time.Millisecond/2 + window},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := settler{window: window}
+			epoch := time.Unix(1000, 0)
+			now, next := epoch, epoch
+			var got []int
+			for i := 0; i < tt.changes || !s.empty(); {
+				if i < tt.changes && !next.After(now) {
+					s.add(now, change{path: fmt.Sprint(i)})
+					i++
+					next = epoch.Add(time.Duration(i) * time.Millisecond / 2)
+				}
+				wait := time.Duration(1 << 62)
+				if !s.empty() {
+					if wait = s.due(now); wait == 0 {
+						got = append(got, len(s.take(now).Paths))
+						continue
+					}
+				}
+				if i < tt.changes {
+					wait = min(wait, next.Sub(now))
+				}
+				now = now.Add(wait)
+			}
+			if d := cmp.Diff(tt.batches, got); d != "" {
+				t.Errorf("batches (-want +got):\n%s", d)
+			}
+			if last := now.Sub(epoch); last != tt.last {
+				t.Errorf("the last is told after %s, want %s", last, tt.last)
+			}
+		})
+	}
+}
+
 func TestSettle(t *testing.T) {
 	const ms = time.Millisecond
 	type step struct {
