@@ -129,8 +129,22 @@ func (a *Agent) supervisor() *Supervisor {
 		s.Stderr = a.Stderr
 	}
 	s.Log = a.Log
+	if len(a.Doors) > 0 {
+		s.Drain, s.Leave = drain, a.retire
+	}
 	s.OnEvent = func(ev wire.Event) { a.hub.send(ev, nil) }
 	return s
+}
+
+// drain is how long clients still find the way here after the pod was told to end:
+// each node hears of it in its own time, and kube-proxy looks once a second.
+const drain = 1500 * time.Millisecond
+
+// retire makes clients take other connections, to other pods.
+func (a *Agent) retire() {
+	for _, d := range a.host.Doors {
+		d.Retire()
+	}
 }
 
 // limitMemory tells the runtime how much memory there should be at most: little,

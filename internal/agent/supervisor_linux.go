@@ -32,7 +32,12 @@ type Supervisor struct {
 	Dir     func() (dir string, digest tree.Hash) // where to start it, asked each time
 	Stdout  io.Writer
 	Stderr  io.Writer
-	Grace   time.Duration    // between SIGTERM and SIGKILL at a restart; 2 s
+	Grace   time.Duration // between SIGTERM and SIGKILL at a restart; 2 s
+	// Drain is how long the process goes on after SIGTERM has come to us, because
+	// not everybody knows yet that the pod ends; Leave is called then. A second signal
+	// is passed on at once.
+	Drain   time.Duration
+	Leave   func()           // must return soon
 	Probe   *Probe           // tells when the process can serve; nil: when it runs
 	OnEvent func(wire.Event) // must return soon
 	Log     *slog.Logger
@@ -55,6 +60,7 @@ type Supervisor struct {
 	p       *process
 	waiting []order          // restarts that the old process's end is awaited for
 	leaving bool             // asked to stop
+	drained <-chan time.Time // when the process is to know
 	last    int              // exit code of the last process
 	pause   time.Duration    // before the next start
 	resume  <-chan time.Time // when the pause is over
@@ -165,6 +171,9 @@ func (s *Supervisor) Run(ctx context.Context) int {
 		case <-stop:
 			stop = nil
 			s.signal(syscall.SIGTERM)
+		case <-s.drained:
+			s.drained = nil
+			s.signal(syscall.SIGTERM)
 		case <-s.kill:
 			s.kill = nil
 			if s.p != nil {
@@ -188,7 +197,15 @@ func (s *Supervisor) signal(sig os.Signal) {
 		return
 	}
 	if n == syscall.SIGTERM || n == syscall.SIGINT {
+		first := !s.leaving
 		s.leaving = true
+		if first && s.Leave != nil {
+			s.Leave()
+		}
+		if first && s.Drain > 0 && n == syscall.SIGTERM {
+			s.drained = time.After(s.Drain)
+			return
+		}
 	}
 	if s.p != nil {
 		_ = syscall.Kill(s.p.pid, n) // it may have ended just now

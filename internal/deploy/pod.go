@@ -48,7 +48,7 @@ func (r *renderer) podTemplate(s *app.Service, set settings) *coreac.PodTemplate
 		WithContainers(r.container(s, set)).
 		WithVolumes(r.volumes(s)...)
 	if r.opts.Live != nil {
-		spec.WithTerminationGracePeriodSeconds(2)
+		spec.WithTerminationGracePeriodSeconds(4) // for 1.5 s of them the agent lets clients go
 	}
 	return coreac.PodTemplateSpec().WithLabels(labels).
 		WithAnnotations(map[string]string{annotationConfig: set.digest(token)}).
