@@ -96,11 +96,11 @@ func (a *Agent) dialProcess(ctx context.Context, port int) (net.Conn, error) {
 	}
 }
 
-// steered returns where to connect to for a port of the process: its door while
-// there are rules.
+// steered returns where to connect to for a port of the process: its door, also while
+// there are no rules, since connections outlive that.
 func (a *Agent) steered(port string) string {
 	for _, d := range a.Doors {
-		if strconv.Itoa(d.Port) == port && len(a.host.List()) > 0 {
+		if strconv.Itoa(d.Port) == port {
 			return strconv.Itoa(d.At)
 		}
 	}

@@ -66,7 +66,7 @@ var (
 	// ErrBarred says that the agent can't lead into a pod as things are.
 	ErrBarred = errors.New("there is no way into the pod")
 	// ErrRevoked says that somebody has taken the right to enter away.
-	ErrRevoked = errors.New("the right to enter the pods was taken away")
+	ErrRevoked = errors.New("there is no right to enter the pods any more")
 )
 
 // bearable is how long a connection may be away before anybody is told.

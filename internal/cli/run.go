@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/bightdev/bight/internal/app"
 	"github.com/bightdev/bight/internal/bridge"
 	"github.com/bightdev/bight/internal/bridge/jail"
 	"github.com/bightdev/bight/internal/bridge/podview"
@@ -214,7 +215,7 @@ elsewhere.`,
 			if shell == "" {
 				shell = "/bin/sh"
 			}
-			printer.Note("", fmt.Sprintf("a shell with the network of namespace %s; try curl http://%s, leave with exit", b.Namespace, a.Services[0].Name))
+			printer.Note("", fmt.Sprintf("a shell with the network of namespace %s%s; leave with exit", b.Namespace, suggestion(a)))
 			return p.runOrder(c.Context(), b, bridge.Order{Command: []string{shell}, Env: append(os.Environ(), "BIGHT_NAMESPACE="+b.Namespace)})
 		},
 	}
@@ -223,6 +224,16 @@ elsewhere.`,
 	c.Flags().IntVar(&port, "port", 1080, "port of the proxy; 0 takes any free one")
 	sourceFlag(c, &source)
 	return c
+}
+
+// suggestion is something to try in a shell with the app's network.
+func suggestion(a *app.App) string {
+	for _, s := range a.Services {
+		if port := s.Port(); port != nil && port.Protocol == app.HTTP {
+			return fmt.Sprintf("; try curl http://%s:%d", s.Name, port.Number)
+		}
+	}
+	return ""
 }
 
 // connectProxy serves the proxy, with the variables of a service if one is named, until

@@ -122,6 +122,9 @@ type Agent struct {
 // agent runs.
 func AgentOf(command []string) (a Agent, ok bool) {
 	a.Doors = map[int]int{}
+	if len(command) < 2 || command[1] != "run" {
+		return a, false // a static site that is served without live update, for one
+	}
 	for i, word := range command {
 		switch {
 		case word == "--" || i+1 == len(command):

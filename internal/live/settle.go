@@ -43,7 +43,7 @@ const (
 	// crowd is from how many paths on a batch is a checkout or a build.
 	crowd = 32
 	// crowdWindows is how many windows a crowd is waited for at most.
-	crowdWindows = 25
+	crowdWindows = 5
 )
 
 // add notes a change.

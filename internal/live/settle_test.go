@@ -18,8 +18,8 @@ func TestACrowdIsToldWhenItIsQuiet(t *testing.T) {
 		last    time.Duration
 	}{
 		{"a few", 30, []int{1, 1, 1, 27}, window + time.Millisecond + time.Millisecond/2}, // a window after the first that waits
-		{"many", 400, []int{1, 1, 1, 397}, 400*time.Millisecond/2 - time.Millisecond/2 + window},
-		{"more than is waited for", 1500, []int{1, 1, 1, 1001, 496}, 1500*time.Millisecond/2 - time.Millisecond/2 + window},
+		{"many", 150, []int{1, 1, 1, 147}, 150*time.Millisecond/2 - time.Millisecond/2 + window},
+		{"more than is waited for", 500, []int{1, 1, 1, 201, 201, 95}, 500*time.Millisecond/2 - time.Millisecond/2 + window},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			s := settler{window: window}

@@ -87,7 +87,7 @@ func testOthersRevoked(b *bay) {
 	b.soon("revoked: the app answers", b.until("app", till), time.Second)
 	<-s.ended
 	b.Logf("bight intercept ends %s after the Intercept was deleted", time.Since(began).Round(time.Millisecond))
-	if code := s.cmd.ProcessState.ExitCode(); code != 1 || !strings.Contains(s.output.String(), "was deleted by somebody") {
+	if code := s.cmd.ProcessState.ExitCode(); code != 1 || !strings.Contains(s.output.String(), "was deleted, by bight intercept leave") {
 		b.Errorf("exit code %d\n%s", code, s.output)
 	}
 	if left := b.intercepts(); len(left) > 0 {

@@ -191,7 +191,7 @@ func (p *Permit) renew(ctx context.Context) {
 	}
 }
 
-var errRevoked = errors.New("the Intercept was deleted by somebody")
+var errRevoked = errors.New("the Intercept was deleted")
 
 // sign is one sign of life. An Intercept that has expired is made again; one that is
 // gone although it was renewed was taken from us.
@@ -304,7 +304,7 @@ func (p *Permit) Enter(ctx context.Context, pod *core.Pod) (port int, err error)
 		e, changed, revoked := p.pods[place{pod.Spec.NodeName, pod.Name}], p.changed, p.revoked
 		p.mu.Unlock()
 		if revoked {
-			return 0, fmt.Errorf("%w: Intercept %s was deleted by somebody", bridge.ErrRevoked, p.object.Name)
+			return 0, fmt.Errorf("%w: Intercept %s was deleted, by bight intercept leave or by somebody else who may", bridge.ErrRevoked, p.object.Name)
 		}
 		if e.Port != 0 {
 			return int(e.Port), nil

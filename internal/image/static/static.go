@@ -30,10 +30,36 @@ type Builder struct {
 	Hashes *tree.Cache
 
 	mu    sync.Mutex
-	sites map[string]*site
+	sites map[string]*slot
 }
 
-// site is what was last read of one service's root.
+// slot has the site of one service. Who reads it, or writes it, has it to himself: of
+// two builds at a time, the one that knows less could be the last to write.
+type slot struct {
+	turn chan struct{} // has room for who has it
+	site *site         // nil before the first build
+}
+
+// slot returns a service's once it is free. leave has to be called.
+func (b *Builder) slot(ctx context.Context, a *app.App, s *app.Service) (sl *slot, leave func(), err error) {
+	b.mu.Lock()
+	if b.sites == nil {
+		b.sites = map[string]*slot{}
+	}
+	if sl = b.sites[key(a, s)]; sl == nil {
+		sl = &slot{turn: make(chan struct{}, 1)}
+		b.sites[key(a, s)] = sl
+	}
+	b.mu.Unlock()
+	select {
+	case sl.turn <- struct{}{}:
+		return sl, func() { <-sl.turn }, nil
+	case <-ctx.Done():
+		return nil, nil, context.Cause(ctx)
+	}
+}
+
+// site is what was read of one service's root. It is never changed.
 type site struct {
 	rules    *ignore.Rules
 	tree     tree.Tree
@@ -63,12 +89,18 @@ func (b *Builder) Build(ctx context.Context, a *app.App, s *app.Service) (*image
 
 // BuildChanged implements image.Refresher.
 func (b *Builder) BuildChanged(ctx context.Context, a *app.App, s *app.Service, changed []string) (*image.Artifact, error) {
-	b.mu.Lock()
-	old := b.sites[key(a, s)]
-	b.mu.Unlock()
+	sl, leave, err := b.slot(ctx, a, s)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	old := sl.site
 	below, whole := within(path.Clean(s.Build.Root), changed)
 	if old == nil || whole {
-		return b.Build(ctx, a, s)
+		if err := b.fill(ctx, sl, a, s); err != nil {
+			return nil, err
+		}
+		return artifact(s, sl.site)
 	}
 	st := *old
 	if len(below) > 0 {
@@ -82,7 +114,7 @@ func (b *Builder) BuildChanged(ctx context.Context, a *app.App, s *app.Service, 
 			}
 		}
 		st.tree, st.problems = now, problems
-		b.keep(a, s, &st)
+		sl.site = &st
 	}
 	return artifact(s, &st)
 }
@@ -107,15 +139,6 @@ func dir(a *app.App, s *app.Service) string {
 	return filepath.Join(a.Dir, filepath.FromSlash(s.Build.Root))
 }
 
-func (b *Builder) keep(a *app.App, s *app.Service, st *site) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.sites == nil {
-		b.sites = map[string]*site{}
-	}
-	b.sites[key(a, s)] = st
-}
-
 func (b *Builder) options(s *app.Service, rules *ignore.Rules) tree.Options {
 	atTop := path.Clean(s.Build.Root) == "."
 	return tree.Options{Cache: b.Hashes, Ignore: func(p string, isDir bool) bool {
@@ -125,17 +148,30 @@ func (b *Builder) options(s *app.Service, rules *ignore.Rules) tree.Options {
 
 // read reads the whole root.
 func (b *Builder) read(ctx context.Context, a *app.App, s *app.Service) (*site, error) {
+	sl, leave, err := b.slot(ctx, a, s)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	if err := b.fill(ctx, sl, a, s); err != nil {
+		return nil, err
+	}
+	return sl.site, nil
+}
+
+// fill reads the whole root into a slot.
+func (b *Builder) fill(ctx context.Context, sl *slot, a *app.App, s *app.Service) error {
 	st := &site{rules: ignore.In(a.Dir, s.Build.Root)}
 	var err error
 	st.tree, st.problems, err = tree.ReadDir(ctx, dir(a, s), b.options(s, st.rules))
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("service %s: its directory %s does not exist: correct services.%s.build.static in %s", s.Name, s.Build.Root, s.Name, projectFile)
+		return fmt.Errorf("service %s: its directory %s does not exist: correct services.%s.build.static in %s", s.Name, s.Build.Root, s.Name, projectFile)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read the files of service %s: %w", s.Name, err)
+		return fmt.Errorf("read the files of service %s: %w", s.Name, err)
 	}
-	b.keep(a, s, st)
-	return st, nil
+	sl.site = st
+	return nil
 }
 
 func inputs(s *app.Service, t tree.Tree) (*image.Inputs, error) {

@@ -2,9 +2,11 @@ package static
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -112,5 +114,40 @@ func TestErrorsSayWhatToDo(t *testing.T) {
 	s.Build.Root, s.Ports = "web", nil
 	if _, err := b.Inputs(context.Background(), a, s); err == nil || !strings.Contains(err.Error(), "services.front.ports") {
 		t.Errorf("error without a port: %v", err)
+	}
+}
+
+// TestBuildsAtOnceForgetNothing has two builds overlap, as saves do that come while
+// one is looked at: the one that knows of fewer changes must not have the last word.
+func TestBuildsAtOnceForgetNothing(t *testing.T) {
+	b, a, s := newSite(t, "web")
+	root := filepath.Join(a.Dir, "web")
+	if _, err := b.Build(t.Context(), a, s); err != nil {
+		t.Fatal(err)
+	}
+	var all []string
+	for i := range 300 {
+		all = append(all, fmt.Sprint(i))
+	}
+	for round := range 50 {
+		for _, name := range all {
+			write(t, filepath.Join(root, name), fmt.Sprint("first ", round))
+		}
+		var both sync.WaitGroup
+		both.Go(func() { _, _ = b.BuildChanged(t.Context(), a, s, all) })
+		write(t, filepath.Join(root, "7"), fmt.Sprint("then ", round))
+		both.Go(func() { _, _ = b.BuildChanged(t.Context(), a, s, []string{"7"}) })
+		both.Wait()
+		known, err := b.BuildChanged(t.Context(), a, s, all[:1])
+		if err != nil {
+			t.Fatal(err)
+		}
+		fresh, err := (&Builder{}).Build(t.Context(), a, s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d := cmp.Diff(fresh.TreeDigest(), known.TreeDigest()); d != "" {
+			t.Fatalf("round %d: (-what there is +what is known):\n%s", round, d)
+		}
 	}
 }
