@@ -30,20 +30,8 @@ func TestProcessIsReplaced(t *testing.T) {
 
 	laptop := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "the laptop") }))
 	defer laptop.Close()
-	port, err := strconv.Atoi(p.port)
-	must(t, err)
-	ada := &steer.Laptop{}
-	client := &stream.Client{Token: "secret", Handle: ada.Handle, Dial: func(ctx context.Context) (io.ReadWriteCloser, error) {
-		return new(net.Dialer).DialContext(ctx, "tcp", p.addr)
-	}}
 	ctx, gone := context.WithCancel(t.Context())
-	sess, err := client.Connect(ctx)
-	must(t, err)
-	rule := steer.Rule{ID: "web-1", Owner: "ada@laptop", Service: "web", Port: port, Mode: steer.Replace}
-	_, err = ada.Join(ctx, sess, rule, func(ctx context.Context, _ steer.Info) (net.Conn, error) {
-		return new(net.Dialer).DialContext(ctx, "tcp", laptop.Listener.Addr().String())
-	})
-	must(t, err)
+	sess := p.join(ctx, steer.Replace, laptop)
 	s.await(t, "the session is told", func(ev live.Event) bool { return ev.Kind == live.Replaced && ev.By == "ada@laptop" })
 	if got := get(at); got != "the laptop" {
 		t.Errorf("%q answers", got)
@@ -70,6 +58,25 @@ func TestProcessIsReplaced(t *testing.T) {
 	if _, exited := s.find(func(ev live.Event) bool { return ev.Kind == live.Exited }); exited {
 		t.Error("the session was told that the process had ended by itself")
 	}
+}
+
+// join has a laptop answer for the process, until ctx ends.
+func (p *pod) join(ctx context.Context, mode steer.Mode, laptop *httptest.Server) *stream.Session {
+	p.t.Helper()
+	port, err := strconv.Atoi(p.port)
+	must(p.t, err)
+	ada := &steer.Laptop{}
+	client := &stream.Client{Token: "secret", Handle: ada.Handle, Dial: func(ctx context.Context) (io.ReadWriteCloser, error) {
+		return new(net.Dialer).DialContext(ctx, "tcp", p.addr)
+	}}
+	sess, err := client.Connect(ctx)
+	must(p.t, err)
+	rule := steer.Rule{ID: "web-1", Owner: "ada@laptop", Service: "web", Port: port, Mode: mode}
+	_, err = ada.Join(ctx, sess, rule, func(ctx context.Context, _ steer.Info) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "tcp", laptop.Listener.Addr().String())
+	})
+	must(p.t, err)
+	return sess
 }
 
 func get(url string) string {

@@ -11,7 +11,6 @@ import (
 	"testing"
 
 	"github.com/bightdev/bight/internal/steer"
-	"github.com/bightdev/bight/internal/stream"
 )
 
 // A browser at the URL of bight up has its connection from before the intercept.
@@ -45,17 +44,7 @@ func TestConnectionsOfASessionAreSteered(t *testing.T) {
 
 	laptop := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "the laptop") }))
 	defer laptop.Close()
-	ada := &steer.Laptop{}
-	client := &stream.Client{Token: "secret", Handle: ada.Handle, Dial: func(ctx context.Context) (io.ReadWriteCloser, error) {
-		return new(net.Dialer).DialContext(ctx, "tcp", p.addr)
-	}}
-	sess, err := client.Connect(t.Context())
-	must(t, err)
-	rule := steer.Rule{ID: "web-1", Owner: "ada@laptop", Service: "web", Port: port, Mode: steer.Intercept}
-	_, err = ada.Join(t.Context(), sess, rule, func(ctx context.Context, _ steer.Info) (net.Conn, error) {
-		return new(net.Dialer).DialContext(ctx, "tcp", laptop.Listener.Addr().String())
-	})
-	must(t, err)
+	p.join(t.Context(), steer.Intercept, laptop)
 	if got := ask(); got != "the laptop" || dialled != before {
 		t.Errorf("%q answers, on connection %d; the first is %d", got, dialled, before)
 	}

@@ -43,7 +43,9 @@ func testEngageAndLeaveUnderLoad(b *bay) {
 			b.Fatalf("round %d: %v", i, err)
 		}
 		took = append(took, time.Since(asked))
-		time.Sleep(20 * time.Millisecond) // how long it is in force
+		if a, err := b.ask(b.client(false, false), cart); err != nil || a.who != "ada" {
+			b.Errorf("round %d: %+v, %v", i, a, err)
+		}
 		leave()
 		// What is under way ends by itself meanwhile.
 		b.eventually("the rule is gone", func() error {

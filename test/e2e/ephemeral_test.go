@@ -164,10 +164,7 @@ func testGuestEveryRequest(b *bay) {
 	for _, http2 := range []bool{false, true} {
 		b.answers("ada", b.client(http2, false), url)
 	}
-	time.Sleep(2500 * time.Millisecond) // kubelet asks each second
-	if all, err := ada.counters(); err != nil || all["probes"] != 0 {
-		b.Errorf("kubelet's probes have come here: %v, %v", all, err)
-	}
+	b.probesReachTheApp(ada)
 	b.interrupt(s)
 	b.answers("app", b.client(false, false), url)
 }

@@ -4,6 +4,7 @@ package e2e
 
 import (
 	stdcontext "context"
+	"encoding/json"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -293,6 +294,35 @@ func testOthersWithoutANetwork(b *bay) {
 	b.noIntercepts(time.Second)
 }
 
+// probesReachTheApp waits until kubelet has asked till's process twice more, and checks
+// that nothing of it came to a laptop. The process is asked from inside its pod, where
+// nothing is steered.
+func (b *bay) probesReachTheApp(p *laptop) {
+	b.Helper()
+	url := "http://" + b.tillPods()[0].Status.PodIP + ":8080/counters"
+	probes := func() (int, error) {
+		out, errs, code := b.run("deploy/till", "--", "curl", "-s", url)
+		all := map[string]int{}
+		if err := json.Unmarshal([]byte(out), &all); err != nil || code != 0 {
+			return 0, fmt.Errorf("exit code %d, %q, %v: %s", code, out, err, errs)
+		}
+		return all["probes"], nil
+	}
+	before, err := probes()
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.eventually("kubelet asks the app twice", func() error {
+		if now, err := probes(); err != nil || now < before+2 {
+			return fmt.Errorf("%d, after %d, %v", now, before, err)
+		}
+		return nil
+	})
+	if all, err := p.counters(); err != nil || all["probes"] != 0 {
+		b.Errorf("kubelet's probes have come here: %v, %v", all, err)
+	}
+}
+
 func testOthersEveryRequest(b *bay) {
 	ada := b.laptop("ada")
 	s := b.intercept("ada", "svc/till", "--port", ada.at(8080))
@@ -303,18 +333,7 @@ func testOthersEveryRequest(b *bay) {
 	if code == 0 || !strings.Contains(said, "already intercepts") || !strings.Contains(said, "ada@") {
 		b.Errorf("a second one: exit code %d\n%s", code, said)
 	}
-	before, err := ada.counters()
-	if err != nil {
-		b.Fatal(err)
-	}
-	time.Sleep(2500 * time.Millisecond) // kubelet asks each second
-	after, err := ada.counters()
-	if err != nil {
-		b.Fatal(err)
-	}
-	if after["probes"] != 0 || after["probes"] != before["probes"] {
-		b.Errorf("kubelet's probes have come here: %v, %v", before, after)
-	}
+	b.probesReachTheApp(ada)
 	list := b.list()
 	if len(list) != 1 || list[0].Service != "service/till" || list[0].Pods != 1 || list[0].State != steer.Active || !strings.Contains(list[0].Owner, "ada@") {
 		b.Errorf("the list is %+v", list)
