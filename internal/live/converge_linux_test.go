@@ -200,6 +200,7 @@ func TestAgentKilledAndStartedAgain(t *testing.T) {
 	p.write(p.src, "a", "newer")
 	w := p.want(tg, 2)
 	_, at := ev.await(t, 0, "sync", synced(2))
+	p.manifest(w, "a")
 	p.kill()
 	// What an agent that died in the middle leaves behind.
 	for _, n := range []string{"stage-9/x", "old-8/y", "put-7"} {

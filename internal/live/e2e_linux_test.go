@@ -388,6 +388,22 @@ func (p *pod) same(w Wanted) {
 	}
 }
 
+// manifest waits until the agent's notes of its tree, written in the background,
+// have the content that file has in w.
+func (p *pod) manifest(w Wanted, file string) {
+	p.t.Helper()
+	hash := w.Tree[file].Hash
+	var notes []byte
+	for range 1000 {
+		notes, _ = os.ReadFile(filepath.Join(p.dir, "live", "manifest"))
+		if bytes.Contains(notes, hash[:]) {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	p.t.Fatalf("after 10 s the manifest (%d bytes) does not have %s", len(notes), file)
+}
+
 func (p *pod) get(ctx context.Context, tg *Target) (string, error) {
 	c := http.Client{Transport: &http.Transport{
 		DisableKeepAlives: true,

@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"syscall"
@@ -205,8 +206,27 @@ func testGuestKilled(b *bay) {
 	b.answers("ada", b.client(false, false), url)
 	s.signal(syscall.SIGKILL)
 	b.soon("killed: the app answers", b.until("app", url), silence)
-	time.Sleep(10 * time.Second) // the rule's lease
-	again := b.intercept("ada", "svc/till", "--port", ada.at(8080))
+	var again *running
+	b.eventually("the lease of the rule is over", func() error { // it is refused up to then
+		again = b.background([]string{"BIGHT_USER=ada"}, "intercept", "svc/till", "--port", ada.at(8080))
+		ended := false
+		b.eventually("it is in force or refused", func() error {
+			select {
+			case <-again.ended:
+				ended = true
+				return nil
+			default:
+			}
+			if !strings.Contains(again.output.String(), "in force in ") {
+				return errors.New("neither")
+			}
+			return nil
+		})
+		if ended {
+			return errors.New(again.output.String())
+		}
+		return nil
+	})
 	b.answers("ada", b.client(false, false), url)
 	b.interrupt(again)
 }
