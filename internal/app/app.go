@@ -45,15 +45,17 @@ func (a *App) Service(name string) *Service {
 
 // Service is one deployable part of an App.
 type Service struct {
-	Name    string   `json:"name"` // a DNS label of at most 63 characters, unique in the App
-	Source  Source   `json:"source"`
-	Build   Build    `json:"build"`
-	Args    []string `json:"args,omitempty"` // appended to the program's own command
-	Ports   []Port   `json:"ports"`          // the first is the main one
-	Env     []EnvVar `json:"env"`            // sorted by name
-	Links   []Link   `json:"links"`          // sorted by variable
-	Health  *Health  `json:"health,omitempty"`
-	Volumes []Volume `json:"volumes,omitempty"`
+	Name   string   `json:"name"` // a DNS label of at most 63 characters, unique in the App
+	Source Source   `json:"source"`
+	Build  Build    `json:"build"`
+	Args   []string `json:"args,omitempty"` // appended to the program's own command
+	// ArgsFrom is where those arguments were read that carry no port and no link.
+	ArgsFrom From     `json:"argsFrom,omitzero"`
+	Ports    []Port   `json:"ports"` // the first is the main one
+	Env      []EnvVar `json:"env"`   // sorted by name
+	Links    []Link   `json:"links"` // sorted by variable
+	Health   *Health  `json:"health,omitempty"`
+	Volumes  []Volume `json:"volumes,omitempty"`
 
 	// Replicas is how many pods run; 0 means 1.
 	Replicas int32 `json:"replicas,omitempty"`

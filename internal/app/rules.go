@@ -255,11 +255,11 @@ func (a *App) Ask(w Wiring) []Question {
 				value = "{secret: true, value: VALUE}"
 			}
 			if len(several) > 0 {
-				q.Text = fmt.Sprintf("Which service does $%s of %s mean (%s), %s? The program ends without it; write in bight.yaml: "+
-					"services: {%s: {links: {%s: %s}}}", e.Name, s.Name, e.From.Place(), strings.Join(several, " or "), s.Name, e.Name, several[0])
+				q.Text = fmt.Sprintf("Which service does $%s of %s mean, %s? The program ends without it. Say it in bight.yaml: "+
+					"services: {%s: {links: {%s: %s}}}", e.Name, s.Name, strings.Join(several, " or "), s.Name, e.Name, several[0])
 			} else {
-				q.Text = fmt.Sprintf("What is $%s of %s (%s)? The program ends without it and nothing in this app provides it; write in bight.yaml: "+
-					"services: {%s: {env: {%s: %s}}}", e.Name, s.Name, e.From.Place(), s.Name, e.Name, value)
+				q.Text = fmt.Sprintf("$%s has no value: %s ends without one, and nothing in this app provides it. Give it one in bight.yaml: "+
+					"services: {%s: {env: {%s: %s}}}", e.Name, s.Name, s.Name, e.Name, value)
 			}
 			out = append(out, q)
 		}

@@ -51,6 +51,9 @@ type Bridge struct {
 	Token   string // that the agents want
 	Owner   string // who we are, for people: "anna@laptop"
 	Version string
+	// Lives tells whether the process that made a rule of Owner's still runs. nil stands
+	// for yes.
+	Lives func(steer.Rule) bool
 	// Say tells the user of something that happens while a bridge is open.
 	Say func(text string)
 	Log *slog.Logger
@@ -104,16 +107,17 @@ func (b *Bridge) sayLost() {
 
 // UnknownServiceError tells that the app has no service of that name.
 type UnknownServiceError struct {
-	Name, App string
-	Known     []string
+	Name, App          string
+	Namespace, Context string // where the app is
+	Known              []string
 }
 
 func (e *UnknownServiceError) Error() string {
-	text := fmt.Sprintf("%s has no service %q; there is %s", e.App, e.Name, strings.Join(e.Known, ", "))
+	there := "there is"
 	if near := nearest(e.Name, e.Known); near != "" {
-		text = fmt.Sprintf("%s has no service %q; did you mean %s? There is %s", e.App, e.Name, near, strings.Join(e.Known, ", "))
+		there = "did you mean " + near + "? There is"
 	}
-	return text
+	return fmt.Sprintf("%s has no service %q; %s %s (namespace %s, context %s)", e.App, e.Name, there, strings.Join(e.Known, ", "), e.Namespace, e.Context)
 }
 
 // nearest returns the name that differs from another in the fewest letters, "" when
@@ -151,7 +155,7 @@ func distance(a, b string) int {
 
 // Unknown is the error that there is no service of a name.
 func (b *Bridge) Unknown(name string) error {
-	return &UnknownServiceError{Name: name, App: b.App, Known: b.Services}
+	return &UnknownServiceError{Name: name, App: b.App, Namespace: b.Namespace, Context: b.Cluster.Context, Known: b.Services}
 }
 
 // check refuses a service that is not there. "" stands for any.
@@ -210,7 +214,7 @@ func (b *Bridge) missing(service string) error {
 	if service != "" {
 		what = "service " + service
 	}
-	return fmt.Errorf("%s has no running pod with Bight's agent in namespace %s: bight up deploys it", what, b.Namespace)
+	return fmt.Errorf("%s has no running pod with Bight's agent in namespace %s (context %s): bight up deploys it there, -n names another", what, b.Namespace, b.Cluster.Context)
 }
 
 // connect opens a session with the agent of a pod.

@@ -10,6 +10,7 @@ import (
 	core "k8s.io/api/core/v1"
 
 	"github.com/bightdev/bight/internal/bridge/jail"
+	"github.com/bightdev/bight/internal/kube"
 	"github.com/bightdev/bight/internal/reach"
 	"github.com/bightdev/bight/internal/steer"
 )
@@ -19,10 +20,10 @@ func TestUnknownServiceNamesNearOnes(t *testing.T) {
 	for name, want := range map[string]string{
 		"crt":      "did you mean cart?",
 		"catalgo":  "did you mean catalog?",
-		"payments": `no service "payments"; there is cart, catalog, checkout`,
+		"payments": `no service "payments"; there is cart, catalog, checkout (namespace shop-ada, context kind-dev)`,
 		"x":        `no service "x"; there is`,
 	} {
-		err := (&Bridge{App: "shop", Services: known}).check(name)
+		err := (&Bridge{Cluster: &kube.Cluster{Context: "kind-dev"}, Namespace: "shop-ada", App: "shop", Services: known}).check(name)
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: got %v, want %q in it", name, err, want)
 		}

@@ -16,6 +16,7 @@ import (
 	"github.com/bightdev/bight/internal/kube"
 	"github.com/bightdev/bight/internal/kube/follow"
 	"github.com/bightdev/bight/internal/steer"
+	"github.com/bightdev/bight/internal/stream"
 )
 
 // cover keeps a rule in force in every pod of a service, those that come later too.
@@ -34,6 +35,7 @@ type cover struct {
 	refused error
 	engaged bool          // all pods have had the rule
 	revoked chan struct{} // closed when the right to enter the pods is gone
+	said    []string      // of other rules
 	last    error         // why a pod did not have the rule
 	changed chan struct{} // closed and renewed when a pod's state changes
 }
@@ -253,7 +255,7 @@ func (c *cover) keep(ctx context.Context, pod *core.Pod, p *covered) {
 		c.mu.Lock()
 		p.state = steer.Gone
 		var refused *steer.RefusedError
-		final := errors.As(err, &refused) || errors.Is(err, ErrRevoked)
+		final := errors.As(err, &refused) || errors.As(err, new(*OverlapError)) || errors.Is(err, ErrRevoked)
 		// Later on, one pod's problem is not the others'.
 		if c.refused == nil && (final || !c.engaged && (kube.KindOf(err) == kube.Forbidden || errors.Is(err, ErrBarred))) {
 			c.refused = err
@@ -275,6 +277,40 @@ func (c *cover) keep(ctx context.Context, pod *core.Pod, p *covered) {
 	}
 }
 
+// look finds other rules of the same user in a pod, before this one comes into force
+// for the first time: what it would take from them silently is refused, the rest said.
+func (c *cover) look(ctx context.Context, sess *stream.Session) error {
+	c.mu.Lock()
+	engaged := c.engaged
+	c.mu.Unlock()
+	if engaged {
+		return nil
+	}
+	all, err := steer.List(ctx, sess)
+	if err != nil {
+		return err
+	}
+	for _, s := range all {
+		if s.Rule.Owner == c.rule.Owner && (s.State != steer.Active || c.b.Lives != nil && !c.b.Lives(s.Rule)) {
+			continue // it is about to end
+		}
+		said, err := beside(c.rule, s.Rule)
+		if err != nil {
+			return err
+		}
+		c.mu.Lock()
+		news := said != "" && !slices.Contains(c.said, said)
+		if news {
+			c.said = append(c.said, said)
+		}
+		c.mu.Unlock()
+		if news {
+			c.b.Say(said)
+		}
+	}
+	return nil
+}
+
 // grace is how long requests under way have when a rule is taken back.
 const grace = 5 * time.Second
 
@@ -288,6 +324,9 @@ func (c *cover) join(ctx context.Context, pod *core.Pod, p *covered) error {
 		return err
 	}
 	defer farewell(sess, end)
+	if err := c.look(life, sess); err != nil {
+		return err
+	}
 	m, err := c.laptop.Join(life, sess, c.rule, c.handler)
 	if err != nil {
 		return err

@@ -19,6 +19,7 @@ import (
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/bightdev/bight/internal/bridge/jail"
+	"github.com/bightdev/bight/internal/bridge/podview"
 	"github.com/bightdev/bight/internal/bridge/proxy"
 	"github.com/bightdev/bight/internal/bridge/rewrite"
 	"github.com/bightdev/bight/internal/bridge/splice"
@@ -123,9 +124,10 @@ func (b *Bridge) locals(ctx context.Context, w *way) *locals {
 	return &locals{b: b, ctx: ctx, dialer: &reach.Dialer{Open: w}, open: map[rewrite.Port]netip.AddrPort{}}
 }
 
-// rewritten is an environment in which services are reached by loopback ports, and
+// rewritten is the app's part of an environment, in which services are reached by loopback ports, and
 // tells the user which.
 func (l *locals) rewritten(ctx context.Context, env []reach.Variable) []reach.Variable {
+	env = podview.OfApp(env)
 	services, err := l.b.named(ctx)
 	if err != nil {
 		l.b.Say(fmt.Sprintf("the variables are as in the pod, because services are not known: %v", err))

@@ -4,7 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
-	"strconv"
+	"sync"
 	"time"
 
 	"github.com/bightdev/bight/internal/bridge/proxy"
@@ -41,14 +41,22 @@ func patient(mode steer.Mode, dial steer.Handler) steer.Handler {
 }
 
 // Intercept leads requests to a port of this machine until ctx ends, which is no
-// error, or until somebody takes the right to it away. tell is called once it is in force in all pods.
+// error, or until somebody takes the right to it away. tell hears when it is in force in
+// all pods, and whether anything listens on the port; it may be called from several
+// goroutines.
 func (b *Bridge) Intercept(ctx context.Context, rule steer.Rule, local int, tell func(text string)) error {
 	if err := b.check(rule.Service); err != nil {
 		return err
 	}
-	handler := patient(rule.Mode, func(ctx context.Context, _ steer.Info) (net.Conn, error) {
-		return (&net.Dialer{}).DialContext(ctx, "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(local)))
-	})
+	l := b.listener(local, rule, tell)
+	if local != 0 {
+		var watching sync.WaitGroup
+		beside, stop := context.WithCancel(ctx)
+		defer watching.Wait()
+		defer stop()
+		watching.Go(func() { l.run(beside) })
+	}
+	handler := patient(rule.Mode, l.handle)
 	c, err := b.cover(ctx, rule, func(ctx context.Context, info steer.Info) (net.Conn, error) {
 		if info.Port != rule.Port { // of a service that is replaced
 			return nil, fmt.Errorf("only port %d of %s is led here", rule.Port, rule.Service)

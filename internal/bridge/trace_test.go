@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/bightdev/bight/internal/kube"
 	"github.com/bightdev/bight/internal/steer"
 )
 
@@ -103,7 +104,7 @@ func TestConclude(t *testing.T) {
 }
 
 func TestTarget(t *testing.T) {
-	b := &Bridge{App: "shop", Namespace: "shop-ada", Services: []string{"frontend", "queue"}}
+	b := &Bridge{Cluster: &kube.Cluster{}, App: "shop", Namespace: "shop-ada", Services: []string{"frontend", "queue"}}
 	doors := []Door{{"frontend", 8080}, {"frontend", 9090}}
 	tests := []struct{ in, want, service, err string }{
 		{"http://frontend/", "http://frontend:8080/", "frontend", ""},

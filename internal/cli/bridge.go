@@ -20,34 +20,30 @@ import (
 	"github.com/bightdev/bight/internal/ui/term"
 )
 
-// bridge returns what leads to the environment of the app in dir.
+// bridge returns what leads to the environment of the app in dir or, where there is no
+// source, to that of the one that is deployed in the namespace.
 func (p *Program) bridge(ctx context.Context, t *target, dir string, printer *term.Printer) (*bridge.Bridge, *app.App, error) {
 	if err := t.check(); err != nil {
-		return nil, nil, err
-	}
-	source, err := directory([]string{dir})
-	if err != nil {
-		return nil, nil, err
-	}
-	a, err := session.Plan(ctx, source)
-	if err != nil {
 		return nil, nil, err
 	}
 	cluster, _, err := t.load(printer)
 	if err != nil {
 		return nil, nil, err
 	}
-	b, err := p.bridgeTo(ctx, t, a, cluster, printer)
+	a, namespace, err := t.theApp(ctx, dir, cluster)
+	if err != nil {
+		return nil, nil, err
+	}
+	b, err := p.bridgeTo(ctx, t, a, namespace, cluster, printer)
 	return b, a, err
 }
 
-// bridgeTo returns what leads to the environment of an app.
-func (p *Program) bridgeTo(ctx context.Context, t *target, a *app.App, cluster *kube.Cluster, printer *term.Printer) (*bridge.Bridge, error) {
+// bridgeTo returns what leads to an app in a namespace.
+func (p *Program) bridgeTo(ctx context.Context, t *target, a *app.App, namespace string, cluster *kube.Cluster, printer *term.Printer) (*bridge.Bridge, error) {
 	client, err := cluster.Typed()
 	if err != nil {
 		return nil, err
 	}
-	namespace := t.environment(a.Name)
 	token, err := (&deploy.Applier{Client: client}).Token(ctx, namespace, a.Name)
 	if err != nil {
 		return nil, cluster.Explain(err)
@@ -60,12 +56,25 @@ func (p *Program) bridgeTo(ctx context.Context, t *target, a *app.App, cluster *
 			return agent.Port, ok
 		},
 		Token: token, Owner: ownName(), Version: p.Version,
+		Lives: func(r steer.Rule) bool {
+			pid, err := processOf(r.ID)
+			return err != nil || session.ProcessLives(pid)
+		},
 		Say: func(text string) { printer.Note("", text) }, Log: t.log(p.Stderr),
 	}
 	for _, s := range a.Services {
 		b.Services = append(b.Services, s.Name)
 	}
 	return b, nil
+}
+
+// planHere is the plan of the source in dir.
+func planHere(ctx context.Context, dir string) (*app.App, error) {
+	source, err := directory([]string{dir})
+	if err != nil {
+		return nil, err
+	}
+	return session.Plan(ctx, source)
 }
 
 // ownName is who owns the rules of this process, for people.
@@ -75,6 +84,11 @@ func ownName() string {
 		host = "unknown"
 	}
 	return userName() + "@" + host
+}
+
+// processOf is the number of the process that made a rule: the end of its ID.
+func processOf(id string) (pid int, err error) {
+	return strconv.Atoi(id[strings.LastIndexByte(id, '-')+1:])
 }
 
 // ruleFlags are what of a service's requests is steered.

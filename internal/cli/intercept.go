@@ -79,7 +79,7 @@ it consumes, messages of a queue for example, is left to the process here.`,
 				return err
 			}
 			defer leave()
-			return interrupted(c.Context(), s.bridge.Intercept(c.Context(), *r, local, func(text string) { printer.Note(s.service.Name, text) }))
+			return interrupted(c.Context(), s.bridge.Intercept(c.Context(), *r, local, s.bridge.Say))
 		},
 		ValidArgsFunction: completeServices(&source, 1),
 	}
@@ -114,12 +114,12 @@ func (p *Program) interceptListCommand() *cobra.Command {
 		RunE: func(c *cobra.Command, _ []string) error {
 			printer := p.printer(output == "json", nil)
 			defer printer.Close()
-			all, err := p.intercepts(c.Context(), &t, source, printer)
+			all, where, err := p.intercepts(c.Context(), &t, source, printer)
 			if err != nil {
 				return err
 			}
 			if len(all) == 0 && output != "json" {
-				printer.Note("", "there is no intercept")
+				printer.Note("", "there is no intercept in "+where)
 				return nil
 			}
 			return printer.Data(struct {
@@ -171,7 +171,7 @@ func (p *Program) interceptLeaveCommand() *cobra.Command {
 
 // leave ends an intercept.
 func (p *Program) leave(ctx context.Context, t *target, source string, printer *term.Printer, id string) error {
-	all, err := p.intercepts(ctx, t, source, printer)
+	all, where, err := p.intercepts(ctx, t, source, printer)
 	if err != nil {
 		return err
 	}
@@ -196,7 +196,7 @@ func (p *Program) leave(ctx context.Context, t *target, source string, printer *
 	if len(known) > 0 {
 		there = "there is " + strings.Join(known, ", ")
 	}
-	return codedError{code: exitNotFound, err: fmt.Errorf("no intercept %s: %s", id, there)}
+	return codedError{code: exitNotFound, err: fmt.Errorf("no intercept %s in %s: %s", id, where, there)}
 }
 
 // notYours is the error that an intercept is somebody else's.
@@ -204,13 +204,12 @@ func notYours(i bridge.Intercept) error {
 	return codedError{code: exitNotPermitted, err: fmt.Errorf("intercept %s is that of %s, who can end it", i.ID, i.Owner)}
 }
 
-// leaveService interrupts the process that holds the intercept of a service, whose
-// number is the end of its ID.
+// leaveService interrupts the process that holds the intercept of a service.
 func leaveService(i bridge.Intercept) error {
 	if i.Owner != ownName() {
 		return notYours(i)
 	}
-	pid, err := strconv.Atoi(i.ID[strings.LastIndexByte(i.ID, '-')+1:])
+	pid, err := processOf(i.ID)
 	if err != nil {
 		return fmt.Errorf("intercept %s was not made by bight on this machine", i.ID)
 	}
@@ -253,12 +252,14 @@ func (p *Program) leaveWorkload(ctx context.Context, t *target, printer *term.Pr
 func (p *Program) envCommand() *cobra.Command {
 	var t target
 	var source, output string
+	var everything bool
 	c := &cobra.Command{
 		Use:   "env SERVICE",
 		Short: "Print the environment variables of a service's process",
 		Long: `Print the environment variables that the process of SERVICE was given in its pod,
 those of ConfigMaps and Secrets included, as lines that a shell can source, or as
-JSON.`,
+JSON. What every container has is left out, unless --all is given: PATH, HOME,
+HOSTNAME and the addresses of the API server (KUBERNETES_...).`,
 		Example: `  bight env cart > .env
   bight env cart -o json`,
 		Args: exactlyOne("a service"),
@@ -281,16 +282,21 @@ JSON.`,
 			if err != nil {
 				return err
 			}
-			if output == "json" {
-				return podview.WriteJSON(p.Stdout, pod.Env)
+			env := pod.Env
+			if !everything {
+				env = podview.OfApp(env)
 			}
-			return podview.WriteDotenv(p.Stdout, pod.Env)
+			if output == "json" {
+				return podview.WriteJSON(p.Stdout, env)
+			}
+			return podview.WriteDotenv(p.Stdout, env)
 		},
 		ValidArgsFunction: completeServices(&source, 1),
 	}
 	t.flags(c)
 	t.registryFlag(c)
 	c.Flags().StringVarP(&output, "output", "o", "dotenv", "dotenv or json")
+	c.Flags().BoolVar(&everything, "all", false, "what every container has, too")
 	sourceFlag(c, &source)
 	return c
 }

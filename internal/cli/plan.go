@@ -114,7 +114,10 @@ func (p *Program) ejectCommand() *cobra.Command {
 		Short: "Write the Kubernetes objects into DIR as kustomize, to keep and change",
 		Long: `Write the Kubernetes objects into DIR as a kustomize base, to keep and change. A
 file that is there with other content is left alone unless --force is given; then
-nothing is written at all.`,
+nothing is written at all. With -n, the kustomization names that namespace, else none.
+
+Its images are built and pushed by bight build --registry REGISTRY, which prints what
+to write into the kustomization.`,
 		Args: exactlyOne("the directory to write to"),
 		RunE: func(c *cobra.Command, args []string) error {
 			if err := t.check(); err != nil {
@@ -149,12 +152,11 @@ func (p *Program) runEject(ctx context.Context, t *target, source, dir string, o
 	if len(a.Questions) > 0 {
 		return &session.QuestionsError{Questions: a.Questions}
 	}
-	environment := t.environment(a.Name)
-	objects, err := session.Manifests(a, environment)
+	objects, err := session.Manifests(a, t.environment(a.Name))
 	if err != nil {
 		return err
 	}
-	files, err := deploy.Eject(dir, environment, objects, o.force)
+	files, err := deploy.Eject(dir, t.namespace, objects, o.force)
 	if err != nil {
 		return err
 	}
@@ -171,6 +173,6 @@ func (p *Program) runEject(ctx context.Context, t *target, source, dir string, o
 	if len(files) == 0 {
 		printer.Note("", fmt.Sprintf("everything in %s is as it should be", dir))
 	}
-	printer.Note("", "images are named "+session.Unpushed+"; bight build prints what to put there")
+	printer.Note("", "next: bight build --registry REGISTRY, and what it prints goes into images of "+dir+"/kustomization.yaml; then kubectl apply -k "+dir+" -n NAMESPACE")
 	return printer.Close()
 }

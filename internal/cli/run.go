@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -66,7 +67,7 @@ It exits with the command's exit code.`,
 		RunE: func(c *cobra.Command, args []string) error {
 			dash := c.ArgsLenAtDash()
 			if dash < 0 || dash == len(args) {
-				return usageError("there is no command to run: name it after --, as in bight run cart -- go run ./cmd/cart")
+				return noCommand(c.Context(), c.CommandPath(), o.source, args)
 			}
 			if dash > 1 {
 				return usageError("%s takes one service before --, not %q", c.CommandPath(), args[:dash])
@@ -91,6 +92,32 @@ It exits with the command's exit code.`,
 	o.rule.flags(c)
 	sourceFlag(c, &o.source)
 	return c
+}
+
+// noCommand says what to give bight run, to which args were given without a command.
+func noCommand(ctx context.Context, path, source string, args []string) error {
+	if len(args) > 1 {
+		return usageError("%s: put -- before the command, as in %[1]s %s -- %s", path, args[0], strings.Join(args[1:], " "))
+	}
+	service, command := "cart", "go run ./cmd/cart"
+	if len(args) == 1 {
+		service, command = args[0], "COMMAND"
+		if a, err := planHere(ctx, source); err == nil && a.Service(service) != nil {
+			command = startHere(a.Service(service))
+		}
+	}
+	return usageError("there is no command to run on this machine: name it after --, as in %s %s -- %s, or %[1]s %[2]s -- sh for a shell as in its pod", path, service, command)
+}
+
+// startHere is how a person starts a service's program from its source.
+func startHere(s *app.Service) string {
+	switch {
+	case s.Build.Kind != app.BuildGo:
+		return "COMMAND"
+	case s.Build.Module == "" || s.Build.Module == ".":
+		return strings.Join(append([]string{"go run", s.Build.Package}, s.Args...), " ")
+	}
+	return strings.Join(append([]string{"go run -C", s.Build.Module, s.Build.Package}, s.Args...), " ")
 }
 
 // check refuses flags that do not go together.

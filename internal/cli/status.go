@@ -27,7 +27,11 @@ func (p *Program) statusCommand() *cobra.Command {
 		Short: "Say how the app is, and whether its pods have the present source",
 		Long: `Say how the app in DIR (default: here) is: which services are ready, and whether
 each pod's files have the hashes of what the present source builds to. That is
-asked of the pods themselves.`,
+asked of the pods themselves. Of a service that does not run it says why, with the
+end of what its process wrote.
+
+The exit code is 1 when a service does not run, or not all of its pods do; pods that
+run another state of the source do not matter.`,
 		Args: atMost(1, "one directory"),
 		RunE: func(c *cobra.Command, args []string) error {
 			return p.status(c.Context(), &t, args, output == "json")
@@ -57,31 +61,59 @@ func (p *Program) status(ctx context.Context, t *target, dir []string, asJSON bo
 				printer.Warn("", "intercepts are not known: "+err.Error(), "")
 			}
 		}
-		if err := printer.Data(answer, statusTable(answer)); err != nil || asJSON || len(answer.Intercepts) == 0 {
+		if err := printer.Data(answer, statusTable(answer)); err != nil {
 			return err
 		}
-		return printer.Data(nil, interceptTable(answer.Intercepts))
+		if len(answer.Intercepts) > 0 && !asJSON {
+			if err := printer.Data(nil, interceptTable(answer.Intercepts)); err != nil {
+				return err
+			}
+		}
+		return down(status.Services, asJSON, printer)
 	})
 }
 
-// intercepts asks for the intercepts of the app in dir.
-func (p *Program) intercepts(ctx context.Context, t *target, dir string, printer *term.Printer) ([]bridge.Intercept, error) {
-	var all []bridge.Intercept
+// down says what services that do not run have written, and is the error that they
+// don't, nil if all do.
+func down(services []session.ServiceStatus, asJSON bool, printer *term.Printer) error {
+	var names []string
+	for _, s := range services {
+		if s.Running {
+			continue
+		}
+		names = append(names, s.Name)
+		if len(s.Output) > 0 && !asJSON {
+			printer.Fail(s.Name, errors.New("the last that its process wrote"), strings.Join(s.Output, "\n"), "bight logs "+s.Name+" shows all of it")
+		}
+	}
+	if len(names) == 0 {
+		return nil
+	}
+	return codedError{code: exitFailed, err: fmt.Errorf("%s: not running", strings.Join(names, ", ")), silent: true}
+}
+
+// intercepts asks for the intercepts of the app in dir, or of what is deployed in the
+// namespace, and says where it has looked.
+func (p *Program) intercepts(ctx context.Context, t *target, dir string, printer *term.Printer) (all []bridge.Intercept, where string, err error) {
 	namespace := t.namespace
 	b, _, err := p.bridge(ctx, t, dir, printer)
-	if err == nil {
-		namespace = b.Namespace
+	var nothing *noAppError
+	switch {
+	case err == nil:
+		namespace, where = b.Namespace, place(b.Namespace, b.Cluster)
 		all, err = b.Intercepts(ctx)
+	case errors.As(err, &nothing):
+		where, err = nothing.where, nil
 	}
 	others, otherErr := p.interceptsOfOthers(ctx, t, namespace, printer)
 	missing := errors.As(otherErr, new(*permit.MissingError))
 	switch {
 	case err != nil && otherErr != nil:
-		return nil, err
+		return nil, "", err
 	case err == nil && otherErr != nil && !missing:
 		printer.Warn("", "Intercepts of workloads are not known: "+otherErr.Error(), "")
 	}
-	return append(all, others...), nil // without an app, they are all there is
+	return append(all, others...), where, nil // without an app, they are all there is
 }
 
 // interceptsOfOthers reads the Intercepts of a namespace, "" for the context's.
@@ -133,7 +165,7 @@ func interceptOf(i *v1alpha1.Intercept, rule *steer.Rule) bridge.Intercept {
 
 // interceptsOf asks for those of a session's app.
 func (p *Program) interceptsOf(ctx context.Context, t *target, s *session.Session, printer *term.Printer) ([]bridge.Intercept, error) {
-	b, err := p.bridgeTo(ctx, t, s.App(), s.Cluster, printer)
+	b, err := p.bridgeTo(ctx, t, s.App(), t.environment(s.App().Name), s.Cluster, printer)
 	if err != nil {
 		return nil, err
 	}
@@ -149,7 +181,11 @@ func statusTable(status statusAnswer) *term.Table {
 				why = strings.TrimPrefix(why+"; replaced by "+i.Owner, "; ")
 			}
 		}
-		table.Rows = append(table.Rows, []string{s.Name, fmt.Sprintf("%d/%d", s.Ready, s.Replicas), strconv.FormatBool(s.InSync), s.URL, why})
+		url := s.URL
+		if status.Session == "" && s.Image != "" {
+			url = "no session: bight up"
+		}
+		table.Rows = append(table.Rows, []string{s.Name, fmt.Sprintf("%d/%d", s.Ready, s.Replicas), strconv.FormatBool(s.InSync), url, why})
 	}
 	return table
 }

@@ -20,12 +20,17 @@ func (p *Program) versionCommand() *cobra.Command {
 					Platform string `json:"platform"`
 				}{p.Version, runtime.Version(), runtime.GOOS + "/" + runtime.GOARCH})
 			}
-			_, err := fmt.Fprintf(p.Stdout, "bight %s (%s, %s/%s)\n", p.Version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+			_, err := fmt.Fprintln(p.Stdout, p.versionLine())
 			return err
 		},
 	}
 	p.outputFlag(c, &output)
 	return c
+}
+
+// versionLine is what bight version and bight --version print.
+func (p *Program) versionLine() string {
+	return fmt.Sprintf("bight %s (%s, %s/%s)", p.Version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
 }
 
 // outputFlag adds -o, which has one value.

@@ -50,6 +50,7 @@ func (p *Program) subject(ctx context.Context, t *target, source, name string, p
 	s := &subject{bridge: b, name: name}
 	if name != "" {
 		s.service, err = findService(b, a, name)
+		b.Say = func(text string) { printer.Note(name, text) }
 	}
 	return s, err
 }
@@ -91,7 +92,7 @@ func (p *Program) workload(ctx context.Context, t *target, kind, name string, pr
 	}
 	selector, ports, err := readWorkload(ctx, client, namespace, kind, name)
 	if err != nil {
-		return nil, fmt.Errorf("find %s/%s in namespace %s: %w", kind, name, namespace, cluster.Explain(err))
+		return nil, fmt.Errorf("find %s/%s in %s: %w", kind, name, place(namespace, cluster), cluster.Explain(err))
 	}
 	owner, err := permit.Owner(ctx, cluster)
 	if err != nil {
@@ -108,7 +109,7 @@ func (p *Program) workload(ctx context.Context, t *target, kind, name string, pr
 		Service: func(*core.Pod) string { return s.workload },
 		Agent:   func(core.Container) (int, bool) { return 0, true },
 		Owner:   owner, Version: p.Version,
-		Say: func(text string) { printer.Note("", text) }, Log: t.log(p.Stderr),
+		Say: func(text string) { printer.Note(name, text) }, Log: t.log(p.Stderr),
 	}
 	return s, nil
 }

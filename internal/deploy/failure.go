@@ -66,6 +66,35 @@ func (f *Failure) Error() string {
 	return b.String()
 }
 
+// Brief says in one line, without the service's name, what went wrong and what of the
+// process's output tells most.
+func (f *Failure) Brief() string {
+	what, _ := f.words()
+	if f.Pod != "" {
+		what = "pod " + f.Pod + " " + what
+	}
+	if line := telling(f.Log); line != "" && f.Cause == CauseCrash {
+		what += ": " + line
+	}
+	return what
+}
+
+// telling is the line of a process's output that says most about its end: what Go says
+// of a panic comes before the stacks, everything else at the end.
+func telling(log []string) string {
+	last := ""
+	for _, line := range log {
+		line = strings.TrimSpace(line)
+		if strings.HasPrefix(line, "panic: ") || strings.HasPrefix(line, "fatal error: ") {
+			return line
+		}
+		if line != "" {
+			last = line
+		}
+	}
+	return last
+}
+
 func (f *Failure) words() (what, next string) {
 	given := ""
 	if f.After > 0 {

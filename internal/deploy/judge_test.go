@@ -300,3 +300,40 @@ func TestPhasesOf(t *testing.T) {
 		t.Errorf("phases (-want +got):\n%s", d)
 	}
 }
+
+func TestBriefSaysTheLineThatTellsMost(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		f    Failure
+		want string
+	}{
+		{"panic", Failure{Pod: "cart-1", Cause: CauseCrash, Message: "ends at once with exit code 2", Log: []string{"starts", "panic: no luck", "", "goroutine 1 [running]:", "main.main()"}},
+			"pod cart-1 ends at once with exit code 2: panic: no luck"},
+		{"last line", Failure{Pod: "cart-1", Cause: CauseCrash, Message: "ends at once with exit code 1", Log: []string{"starts", "no database", ""}},
+			"pod cart-1 ends at once with exit code 1: no database"},
+		{"silent", Failure{Pod: "cart-1", Cause: CauseCrash, Message: "ends at once with exit code 1"}, "pod cart-1 ends at once with exit code 1"},
+		{"image", Failure{Pod: "cart-1", Cause: CauseImage, Message: "no such host", Log: []string{"x"}}, "pod cart-1 cannot get its image: no such host"},
+		{"no pod", Failure{Cause: CauseRefused, Message: "exceeded quota"}, "the cluster refuses its pods: exceeded quota"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			if got := tt.f.Brief(); got != tt.want {
+				t.Errorf("got %q, want %q", got, tt.want)
+			}
+		})
+	}
+}
+
+func TestLastRun(t *testing.T) {
+	for _, tt := range []struct{ name, log, want string }{
+		{"nothing", "", ""},
+		{"one run", "a b c", "a b c"},
+		{"three runs, the first cut off", "b1 a2 b2 a3 b3", "a3 b3"},
+		{"runs that differ", "a x b y", "a x b y"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			if got := strings.Join(lastRun(strings.Fields(tt.log)), " "); got != tt.want {
+				t.Errorf("got %q, want %q", got, tt.want)
+			}
+		})
+	}
+}

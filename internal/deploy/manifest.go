@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/yaml"
 )
@@ -81,8 +82,10 @@ func (e *FileExistsError) Error() string {
 
 // Eject writes objects into dir as a kustomize base: a file per service, one for
 // the app's own objects, and kustomization.yaml. Values of Secrets go to files of
-// their own below secrets/, which git is told to ignore. It returns the paths
-// that it wrote, relative to dir. A file that exists with other content is
+// their own below secrets/, which git is told to ignore. The objects have no
+// namespace: kustomization.yaml gives them the one that is told, none if that is "".
+// Its images are where those that were built are named. It returns the paths that it
+// wrote, relative to dir. A file that exists with other content is
 // overwritten only by force; that is checked before anything is written.
 func Eject(dir, namespace string, objs []Object, force bool) ([]string, error) {
 	files, err := ejected(namespace, objs)
@@ -128,6 +131,7 @@ func ejected(namespace string, objs []Object) (map[string]ejectedFile, error) {
 	files := map[string]ejectedFile{}
 	bodies := map[string][]byte{}
 	var secrets []generator
+	var images []map[string]string
 	for _, o := range objs {
 		if o.Kind == "Secret" {
 			var s corev1.Secret
@@ -142,6 +146,16 @@ func ejected(namespace string, objs []Object) (map[string]ejectedFile, error) {
 			}
 			secrets = append(secrets, g)
 			continue
+		}
+		named, err := imagesOf(o)
+		if err != nil {
+			return nil, err
+		}
+		for _, name := range named {
+			images = append(images, map[string]string{"name": name, "newName": name})
+		}
+		if o, err = anywhere(o); err != nil {
+			return nil, err
 		}
 		doc, err := Manifests([]Object{o}, false)
 		if err != nil {
@@ -159,8 +173,13 @@ func ejected(namespace string, objs []Object) (map[string]ejectedFile, error) {
 	k := map[string]any{
 		"apiVersion": "kustomize.config.k8s.io/v1beta1",
 		"kind":       "Kustomization",
-		"namespace":  namespace,
 		"resources":  slices.Sorted(maps.Keys(bodies)),
+	}
+	if namespace != "" {
+		k["namespace"] = namespace
+	}
+	if len(images) > 0 {
+		k["images"] = images
 	}
 	if len(secrets) > 0 {
 		k["secretGenerator"] = secrets
@@ -170,11 +189,50 @@ func ejected(namespace string, objs []Object) (map[string]ejectedFile, error) {
 	if err != nil {
 		return nil, fmt.Errorf("write kustomization.yaml: %w", err)
 	}
-	bodies["kustomization.yaml"] = y
+	bodies["kustomization.yaml"] = append([]byte(ejectedHead), y...)
 	for name, b := range bodies {
 		files[name] = ejectedFile{b, 0o644}
 	}
 	return files, nil
+}
+
+// ejectedHead explains the images of a kustomization.
+const ejectedHead = `# The images are not built yet. bight build --registry REGISTRY builds and pushes them and
+# prints where each is, REGISTRY/NAME@DIGEST: write that into images, as newName and
+# digest.
+#
+# The objects are made in the namespace of kubectl apply -k DIR -n NAMESPACE, unless there
+# is one here.
+`
+
+// imagesOf are the images of a Deployment, none of another object.
+func imagesOf(o Object) ([]string, error) {
+	if o.Kind != "Deployment" {
+		return nil, nil
+	}
+	var d appsv1.Deployment
+	if err := o.Decode(&d); err != nil {
+		return nil, err
+	}
+	var all []string
+	for _, c := range d.Spec.Template.Spec.Containers {
+		all = append(all, c.Image)
+	}
+	return all, nil
+}
+
+// anywhere is an object without its namespace.
+func anywhere(o Object) (Object, error) {
+	var fields map[string]any
+	if err := json.Unmarshal(o.JSON, &fields); err != nil {
+		return o, fmt.Errorf("decode %s: %w", o.Ref, err)
+	}
+	if metadata, ok := fields["metadata"].(map[string]any); ok {
+		delete(metadata, "namespace")
+	}
+	var err error
+	o.JSON, err = json.Marshal(fields)
+	return o, err
 }
 
 // replaceFile writes a file whole or not at all.

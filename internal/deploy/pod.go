@@ -116,12 +116,14 @@ type Agent struct {
 	Port  int         // for sessions
 	Ready string      // how it sees that the process can serve: "http:8080/healthz"
 	Doors map[int]int // by the process's port: where the door in front of it is
+	// Protocols are what those ports speak.
+	Protocols map[int]string
 }
 
 // AgentOf reads what Render wrote, from a container of any age; ok is false where no
 // agent runs.
 func AgentOf(command []string) (a Agent, ok bool) {
-	a.Doors = map[int]int{}
+	a.Doors, a.Protocols = map[int]int{}, map[int]string{}
 	if len(command) < 2 || command[1] != "run" {
 		return a, false // a static site that is served without live update, for one
 	}
@@ -137,10 +139,10 @@ func AgentOf(command []string) (a Agent, ok bool) {
 			a.Ready = command[i+1]
 		case word == "--door":
 			at, port, _ := strings.Cut(command[i+1], "=")
-			port, _, _ = strings.Cut(port, "/")
+			port, protocol, _ := strings.Cut(port, "/")
 			n, err := strconv.Atoi(port)
 			if door, errAt := strconv.Atoi(at); err == nil && errAt == nil {
-				a.Doors[n] = door
+				a.Doors[n], a.Protocols[n] = door, protocol
 			}
 		}
 	}

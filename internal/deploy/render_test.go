@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/pod-security-admission/api"
@@ -339,17 +340,17 @@ func TestAgentOf(t *testing.T) {
 		command []string
 		want    Agent
 	}{
-		{[]string{"/bight/agent", "run", "--listen", "127.0.0.1:24448", "--", "./cart"}, Agent{Port: 24448, Doors: map[int]int{}}},
+		{[]string{"/bight/agent", "run", "--listen", "127.0.0.1:24448", "--", "./cart"}, Agent{Port: 24448}},
 		{
 			[]string{"/bight/agent", "run", "--listen", "[::1]:9", "--ready", "tcp:8080", "--door", "24460=8080/http", "--door", "24461=9090/", "--", "./cart", "--door", "1=2/tcp"},
-			Agent{Port: 9, Ready: "tcp:8080", Doors: map[int]int{8080: 24460, 9090: 24461}},
+			Agent{Port: 9, Ready: "tcp:8080", Doors: map[int]int{8080: 24460, 9090: 24461}, Protocols: map[int]string{8080: "http", 9090: ""}},
 		},
-		{[]string{"./cart"}, Agent{Doors: map[int]int{}}},
-		{[]string{"./cart", "--listen"}, Agent{Doors: map[int]int{}}},
-		{[]string{"./cart", "--listen", ":http"}, Agent{Doors: map[int]int{}}},
+		{[]string{"./cart"}, Agent{}},
+		{[]string{"./cart", "--listen"}, Agent{}},
+		{[]string{"./cart", "--listen", ":http"}, Agent{}},
 	} {
 		got, ok := AgentOf(tt.command)
-		if diff := cmp.Diff(tt.want, got); diff != "" || ok != (tt.want.Port != 0) {
+		if diff := cmp.Diff(tt.want, got, cmpopts.EquateEmpty()); diff != "" || ok != (tt.want.Port != 0) {
 			t.Errorf("%v: ok %v (-want +got):\n%s", tt.command, ok, diff)
 		}
 	}

@@ -93,6 +93,53 @@ func (w *Waiter) Wait(ctx context.Context, r Rollout) error {
 	return f.watch(ctx, versions)
 }
 
+// Look says once where a rollout stands. Since nobody knows for how long it has been
+// so, whatever keeps a service from being ready is a failure at once. exits are the
+// processes that have ended and do not run.
+func (w *Waiter) Look(ctx context.Context, r Rollout, exits ...Exit) ([]Verdict, error) {
+	f := &follower{Waiter: w, rollout: r, view: newView(), logs: map[string][]string{}, settled: map[types.UID]bool{}}
+	if _, err := f.prime(ctx); err != nil {
+		return nil, err
+	}
+	if events, _, err := f.sources()["events"].Snapshot(ctx); err == nil { // they only add words
+		f.view.apply("events", follow.Change{All: events})
+	}
+	for _, e := range exits {
+		e.Count = max(e.Count, crashesForgiven)
+		f.view.exits[e.Pod] = e
+	}
+	const none = -time.Nanosecond
+	verdicts, _ := Judge(time.Now(), Patience{Schedule: none, Refused: none, Start: none, Probe: none}, Seen{}, f.view.observations(r.App))
+	for _, v := range verdicts {
+		if v.Failure != nil {
+			f.addLog(ctx, v.Failure)
+			v.Failure.Log = lastRun(v.Failure.Log)
+		}
+	}
+	return verdicts, nil
+}
+
+// lastRun returns what the last of several processes wrote that all wrote the same but
+// for numbers, as the agent's container has it when it starts one after the other.
+func lastRun(log []string) []string {
+	same := func(a, b string) bool { return withoutDigits(a) == withoutDigits(b) }
+	for n := 1; 2*n <= len(log); n++ {
+		if slices.EqualFunc(log[len(log)-n:], log[len(log)-2*n:len(log)-n], same) {
+			return log[len(log)-n:]
+		}
+	}
+	return log
+}
+
+func withoutDigits(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r >= '0' && r <= '9' {
+			return -1
+		}
+		return r
+	}, s)
+}
+
 // follower is one call of Wait.
 type follower struct {
 	*Waiter

@@ -90,15 +90,16 @@ func (s *Session) named(names []string) ([]*app.Service, error) {
 // UnknownServiceError tells that the app has no service of that name.
 type UnknownServiceError struct {
 	Name  string
+	Dir   string // where the app's source is
 	Known []string
 }
 
 func (e *UnknownServiceError) Error() string {
-	return fmt.Sprintf("no service is named %q: there is %s", e.Name, strings.Join(e.Known, ", "))
+	return fmt.Sprintf("no service is named %q: there is %s in the source %s", e.Name, strings.Join(e.Known, ", "), e.Dir)
 }
 
 func (s *Session) unknown(name string) error {
-	e := &UnknownServiceError{Name: name}
+	e := &UnknownServiceError{Name: name, Dir: s.Dir}
 	for _, service := range s.plan().Services {
 		e.Known = append(e.Known, service.Name)
 	}
@@ -130,7 +131,7 @@ func (s *Session) Logs(ctx context.Context, o LogOptions) error {
 		return s.Cluster.Explain(err)
 	}
 	if len(pods.Items) == 0 {
-		return fmt.Errorf("%s has no pods in namespace %s: bight up deploys it", s.plan().Name, s.environment)
+		return fmt.Errorf("%s has no pods in namespace %s (context %s): bight up deploys it", s.plan().Name, s.environment, s.Cluster.Context)
 	}
 	var group sync.WaitGroup
 	errs := make([]error, len(pods.Items))
@@ -199,7 +200,7 @@ func (s *Session) removeLease(ctx context.Context, appName string) error {
 		return s.Cluster.Explain(err)
 	}
 	me := s.me()
-	if !leaseFree(have.Spec, me, time.Now(), processLives) {
+	if !leaseFree(have.Spec, me, time.Now(), ProcessLives) {
 		if h, ok := parseHolder(*have.Spec.HolderIdentity); !ok || h.user != me.user || h.host != me.host {
 			return busy(appName, s.environment, have)
 		}

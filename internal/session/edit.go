@@ -149,7 +149,7 @@ func (p *pods) caughtUp(from *pod, e live.Event) {
 // caller has the lock.
 func (p *pods) exited(from *pod, e live.Event) {
 	delete(p.edits, from.service)
-	news, output := from.process.exited(e.Output)
+	news, output := from.process.exited(e.Output, e.Time)
 	if p.exits != nil {
 		select {
 		case p.exits <- deploy.Exit{Pod: from.name, Code: e.Code, At: e.Time, Count: from.process.ends, Tail: lines(e.Output)}:
@@ -160,6 +160,9 @@ func (p *pods) exited(from *pod, e live.Event) {
 		}
 	}
 	text := fmt.Sprintf("the process in %s ended with %s", from.name, exitText(e))
+	if n := from.process.ends; n > 1 {
+		text += fmt.Sprintf(" (%d times since the last save)", n)
+	}
 	if !news {
 		// The same again, as often as it is tried: no news to a person.
 		p.session.Printer.Event(term.Event{Type: term.Restart, Service: from.service, Text: text, Quiet: true})

@@ -31,6 +31,7 @@ type follower struct {
 	rollout  *rollout                 // in progress, or nil
 	late     changes                  // what came while a rollout was not to be disturbed
 	dirty    bool                     // the cluster is not what the plan says
+	because  string                   // it is dirty, for people
 	planning context.CancelFunc       // of the plan that is being made, or nil
 	told     string                   // what was last said to be wrong with the plan
 }
@@ -227,7 +228,7 @@ func (f *follower) planned(ctx context.Context, c changes, a *app.App, err error
 			return
 		}
 		if diff == "" {
-			diff = "what is in the cluster is not what the plan says"
+			diff = f.because
 		}
 		s.Printer.Event(term.Event{Type: term.Plan, Text: diff + "; deploying again"})
 		f.redeploy(ctx, a)
@@ -273,6 +274,9 @@ type rebuild struct {
 // rebuild builds a service and hands the result to its pods. A newer save ends the
 // build that it makes useless.
 func (f *follower) rebuild(ctx context.Context, a *app.App, service *app.Service, c changes) {
+	if gone(f.session.Dir, service.Source.Dir) {
+		return // it is no service any more, as the next plan says
+	}
 	next := &rebuild{changes: c}
 	if old := f.rebuilds[service.Name]; old != nil {
 		old.cancel()
@@ -315,7 +319,7 @@ func (f *follower) rebuilt(service *app.Service) bool { return f.session.failure
 // finish takes in what a build gave.
 func (f *follower) finish(ctx context.Context, a *app.App, service *app.Service, c changes, files []string, art *image.Artifact, took time.Duration, err error) {
 	s := f.session
-	if ctx.Err() != nil {
+	if ctx.Err() != nil || gone(s.Dir, service.Source.Dir) {
 		return
 	}
 	if err != nil {
@@ -374,6 +378,7 @@ type rollout struct {
 	built    []*image.Artifact
 	buildErr error
 
+	old     *app.App // the plan before, nil for the first
 	cancel  context.CancelFunc
 	applied bool
 }
@@ -384,9 +389,21 @@ func (f *follower) redeploy(ctx context.Context, a *app.App) {
 		r.cancel()
 		delete(f.rebuilds, name)
 	}
-	f.dirty = true
+	f.dirty, f.because = true, "a save came while the one before was being deployed"
+	old := f.session.plan()
 	f.session.setPlan(a)
-	f.deploy(ctx, &rollout{plan: a})
+	f.deploy(ctx, &rollout{plan: a, old: old})
+}
+
+// renewed returns the artifacts that need an image, because their service is new or
+// its pods are replaced anyway. Of the others the pods have the files already, or get
+// them live: nothing of what is there is restarted because of another service.
+func (s *Session) renewed(old, now *app.App, built []*image.Artifact) []*image.Artifact {
+	was, is := shape(old), shape(now)
+	return slices.DeleteFunc(slices.Clone(built), func(art *image.Artifact) bool {
+		before, after := was.Service(art.Service), is.Service(art.Service)
+		return before != nil && len(aspects(before, after)) == 0 && s.pods.isDeployed(art.Service)
+	})
 }
 
 // deploy starts a rollout. One that still goes on is given up.
@@ -403,6 +420,7 @@ func (f *follower) deploy(ctx context.Context, r *rollout) {
 			if r.built, r.buildErr = s.build(run, r.plan, s.wanted()); run.Err() != nil {
 				return func(ctx context.Context) error { return f.applied(ctx, r, nil, time.Time{}, run.Err()) }
 			}
+			r.built = s.renewed(r.old, r.plan, r.built)
 		}
 		began := time.Now()
 		changed, err := s.apply(run, r.plan, r.built)
@@ -427,6 +445,7 @@ func (f *follower) applied(ctx context.Context, r *rollout, changed map[string]b
 	default:
 		f.rollout, f.dirty = nil, true
 		if !errors.Is(err, context.Canceled) {
+			f.because = "the deployment before this has failed"
 			s.Printer.Fail("", err, "", "the next save is tried at once")
 		}
 	}

@@ -115,7 +115,7 @@ func (l *lease) take(ctx context.Context, namespace string) error {
 		if have, err = l.client.Get(ctx, wanted.Name, meta.GetOptions{}); err != nil {
 			return err
 		}
-		if !leaseFree(have.Spec, l.holder, now.Time, processLives) {
+		if !leaseFree(have.Spec, l.holder, now.Time, ProcessLives) {
 			return busy(l.app, namespace, have)
 		}
 		wanted.ResourceVersion = have.ResourceVersion

@@ -18,6 +18,7 @@ import (
 
 	"github.com/bightdev/bight/internal/app"
 	"github.com/bightdev/bight/internal/deploy"
+	"github.com/bightdev/bight/internal/kube"
 	"github.com/bightdev/bight/internal/live"
 	"github.com/bightdev/bight/internal/tree"
 	"github.com/bightdev/bight/internal/ui/term"
@@ -175,18 +176,34 @@ func TestASyntaxErrorRemovesNothing(t *testing.T) {
 	}
 }
 
+func TestIsOutOfReachIsNotForWantOfRights(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		err  error
+		want bool
+	}{
+		{"it answers", nil, false},
+		{"the pod is not there", errors.New("server answered 404 Not Found: pod does not exist"), true},
+		{"no right", fmt.Errorf("inspect cart-1: %w", &kube.Error{Kind: kube.Forbidden}), false},
+	} {
+		if got := isOutOfReach(tt.err); got != tt.want {
+			t.Errorf("%s: got %t, want %t", tt.name, got, tt.want)
+		}
+	}
+}
+
 func TestOutOfSyncSaysWhy(t *testing.T) {
 	s := ServiceStatus{Replicas: 2, Tree: "t"}
 	for _, tt := range []struct {
 		answers []answer
 		want    string
 	}{
-		{[]answer{{"a", "t", nil}, {"b", "t", nil}}, ""},
-		{[]answer{{"a", "t", nil}}, "1 of 2 pods are running"},
+		{[]answer{{pod: "a", digest: "t"}, {pod: "b", digest: "t"}}, ""},
+		{[]answer{{pod: "a", digest: "t"}}, "1 of 2 pods are running"},
 		{nil, "0 of 2 pods are running"},
-		{[]answer{{"a", "old", nil}, {"b", "t", nil}}, "a has other files than the local source; bight up brings them"},
-		{[]answer{{"a", "old", nil}, {"b", "old", nil}}, "a, b have other files than the local source; bight up brings them"},
-		{[]answer{{"a", "t", nil}, {"b", "", errors.New("timed out")}}, "pod b does not say: timed out"},
+		{[]answer{{pod: "a", digest: "old"}, {pod: "b", digest: "t"}}, "a has other files than the local source; bight up brings them"},
+		{[]answer{{pod: "a", digest: "old"}, {pod: "b", digest: "old"}}, "a, b have other files than the local source; bight up brings them"},
+		{[]answer{{pod: "a", digest: "t"}, {pod: "b", digest: "", err: errors.New("timed out")}}, "pod b does not say: timed out"},
 	} {
 		if got := outOfSync(s, tt.answers); got != tt.want {
 			t.Errorf("%v: got %q, want %q", tt.answers, got, tt.want)

@@ -11,13 +11,19 @@ import (
 // prints is taken for news again.
 const settled = 3 * time.Second
 
+// repeat is the pause before a crash that comes again and again is told again. It
+// doubles each time, up to repeatMost.
+const repeat, repeatMost = 30 * time.Second, 8 * time.Minute
+
 // process is what is known of the process in one pod, and decides what of its
-// words is shown: a crash has one panel with the last of them, and a process that
-// crashes again and again in the same way has no more than that. Its owner's lock
-// guards it.
+// words is shown: a crash has one panel with the last of them. A process that
+// crashes again and again in the same way without having served has another one now
+// and then. Its owner's lock guards it.
 type process struct {
-	ends  int       // since the last save
-	since time.Time // when the present one was started
+	ends  int           // since the last save
+	told  time.Time     // when a panel had the last of them
+	pause time.Duration // until the next panel
+	since time.Time     // when the present one was started
 	isUp  bool
 	shown []string // the last lines that were printed as log
 	tail  []string // of the last crash
@@ -38,11 +44,18 @@ func (p *process) up() { p.isUp = true }
 
 // exited notes an end with the last of its output. It reports whether that is news
 // to a person, and what of the output was not shown yet.
-func (p *process) exited(output []byte) (news bool, unseen string) {
+func (p *process) exited(output []byte, at time.Time) (news bool, unseen string) {
 	tail := lines(output)
 	p.ends++
+	first := p.ends == 1 || !slices.Equal(anonymous(tail), anonymous(p.tail))
+	served := p.isUp && at.Sub(p.since) >= settled
+	if news = first || served || at.Sub(p.told) >= p.pause; news {
+		p.told, p.pause = at, min(2*p.pause, repeatMost)
+	}
+	if first || served {
+		p.pause = repeat
+	}
 	p.isUp, p.held = false, nil
-	news = p.ends == 1 || !slices.Equal(anonymous(tail), anonymous(p.tail))
 	p.tail = tail
 	n := overlap(p.shown, tail)
 	p.shown = nil

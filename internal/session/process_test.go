@@ -21,7 +21,7 @@ func (r *reader) log(lines ...string) {
 }
 
 func (r *reader) exit(output ...string) (news bool, unseen string) {
-	return r.exited([]byte(strings.Join(output, "\n") + "\n"))
+	return r.exited([]byte(strings.Join(output, "\n")+"\n"), r.now)
 }
 
 func TestACrashIsShownOnceHoweverItsWordsCome(t *testing.T) {
@@ -61,7 +61,7 @@ func TestACrashIsShownOnceHoweverItsWordsCome(t *testing.T) {
 	}
 }
 
-func TestACrashLoopIsOnePanel(t *testing.T) {
+func TestACrashLoopIsAPanelNowAndThen(t *testing.T) {
 	r := &reader{now: time.Unix(100, 0)}
 	panels := 0
 	crash := func(output ...string) {
@@ -74,18 +74,40 @@ func TestACrashLoopIsOnePanel(t *testing.T) {
 		r.now = r.now.Add(20 * time.Second)
 	}
 	r.log("hello")
-	for i := range 5 {
-		crash("pid "+string(rune('1'+i)), "panic: at 0xc000"+string(rune('1'+i)))
+	var after []int
+	for i := range 16 { // every 20 s
+		crash("pid "+string(rune('1'+i%9)), "panic: at 0xc000"+string(rune('1'+i%9)))
+		after = append(after, panels)
 	}
-	if panels != 1 {
-		t.Errorf("%d panels, want 1", panels)
+	if want := []int{1, 1, 2, 2, 2, 3, 3, 3, 3, 3, 3, 4, 4, 4, 4, 4}; !slices.Equal(after, want) {
+		t.Errorf("panels after each crash: %v, want %v", after, want)
 	}
 	crash("panic: for another reason")
-	if panels != 2 {
-		t.Errorf("%d panels after another crash, want 2", panels)
+	if panels != 5 {
+		t.Errorf("%d panels after another crash, want 5", panels)
+	}
+	crash("panic: for another reason")
+	if panels != 5 {
+		t.Errorf("%d panels after the same again, want 5", panels)
 	}
 	if n := len(r.shown); n > 4 {
 		t.Errorf("%d lines of log: %q", n, r.shown)
+	}
+}
+
+func TestACrashOfAProcessThatServedIsNews(t *testing.T) {
+	r := &reader{now: time.Unix(100, 0)}
+	for i := range 3 {
+		r.started(r.now)
+		r.up()
+		r.now = r.now.Add(settled)
+		if news, unseen := r.exit("panic: a request", "stack"); !news || unseen != "panic: a request\nstack" {
+			t.Errorf("crash %d: news %t with %q", i+1, news, unseen)
+		}
+	}
+	r.started(r.now)
+	if news, _ := r.exit("panic: a request", "stack"); news {
+		t.Error("one that did not serve is news, so soon after")
 	}
 }
 

@@ -4,8 +4,8 @@ package session
 
 import "golang.org/x/sys/unix"
 
-// processLives reports whether a process of this machine exists.
-func processLives(pid int) bool {
+// ProcessLives reports whether a process of this machine exists.
+func ProcessLives(pid int) bool {
 	err := unix.Kill(pid, 0)
 	return err == nil || err == unix.EPERM
 }

@@ -2,8 +2,8 @@ package session
 
 import "os"
 
-// processLives reports whether a process of this machine exists.
-func processLives(pid int) bool {
+// ProcessLives reports whether a process of this machine exists.
+func ProcessLives(pid int) bool {
 	p, err := os.FindProcess(pid)
 	if err != nil {
 		return false

@@ -25,9 +25,15 @@ const nameLabel = "app.kubernetes.io/name"
 // ServiceOf returns the name of the service that a pod is of.
 func ServiceOf(pod *core.Pod) string { return pod.Labels[nameLabel] }
 
+// Managed finds what Bight has deployed of any app.
+const Managed = "app.kubernetes.io/managed-by=bight"
+
+// AppOf returns the name of the app that a pod is of.
+func AppOf(pod *core.Pod) string { return pod.Labels["app.kubernetes.io/part-of"] }
+
 // Selector finds what Bight has deployed of an app.
 func Selector(appName string) string {
-	return "app.kubernetes.io/managed-by=bight,app.kubernetes.io/part-of=" + appName
+	return Managed + ",app.kubernetes.io/part-of=" + appName
 }
 
 // apply pushes the images of what was built and makes the environment equal to

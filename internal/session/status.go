@@ -18,7 +18,9 @@ import (
 	"github.com/bightdev/bight/internal/app"
 	"github.com/bightdev/bight/internal/deploy"
 	"github.com/bightdev/bight/internal/image"
+	"github.com/bightdev/bight/internal/kube"
 	"github.com/bightdev/bight/internal/live"
+	"github.com/bightdev/bight/internal/live/wire"
 )
 
 // Status is the state of an app in its environment.
@@ -36,11 +38,19 @@ type ServiceStatus struct {
 	Ready    int32  `json:"ready"`
 	Replicas int32  `json:"replicas"`
 	Image    string `json:"image"`
-	URL      string `json:"url,omitempty"`
+	// Running is true when all pods are ready and of what was deployed last, and their
+	// agents are there, where we may ask them.
+	Running bool   `json:"running"`
+	URL     string `json:"url,omitempty"`
 	// InSync is true only when every replica has confirmed that its files' hashes
-	// are those of the local source's build. Why says what is missing else.
+	// are those of the local source's build. Why says why the service does not run, or
+	// else what is missing to be in sync.
 	InSync bool   `json:"inSync"`
 	Why    string `json:"why,omitempty"`
+	// Output is the end of what a process wrote that does not run.
+	Output []string `json:"output,omitempty"`
+
+	stale bool // the cluster counts pods that are not there, as it does when it has just started
 	// Tree is the digest of what the local source builds to.
 	Tree string `json:"tree"`
 }
@@ -96,26 +106,58 @@ func (s *Session) Status(ctx context.Context) (*Status, error) {
 		return nil, ctx.Err()
 	}
 	var asking sync.WaitGroup
+	exits := make([][]deploy.Exit, len(a.Services))
 	for i, service := range a.Services {
 		asking.Go(func() {
-			report.Services[i] = s.serviceStatus(ctx, service, arts[i], deployments, pods)
+			report.Services[i], exits[i] = s.serviceStatus(ctx, service, arts[i], deployments, pods)
 			report.Services[i].URL = urls[service.Name]
 		})
 	}
 	asking.Wait()
+	s.explain(ctx, report, slices.Concat(exits...))
 	return report, ctx.Err()
 }
 
-// serviceStatus asks every pod of a service what it has.
-func (s *Session) serviceStatus(ctx context.Context, service *app.Service, art *image.Artifact, deployments []apps.Deployment, pods []core.Pod) ServiceStatus {
+// explain says of the services that do not run why they don't.
+func (s *Session) explain(ctx context.Context, report *Status, exits []deploy.Exit) {
+	down := only(s.plan(), func(service *app.Service) bool {
+		return slices.ContainsFunc(report.Services, func(st ServiceStatus) bool {
+			return st.Name == service.Name && st.Image != "" && !st.Running
+		})
+	})
+	if len(down.Services) == 0 {
+		return
+	}
+	waiter := &deploy.Waiter{Client: s.applier.Client, Log: s.Log}
+	verdicts, err := waiter.Look(ctx, deploy.Rollout{App: down, Namespace: s.environment}, exits...)
+	if err != nil {
+		s.Log.Debug("nothing says why services do not run", "error", err)
+	}
+	for _, v := range verdicts {
+		i := slices.IndexFunc(report.Services, func(st ServiceStatus) bool { return st.Name == v.Service })
+		st := &report.Services[i]
+		switch {
+		case v.State == deploy.Ready:
+			st.Running = !st.stale
+		case v.Failure != nil:
+			st.Why, st.Output = v.Failure.Brief(), v.Failure.Log
+		case v.Why != "":
+			st.Why = v.Why
+		}
+	}
+}
+
+// serviceStatus asks every pod of a service what it has, and returns which of their
+// processes have ended, too.
+func (s *Session) serviceStatus(ctx context.Context, service *app.Service, art *image.Artifact, deployments []apps.Deployment, pods []core.Pod) (ServiceStatus, []deploy.Exit) {
 	status := ServiceStatus{Name: service.Name}
 	if art != nil {
 		status.Tree = art.TreeDigest().String()
 	}
 	i := slices.IndexFunc(deployments, func(d apps.Deployment) bool { return d.Name == service.Name })
 	if i < 0 {
-		status.Why = "it is not deployed"
-		return status
+		status.Why = "it is not deployed; bight up deploys it"
+		return status, nil
 	}
 	d := deployments[i]
 	status.Ready, status.Replicas = d.Status.ReadyReplicas, 1
@@ -125,33 +167,64 @@ func (s *Session) serviceStatus(ctx context.Context, service *app.Service, art *
 	if len(d.Spec.Template.Spec.Containers) > 0 {
 		status.Image = d.Spec.Template.Spec.Containers[0].Image
 	}
+	status.Running = d.Status.ObservedGeneration >= d.Generation && status.Ready >= status.Replicas &&
+		d.Status.UpdatedReplicas == status.Replicas && d.Status.Replicas == status.Replicas
 	var running []string
 	for i := range pods {
 		if pod := &pods[i]; pod.Labels[nameLabel] == service.Name && pod.DeletionTimestamp == nil && isRunning(pod) {
 			running = append(running, pod.Name)
 		}
 	}
-	if art == nil {
-		status.Why = "the local source does not build"
-		return status
-	}
 	answers := make([]answer, len(running))
 	var asking sync.WaitGroup
 	for i, pod := range running {
 		asking.Go(func() {
-			digest, err := s.askPod(ctx, service, pod)
-			answers[i] = answer{pod, digest, err}
+			state, err := s.askPod(ctx, service, pod)
+			answers[i] = answer{pod, state.Digest.String(), state.Process, err}
 		})
 	}
 	asking.Wait()
-	status.Why = outOfSync(status, answers)
+	var exits []deploy.Exit
+	status.stale = len(running) < int(status.Replicas)
+	for _, a := range answers {
+		status.stale = status.stale || isOutOfReach(a.err)
+		if hasEnded(a.process) {
+			exits = append(exits, deploy.Exit{Pod: a.pod, Code: exitCode(a.process), Count: a.process.Starts})
+		}
+	}
+	status.Running = status.Running && !status.stale
+	if status.Why = outOfSync(status, answers); art == nil {
+		status.Why = "the local source does not build"
+	}
 	status.InSync = status.Why == ""
-	return status
+	return status, exits
 }
 
-// answer is what a pod says of its files.
+// isOutOfReach reports whether a pod's agent was not reached for another reason than that
+// we may not.
+func isOutOfReach(err error) bool {
+	kind := kube.KindOf(err)
+	return err != nil && kind != kube.Forbidden && kind != kube.Credentials && kind != kube.Policy
+}
+
+// hasEnded reports whether a process has ended by itself and does not run, or runs but
+// has not got to where it can serve since.
+func hasEnded(p wire.Process) bool {
+	return p.Phase == wire.Waiting || p.Phase == wire.Starting && exitCode(p) != 0
+}
+
+// exitCode is how a process has ended, as a shell has it.
+func exitCode(p wire.Process) int {
+	if p.Signal != 0 {
+		return 128 + p.Signal
+	}
+	return p.Code
+}
+
+// answer is what a pod says of its files and its process.
 type answer struct {
 	pod, digest string
+	process     wire.Process
 	err         error
 }
 
@@ -184,12 +257,12 @@ func outOfSync(s ServiceStatus, answers []answer) string {
 // askLimit is how long one pod may take to say what it has.
 const askLimit = 10 * time.Second
 
-// askPod returns the digest of the files that a pod has, hashed anew.
-func (s *Session) askPod(ctx context.Context, service *app.Service, pod string) (string, error) {
+// askPod returns what the agent of a pod says, the digest of its files hashed anew.
+func (s *Session) askPod(ctx context.Context, service *app.Service, pod string) (wire.State, error) {
 	ctx, cancel := context.WithTimeout(ctx, askLimit)
 	defer cancel()
 	port := deploy.AgentPort(service)
-	state, err := live.Inspect(ctx, live.TargetConfig{
+	return live.Inspect(ctx, live.TargetConfig{
 		Name:    pod,
 		Dial:    func(ctx context.Context) (net.Conn, error) { return s.Cluster.DialPod(ctx, s.environment, pod, port) },
 		Token:   s.token,
@@ -197,14 +270,13 @@ func (s *Session) askPod(ctx context.Context, service *app.Service, pod string) 
 		Version: s.Version,
 		Log:     s.Log,
 	}, true)
-	return state.Digest.String(), err
 }
 
 // others returns who follows the source now, "" when nobody does, and the URLs that
 // are open there.
 func (s *Session) others(ctx context.Context, appName string) (session string, urls map[string]string) {
 	lease, err := s.applier.Client.CoordinationV1().Leases(s.environment).Get(ctx, leaseName(appName), meta.GetOptions{})
-	if err != nil || lease.Spec.HolderIdentity == nil || leaseFree(lease.Spec, s.me(), time.Now(), processLives) {
+	if err != nil || lease.Spec.HolderIdentity == nil || leaseFree(lease.Spec, s.me(), time.Now(), ProcessLives) {
 		return "", nil // whoever may not see leases is told nothing
 	}
 	if err := json.Unmarshal([]byte(lease.Annotations[urlsAnnotation]), &urls); err != nil {

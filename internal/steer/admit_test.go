@@ -11,6 +11,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -74,6 +75,24 @@ func TestARuleThatCanNotBeObeyedIsRefused(t *testing.T) {
 		t.Errorf("rules: got %+v, want none", got)
 	}
 	k.was(t)
+}
+
+func TestARuleThatTakesLongToComeIntoForceIsThenActive(t *testing.T) {
+	// The laptop, which waits for the outcome, gives no signs of life meanwhile.
+	p := newPod(t, serve(t, named("app")), quick, func(p *pod) {
+		p.host.Steer = func(ports []int) error {
+			if len(ports) > 0 {
+				<-time.After(2 * p.host.Suspend)
+			}
+			return nil
+		}
+	})
+	anna := newPerson(t, p, "anna")
+	m := anna.join(t, anna.rule(Intercept, Match{}), to(serve(t, named("anna"))))
+	if got := m.Status().State; got != Active {
+		t.Errorf("joined, the rule is %s, want %s", got, Active)
+	}
+	leave(t, m)
 }
 
 func TestWhoMayNotHaveARuleIsRefused(t *testing.T) {

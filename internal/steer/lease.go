@@ -37,15 +37,15 @@ type lease struct {
 	silent chan struct{} // closed while there is none
 	state  State
 	timer  *time.Timer
-	// Of a rule that replaces the app. While it is engaging for the first time, its
-	// laptop, which waits for the outcome, gives no signs of life. holding says that
-	// it keeps the process stopped, done that it never will again.
+	// While it is engaging for the first time, its laptop, which waits for the outcome,
+	// gives no signs of life. Of a rule that replaces the app, holding says that it
+	// keeps the process stopped, done that it never will again.
 	engaging, holding, done bool
 }
 
 func (h *Host) newLease(r Rule, doors []*Door, sess *stream.Session) *lease {
 	l := &lease{
-		host: h, doors: doors, rule: r, sess: sess, since: time.Now(), engaging: r.Mode == Replace,
+		host: h, doors: doors, rule: r, sess: sess, since: time.Now(), engaging: true,
 		lost: make(chan struct{}), changed: make(chan struct{}, 1), silent: make(chan struct{}),
 		state: Active,
 	}

@@ -190,7 +190,7 @@ func TestBadSourceIsRefused(t *testing.T) {
 		{"LongName", with("bight.yaml", "services:\n  "+strings.Repeat("very-", 13)+"long: {source: .}\n"),
 			[]string{`bight.yaml:2:\d+: the service's name ".*" has 69 characters; Kubernetes allows 63`}},
 		{"Question", map[string]string{"go.mod": goMod, "main.go": asker},
-			[]string{`error: 1 question to answer`, `main.go:11: What is \$UPSTREAM_REGION of hello .*; write in bight.yaml: services: {hello: {env: {UPSTREAM_REGION: VALUE}}}`}},
+			[]string{`error: 1 question to answer`, `main.go:11: \$UPSTREAM_REGION has no value: hello ends without one, .* Give it one in bight.yaml: services: {hello: {env: {UPSTREAM_REGION: VALUE}}}`}},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {

@@ -72,9 +72,8 @@ func testEngageAndLeaveUnderLoad(b *bay) {
 	}
 }
 
-// silence is how long requests may wait for a laptop that is gone. The promise is 3 s;
-// the rest is for a busy machine.
-const silence = 4 * time.Second
+// silence is how long requests may wait for a laptop that is gone.
+const silence = 3 * time.Second
 
 // soon fails the test unless something has happened within a time that the product
 // promises.

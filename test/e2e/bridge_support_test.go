@@ -44,6 +44,7 @@ type bay struct {
 func newBay(t *testing.T) *bay {
 	t.Helper()
 	b := &bay{lab: &lab{T: t, dir: t.TempDir(), namespace: name(t)}, programs: t.TempDir()}
+	b.vacate(b.namespace)
 	t.Cleanup(b.remove)
 	if err := os.CopyFS(b.dir, os.DirFS("testdata/bridge")); err != nil {
 		t.Fatal(err)

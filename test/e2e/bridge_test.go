@@ -52,6 +52,8 @@ func TestBridge(t *testing.T) {
 	part("SeveralOwners", testSeveralOwners)
 	part("Mirror", testMirror)
 	part("NobodyListens", testNobodyListens)
+	part("OneOwnerTwice", testOneOwnerTwice)
+	part("WithoutSource", testWithoutSource)
 	part("BadInput", testBridgeBadInput)
 	part("EngageAndLeaveUnderLoad", testEngageAndLeaveUnderLoad)
 	t.Run("Silence", func(t *testing.T) { // both wait most of the time
@@ -188,6 +190,11 @@ func testEnvironment(b *bay) {
 	sourced, err := exec.Command("sh", "-c", `. "$0"; printf %s "$GREETING, $API_KEY"`, file).CombinedOutput()
 	if want := "good morning, k-4711"; err != nil || string(sourced) != want || env["GREETING"]+", "+env["API_KEY"] != want {
 		b.Errorf("as dotenv %q, %v, as JSON %q and %q; want %q", sourced, err, env["GREETING"], env["API_KEY"], want)
+	}
+	for name := range env {
+		if name == "PATH" || name == "HOME" || name == "HOSTNAME" || strings.HasPrefix(name, "KUBERNETES_") {
+			b.Errorf("without --all it has %s, as every container does", name)
+		}
 	}
 }
 
@@ -384,9 +391,73 @@ func testMirror(b *bay) {
 	b.leave(s)
 }
 
+// testOneOwnerTwice has one user with two rules: what would be a matter of which came
+// last is refused, the rest said.
+func testOneOwnerTwice(b *bay) {
+	ada, other := b.laptop("ada"), b.laptop("other")
+	some := b.intercept("ada", "cart", "--port", ada.at(8080), "--header", "x-dev=ada")
+	for _, flags := range [][]string{{"--header", "x-dev=ada"}, {"--header", "x-dev=ada", "--path", "/"}, {"--header", "x-team=a"}} {
+		args := append([]string{"intercept", "cart", "--port", "1"}, flags...)
+		b.refused(refusal{code: 1, says: []string{`cart-\d+, another intercept of yours, has requests with header x-dev=ada for cart:8080`, `bight intercept leave cart-\d+`}, env: []string{"BIGHT_USER=ada"}},
+			inNamespace(b.namespace, args)...)
+	}
+	all := b.intercept("ada", "cart", "--port", other.at(8080))
+	all.says("requests that match both go there")
+	b.answers("ada", b.client(false, false), cart, "x-dev", "ada")
+	b.answers("other", b.client(false, false), cart)
+	b.leave(some, all)
+	// One that was killed is in nobody's way.
+	killed := b.intercept("ada", "cart", "--port", ada.at(8080))
+	killed.signal(syscall.SIGKILL)
+	again := b.intercept("ada", "cart", "--port", ada.at(8080))
+	b.answers("ada", b.client(false, false), cart)
+	b.interrupt(again)
+	b.eventually("the lease of the killed one is over", func() error {
+		if left := b.list(); len(left) > 0 {
+			return fmt.Errorf("there is %+v", left)
+		}
+		return nil
+	})
+}
+
+// testWithoutSource works where no source is, with what the cluster says.
+func testWithoutSource(b *bay) {
+	empty := b.on(b.T)
+	empty.dir = b.TempDir()
+	tool := b.program("tool")
+	for _, test := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"run", "--", tool, "get", cart}, "app HTTP/1.1 cart-"},
+		{[]string{"run", "cart", "--", "sh", "-c", "echo $GREETING"}, "good morning"},
+		{[]string{"intercept", "list", "-o", "json"}, `"intercepts": []`},
+		{[]string{"env", "cart"}, "GREETING='good morning'"},
+	} {
+		out, errs, code := empty.bight(inNamespace(b.namespace, test.args)...)
+		if code != 0 || !strings.Contains(out, test.want) {
+			b.Errorf("%s: exit code %d, %q, want %q\n%s", test.args, code, out, test.want, errs)
+		}
+	}
+	ada := b.laptop("ada")
+	s := empty.intercept("ada", "cart", "--port", ada.at(8080), "--header", "x-dev=ada")
+	b.answers("ada", b.client(false, false), cart, "x-dev", "ada")
+	all := b.list()
+	if len(all) != 1 {
+		b.Fatalf("there is %+v", all)
+	}
+	if out, errs, code := empty.bightWith([]string{"BIGHT_USER=ada"}, "intercept", "leave", all[0].ID, "-n", b.namespace); code != 0 {
+		b.Errorf("leave: exit code %d\n%s%s", code, out, errs)
+	}
+	<-s.ended
+	empty.refused(refusal{code: 4, says: []string{`nothing that bight up deployed is in namespace t-nothing \(context bight\)`, `-n`, `--source`}}, "run", "-n", "t-nothing", "--", "true")
+	empty.refused(refusal{code: 4, says: []string{`no service "crt"; did you mean cart\?`}}, inNamespace(b.namespace, []string{"env", "crt"})...)
+}
+
 func testNobodyListens(b *bay) {
 	nobody := (&laptop{offset: freeOffset(b.T)}).at(8080)
 	s := b.intercept("ada", "cart", "--port", nobody)
+	s.says("nothing listens on port " + strings.Split(nobody, ":")[0] + " of this machine yet: the app answers the requests")
 	for _, http2 := range []bool{false, true} {
 		a, err := b.ask(b.client(http2, true), cart)
 		if err != nil || a.code != 200 || a.who != "app" || !strings.Contains(a.marker, "connection refused") {
@@ -413,7 +484,7 @@ func testBridgeBadInput(b *bay) {
 		code int
 		says []string
 	}{
-		{"NearName", []string{"run", "crat", "--", "true"}, 4, []string{`no service "crat"; did you mean cart\? There is cart, load, stock`}},
+		{"NearName", []string{"run", "crat", "--", "true"}, 4, []string{`no service "crat"; did you mean cart\? There is cart, load, stock \(namespace \S+, context bight\)`}},
 		{"NearNameOfIntercept", []string{"intercept", "stok", "--port", "1"}, 4, []string{`no service "stok"; did you mean stock\?`}},
 		{"NearNameOfEnv", []string{"env", "carts"}, 4, []string{`no service "carts"; did you mean cart\?`}},
 		{"UnknownPort", []string{"intercept", "cart", "--port", "1:81"}, 4, []string{`service cart has no port 81; there is 8080 \(http\), 9090 \(grpc\), 7000 \(raw\)`}},
@@ -433,7 +504,7 @@ func testBridgeBadInput(b *bay) {
 		{"NoRight", []string{"run", "cart", "--kubeconfig", looker, "--", "true"}, 3, []string{`create pods/portforward`, b.namespace}},
 		{"NoRightToIntercept", []string{"intercept", "cart", "--port", "1", "--kubeconfig", looker}, 3, []string{`create pods/portforward`, b.namespace}},
 		{"NoRightAtAll", []string{"env", "cart", "--kubeconfig", as(b.T, "nobody")}, 3, []string{`nobody`, b.namespace}},
-		{"LeaveWhatIsNot", []string{"intercept", "leave", "cart-1"}, 4, []string{`no intercept cart-1: there is none`}},
+		{"LeaveWhatIsNot", []string{"intercept", "leave", "cart-1"}, 4, []string{`no intercept cart-1 in namespace \S+ \(context bight\): there is none`}},
 	}
 	for _, test := range tests {
 		b.Run(test.name, func(t *testing.T) {

@@ -77,6 +77,37 @@ func TestCLIKeepsDataAndProgressApart(t *testing.T) {
 	jsonLines(t, errs)
 }
 
+func TestStatusSaysWhatDoesNotRun(t *testing.T) {
+	l := newLab(t, map[string]string{"go.mod": goMod, "main.go": server("first"), "site/index.html": "<h1>a site</h1>\n"})
+	out, _, code := l.bight("status", "-n", l.namespace)
+	if code != 1 || strings.Count(out, "it is not deployed; bight up deploys it") != 2 {
+		t.Errorf("not deployed: exit code %d\n%s", code, out)
+	}
+	l.once()
+	out, errs, code := l.bight("status", "-n", l.namespace)
+	if code != 0 || errs != "" || strings.Count(out, "no session: bight up") != 2 {
+		t.Errorf("without a session: exit code %d\n%s%s", code, out, errs)
+	}
+	l.write("main.go", strings.Replace(server("second"), `fmt.Println("starting with"`, `panic("no luck today"); fmt.Println("starting with"`, 1))
+	out, _, code = l.bight("status", "-n", l.namespace)
+	if code != 0 || !strings.Contains(out, "has other files than the local source") {
+		t.Errorf("not in sync: exit code %d\n%s", code, out)
+	}
+	if _, errs, code := l.bight("up", "--once", "-n", l.namespace); code != 1 {
+		t.Fatalf("bight up --once: exit code %d\n%s", code, errs)
+	}
+	out, errs, code = l.bight("status", "-n", l.namespace)
+	if code != 1 || !strings.Contains(out, "ends at once with exit code 2: panic: no luck today") ||
+		!strings.Contains(errs, "the last that its process wrote") || strings.Count(errs, "panic: no luck today") != 1 {
+		t.Errorf("a crash loop: exit code %d\n%s%s", code, out, errs)
+	}
+	for _, s := range l.status().Services {
+		if want := s.Name == "site"; s.Running != want || (len(s.Output) > 0) == want {
+			t.Errorf("%+v", s)
+		}
+	}
+}
+
 func TestCLISaysWhatIsNotThere(t *testing.T) {
 	l := goApp(t)
 	l.once()
@@ -85,7 +116,7 @@ func TestCLISaysWhatIsNotThere(t *testing.T) {
 		code int
 		want string
 	}{
-		{[]string{"logs", "nosuch"}, 4, `no service is named "nosuch": there is hello`},
+		{[]string{"logs", "nosuch"}, 4, `no service is named "nosuch": there is hello in the source `},
 		{[]string{"build", "nosuch"}, 4, `no service is named "nosuch": there is hello`},
 		{[]string{"plan", "nosuch"}, 4, `there is no directory `},
 		{[]string{"status", "--context", "nosuch"}, 2, `context "nosuch" (--context) does not exist; there are: `},

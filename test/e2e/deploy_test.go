@@ -100,33 +100,22 @@ func TestWhatIsEjectedRunsWithoutBight(t *testing.T) {
 		t.Fatalf("down: exit code %d\n%s", code, errs)
 	}
 	dir := filepath.Join(t.TempDir(), "deploy")
-	if _, errs, code := l.bight("eject", dir, "-n", l.namespace); code != 0 {
+	if _, errs, code := l.bight("eject", dir); code != 0 {
 		t.Fatalf("eject: exit code %d\n%s", code, errs)
 	}
 	ns := &core.Namespace{ObjectMeta: meta.ObjectMeta{Name: l.namespace}}
 	if _, err := client.CoreV1().Namespaces().Create(context(), ns, meta.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	// The image that bight has pushed takes the place of the name of one that
-	// nobody has.
-	err := filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
-			return err
-		}
-		b, err := os.ReadFile(path)
-		if err != nil {
-			return err
-		}
-		var lines []string
-		for line := range strings.SplitSeq(string(b), "\n") {
-			if before, _, found := strings.Cut(line, "registry.invalid/hello/hello"); found && strings.Contains(before, "image:") {
-				line = before + image
-			}
-			lines = append(lines, line)
-		}
-		return os.WriteFile(path, []byte(strings.Join(lines, "\n")), 0o644)
-	})
+	// As kustomization.yaml says it: where the image is that was pushed.
+	file := filepath.Join(dir, "kustomization.yaml")
+	b, err := os.ReadFile(file)
 	if err != nil {
+		t.Fatal(err)
+	}
+	at, digest, _ := strings.Cut(image, "@")
+	edited := strings.Replace(string(b), "newName: registry.invalid/hello/hello", "newName: "+at+"\n  digest: "+digest, 1)
+	if err := os.WriteFile(file, []byte(edited), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	if said, err := l.kubectl("apply", "-n", l.namespace, "-k", dir); err != nil {

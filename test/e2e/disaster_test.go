@@ -284,6 +284,7 @@ func fetchModule(t *testing.T, module string) string {
 
 func TestPodinfoRunsWithNoFileAdded(t *testing.T) {
 	l := &lab{T: t, dir: fetchModule(t, "github.com/stefanprodan/podinfo@latest"), namespace: "t-podinfo"}
+	l.vacate(l.namespace)
 	t.Cleanup(l.remove)
 	l.once()
 	s := l.up()
@@ -298,6 +299,7 @@ func shop(t *testing.T) *lab {
 	if err := os.CopyFS(l.dir, os.DirFS("../../examples/shop")); err != nil {
 		t.Fatal(err)
 	}
+	l.vacate(l.namespace)
 	t.Cleanup(l.remove)
 	return l
 }

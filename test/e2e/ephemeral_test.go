@@ -70,6 +70,7 @@ func (b *bay) inOpenNamespace() *bay {
 	b.Helper()
 	other := b.on(b.T)
 	other.namespace = b.namespace + "-guest"
+	b.vacate(other.namespace)
 	if _, err := client.CoreV1().Namespaces().Create(context(), &core.Namespace{ObjectMeta: meta.ObjectMeta{Name: other.namespace}}, meta.CreateOptions{}); err != nil {
 		b.Fatal(err)
 	}
@@ -108,7 +109,7 @@ func allEnded(pods []core.Pod) error {
 }
 
 func testGuestEnvironment(b *bay) {
-	out, errs, code := b.bight("env", "deploy/till", "-n", b.namespace)
+	out, errs, code := b.bight("env", "deploy/till", "--all", "-n", b.namespace)
 	ended := time.Now()
 	if code != 0 || !strings.Contains(out, "GREETING='good evening'") || !strings.Contains(out, "API_KEY=t-0815") || !strings.Contains(out, "HOSTNAME="+b.tillPods()[0].Name) {
 		b.Fatalf("env: exit code %d\n%s%s", code, out, errs)

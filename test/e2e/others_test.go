@@ -216,7 +216,7 @@ func testInstall(b *bay) {
 }
 
 func testOthersEnvironment(b *bay) {
-	out, errs, code := b.bight("env", "deploy/till", "-n", b.namespace)
+	out, errs, code := b.bight("env", "deploy/till", "--all", "-n", b.namespace)
 	if code != 0 || !strings.Contains(out, "GREETING='good evening'") || !strings.Contains(out, "API_KEY=t-0815") || !strings.Contains(out, "HOSTNAME="+b.tillPods()[0].Name) {
 		b.Errorf("env: exit code %d\n%s%s", code, out, errs)
 	}

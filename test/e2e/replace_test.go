@@ -58,6 +58,7 @@ func TestReplace(t *testing.T) {
 func newPacking(t *testing.T) *packing {
 	t.Helper()
 	b := &bay{lab: &lab{T: t, dir: t.TempDir(), namespace: name(t)}, programs: t.TempDir()}
+	b.vacate(b.namespace)
 	t.Cleanup(b.remove)
 	if err := os.CopyFS(b.dir, os.DirFS("testdata/replace")); err != nil {
 		t.Fatal(err)

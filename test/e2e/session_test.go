@@ -127,6 +127,35 @@ func TestServicesComeAndGoWithTheirSource(t *testing.T) {
 	l.eventually("in sync", l.inSync)
 }
 
+func TestAServiceThatComesOrGoesRestartsNoOther(t *testing.T) {
+	l := pairApp(t)
+	s := l.up()
+	s.serves("one", "/", "said first")
+	before := l.pods()
+	l.write("word/word.go", word("second")) // the pods are ahead of their images
+	s.serves("one", "/", "said second")
+	s.serves("two", "/", "said second")
+	l.write("site/index.html", "<h1>a site</h1>\n")
+	s.hasURL("site")
+	s.serves("site", "/", "a site")
+	if err := os.RemoveAll(filepath.Join(l.dir, "site")); err != nil {
+		t.Fatal(err)
+	}
+	l.deploys("one", "two")
+	l.write("word/word.go", word("third"))
+	s.serves("one", "/", "said third")
+	l.eventually("the pods are those from before", func() error {
+		if now := l.pods(); !slices.Equal(now, before) {
+			return fmt.Errorf("%v became %v", before, now)
+		}
+		return nil
+	})
+	l.eventually("in sync", l.inSync)
+	if said := s.output.String(); strings.Contains(said, "✗") || strings.Contains(said, "error") {
+		t.Error("there was nothing wrong")
+	}
+}
+
 func TestTheProjectFileIsFollowed(t *testing.T) {
 	l := pairApp(t)
 	s := l.up()
@@ -303,7 +332,7 @@ func main() {
 	l.eventually("in sync", l.inSync)
 }
 
-func TestACrashLoopIsShownOnce(t *testing.T) {
+func TestACrashLoopIsNoFloodOfPanels(t *testing.T) {
 	l := goApp(t)
 	s := l.up()
 	s.serves("hello", "/", "first")

@@ -163,8 +163,8 @@ func (d *detection) open(s *app.Service, b built) []app.Question {
 		}
 		out = append(out, app.Question{
 			Service: s.Name,
-			Text: fmt.Sprintf(`What is --%s of %s (%s)? The program ends without it; write in bight.yaml: services: {%s: {args: ["--%s=VALUE"]}}`,
-				f.name, s.Name, f.from.Place(), s.Name, f.name),
+			Text: fmt.Sprintf(`--%s has no value: %s ends without one. Give it one in bight.yaml: services: {%s: {args: ["--%s=VALUE"]}}`,
+				f.name, s.Name, s.Name, f.name),
 			From: f.from,
 		})
 	}

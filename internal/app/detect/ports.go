@@ -221,7 +221,7 @@ func (b *builder) addOpen(f portFact) {
 		}
 		b.asks = append(b.asks, app.Question{
 			Service: b.svc.Name,
-			Text: fmt.Sprintf("Which port does %s listen on? Its address cannot be told from the source; write in bight.yaml: services: {%s: {ports: [{number: 8080, protocol: %s}]}}",
+			Text: fmt.Sprintf("Which port does %s listen on? Its address cannot be told from the source. Say it in bight.yaml: services: {%s: {ports: [{number: 8080, protocol: %s}]}}",
 				b.svc.Name, b.svc.Name, f.proto),
 			From: b.from(f.pos, app.Certain, "listens here"),
 		})

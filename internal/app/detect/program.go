@@ -85,7 +85,9 @@ func (g *program) build(name string) built {
 	}
 	b.svc.Source = app.Source{Dir: g.dir, From: b.from(pos, app.Certain, "package main that listens")}
 	b.svc.Build = app.Build{Kind: app.BuildGo, Module: g.module, Package: pkg, From: b.from(pos, app.Certain, "package main")}
-	b.svc.Args = slices.Clone(g.args)
+	if b.svc.Args = slices.Clone(g.args); len(g.args) > 0 {
+		b.svc.ArgsFrom = b.from(pos, app.Likely, "the command that listens")
+	}
 	b.env()
 	b.ports()
 	b.health()

@@ -119,8 +119,13 @@ func (p *printer) service(s *app.Service) {
 		}
 		p.fact(a.From, "asset", value)
 	}
-	if len(s.Args) > 0 {
-		p.line("  args\t%s\t", printable(strings.Join(s.Args, " ")))
+	for _, arg := range s.Args {
+		from, ok := whence(s, arg)
+		if !ok {
+			p.line("  arg\t%s\t", printable(arg))
+			continue
+		}
+		p.fact(from, "arg", arg)
 	}
 	for _, x := range s.Ports {
 		p.fact(x.From, "port", fmt.Sprintf("%d %s", x.Number, portKind(x)))
@@ -148,6 +153,26 @@ func (p *printer) service(s *app.Service) {
 	for _, v := range s.Volumes {
 		p.fact(v.From, "volume", fmt.Sprintf("%s at %s, %s", v.Name, v.Path, v.Size))
 	}
+}
+
+// whence is where an argument was read: where the port or the link was that it carries,
+// or else where the others were.
+func whence(s *app.Service, arg string) (app.From, bool) {
+	name, _, _ := strings.Cut(strings.TrimLeft(arg, "-"), "=")
+	if !strings.HasPrefix(arg, "-") {
+		return s.ArgsFrom, s.ArgsFrom.File != ""
+	}
+	for _, l := range s.Links {
+		if l.Flag == name {
+			return l.From, true
+		}
+	}
+	for _, p := range s.Ports {
+		if p.Flag == name {
+			return p.From, true
+		}
+	}
+	return s.ArgsFrom, s.ArgsFrom.File != ""
 }
 
 func inModule(dir string) string {

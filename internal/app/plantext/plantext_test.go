@@ -18,10 +18,11 @@ func TestWriteShowsEachFactWithItsReason(t *testing.T) {
 		Name:     "cart",
 		Source:   app.Source{Dir: "cart", From: at(9, app.Certain, "package main that listens")},
 		Build:    app.Build{Kind: app.BuildGo, Module: "cart", Package: ".", From: at(9, app.Certain, "package main"), Assets: []app.Asset{{Path: "cart/ui", As: "ui", From: at(4, app.Likely, "the code opens ./ui")}}},
-		Args:     []string{"--x=1"},
+		Args:     []string{"serve", "--web=http://web:1", "--x=1"},
+		ArgsFrom: app.From{File: "bight.yaml", Line: 4, Why: "set by you"},
 		Ports:    []app.Port{{Name: "http", Number: 80, Protocol: app.HTTP, From: at(1, app.Certain, "default of $PORT")}, {Name: "metrics", Number: 90, Protocol: app.HTTP, From: at(2, app.Guess, "")}},
 		Health:   &app.Health{Kind: app.HealthHTTP, Port: 80, Path: "/healthz", From: at(3, app.Likely, "")},
-		Links:    []app.Link{{To: "web", Port: 1, Env: "WEB_URL", Value: "http://web:1", From: at(5, app.Likely, "$WEB_URL names web")}},
+		Links:    []app.Link{{To: "web", Port: 1, Env: "WEB_URL", Value: "http://web:1", From: at(5, app.Likely, "$WEB_URL names web")}, {To: "web", Port: 1, Flag: "web", Value: "http://web:1", From: at(6, app.Certain, "--web names web")}},
 		Env:      []app.EnvVar{{Name: "A_TOKEN", Value: "hunter2", Set: true, Secret: true, From: at(6, "", "")}, {Name: "B", Default: "b", From: at(7, "", "")}, {Name: "C", Required: true, From: at(8, "", "")}, {Name: "D_KEY", Secret: true, Default: "hunter3", From: at(8, "", "")}, {Name: "WEB_URL", Set: true, Value: "http://web:1"}},
 		Replicas: 2,
 		Volumes:  []app.Volume{{Name: "data", Path: "/data", Size: "1Gi", From: app.From{File: "bight.yaml"}}},
@@ -40,11 +41,14 @@ cart
   source    cart                          cart/main.go:9: package main that listens
   build     go build . in cart            cart/main.go:9: package main
   asset     cart/ui as ui                 cart/main.go:4: the code opens ./ui (likely)
-  args      --x=1                         
+  arg       serve                         bight.yaml:4: set by you
+  arg       --web=http://web:1            cart/main.go:6: --web names web
+  arg       --x=1                         bight.yaml:4: set by you
   port      80 http                       cart/main.go:1: default of $PORT
   port      90 metrics (http)             cart/main.go:2 (a guess)
   health    http 80 /healthz              cart/main.go:3 (likely)
   link      $WEB_URL -> web  http://web:1 cart/main.go:5: $WEB_URL names web (likely)
+  link      --web -> web  http://web:1    cart/main.go:6: --web names web
   env       A_TOKEN=(secret)              cart/main.go:6
   env       B unset, default b            cart/main.go:7
   env       C needed                      cart/main.go:8

@@ -67,7 +67,7 @@ func (f *File) applyService(d *decoder, a *app.App, name string, o Service) {
 	}
 	f.applyBuild(s, at+".build", o.Build)
 	if o.Args != nil {
-		s.Args = o.Args
+		s.Args, s.ArgsFrom = o.Args, f.from("set by you", at+".args")
 	}
 	if o.Ports != nil {
 		f.applyPorts(s, at, o.Ports)

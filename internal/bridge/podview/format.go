@@ -5,11 +5,22 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
 	"github.com/bightdev/bight/internal/reach"
 )
+
+// OfApp leaves out what a container's runtime and Kubernetes give to every process: its
+// places, its name, and the addresses of the API server, for whose token there is no
+// file outside of the pod.
+func OfApp(env []reach.Variable) []reach.Variable {
+	return slices.DeleteFunc(slices.Clone(env), func(v reach.Variable) bool {
+		return v.Name == "PATH" || v.Name == "HOME" || v.Name == "HOSTNAME" || v.Name == "KUBERNETES_PORT" ||
+			strings.HasPrefix(v.Name, "KUBERNETES_SERVICE_") || strings.HasPrefix(v.Name, "KUBERNETES_PORT_")
+	})
+}
 
 // WriteDotenv writes an environment as lines NAME=value that a POSIX shell can
 // source and that the common readers of .env files understand the same way, as

@@ -90,3 +90,20 @@ func TestJSONIsReadBack(t *testing.T) {
 		t.Errorf("error %v", err)
 	}
 }
+
+func TestOfAppLeavesOutWhatEveryContainerHas(t *testing.T) {
+	var env []reach.Variable
+	for _, name := range []string{
+		"PATH", "HOSTNAME", "HOME", "GREETING", "KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT_HTTPS", "KUBERNETES_PORT",
+		"KUBERNETES_PORT_443_TCP_ADDR", "KUBERNETES_NAMESPACE", "CART_SERVICE_HOST", "HOMEPAGE",
+	} {
+		env = append(env, reach.Variable{Name: name, Value: "x"})
+	}
+	var got []string
+	for _, v := range OfApp(env) {
+		got = append(got, v.Name)
+	}
+	if diff := cmp.Diff([]string{"GREETING", "KUBERNETES_NAMESPACE", "CART_SERVICE_HOST", "HOMEPAGE"}, got); diff != "" || len(env) != 11 {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}

@@ -114,13 +114,17 @@ func (l *Loader) Position(pos token.Pos) (file string, line int) {
 	return p.Filename, p.Line
 }
 
-// noteBroken remembers the first error of a file.
-func (l *Loader) noteBroken(err error) {
+// noteBroken remembers the first error of a file. That of an empty one has no position.
+func (l *Loader) noteBroken(name string, err error) {
 	var list scanner.ErrorList
 	if errors.As(err, &list) && len(list) > 0 {
+		first := *list[0]
+		if first.Pos.Filename == "" {
+			first.Pos.Filename, first.Pos.Line = name, 1
+		}
 		l.mu.Lock()
 		defer l.mu.Unlock()
-		l.broken = append(l.broken, *list[0])
+		l.broken = append(l.broken, first)
 	}
 }
 
@@ -245,7 +249,7 @@ func (l *Loader) parse(dir string) (*Package, error) {
 		// A file with a syntax error still says most of what is needed, and the
 		// compiler reports the error better.
 		f, err := parser.ParseFile(&l.fset, rel, data, parser.SkipObjectResolution)
-		l.noteBroken(err)
+		l.noteBroken(rel, err)
 		if f == nil || f.Name == nil || f.Name.Name == "_" || f.Name.Name == "" {
 			continue
 		}

@@ -1,0 +1,127 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	core "k8s.io/api/core/v1"
+	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+
+	"github.com/bightdev/bight/internal/app"
+	"github.com/bightdev/bight/internal/app/detect"
+	"github.com/bightdev/bight/internal/deploy"
+	"github.com/bightdev/bight/internal/kube"
+	"github.com/bightdev/bight/internal/session"
+)
+
+// noAppError is that there is neither source nor anything that Bight has deployed.
+type noAppError struct {
+	where string // place of a namespace
+	err   error  // why there is no source
+}
+
+func (e *noAppError) Error() string {
+	return fmt.Sprintf("nothing that bight up deployed is in %s, and no source names another one: name the namespace with -n, or the directory of the source with --source (%v)", e.where, e.err)
+}
+
+func (e *noAppError) Unwrap() error { return codedError{code: exitNotFound, err: e.err} }
+
+// place names a namespace, and where it is.
+func place(namespace string, cluster *kube.Cluster) string {
+	return fmt.Sprintf("namespace %s (context %s)", namespace, cluster.Context)
+}
+
+// theApp is the app that a command is about, and its namespace: that of the source in
+// dir or, where there is none or another namespace is named, what is deployed there.
+func (t *target) theApp(ctx context.Context, dir string, cluster *kube.Cluster) (*app.App, string, error) {
+	source, err := directory([]string{dir})
+	if err != nil {
+		return nil, "", err
+	}
+	a, planErr := session.Plan(ctx, source)
+	switch {
+	case ctx.Err() != nil:
+		return nil, "", ctx.Err()
+	case planErr == nil && t.namespace == "":
+		return a, t.environment(a.Name), nil
+	case planErr != nil && t.namespace == "" && !errors.Is(planErr, detect.ErrNoService):
+		return nil, "", planErr
+	}
+	client, err := cluster.Typed()
+	if err != nil {
+		return nil, "", err
+	}
+	namespace := cluster.Namespace // that of -n, if it is given
+	there, err := deployedApps(ctx, client, namespace)
+	if err != nil {
+		return nil, "", cluster.Explain(err)
+	}
+	var names []string
+	for _, other := range there {
+		names = append(names, other.Name)
+	}
+	switch {
+	case planErr == nil && (len(there) == 0 || slices.Contains(names, a.Name)):
+		return a, namespace, nil
+	case len(there) == 1:
+		return there[0], namespace, nil
+	case len(there) == 0:
+		return nil, "", &noAppError{place(namespace, cluster), planErr}
+	}
+	return nil, "", usageError("%s has the apps %s: say which one you mean by the directory of its source, with --source", place(namespace, cluster), strings.Join(names, ", "))
+}
+
+// deployedApps are the apps whose pods run in a namespace, with what the pods say of
+// their services.
+func deployedApps(ctx context.Context, client kubernetes.Interface, namespace string) ([]*app.App, error) {
+	list, err := client.CoreV1().Pods(namespace).List(ctx, meta.ListOptions{LabelSelector: session.Managed})
+	if err != nil {
+		return nil, err
+	}
+	byName := map[string]*app.App{}
+	var all []*app.App
+	for i := range list.Items {
+		pod := &list.Items[i]
+		service := serviceOfPod(pod)
+		if service == nil {
+			continue
+		}
+		name := session.AppOf(pod)
+		a := byName[name]
+		if a == nil {
+			a = &app.App{Name: name}
+			byName[name], all = a, append(all, a)
+		}
+		if a.Service(service.Name) == nil {
+			a.Services = append(a.Services, service)
+		}
+	}
+	slices.SortFunc(all, func(x, y *app.App) int { return strings.Compare(x.Name, y.Name) })
+	for _, a := range all {
+		slices.SortFunc(a.Services, func(x, y *app.Service) int { return strings.Compare(x.Name, y.Name) })
+	}
+	return all, nil
+}
+
+// serviceOfPod is what a pod says of its service, nil if it is no pod of one.
+func serviceOfPod(pod *core.Pod) *app.Service {
+	if len(pod.Spec.Containers) == 0 || session.ServiceOf(pod) == "" || session.AppOf(pod) == "" {
+		return nil
+	}
+	container := pod.Spec.Containers[0]
+	agent, ok := deploy.AgentOf(slices.Concat(container.Command, container.Args))
+	if !ok {
+		return nil
+	}
+	service := &app.Service{Name: session.ServiceOf(pod)}
+	for _, p := range container.Ports {
+		number := int(p.ContainerPort)
+		protocol := agent.Protocols[number]
+		service.Ports = addPort(service.Ports, p.Name, number, p.Protocol, &protocol)
+	}
+	return service
+}
