@@ -79,12 +79,15 @@ func (a *archive) pad(n int64) {
 // end adds the two empty blocks that end a tar file.
 func (a *archive) end() { a.pad(2 * tarBlock) }
 
-// packTree packs t below root (without a leading slash), with all of the
-// directories above it.
+// packTree packs t below root (without a leading slash, "" for the image's own), with
+// all of the directories above it.
 func packTree(t tree.Tree, root string, owner int) (*archive, error) {
 	a := &archive{}
 	above := ""
 	elems := strings.Split(root, "/")
+	if root == "" {
+		elems = nil
+	}
 	for i, elem := range elems {
 		above = path.Join(above, elem)
 		dirOwner := 0

@@ -57,6 +57,9 @@ type Options struct {
 	// the image has a layer with the agent at [AgentPath]. Whether the agent runs
 	// is up to who starts the container: the image's own command is the service.
 	Agent string
+	// System is what the image has besides, by path below its root: programs that the
+	// service runs, and the libraries that they want.
+	System tree.Tree
 	// Title, Version and Source become the standard labels of an image.
 	Title, Version, Source string
 	// Labels are further labels.
@@ -91,6 +94,13 @@ func (p *Publisher) image(ctx context.Context, art *Artifact, opts Options) (v1.
 			return nil, err
 		}
 		adds = append(adds, addendum(l, "the agent"))
+	}
+	if len(opts.System) > 0 {
+		l, err := p.treeLayer(opts.System, "", 0)
+		if err != nil {
+			return nil, err
+		}
+		adds = append(adds, addendum(l, "programs"))
 	}
 	l, err := p.treeLayer(art.Tree, Root[1:], User)
 	if err != nil {

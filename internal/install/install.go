@@ -1,5 +1,5 @@
 // Package install puts Bight into a cluster, for everybody who works there: the
-// definitions of its API, who may use them, and the node agents. It takes all of that
+// definitions of its API, who may use them, the node agents and the controller. It takes all of that
 // out again.
 //
 // The main type is [Installer]. What is installed is decided by [Render] alone, from
@@ -69,7 +69,7 @@ func (i *Installer) Install(ctx context.Context, s Settings) error {
 			}
 		}
 	}
-	return i.rolledOut(ctx)
+	return errors.Join(i.rolledOut(ctx), i.controllersReady(ctx, max(s.Replicas, 1)))
 }
 
 // may asks for all rights at once.
@@ -109,6 +109,11 @@ func kinds() map[string]kind {
 		"ValidatingAdmissionPolicy":        {admission, "v1", "validatingadmissionpolicies", false},
 		"ValidatingAdmissionPolicyBinding": {admission, "v1", "validatingadmissionpolicybindings", false},
 		"DaemonSet":                        {"apps", "v1", "daemonsets", true},
+		"StatefulSet":                      {"apps", "v1", "statefulsets", true},
+		"Service":                          {"", "v1", "services", true},
+		"PersistentVolumeClaim":            {"", "v1", "persistentvolumeclaims", true},
+		"Role":                             {rbac, "v1", "roles", true},
+		"RoleBinding":                      {rbac, "v1", "rolebindings", true},
 	}
 }
 
@@ -240,6 +245,29 @@ func (i *Installer) rolledOut(ctx context.Context) error {
 	}
 }
 
+// controllersReady waits until the controllers that were applied run, and one of them
+// acts.
+func (i *Installer) controllersReady(ctx context.Context, replicas int32) error {
+	ref := &unstructured.Unstructured{}
+	ref.SetAPIVersion("apps/v1")
+	ref.SetKind("StatefulSet")
+	ref.SetName(Controller)
+	ref.SetNamespace(Namespace)
+	err := i.await(ctx, ref, func(now *unstructured.Unstructured) bool {
+		var s appsv1.StatefulSet
+		return now != nil && runtime.DefaultUnstructuredConverter.FromUnstructured(now.Object, &s) == nil && s.Status.ObservedGeneration >= s.Generation &&
+			s.Status.UpdatedReplicas == replicas && s.Status.ReadyReplicas == replicas && s.Status.CurrentRevision == s.Status.UpdateRevision
+	})
+	switch {
+	case errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil:
+		return fmt.Errorf("the controller is not ready after %s; see kubectl -n %s describe pods,pvc -l app.kubernetes.io/name=%s: %w", allowance, Namespace, Controller, err)
+	case err != nil:
+		return fmt.Errorf("wait for the controller: %w", i.Cluster.Explain(err))
+	}
+	i.Say(fmt.Sprintf("%d %s", replicas, plural(replicas, "controller is ready", "controllers are ready, one of which acts")))
+	return nil
+}
+
 func plural(n int32, one, many string) string {
 	if n == 1 {
 		return one
@@ -260,7 +288,9 @@ func (i *Installer) Uninstall(ctx context.Context) error {
 	}
 	// The agents go first, and take their doors away: without the rest, they would
 	// believe what anybody says.
-	agents := func(u *unstructured.Unstructured) bool { return u.GetKind() == "DaemonSet" }
+	agents := func(u *unstructured.Unstructured) bool {
+		return u.GetKind() == "DaemonSet" || u.GetKind() == "StatefulSet"
+	}
 	first, err := i.removeAll(ctx, slices.DeleteFunc(slices.Clone(all), func(u *unstructured.Unstructured) bool { return !agents(u) }))
 	if err != nil {
 		return err

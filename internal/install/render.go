@@ -33,9 +33,18 @@ const (
 	// FieldManager is who applies.
 	FieldManager = "bight-install"
 
-	ownerPolicy = "bight-intercept-owner"
-	// Users is the ClusterRole of those who may make Intercepts. It is a part of
-	// the roles edit and admin.
+	// Controller is the StatefulSet of the controller, and its ServiceAccount, Service,
+	// PersistentVolumeClaim and ClusterRole.
+	Controller = "bight-controller"
+	// ControllerPort is where it serves HTTP.
+	ControllerPort = 8080
+
+	ownerPolicy  = "bight-intercept-owner"
+	ticketPolicy = "bight-ticket-owner"
+	clients      = "bight-controller-clients"
+	viewers      = "bight-view"
+	// Users is the ClusterRole of those who may make Intercepts, and have Apps. It is
+	// a part of the roles edit and admin.
 	Users = "bight-intercept"
 )
 
@@ -44,6 +53,11 @@ type Settings struct {
 	// Image is the reference of the image with this program, as nodes pull it.
 	Image   string
 	Version string
+	// Replicas is how many controllers there are, of which one acts; less than one is
+	// one. Volume is how much their repositories, logs and results may take; "" is
+	// 10Gi.
+	Replicas int32
+	Volume   string
 }
 
 // Render returns everything that is installed, in the order in which it is applied.
@@ -62,6 +76,7 @@ func Render(s Settings) ([]*unstructured.Unstructured, error) {
 	r.rights()
 	r.policy()
 	r.nodeAgents(s.Image)
+	r.controller(s)
 	return r.all, errors.Join(r.errs...)
 }
 
@@ -148,7 +163,16 @@ func (r *renderer) rights() {
 			rbacac.PolicyRule().WithAPIGroups(v1alpha1.Group).WithResources("intercepts").
 				WithVerbs("get", "list", "watch", "create", "patch", "delete"),
 			rbacac.PolicyRule().WithAPIGroups("").WithResources("pods/portforward").WithVerbs("create", "get"),
+			rbacac.PolicyRule().WithAPIGroups(v1alpha1.Group).WithResources("apps").
+				WithVerbs("get", "list", "watch", "create", "update", "patch", "delete"),
+			// Changes are made by the controller; people cancel, retry and promote them.
+			rbacac.PolicyRule().WithAPIGroups(v1alpha1.Group).WithResources("changes").
+				WithVerbs("get", "list", "watch", "patch", "delete"),
+			rbacac.PolicyRule().WithAPIGroups(v1alpha1.Group).WithResources("tickets").WithVerbs("get", "list", "create", "delete"),
 		))
+	r.add(rbacac.ClusterRole(viewers).
+		WithLabels(map[string]string{"rbac.authorization.k8s.io/aggregate-to-view": "true"}).
+		WithRules(rbacac.PolicyRule().WithAPIGroups(v1alpha1.Group).WithResources("apps", "changes").WithVerbs("get", "list", "watch")))
 }
 
 // policy makes an Intercept its maker's own: the agents act for the owner that it
