@@ -1,8 +1,9 @@
 // Package v1alpha1 is Bight's Kubernetes API: the kinds that `bight install` adds to
 // a cluster.
 //
-// The main type is [Intercept]: somebody's right to have requests of a pod, or what
-// its process was given, on their machine. The types are data; all rules about them
+// The main types are [Intercept], somebody's right to have requests of a pod, or what
+// its process was given, on their machine; [App], an application and the environments
+// that it goes to; and [Change], one commit on its way there. The types are data; all rules about them
 // are in the markers here, from which the definitions in directory crd are generated,
 // and in the admission policy that package install renders. Values are not
 // safe for concurrent changes.

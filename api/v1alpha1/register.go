@@ -21,9 +21,19 @@ func GroupVersion() schema.GroupVersion {
 // Intercepts is the resource that Intercepts are.
 func Intercepts() schema.GroupVersionResource { return GroupVersion().WithResource("intercepts") }
 
+// Apps is the resource that Apps are.
+func Apps() schema.GroupVersionResource { return GroupVersion().WithResource("apps") }
+
+// Changes is the resource that Changes are.
+func Changes() schema.GroupVersionResource { return GroupVersion().WithResource("changes") }
+
+// Tickets is the resource that Tickets are.
+func Tickets() schema.GroupVersionResource { return GroupVersion().WithResource("tickets") }
+
 // AddToScheme makes a scheme know the kinds.
 func AddToScheme(s *runtime.Scheme) error {
-	s.AddKnownTypes(GroupVersion(), &Intercept{}, &InterceptList{})
+	s.AddKnownTypes(GroupVersion(), &Intercept{}, &InterceptList{},
+		&App{}, &AppList{}, &Change{}, &ChangeList{}, &Ticket{}, &TicketList{})
 	metav1.AddToGroupVersion(s, GroupVersion())
 	return nil
 }

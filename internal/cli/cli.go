@@ -66,10 +66,12 @@ source that make no plan; nothing was changed), 3 not permitted, 4 not found,
 		SilenceErrors:              true,
 		SuggestionsMinimumDistance: 2,
 		Args:                       noSuchCommand,
+		Version:                    p.Version,
 		RunE:                       func(c *cobra.Command, _ []string) error { return c.Help() },
 		CompletionOptions:          cobra.CompletionOptions{DisableDefaultCmd: true},
 	}
 	root.SetFlagErrorFunc(wrongFlag)
+	root.SetVersionTemplate(p.versionLine() + "\n")
 	root.AddCommand(p.commands()...)
 	root.SetHelpCommand(helpCommand(root))
 	return root
@@ -88,10 +90,15 @@ func (p *Program) commands() []*cobra.Command {
 		p.planCommand(),
 		p.buildCommand(),
 		p.ejectCommand(),
+		p.shipCommand(),
+		p.changeCommand(),
+		p.workerCommand(),
 		p.clusterCommand(),
 		p.installCommand(),
 		p.uninstallCommand(),
 		p.nodeCommand(),
+		p.controllerCommand(),
+		p.gitHookCommand(),
 		p.doctorCommand(),
 		p.versionCommand(),
 		p.completionCommand(),

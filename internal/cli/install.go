@@ -6,13 +6,16 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strings"
 
 	"github.com/spf13/cobra"
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/bightdev/bight/internal/image"
+	"github.com/bightdev/bight/internal/image/programs"
 	"github.com/bightdev/bight/internal/install"
 	"github.com/bightdev/bight/internal/kube"
 	"github.com/bightdev/bight/internal/session"
@@ -23,35 +26,47 @@ import (
 func (p *Program) installCommand() *cobra.Command {
 	var t target
 	var dryRun bool
-	var ref string
+	var s install.Settings
 	c := &cobra.Command{
 		Use:   "install",
-		Short: "Install the node agents into a cluster, for everybody who works there",
-		Long: `Install what a whole team shares into a cluster: the node agents (a DaemonSet in
-namespace bight-system), the kind Intercept, and who may make one. With it, bight run,
-intercept and env work with any workload, also those that Bight did not deploy; for
-what bight up deploys nothing of this is needed.
+		Short: "Install what a team shares into a cluster: node agents and the controller",
+		Long: `Install what a whole team shares into a cluster, into namespace bight-system:
 
-The image is made from this very program and pushed to the cluster's registry, unless
---image names one. It takes the rights of a cluster's administrator. Who may edit a
-namespace may make Intercepts there afterwards. Installing again brings the cluster to
-this version; bight uninstall leaves nothing.`,
+- the node agents (a DaemonSet), with which bight run, intercept and env work with any
+  workload, also those that Bight did not deploy;
+- the controller (a StatefulSet with a volume), which takes changes from a push to the
+  environments: bight ship.
+
+For bight up nothing of this is needed.
+
+The image is made from this very program, and from this machine's git, and pushed to
+the cluster's registry, unless --image names one that has both. It takes the rights of
+a cluster's administrator. Who may edit a namespace may have Intercepts and Apps there
+afterwards. Installing again brings the cluster to this version; bight uninstall leaves
+nothing.`,
 		Example: `  bight install
+  bight install --replicas 2
   bight install --dry-run --image registry.example.com/bight:v1 > bight.yaml`,
 		Args: atMost(0, "no argument"),
 		RunE: func(c *cobra.Command, _ []string) error {
-			if dryRun && ref == "" {
-				ref = session.Unpushed + "/bight:" + p.Version
+			s.Version = p.version()
+			if s.Replicas < 1 || s.Replicas > 9 {
+				return usageError("--replicas %d: there are 1 to 9 controllers, of which one acts", s.Replicas)
+			}
+			if dryRun && s.Image == "" {
+				s.Image = session.Unpushed + "/bight:" + p.Version
 			}
 			if dryRun {
-				return p.printInstall(install.Settings{Image: ref, Version: p.version()})
+				return p.printInstall(s)
 			}
-			return p.install(c.Context(), &t, ref)
+			return p.install(c.Context(), &t, s)
 		},
 	}
 	t.flags(c)
 	t.registryFlag(c)
-	c.Flags().StringVar(&ref, "image", "", "image with this program (default: made of this program and pushed)")
+	c.Flags().StringVar(&s.Image, "image", "", "image with this program and git (default: made of this machine's and pushed)")
+	c.Flags().Int32Var(&s.Replicas, "replicas", 1, "controllers; one acts, and another takes over when it is lost")
+	c.Flags().StringVar(&s.Volume, "volume", "10Gi", "size of the controller's volume")
 	c.Flags().BoolVar(&dryRun, "dry-run", false, "only print the objects, as YAML")
 	return c
 }
@@ -77,7 +92,7 @@ func (p *Program) printInstall(s install.Settings) error {
 	return err
 }
 
-func (p *Program) install(ctx context.Context, t *target, ref string) error {
+func (p *Program) install(ctx context.Context, t *target, s install.Settings) error {
 	if err := t.check(); err != nil {
 		return err
 	}
@@ -91,12 +106,12 @@ func (p *Program) install(ctx context.Context, t *target, ref string) error {
 	if err := i.Check(ctx); err != nil {
 		return err
 	}
-	if ref == "" {
-		if ref, err = p.pushSelf(ctx, t, cluster, printer); err != nil {
+	if s.Image == "" {
+		if s.Image, err = p.pushSelf(ctx, t, cluster, printer); err != nil {
 			return err
 		}
 	}
-	return i.Install(ctx, install.Settings{Image: ref, Version: p.version()})
+	return i.Install(ctx, s)
 }
 
 // pushSelf makes an image of this program, for each architecture of the nodes the one
@@ -117,9 +132,38 @@ func (p *Program) pushSelf(ctx context.Context, t *target, cluster *kube.Cluster
 	}
 	entry.Mode = 0o755
 	art := &image.Artifact{Service: "bight", Tree: tree.Tree{"bight": entry}, Command: []string{"./bight"}}
+	system, err := gitFor(arch)
+	if err != nil {
+		return "", err
+	}
 	return p.push(ctx, t, cluster, printer, parcel{
-		what: "this program", repository: "bight-system/bight", arch: arch, artifact: art, options: image.Options{Title: "bight", Version: p.Version},
+		what: "this program", repository: "bight-system/bight", arch: arch, artifact: art,
+		options: image.Options{Title: "bight", Version: p.Version, System: system},
 	})
+}
+
+// gitFor takes this machine's git for an image: what serves repositories, what fetches
+// from others, and the shell that git's hooks want.
+func gitFor(arch string) (tree.Tree, error) {
+	const otherwise = "; name an image that has this program and git with --image"
+	if runtime.GOOS != "linux" {
+		return nil, fmt.Errorf("the controller runs git, and this machine's is for %s%s", runtime.GOOS, otherwise)
+	}
+	git, err := exec.LookPath("git")
+	if err != nil {
+		return nil, fmt.Errorf("the controller runs git, and this machine has none: install it%s", otherwise)
+	}
+	out, err := exec.Command(git, "--exec-path").Output()
+	if err != nil {
+		return nil, fmt.Errorf("ask git where its programs are: %w", err)
+	}
+	dir := strings.TrimSpace(string(out))
+	wanted := []string{git, filepath.Join(dir, "git"), filepath.Join(dir, "git-http-backend"), filepath.Join(dir, "git-remote-http"), filepath.Join(dir, "git-remote-https"), "/bin/sh"}
+	system, err := programs.Collect(arch, wanted...)
+	if err != nil {
+		return nil, fmt.Errorf("take git for the controller's image: %w%s", err, otherwise)
+	}
+	return system, nil
 }
 
 // architecture is that of the cluster's nodes; otherwise says what to do where they

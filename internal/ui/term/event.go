@@ -20,6 +20,10 @@ const (
 	Change  Type = "change"  // files were saved (Text); nothing was done yet
 	Sync    Type = "sync"    // saved files (Text) are live
 	Restart Type = "restart" // a process started anew
+	Review  Type = "review"  // a change was reviewed
+	Test    Type = "test"    // its tests have run
+	Preview Type = "preview" // it runs in an environment of its own
+	Merge   Type = "merge"   // it is in the branch
 	Note    Type = "note"    // a remark
 	Warning Type = "warning" // it works, but should not stay so
 	Error   Type = "error"   // it did not work

@@ -56,7 +56,7 @@ func (k *look) event(e Event, width int) []line {
 // sign is a mark that tells how it went without any colour.
 func sign(t Type) span {
 	switch t {
-	case Build, Push, Deploy, Ready, Sync:
+	case Build, Push, Deploy, Ready, Sync, Review, Test, Preview, Merge:
 		return span{good, "✓"}
 	case Warning:
 		return span{caution, "!"}

@@ -1,0 +1,89 @@
+package controller
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strings"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/bightdev/bight/api/v1alpha1"
+	"github.com/bightdev/bight/internal/change"
+	"github.com/bightdev/bight/internal/change/repo"
+)
+
+func (c *Controller) handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle(change.GitPath, c.git)
+	mux.Handle("GET "+change.WorkPath, c.hub)
+	mux.HandleFunc("GET "+change.FilesPath+"/{namespace}/{change}/{file}", c.serveFile)
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) })
+	return mux
+}
+
+// may tells whether who sends a request may do something with an app: nil, or why
+// not, and the status that says so.
+func (c *Controller) may(r *http.Request, namespace, app, verb string) (int, error) {
+	user, err := c.git.Access.Authenticate(r.Context(), r)
+	switch {
+	case errors.Is(err, repo.ErrUnauthenticated):
+		return http.StatusUnauthorized, err
+	case err != nil:
+		return http.StatusServiceUnavailable, err
+	}
+	err = c.git.Access.Authorize(r.Context(), user, namespace, app, verb)
+	var denied *repo.DeniedError
+	switch {
+	case errors.As(err, &denied):
+		return http.StatusForbidden, err
+	case err != nil:
+		return http.StatusServiceUnavailable, err
+	}
+	return http.StatusOK, nil
+}
+
+// mayWork tells whether somebody may be a worker for an app, "" for all.
+func (c *Controller) mayWork(r *http.Request, app string) error {
+	namespace, name, _ := strings.Cut(app, "/")
+	_, err := c.may(r, namespace, name, repo.VerbPush)
+	return err
+}
+
+// serveFile serves what a change has printed or left.
+func (c *Controller) serveFile(w http.ResponseWriter, r *http.Request) {
+	key := client.ObjectKey{Namespace: r.PathValue("namespace"), Name: r.PathValue("change")}
+	m := &v1alpha1.Change{}
+	err := c.client.Get(r.Context(), key, m)
+	app := m.Spec.App // "" tells nobody whether there is such a change
+	if status, err := c.may(r, key.Namespace, app, repo.VerbFetch); err != nil {
+		http.Error(w, err.Error(), status)
+		return
+	}
+	if err != nil {
+		http.Error(w, "no such change", http.StatusNotFound)
+		return
+	}
+	p := key.Namespace + "/" + key.Name + "/" + r.PathValue("file")
+	c.files.serve(w, r, p, func(ctx context.Context) bool { return c.logEnded(ctx, key, p) })
+}
+
+// logEnded reports whether the step that writes a log has ended.
+func (c *Controller) logEnded(ctx context.Context, key client.ObjectKey, p string) bool {
+	m := &v1alpha1.Change{ObjectMeta: metav1.ObjectMeta{Namespace: key.Namespace, Name: key.Name}}
+	if err := c.client.Get(ctx, key, m); err != nil {
+		return true
+	}
+	m = c.newest.of(m)
+	all := m.Status.Steps
+	for _, r := range m.Status.Runs {
+		all = append(all[:len(all):len(all)], r.Steps...)
+	}
+	for _, s := range all {
+		if s.Log == p && s.State == v1alpha1.StepRunning {
+			return false
+		}
+	}
+	return change.Ended(m) || len(all) > 0
+}

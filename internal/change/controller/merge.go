@@ -1,0 +1,239 @@
+package controller
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/bightdev/bight/api/v1alpha1"
+	"github.com/bightdev/bight/internal/change"
+	"github.com/bightdev/bight/internal/change/repo"
+)
+
+// keyed remembers what git has answered: commits never change, so neither do the
+// answers. It is safe for concurrent use.
+type keyed struct {
+	mu     sync.Mutex
+	trees  map[string]string
+	bases  map[[2]string]string
+	merges map[string]merged
+	clash  map[[2]string]bool // by the heads of two changes
+}
+
+type merged struct {
+	commit   string
+	conflict error // see unmergeable
+}
+
+// unmergeable reports whether an error says that commits can't be merged, which is
+// their author's business.
+func unmergeable(err error) bool {
+	return errors.As(err, new(*repo.ConflictError)) || errors.As(err, new(*repo.UnrelatedError))
+}
+
+// remembered is how many answers of a kind are kept.
+const remembered = 10_000
+
+func remember[K comparable, V any](mu *sync.Mutex, m *map[K]V, key K, ask func() (V, error)) (V, error) {
+	mu.Lock()
+	v, ok := (*m)[key]
+	mu.Unlock()
+	if ok {
+		return v, nil
+	}
+	v, err := ask()
+	if err != nil {
+		return v, err
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if *m == nil || len(*m) > remembered {
+		*m = map[K]V{}
+	}
+	(*m)[key] = v
+	return v, nil
+}
+
+func (k *keyed) tree(ctx context.Context, r *repo.Repository, commit string) (string, error) {
+	return remember(&k.mu, &k.trees, commit, func() (string, error) {
+		c, err := r.Commit(ctx, commit)
+		return c.Tree, err
+	})
+}
+
+func (k *keyed) mergeBase(ctx context.Context, r *repo.Repository, a, b string) (string, error) {
+	return remember(&k.mu, &k.bases, [2]string{a, b}, func() (string, error) { return r.MergeBase(ctx, a, b) })
+}
+
+// combine merges changes into the branch, one after the other, and returns the commit
+// after each. The error is unmergeable when that can't be. Nothing refers to what
+// it makes.
+func (k *keyed) combine(ctx context.Context, s *subject, members []*v1alpha1.Change) ([]string, error) {
+	var out []string
+	base := s.tip
+	for i, m := range members {
+		key := strings.Join([]string{base, m.Spec.Commit, s.app.Spec.Policy.Merge}, " ")
+		got, err := remember(&k.mu, &k.merges, key, func() (merged, error) {
+			commit, err := mergeOne(ctx, s, base, m)
+			if unmergeable(err) {
+				return merged{conflict: err}, nil
+			}
+			return merged{commit: commit}, err
+		})
+		switch {
+		case err != nil:
+			return nil, err
+		case got.conflict != nil:
+			k.mu.Lock()
+			if k.clash == nil {
+				k.clash = map[[2]string]bool{}
+			}
+			for _, other := range members[:i] {
+				k.clash[[2]string{other.Spec.Commit, m.Spec.Commit}] = true
+			}
+			k.mu.Unlock()
+			return nil, got.conflict
+		}
+		base = got.commit
+		out = append(out, base)
+	}
+	return out, nil
+}
+
+// conflicts are the pairs of changes of which it has turned out that they can't be
+// merged together.
+func (k *keyed) conflicts(s *subject) map[string][]string {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	out := map[string][]string{}
+	if len(k.clash) == 0 {
+		return out
+	}
+	for _, a := range s.view.Changes {
+		for _, b := range s.view.Changes {
+			if k.clash[[2]string{a.Spec.Commit, b.Spec.Commit}] && !change.Ended(a) && !change.Ended(b) {
+				out[b.Name] = append(out[b.Name], a.Name)
+			}
+		}
+	}
+	return out
+}
+
+// mergeOne merges a change into a commit by the app's policy. The same arguments give
+// the same commit.
+func mergeOne(ctx context.Context, s *subject, base string, m *v1alpha1.Change) (string, error) {
+	policy := s.app.Spec.Policy.Merge
+	if policy == "Rebase" || policy == "" {
+		if base == "" {
+			return m.Spec.Commit, nil
+		}
+		if ahead, err := s.repo.IsAncestor(ctx, base, m.Spec.Commit); err != nil || ahead {
+			return m.Spec.Commit, err
+		}
+	}
+	c, err := s.repo.Commit(ctx, m.Spec.Commit)
+	if err != nil {
+		return "", err
+	}
+	how := repo.Merging{Strategy: repo.Rebase, Author: c.Author, Committer: repo.Signature{Name: "Bight", Email: "bight@bight.dev", When: c.Committer.When}, Message: c.Message}
+	switch policy {
+	case "Squash":
+		how.Strategy = repo.Squash
+	case "Merge":
+		how.Strategy, how.Message = repo.MergeCommit, fmt.Sprintf("Merge change %s\n\n%s", m.Name, c.Message)
+	}
+	return s.repo.Merge(ctx, base, m.Spec.Commit, how)
+}
+
+// merge moves the branch to what a run has tested, and notes it with every change of
+// it.
+func (c *Controller) merge(ctx context.Context, s *subject, a change.Action) error {
+	lead := s.change(a.Change)
+	run := lead.Status.Runs[a.Run]
+	var members []*v1alpha1.Change
+	for _, name := range run.Changes {
+		members = append(members, s.change(name))
+	}
+	commits, err := c.apps.combine(ctx, s, members)
+	if err != nil {
+		return err
+	}
+	last := commits[len(commits)-1]
+	tested, err := c.apps.tree(ctx, s.repo, run.Commit)
+	if err != nil {
+		return err
+	}
+	if tree, err := c.apps.tree(ctx, s.repo, last); err != nil || tree != tested {
+		return fmt.Errorf("the result of merging is %s and %s was tested: %w", tree, tested, err)
+	}
+	if err := c.publish(ctx, s, last); err != nil {
+		return err
+	}
+	return c.noteMerged(ctx, s, lead, run, members, commits)
+}
+
+// publish moves the branch, at the outside host first where there is one.
+func (c *Controller) publish(ctx context.Context, s *subject, commit string) error {
+	ref := "refs/heads/" + s.app.Spec.Branch
+	var moved *repo.MovedError
+	err := s.repo.UpdateRef(ctx, ref, commit, s.tip)
+	if errors.As(err, &moved) {
+		c.wakeApp(s.app.Namespace, s.app.Name) // somebody was faster: decided anew
+	}
+	return err
+}
+
+func (c *Controller) noteMerged(ctx context.Context, s *subject, lead *v1alpha1.Change, run v1alpha1.Run, members []*v1alpha1.Change, commits []string) error {
+	at := time.Now()
+	for i, m := range members {
+		_, err := c.update(ctx, c.key(s, m.Name), func(now *v1alpha1.Change) error {
+			if now.Status.Merged != "" {
+				return errUnchanged
+			}
+			t := metav1.NewMicroTime(at.Add(time.Duration(i) * time.Microsecond))
+			st := &now.Status
+			st.Merged, st.MergedAt, st.MergedOnto, st.MergedBy, st.Images = commits[i], &t, run.Base, lead.Name, run.Images
+			started := t
+			st.Steps = change.SetStep(st.Steps, v1alpha1.Step{
+				Name: v1alpha1.MergeStep, State: v1alpha1.StepPassed, Commit: commits[i], Started: &started, Ended: ptrNow(),
+				Message: fmt.Sprintf("%s is at %s", s.app.Spec.Branch, short(commits[i])),
+			})
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// completeMerges notes merges that a controller has made and not lived to note.
+func (c *Controller) completeMerges(ctx context.Context, s *subject) error {
+	for _, lead := range s.view.Changes {
+		for _, run := range lead.Status.Runs {
+			if run.State != v1alpha1.RunPassed || lead.Status.Merged != "" || change.Ended(lead) || s.tip == "" {
+				continue
+			}
+			if there, err := s.repo.IsAncestor(ctx, run.Commit, s.tip); err != nil || !there {
+				continue
+			}
+			var members []*v1alpha1.Change
+			var commits []string
+			for _, name := range run.Changes {
+				if m := s.change(name); m != nil {
+					members, commits = append(members, m), append(commits, run.Commit)
+				}
+			}
+			if err := c.noteMerged(ctx, s, lead, run, members, commits); err != nil {
+				return err
+			}
+			c.wakeApp(s.app.Namespace, s.app.Name)
+		}
+	}
+	return nil
+}

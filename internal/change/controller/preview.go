@@ -1,0 +1,255 @@
+package controller
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/bightdev/bight/api/v1alpha1"
+	"github.com/bightdev/bight/internal/app"
+	"github.com/bightdev/bight/internal/change"
+	"github.com/bightdev/bight/internal/deploy"
+)
+
+// previewName is what the environments of previews are called.
+const previewName = "preview"
+
+// untilAnnotation is on a preview's namespace: when it is removed, in RFC 3339.
+const untilAnnotation = "bight.dev/until"
+
+// previewNamespace is where what is pushed to a branch runs before it is merged. The
+// changes of one branch and author share it, one after the other, so that of an app
+// of many services only those that differ start anew.
+func previewNamespace(a *v1alpha1.App, m *v1alpha1.Change) string {
+	sum := sha256.Sum256([]byte(a.Namespace + "\n" + m.Spec.Ref + "\n" + m.Spec.Author))
+	branch := app.Label(strings.TrimPrefix(m.Spec.Ref, "refs/heads/"))
+	return app.Label(fmt.Sprintf("%s-%s-%s-%s", a.Name, previewName, branch, hex.EncodeToString(sum[:3])))
+}
+
+// startPreview deploys a run's result to an environment of its own, in the
+// background, and asks it whether it serves.
+func (c *Controller) startPreview(s *subject, a change.Action) {
+	m := s.change(a.Change)
+	run := *m.Status.Runs[a.Run].DeepCopy()
+	p := place{client.ObjectKeyFromObject(s.app), previewNamespace(s.app, m)}
+	key, appCopy := client.ObjectKeyFromObject(m), s.app.DeepCopy()
+	attempt := m.Status.Attempt
+	c.envs.begin(p, fmt.Sprintf("%s/%s/%d", m.Name, run.Commit, attempt), func(ctx context.Context) {
+		started := ptrNow()
+		s := v1alpha1.Step{Name: v1alpha1.PreviewStep, State: v1alpha1.StepRunning, Commit: run.Commit, Started: started, Message: "deploying to " + p.namespace}
+		c.runStep(ctx, key, run, attempt, appCopy, s, nil)
+		limited, cancel := context.WithTimeout(ctx, time.Duration(max(appCopy.Spec.Policy.StepMinutes, 1))*time.Minute)
+		defer cancel()
+		done, preview := c.preview(limited, appCopy, p.namespace, run)
+		if cause := context.Cause(ctx); cause != nil {
+			if !errors.Is(cause, errNewer) {
+				return
+			}
+			done = v1alpha1.Step{State: v1alpha1.StepWaiting, Message: cause.Error()}
+		}
+		done.Name, done.Commit, done.Started, done.Ended = s.Name, s.Commit, started, ptrNow()
+		c.runStep(context.WithoutCancel(ctx), key, run, attempt, appCopy, done, preview)
+	})
+}
+
+// runStep notes a step of a run that the controller does itself.
+func (c *Controller) runStep(ctx context.Context, key client.ObjectKey, run v1alpha1.Run, attempt int32, a *v1alpha1.App, s v1alpha1.Step, preview *v1alpha1.Preview) {
+	_, err := c.update(ctx, key, func(m *v1alpha1.Change) error {
+		i := slices.IndexFunc(m.Status.Runs, func(r v1alpha1.Run) bool {
+			return r.Commit == run.Commit && r.Attempt == run.Attempt && r.State == v1alpha1.RunRunning
+		})
+		if i < 0 || m.Status.Attempt != attempt {
+			return errUnchanged
+		}
+		r := &m.Status.Runs[i]
+		r.Steps = change.SetStep(r.Steps, s)
+		r.State = change.RunState(a.Spec.Policy, r.Steps)
+		if preview != nil {
+			m.Status.Preview = preview
+		}
+		return nil
+	})
+	if err != nil {
+		c.Log.Warn("a step is not written down", "change", key.Name, "step", s.Name, "err", err)
+		return
+	}
+	c.wakeApp(a.Namespace, a.Name)
+}
+
+// preview deploys and asks.
+func (c *Controller) preview(ctx context.Context, a *v1alpha1.App, namespace string, run v1alpha1.Run) (v1alpha1.Step, *v1alpha1.Preview) {
+	art, err := c.built(run)
+	if err != nil {
+		return erred(err), nil
+	}
+	objs, err := art.render(namespace)
+	if err != nil {
+		return refused("%s", err), nil
+	}
+	if err := c.envs.ensure(ctx, a, namespace, previewName); err != nil {
+		return erred(err), nil
+	}
+	until := metav1.NewTime(time.Now().Add(time.Duration(max(a.Spec.Policy.PreviewMinutes, 1)) * time.Minute).Truncate(time.Second))
+	ns := &corev1.Namespace{}
+	ns.Name = namespace
+	patch := fmt.Appendf(nil, `{"metadata":{"annotations":{%q:%q}}}`, untilAnnotation, until.UTC().Format(time.RFC3339))
+	if err := c.client.Patch(ctx, ns, client.RawPatch("application/merge-patch+json", patch)); err != nil {
+		return erred(err), nil
+	}
+	if err := c.envs.secrets(ctx, namespace, objs); err != nil {
+		return refused("%s; or switch previews off with policy.preview: false in the App", err), nil
+	}
+	applier := &deploy.Applier{Client: c.envs.typed, Dynamic: c.envs.dynamic, Log: c.envs.log, TakeOver: true}
+	result, err := applier.Apply(ctx, a.Name, namespace, objs)
+	if err == nil {
+		err = c.envs.served(ctx, art.app, namespace)
+	}
+	var failed *deploy.RolloutError
+	switch {
+	case errors.As(err, &failed) && len(failed.Failures) > 0:
+		return refused("%s", failed.Failures[0]), nil
+	case err != nil:
+		return erred(err), nil
+	}
+	if err := smoke(ctx, art.app, namespace); err != nil {
+		return refused("%s", err), nil
+	}
+	links := 0
+	urls := map[string]string{}
+	for _, s := range art.app.Services {
+		links += len(s.Links)
+		if len(s.Ports) > 0 && s.Ports[0].Protocol == app.HTTP {
+			urls[s.Name] = fmt.Sprintf("http://%s.%s.svc:%d", s.Name, namespace, s.Ports[0].Number)
+		}
+	}
+	done := v1alpha1.Step{State: v1alpha1.StepPassed, Message: fmt.Sprintf("%d services and %d links answer in %s", len(art.app.Services), links, namespace)}
+	if !result.Changed() {
+		done.Cached = "the preview runs these very images already"
+	}
+	return done, &v1alpha1.Preview{Namespace: namespace, URLs: urls, Until: &until}
+}
+
+// smoke asks every service of an environment, by the name and port that its links and
+// its health say, whether somebody is there.
+func smoke(ctx context.Context, a *app.App, namespace string) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(16)
+	for _, s := range a.Services {
+		for _, p := range s.Ports {
+			if p.Protocol == app.UDP {
+				continue
+			}
+			g.Go(func() error { return ask(ctx, s, p, namespace) })
+		}
+		for _, l := range s.Links {
+			to := a.Service(l.To)
+			if to == nil || !slices.ContainsFunc(to.Ports, func(p app.Port) bool { return p.Number == l.Port }) {
+				return fmt.Errorf("service %s reaches for %s at port %d (%s), where nobody listens", s.Name, l.To, l.Port, l.From.Place())
+			}
+		}
+	}
+	return g.Wait()
+}
+
+// patient is how long a service that is said to be ready may take to answer: what
+// leads to it is told of it a little later.
+const patient = 30 * time.Second
+
+func ask(ctx context.Context, s *app.Service, p app.Port, namespace string) error {
+	ctx, cancel := context.WithTimeout(ctx, patient)
+	defer cancel()
+	host := net.JoinHostPort(s.Name+"."+namespace+".svc", strconv.Itoa(p.Number))
+	var last error
+	for pause := 10 * time.Millisecond; ; pause = min(2*pause, 500*time.Millisecond) {
+		err := askOnce(ctx, s, p, host)
+		if err == nil {
+			return nil
+		}
+		if ctx.Err() == nil || last == nil {
+			last = err
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("service %s does not answer at %s: %w", s.Name, host, last)
+		case <-time.After(pause):
+		}
+	}
+}
+
+func askOnce(ctx context.Context, s *app.Service, p app.Port, host string) error {
+	if s.Health == nil || s.Health.Kind != app.HealthHTTP || s.Health.Port != p.Number {
+		conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", host)
+		if err != nil {
+			return err
+		}
+		return conn.Close()
+	}
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+host+s.Health.Path, nil)
+	if err != nil {
+		return err
+	}
+	t := &http.Transport{DisableKeepAlives: true}
+	answer, err := t.RoundTrip(r)
+	if err != nil {
+		return err
+	}
+	defer answer.Body.Close()
+	if answer.StatusCode >= 400 {
+		return fmt.Errorf("GET %s: %s", s.Health.Path, answer.Status)
+	}
+	return nil
+}
+
+// previews removes the app's previews whose time is over, and says when the next one's
+// is: 0 for none.
+func (c *Controller) previews(ctx context.Context, s *subject) (time.Duration, error) {
+	var next time.Duration
+	err := c.eachPreview(ctx, client.ObjectKeyFromObject(s.app), func(ns *corev1.Namespace) error {
+		until, err := time.Parse(time.RFC3339, ns.Annotations[untilAnnotation])
+		if err != nil {
+			return nil // it is being made
+		}
+		left := time.Until(until)
+		if left > 0 {
+			if next == 0 || left < next {
+				next = left
+			}
+			return nil
+		}
+		return client.IgnoreNotFound(c.client.Delete(ctx, ns))
+	})
+	return next, err
+}
+
+func (c *Controller) removePreviews(ctx context.Context, key client.ObjectKey) error {
+	return c.eachPreview(ctx, key, func(ns *corev1.Namespace) error { return client.IgnoreNotFound(c.client.Delete(ctx, ns)) })
+}
+
+func (c *Controller) eachPreview(ctx context.Context, key client.ObjectKey, do func(*corev1.Namespace) error) error {
+	var all corev1.NamespaceList
+	err := c.previewReader.List(ctx, &all, client.MatchingLabels{v1alpha1.AppLabel: key.Name, v1alpha1.AppNamespaceLabel: key.Namespace, v1alpha1.EnvironmentLabel: previewName})
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for i := range all.Items {
+		if all.Items[i].DeletionTimestamp == nil {
+			errs = append(errs, do(&all.Items[i]))
+		}
+	}
+	return errors.Join(errs...)
+}

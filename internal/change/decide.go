@@ -1,0 +1,384 @@
+package change
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/bightdev/bight/api/v1alpha1"
+	"github.com/bightdev/bight/internal/change/queue"
+)
+
+// View is all that a decision is made from.
+type View struct {
+	App     *v1alpha1.App
+	Changes []*v1alpha1.Change // all of the app, in any order
+	// Tree is that of the branch's newest commit, "" when there is none.
+	Tree string
+	// Trees are those of commits that changes were merged as.
+	Trees map[string]string
+	// Unmergeable says of a change, by name, why it can't be merged into the branch,
+	// and Conflicts with which others it can't be merged together.
+	Unmergeable map[string]string
+	Conflicts   map[string][]string
+}
+
+// Kind says what an action does.
+type Kind string
+
+// Kinds of Action.
+const (
+	// Reset makes an ended change begin again.
+	Reset Kind = "reset"
+	// End gives the change its last phase.
+	End Kind = "end"
+	// Order has a worker do a step: the change's own, or that of its run.
+	Order Kind = "order"
+	// Start begins a run of Changes, of which Change is the last.
+	Start Kind = "start"
+	// Abandon ends a run that nobody needs.
+	Abandon Kind = "abandon"
+	// Preview deploys a run's result to an environment of its own.
+	Preview Kind = "preview"
+	// Merge brings a run's result to the branch.
+	Merge Kind = "merge"
+	// Deploy brings a merged change to an environment.
+	Deploy Kind = "deploy"
+	// Along notes that an environment has a merged change since it has a later one.
+	Along Kind = "along"
+)
+
+// Action is one thing to do. Doing it twice does no harm.
+type Action struct {
+	Kind   Kind
+	Change string
+	// Run is the index of one of the change's runs.
+	Run     int
+	Changes []string
+	Step    string
+	// Environment is that of Deploy and Along, By the change that an environment has.
+	Environment, By string
+	Phase, Message  string
+	Attempt         int32
+}
+
+// Decide returns what is to be done now. The same view gives the same actions.
+func Decide(v View) []Action {
+	d := &decision{View: v, byName: map[string]*v1alpha1.Change{}}
+	for _, c := range v.Changes {
+		d.byName[c.Name] = c
+	}
+	d.changes()
+	d.queue()
+	d.runs()
+	d.deployments()
+	return d.actions
+}
+
+type decision struct {
+	View
+	byName  map[string]*v1alpha1.Change
+	waiting []*v1alpha1.Change // for the merge, in order
+	actions []Action
+}
+
+func (d *decision) add(a Action) { d.actions = append(d.actions, a) }
+
+// changes decides what concerns each change alone.
+func (d *decision) changes() {
+	for _, c := range inOrder(d.Changes) {
+		switch {
+		case Ended(c):
+			if Retried(c) && c.Status.Phase != v1alpha1.Superseded {
+				d.add(Action{Kind: Reset, Change: c.Name, Attempt: c.Spec.Attempt})
+			}
+		case c.Status.Merged != "":
+		case c.Spec.ReplacedBy != "":
+			d.end(c, v1alpha1.Superseded, "replaced by "+c.Spec.ReplacedBy)
+		case c.Spec.Cancel:
+			d.end(c, v1alpha1.Cancelled, "cancelled")
+		default:
+			d.review(c)
+		}
+	}
+}
+
+func (d *decision) end(c *v1alpha1.Change, phase, message string) {
+	d.add(Action{Kind: End, Change: c.Name, Phase: phase, Message: message})
+}
+
+// review has a change reviewed, and lets it into the queue unless that refuses it.
+func (d *decision) review(c *v1alpha1.Change) {
+	s := StepOf(c.Status.Steps, v1alpha1.ReviewStep)
+	switch {
+	case s == nil || s.State == v1alpha1.StepWaiting || s.State == v1alpha1.StepRunning:
+		d.add(Action{Kind: Order, Change: c.Name, Run: -1, Step: v1alpha1.ReviewStep})
+	case s.State == v1alpha1.StepFailed:
+		d.end(c, v1alpha1.Refused, "review: "+s.Message)
+		return
+	case s.State == v1alpha1.StepErred:
+		d.end(c, v1alpha1.Failed, "review: "+s.Message)
+		return
+	}
+	if !c.Spec.Untrusted { // what strangers have made is reviewed, and no more
+		d.waiting = append(d.waiting, c)
+	}
+}
+
+// queue asks the merge queue.
+func (d *decision) queue() {
+	s := queue.Snapshot{Tip: d.Tree, Budget: int(max(d.App.Spec.Policy.Speculation, 1))}
+	for _, c := range d.waiting {
+		s.Changes = append(s.Changes, queue.Change{
+			ID: c.Name, Head: c.Spec.Commit, Queued: time.Unix(0, c.Spec.Order),
+			Unmergeable: d.Unmergeable[c.Name], Conflicts: d.Conflicts[c.Name],
+		})
+	}
+	for _, c := range d.Changes {
+		for _, r := range c.Status.Runs {
+			if run, ok := queued(r); ok {
+				s.Runs = append(s.Runs, run)
+			}
+		}
+	}
+	// The branch is taken as sound: what is on it has been through this, or was there
+	// before.
+	s.Runs = append(s.Runs, queue.Run{Combination: queue.Combination{Base: d.Tree}, State: queue.Passed, Attempt: 1})
+	s.Landed = d.landed()
+	for _, a := range queue.Plan(s) {
+		d.obey(a)
+	}
+}
+
+func queued(r v1alpha1.Run) (queue.Run, bool) {
+	states := map[string]queue.State{
+		v1alpha1.RunRunning: queue.Running, v1alpha1.RunPassed: queue.Passed,
+		v1alpha1.RunFailed: queue.Failed, v1alpha1.RunLost: queue.Lost,
+	}
+	state, ok := states[r.State]
+	out := queue.Run{State: state, Attempt: int(r.Attempt)}
+	out.Base = r.Base
+	for i, name := range r.Changes {
+		out.Steps = append(out.Steps, queue.Step{ID: name, Head: r.Heads[i]})
+	}
+	return out, ok
+}
+
+// landed are the merges that the changes tell of.
+func (d *decision) landed() []queue.Landing {
+	var all []queue.Landing
+	for _, c := range mergedInOrder(d.Changes) {
+		step := queue.Step{ID: c.Name, Head: c.Spec.Commit}
+		after := d.Trees[c.Status.Merged]
+		if n := len(all); n > 0 && all[n-1].Before == c.Status.MergedOnto && all[n-1].Before != all[n-1].After {
+			all[n-1].Steps, all[n-1].After = append(all[n-1].Steps, step), after
+			continue
+		}
+		all = append(all, queue.Landing{Before: c.Status.MergedOnto, Steps: []queue.Step{step}, After: after})
+	}
+	return all
+}
+
+// obey turns what the queue wants into actions.
+func (d *decision) obey(a queue.Action) {
+	var names []string
+	for _, s := range a.Steps {
+		names = append(names, s.ID)
+	}
+	switch a.Kind {
+	case queue.Start:
+		if len(names) > 0 {
+			d.add(Action{Kind: Start, Change: names[len(names)-1], Changes: names, Attempt: int32(a.Attempt)})
+		}
+	case queue.Cancel:
+		if lead, run := d.runOf(a.Base, names); lead != nil {
+			d.add(Action{Kind: Abandon, Change: lead.Name, Run: run, Message: a.Reason})
+		}
+	case queue.Refuse:
+		if c := d.byName[a.Change.ID]; c != nil {
+			phase := v1alpha1.Refused
+			if a.Cause == queue.Unjudged {
+				phase = v1alpha1.Failed
+			}
+			d.end(c, phase, d.whyRefused(a))
+		}
+	case queue.Merge:
+		d.merge(a.Base, names)
+	}
+}
+
+// merge merges a prefix that has passed, as far as it is reviewed.
+func (d *decision) merge(base string, names []string) {
+	for _, name := range names {
+		if !Done(State(d.byName[name].Status.Steps, v1alpha1.ReviewStep)) {
+			return // when it is, this is decided again
+		}
+	}
+	if lead, run := d.runOf(base, names); lead != nil {
+		d.add(Action{Kind: Merge, Change: lead.Name, Run: run, Changes: names})
+	}
+}
+
+// whyRefused tells a change's author what its run has shown.
+func (d *decision) whyRefused(a queue.Action) string {
+	if a.Cause != queue.Broken {
+		return a.Reason
+	}
+	var names []string
+	for _, s := range a.Steps {
+		names = append(names, s.ID)
+	}
+	lead, i := d.runOf(a.Base, names)
+	if lead == nil {
+		return a.Reason
+	}
+	for _, s := range lead.Status.Runs[i].Steps {
+		if s.State == v1alpha1.StepFailed {
+			return s.Name + ": " + s.Message
+		}
+	}
+	return a.Reason
+}
+
+// runOf finds the newest run of a combination.
+func (d *decision) runOf(base string, names []string) (*v1alpha1.Change, int) {
+	if len(names) == 0 {
+		return nil, 0
+	}
+	lead := d.byName[names[len(names)-1]]
+	if lead == nil {
+		return nil, 0
+	}
+	for i, r := range slices.Backward(lead.Status.Runs) {
+		if slices.Equal(r.Changes, names) && (r.Base == base || r.State == v1alpha1.RunPassed) && r.State != v1alpha1.RunCancelled {
+			return lead, i
+		}
+	}
+	return nil, 0
+}
+
+// runs has the steps of the runs done.
+func (d *decision) runs() {
+	for _, c := range inOrder(d.Changes) {
+		for i, r := range c.Status.Runs {
+			if r.State != v1alpha1.RunRunning {
+				continue
+			}
+			if d.abandoned(c.Name, i) {
+				continue
+			}
+			if slices.ContainsFunc(r.Changes, func(name string) bool { m := d.byName[name]; return m == nil || Ended(m) || m.Status.Merged != "" }) {
+				d.add(Action{Kind: Abandon, Change: c.Name, Run: i, Message: "a change of it is no longer in the queue"})
+				continue
+			}
+			for _, name := range RunSteps(d.App.Spec.Policy) {
+				state := State(r.Steps, name)
+				switch {
+				case state != v1alpha1.StepWaiting && state != v1alpha1.StepRunning:
+				case name != v1alpha1.PreviewStep:
+					d.add(Action{Kind: Order, Change: c.Name, Run: i, Step: name})
+				case Done(State(r.Steps, v1alpha1.BuildStep)):
+					d.add(Action{Kind: Preview, Change: c.Name, Run: i, Step: name})
+				}
+			}
+		}
+	}
+}
+
+func (d *decision) abandoned(change string, run int) bool {
+	return slices.ContainsFunc(d.actions, func(a Action) bool { return a.Kind == Abandon && a.Change == change && a.Run == run })
+}
+
+// deployments brings merged changes to the environments, in the environments' order.
+// Only the newest is deployed: it has what those before it brought.
+func (d *decision) deployments() {
+	merged := mergedInOrder(d.Changes)
+	before := len(merged) - 1 // how far the environment before this one is
+	for _, e := range d.App.Spec.Environments {
+		step := DeployStep(e.Name)
+		has, want := -1, -1
+		for i, c := range merged {
+			switch state := State(c.Status.Steps, step); {
+			case Done(state):
+				has = i
+			case i <= before && (state == v1alpha1.StepWaiting || state == v1alpha1.StepRunning) && d.mayEnter(c, e):
+				want = i
+			}
+		}
+		if want > has {
+			d.add(Action{Kind: Deploy, Change: merged[want].Name, Environment: e.Name, Step: step})
+		}
+		for _, c := range merged[:max(has, 0)] {
+			if state := State(c.Status.Steps, step); !Done(state) && d.mayEnter(c, e) && !Ended(c) {
+				d.add(Action{Kind: Along, Change: c.Name, Environment: e.Name, Step: step, By: merged[has].Name})
+			}
+		}
+		before = has
+	}
+	d.finish(merged)
+}
+
+func (d *decision) mayEnter(c *v1alpha1.Change, e v1alpha1.Environment) bool {
+	return e.Promotion != v1alpha1.Manual || slices.Contains(c.Spec.Promote, e.Name)
+}
+
+// finish ends the changes that are everywhere, or never will be.
+func (d *decision) finish(merged []*v1alpha1.Change) {
+	for _, c := range merged {
+		if Ended(c) {
+			continue
+		}
+		var where []string
+		for _, e := range d.App.Spec.Environments {
+			s := StepOf(c.Status.Steps, DeployStep(e.Name))
+			if s == nil || s.State == v1alpha1.StepWaiting || s.State == v1alpha1.StepRunning {
+				break
+			}
+			if !Done(s.State) {
+				phase := v1alpha1.Refused
+				if s.State == v1alpha1.StepErred {
+					phase = v1alpha1.Failed
+				}
+				d.end(c, phase, s.Name+": "+s.Message)
+				break
+			}
+			where = append(where, e.Name)
+		}
+		if len(where) == len(d.App.Spec.Environments) {
+			d.end(c, v1alpha1.Deployed, "deployed to "+strings.Join(where, ", "))
+		}
+	}
+}
+
+// Describe says in a few words what a change waits for, and which step it is at.
+func Describe(v View, c *v1alpha1.Change) (phase, current, message string) {
+	if c.Spec.Untrusted && Done(State(c.Status.Steps, v1alpha1.ReviewStep)) {
+		return v1alpha1.Held, "", "a stranger made it: nothing of it is run; whoever may push can push the commit to a branch of the repository"
+	}
+	if c.Status.Merged != "" {
+		for _, e := range v.App.Spec.Environments {
+			state := State(c.Status.Steps, DeployStep(e.Name))
+			if Done(state) {
+				continue
+			}
+			if e.Promotion == v1alpha1.Manual && !slices.Contains(c.Spec.Promote, e.Name) {
+				return v1alpha1.Held, DeployStep(e.Name), fmt.Sprintf("waits for bight change promote %s %s", c.Name, e.Name)
+			}
+			return v1alpha1.Running, DeployStep(e.Name), ""
+		}
+	}
+	var at []string
+	for _, s := range c.Status.Steps {
+		if s.State == v1alpha1.StepRunning || s.State == v1alpha1.StepWaiting {
+			at = append(at, s.Name)
+			if message == "" {
+				message = s.Message
+			}
+		}
+	}
+	if len(at) == 0 && len(c.Status.Steps) > 0 {
+		return v1alpha1.Running, v1alpha1.MergeStep, "waits for changes that are before it in the queue"
+	}
+	return v1alpha1.Running, strings.Join(at, ", "), message
+}

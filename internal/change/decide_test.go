@@ -1,0 +1,304 @@
+package change
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/bightdev/bight/api/v1alpha1"
+)
+
+// model carries actions out as the controller does, without a cluster.
+type model struct {
+	t       *testing.T
+	view    View
+	broken  map[string]bool // changes whose tests fail
+	bad     map[string]bool // changes that do not come to serve
+	runs    int
+	merges  int
+	clock   time.Time
+	deploys []string
+}
+
+func newModel(t *testing.T, environments []v1alpha1.Environment, n int) *model {
+	preview := false
+	app := &v1alpha1.App{Spec: v1alpha1.AppSpec{Branch: "main", Environments: environments, Policy: v1alpha1.Policy{Preview: &preview, Speculation: 3}}}
+	app.Name, app.Namespace = "shop", "shop"
+	m := &model{t: t, view: View{App: app, Tree: "tree-0", Trees: map[string]string{}}, broken: map[string]bool{}, bad: map[string]bool{}, clock: time.Unix(1_800_000_000, 0)}
+	for i := range n {
+		m.push(fmt.Sprintf("c%03d", i))
+	}
+	return m
+}
+
+func (m *model) push(name string) *v1alpha1.Change {
+	m.clock = m.clock.Add(time.Second)
+	c := &v1alpha1.Change{Spec: v1alpha1.ChangeSpec{App: "shop", Commit: "head-" + name, Order: m.clock.UnixNano()}}
+	c.Name = name
+	m.view.Changes = append(m.view.Changes, c)
+	return c
+}
+
+func (m *model) change(name string) *v1alpha1.Change {
+	i := slices.IndexFunc(m.view.Changes, func(c *v1alpha1.Change) bool { return c.Name == name })
+	if i < 0 {
+		m.t.Fatalf("there is no change %s", name)
+	}
+	return m.view.Changes[i]
+}
+
+func (m *model) now() *metav1.MicroTime {
+	m.clock = m.clock.Add(time.Millisecond)
+	t := metav1.NewMicroTime(m.clock)
+	return &t
+}
+
+// do carries out one action and reports whether it changed the view.
+func (m *model) do(a Action) bool {
+	c := m.change(a.Change)
+	st := &c.Status
+	step := func(list []v1alpha1.Step, name, state, message string) []v1alpha1.Step {
+		return SetStep(list, v1alpha1.Step{Name: name, State: state, Message: message, Started: m.now(), Ended: m.now()})
+	}
+	switch a.Kind {
+	case Reset:
+		*st = v1alpha1.ChangeStatus{Attempt: a.Attempt}
+	case End:
+		if Ended(c) {
+			m.t.Errorf("%s ends twice: %+v", c.Name, a)
+		}
+		st.Phase, st.Message = a.Phase, a.Message
+	case Order:
+		list, state := &st.Steps, v1alpha1.StepPassed
+		if a.Run >= 0 {
+			list = &st.Runs[a.Run].Steps
+			if a.Step == v1alpha1.TestStep && slices.ContainsFunc(st.Runs[a.Run].Changes, func(n string) bool { return m.broken[n] }) {
+				state = v1alpha1.StepFailed
+			}
+		}
+		*list = step(*list, a.Step, state, "")
+		if a.Run >= 0 {
+			st.Runs[a.Run].State = RunState(m.view.App.Spec.Policy, *list)
+		}
+	case Start:
+		r := v1alpha1.Run{Base: m.view.Tree, Changes: a.Changes, Commit: "merge-" + strings.Join(a.Changes, "-"), State: v1alpha1.RunRunning, Attempt: a.Attempt}
+		for _, n := range a.Changes {
+			r.Heads = append(r.Heads, m.change(n).Spec.Commit)
+		}
+		st.Runs = append(st.Runs, r)
+		m.runs++
+	case Abandon:
+		st.Runs[a.Run].State = v1alpha1.RunCancelled
+	case Merge:
+		m.merge(a)
+	case Deploy:
+		if m.bad[a.Change] {
+			st.Steps = step(st.Steps, a.Step, v1alpha1.StepFailed, "it does not serve")
+			return true
+		}
+		st.Steps = step(st.Steps, a.Step, v1alpha1.StepPassed, "")
+		m.deploys = append(m.deploys, a.Environment+" "+a.Change)
+	case Along:
+		st.Steps = step(st.Steps, a.Step, v1alpha1.StepPassed, "went along with "+a.By)
+	default:
+		m.t.Fatalf("unknown action %+v", a)
+	}
+	return true
+}
+
+func (m *model) merge(a Action) {
+	before := m.view.Tree
+	run := m.change(a.Change).Status.Runs[a.Run]
+	if run.State != v1alpha1.RunPassed {
+		m.t.Errorf("a run that %s is merged: %+v", run.State, a)
+	}
+	for _, n := range a.Changes {
+		c := m.change(n)
+		if m.broken[n] {
+			m.t.Errorf("%s is broken and is merged", n)
+		}
+		if c.Status.Merged != "" {
+			m.t.Errorf("%s is merged twice", n)
+		}
+		m.merges++
+		c.Status.Merged, c.Status.MergedAt, c.Status.MergedOnto, c.Status.MergedBy = fmt.Sprintf("commit-%d", m.merges), m.now(), before, a.Change
+		m.view.Tree = fmt.Sprintf("tree-%d", m.merges)
+		m.view.Trees[c.Status.Merged] = m.view.Tree
+	}
+}
+
+// settle decides and does until nothing is left to do. pick chooses which of the
+// actions are done before the next look.
+func (m *model) settle(pick func(n int) int) {
+	m.t.Helper()
+	for range 10_000 {
+		actions := Decide(m.view)
+		if again := Decide(m.view); !cmp.Equal(actions, again) {
+			m.t.Fatalf("the same view gives other actions:\n%s", cmp.Diff(actions, again))
+		}
+		if len(actions) == 0 {
+			return
+		}
+		for _, a := range actions[:pick(len(actions))] {
+			m.do(a)
+			if a.Kind != Order && a.Kind != Along {
+				break // the view is another one now
+			}
+		}
+	}
+	m.t.Fatal("it does not come to an end")
+}
+
+func all(n int) int { return n }
+
+func phases(m *model) map[string]string {
+	out := map[string]string{}
+	for _, c := range m.view.Changes {
+		out[c.Name] = c.Status.Phase
+	}
+	return out
+}
+
+func TestEachChangeGetsWhatItDeserves(t *testing.T) {
+	prod := []v1alpha1.Environment{{Name: "stage"}, {Name: "prod"}}
+	for seed := range uint64(20) {
+		r := rand.New(rand.NewPCG(seed, 7))
+		m := newModel(t, prod, 30)
+		for _, c := range m.view.Changes {
+			m.broken[c.Name] = r.IntN(8) == 0
+		}
+		m.settle(func(n int) int { return 1 + r.IntN(n) })
+		for name, phase := range phases(m) {
+			want := v1alpha1.Deployed
+			if m.broken[name] {
+				want = v1alpha1.Refused
+			}
+			if phase != want {
+				t.Errorf("seed %d: %s (broken: %t) is %q, want %q", seed, name, m.broken[name], phase, want)
+			}
+		}
+		if t.Failed() {
+			return
+		}
+	}
+}
+
+func TestOnlyTheNewestIsDeployedAndThoseBeforeGoAlong(t *testing.T) {
+	m := newModel(t, []v1alpha1.Environment{{Name: "prod"}}, 3)
+	m.settle(all)
+	if d := cmp.Diff([]string{"prod c002"}, m.deploys); d != "" {
+		t.Errorf("deployments (-want +got):\n%s", d)
+	}
+	if got := StepOf(m.change("c000").Status.Steps, "deploy/prod").Message; got != "went along with c002" {
+		t.Errorf("the first change's step says %q", got)
+	}
+}
+
+func TestNothingPassesAnEnvironmentThatWaitsForAPerson(t *testing.T) {
+	m := newModel(t, []v1alpha1.Environment{{Name: "stage"}, {Name: "prod", Promotion: v1alpha1.Manual}, {Name: "eu"}}, 1)
+	m.settle(all)
+	c := m.change("c000")
+	if phase, _, message := Describe(m.view, c); phase != v1alpha1.Held || !strings.Contains(message, "bight change promote c000 prod") {
+		t.Errorf("phase %q, message %q", phase, message)
+	}
+	c.Spec.Promote = []string{"prod"}
+	m.settle(all)
+	if d := cmp.Diff([]string{"stage c000", "prod c000", "eu c000"}, m.deploys); d != "" {
+		t.Errorf("deployments (-want +got):\n%s", d)
+	}
+	if c.Status.Phase != v1alpha1.Deployed {
+		t.Errorf("phase %q", c.Status.Phase)
+	}
+}
+
+func TestAChangeThatDoesNotServeIsRefusedAndTheNextGoesOn(t *testing.T) {
+	m := newModel(t, []v1alpha1.Environment{{Name: "stage"}, {Name: "prod"}}, 1)
+	m.bad["c000"] = true
+	m.settle(all)
+	c := m.change("c000")
+	if c.Status.Phase != v1alpha1.Refused || c.Status.Message != "deploy/stage: it does not serve" {
+		t.Errorf("phase %q, message %q", c.Status.Phase, c.Status.Message)
+	}
+	m.push("c001")
+	m.settle(all)
+	if got := m.change("c001").Status.Phase; got != v1alpha1.Deployed {
+		t.Errorf("the next one is %q", got)
+	}
+}
+
+func TestPeopleEndAndRetryChanges(t *testing.T) {
+	m := newModel(t, []v1alpha1.Environment{{Name: "prod"}}, 3)
+	m.change("c000").Spec.Cancel = true
+	m.change("c001").Spec.ReplacedBy = "c002"
+	m.settle(all)
+	want := map[string]string{"c000": v1alpha1.Cancelled, "c001": v1alpha1.Superseded, "c002": v1alpha1.Deployed}
+	if d := cmp.Diff(want, phases(m)); d != "" {
+		t.Errorf("phases (-want +got):\n%s", d)
+	}
+	m.change("c000").Spec.Cancel, m.change("c000").Spec.Attempt = false, 1
+	m.settle(all)
+	if got := m.change("c000").Status.Phase; got != v1alpha1.Deployed {
+		t.Errorf("after a retry it is %q", got)
+	}
+}
+
+func TestWhatStrangersMakeIsNotRun(t *testing.T) {
+	m := newModel(t, []v1alpha1.Environment{{Name: "prod"}}, 1)
+	c := m.change("c000")
+	c.Spec.Untrusted = true
+	m.settle(all)
+	if m.runs != 0 || m.merges != 0 {
+		t.Errorf("%d runs, %d merges of a stranger's change", m.runs, m.merges)
+	}
+	if phase, _, _ := Describe(m.view, c); phase != v1alpha1.Held {
+		t.Errorf("phase %q", phase)
+	}
+}
+
+func TestAFindingRefusesBeforeTheMerge(t *testing.T) {
+	m := newModel(t, []v1alpha1.Environment{{Name: "prod"}}, 2)
+	c := m.change("c000")
+	c.Status.Steps = []v1alpha1.Step{{Name: v1alpha1.ReviewStep, State: v1alpha1.StepFailed, Message: "a secret"}}
+	m.settle(all)
+	want := map[string]string{"c000": v1alpha1.Refused, "c001": v1alpha1.Deployed}
+	if d := cmp.Diff(want, phases(m)); d != "" {
+		t.Errorf("phases (-want +got):\n%s", d)
+	}
+	if c.Status.Message != "review: a secret" || c.Status.Merged != "" {
+		t.Errorf("message %q, merged %q", c.Status.Message, c.Status.Merged)
+	}
+}
+
+func TestTimelineIsThatOfTheRunThatCounts(t *testing.T) {
+	m := newModel(t, []v1alpha1.Environment{{Name: "prod"}}, 1)
+	m.settle(all)
+	c := m.change("c000")
+	var names []string
+	for _, s := range Compose(m.view, c) {
+		names = append(names, s.Name)
+	}
+	if d := cmp.Diff([]string{"review", "build", "test", "deploy/prod"}, names); d != "" {
+		t.Errorf("steps (-want +got):\n%s", d)
+	}
+}
+
+func TestTitle(t *testing.T) {
+	for in, want := range map[string]string{
+		"":                               "",
+		"one\ntwo":                       "one",
+		"\n\n  spaced \n":                "spaced",
+		"tab\tand \x1b[31mescape":        "tab and  [31mescape",
+		"bad \xff bytes":                 "bad \ufffd bytes",
+		strings.Repeat("ä", 300) + "end": strings.Repeat("ä", 199) + "…",
+	} {
+		if got := Title(in); got != want {
+			t.Errorf("Title(%q) = %q, want %q", in, got, want)
+		}
+	}
+}

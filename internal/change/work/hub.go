@@ -1,0 +1,371 @@
+package work
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/coder/websocket"
+)
+
+// Keeper is told what becomes of orders, and writes it down. Its methods are called
+// from several goroutines, for one order one after the other.
+type Keeper interface {
+	// Leased is called before a worker gets the order. An error keeps it from the
+	// worker; the order is then forgotten.
+	Leased(ctx context.Context, o Order, worker string) error
+	// Done is called with the result. The worker hears that it counted when nil is
+	// returned; until then it keeps it.
+	Done(ctx context.Context, o Order, worker string, r Result) error
+	// Log is called with what the step prints.
+	Log(o Order, b []byte)
+}
+
+// Hub gives orders to workers.
+type Hub struct {
+	Keeper Keeper
+	// May tells whether somebody who connects may work for an app: nil is an error to
+	// be shown to them. It is asked for each app that a worker names, or once with ""
+	// for one that names none.
+	May func(r *http.Request, app string) error
+	Log *slog.Logger
+
+	mu      sync.Mutex
+	waiting []*job
+	leased  map[string]*job // by id
+	workers map[*worker]bool
+}
+
+// job is an order and where it is.
+type job struct {
+	Order
+	worker *worker // nil: waits
+	losses int
+}
+
+type worker struct {
+	Hello
+	conn *websocket.Conn
+	busy int
+	// order has what was leased to it and is to be sent; it never blocks.
+	order chan message
+}
+
+// Offer has a worker do the order, unless it is on offer or being done.
+func (h *Hub) Offer(o Order) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	id := o.ID()
+	if h.leased[id] != nil || slices.ContainsFunc(h.waiting, func(j *job) bool { return j.ID() == id }) {
+		return
+	}
+	h.waiting = append(h.waiting, &job{Order: o})
+	h.dispatch()
+}
+
+// Withdraw takes back every order that keep is false of; a worker that is at one
+// stops.
+func (h *Hub) Withdraw(why string, keep func(Order) bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.waiting = slices.DeleteFunc(h.waiting, func(j *job) bool { return !keep(j.Order) })
+	for id, j := range h.leased {
+		if keep(j.Order) {
+			continue
+		}
+		delete(h.leased, id)
+		j.worker.send(message{Stop: why, ID: id, Lease: j.Lease})
+		j.worker.busy--
+	}
+	h.dispatch()
+}
+
+// Place says where an order is, for people: "", "waits for a worker" or the name of
+// the worker.
+func (h *Hub) Place(id string) string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if j := h.leased[id]; j != nil {
+		return j.worker.Name
+	}
+	for _, j := range h.waiting {
+		if j.ID() == id {
+			return "waits for a worker"
+		}
+	}
+	return ""
+}
+
+// Workers returns the names of the workers that work for an app.
+func (h *Hub) Workers(app string) []string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	var names []string
+	for w := range h.workers {
+		if len(w.Apps) == 0 || slices.Contains(w.Apps, app) {
+			names = append(names, w.Name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+// dispatch gives what waits to whoever is free, oldest first, to the least busy.
+func (h *Hub) dispatch() {
+	h.waiting = slices.DeleteFunc(h.waiting, func(j *job) bool {
+		var best *worker
+		for w := range h.workers {
+			if w.takes(j.Order) && (best == nil || w.busy < best.busy) {
+				best = w
+			}
+		}
+		if best == nil {
+			return false
+		}
+		j.worker = best
+		best.busy++
+		h.leased[j.ID()] = j
+		o := j.Order
+		best.send(message{Order: &o, ID: j.ID(), Lease: j.Lease})
+		return true
+	})
+}
+
+func (w *worker) takes(o Order) bool {
+	return w.busy < w.Slots && (w.Untrusted || !o.Untrusted) &&
+		(len(w.Apps) == 0 || slices.Contains(w.Apps, o.Namespace+"/"+o.App))
+}
+
+// send hands a message to the worker's connection. The channel holds more than its
+// slots can make; a worker for whom it is full is beyond help.
+func (w *worker) send(m message) {
+	select {
+	case w.order <- m:
+	default:
+		_ = w.conn.CloseNow()
+	}
+}
+
+// ServeHTTP serves one worker until its connection ends.
+func (h *Hub) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
+	conn, err := websocket.Accept(rw, r, nil)
+	if err != nil {
+		return // it has been answered
+	}
+	defer conn.CloseNow()
+	conn.SetReadLimit(maxFrame)
+	ctx, cancel := context.WithCancelCause(r.Context())
+	defer cancel(nil)
+	w := &worker{conn: conn, order: make(chan message, 1024)}
+	if err := h.greet(ctx, r, w); err != nil {
+		_ = conn.Close(websocket.StatusPolicyViolation, brief(err.Error()))
+		return
+	}
+	log := h.Log.With("worker", w.Name)
+	log.Info("worker connected", "version", w.Version, "slots", w.Slots)
+	var tasks sync.WaitGroup
+	tasks.Go(func() { cancel(alive(ctx, conn)) })
+	tasks.Go(func() { cancel(h.deliver(ctx, w)) })
+	h.enter(w)
+	err = h.hear(ctx, w, &tasks)
+	cancel(err)
+	_ = conn.CloseNow()
+	tasks.Wait()
+	lost := h.leave(w)
+	log.Info("worker gone", "why", context.Cause(ctx), "lost", lost)
+}
+
+// greet reads who is there.
+func (h *Hub) greet(ctx context.Context, r *http.Request, w *worker) error {
+	ctx, cancel := context.WithTimeout(ctx, silence)
+	defer cancel()
+	m, err := receive(ctx, w.conn)
+	if err != nil {
+		return fmt.Errorf("read who you are: %w", err)
+	}
+	if m.Hello == nil || m.Hello.Name == "" || m.Hello.Slots < 1 || m.Hello.Slots > 64 || len(m.Hello.Apps) > 256 {
+		return errors.New("the first message says who you are: a name and 1 to 64 slots")
+	}
+	w.Hello = *m.Hello
+	apps := w.Apps
+	if len(apps) == 0 {
+		apps = []string{""}
+	}
+	for _, app := range apps {
+		if err := h.May(r, app); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (h *Hub) enter(w *worker) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.workers == nil {
+		h.workers, h.leased = map[*worker]bool{}, map[string]*job{}
+	}
+	h.workers[w] = true
+	h.dispatch()
+}
+
+// leave puts what a worker had back in the queue, under new leases, and returns how
+// many orders that are.
+func (h *Hub) leave(w *worker) int {
+	h.mu.Lock()
+	delete(h.workers, w)
+	var given []*job
+	var lost []*job
+	for id, j := range h.leased {
+		if j.worker != w {
+			continue
+		}
+		delete(h.leased, id)
+		j.worker = nil
+		j.Lease++
+		if j.losses++; j.losses >= maxLosses {
+			given = append(given, j)
+		} else {
+			lost = append(lost, j)
+		}
+	}
+	h.waiting = append(lost, h.waiting...)
+	h.dispatch()
+	h.mu.Unlock()
+	for _, j := range given {
+		r := Result{State: Erred, Message: fmt.Sprintf("%d workers were lost while they did this step, the last was %s", j.losses, w.Name)}
+		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+		if err := h.Keeper.Done(ctx, j.Order, w.Name, r); err != nil {
+			h.Log.Warn("a step that is given up is not written down", "order", j.ID(), "err", err)
+		}
+		cancel()
+	}
+	return len(given) + len(lost)
+}
+
+// deliver sends orders, each after it was written down who has it.
+func (h *Hub) deliver(ctx context.Context, w *worker) error {
+	for {
+		var m message
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case m = <-w.order:
+		}
+		if m.Order != nil {
+			if err := h.Keeper.Leased(ctx, *m.Order, w.Name); err != nil {
+				h.Log.Info("order not given", "order", m.ID, "err", err)
+				h.release(w, m.ID, m.Lease)
+				continue
+			}
+		}
+		if err := transmit(ctx, w.conn, m); err != nil {
+			return err
+		}
+	}
+}
+
+// release forgets a lease and reports whether w had it.
+func (h *Hub) release(w *worker, id string, lease int32) (*job, bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	j := h.leased[id]
+	if j == nil || j.worker != w || j.Lease != lease {
+		return nil, false
+	}
+	delete(h.leased, id)
+	w.busy--
+	h.dispatch()
+	return j, true
+}
+
+func (h *Hub) holds(w *worker, id string, lease int32) (*job, bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	j := h.leased[id]
+	return j, j != nil && j.worker == w && j.Lease == lease
+}
+
+// hear takes what a worker says. It never waits for the Keeper with a result: a worker
+// that is not listened to would seem dead.
+func (h *Hub) hear(ctx context.Context, w *worker, tasks *sync.WaitGroup) error {
+	for {
+		m, err := receive(ctx, w.conn)
+		if err != nil {
+			return err
+		}
+		j, ok := h.holds(w, m.ID, m.Lease)
+		switch {
+		case m.Result != nil && !ok:
+			w.send(message{ID: m.ID, Lease: m.Lease, Refused: "the step is no longer yours"})
+		case m.Result != nil:
+			tasks.Go(func() { h.finish(ctx, w, j.Order, *m.Result) })
+		case ok && len(m.Log) > 0:
+			h.Keeper.Log(j.Order, m.Log)
+		}
+	}
+}
+
+// finish has a result written down, and tells the worker.
+func (h *Hub) finish(ctx context.Context, w *worker, o Order, r Result) {
+	answer := message{ID: o.ID(), Lease: o.Lease, Counted: true}
+	if err := h.Keeper.Done(ctx, o, w.Name, r); err != nil {
+		answer.Counted, answer.Refused = false, err.Error()
+	}
+	h.release(w, o.ID(), o.Lease)
+	w.send(answer)
+}
+
+// alive asks the other end once a beat whether it is there, and returns when it does
+// not say so.
+func alive(ctx context.Context, conn *websocket.Conn) error {
+	tick := time.NewTicker(beat)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		}
+		ask, cancel := context.WithTimeout(ctx, silence)
+		err := conn.Ping(ask)
+		cancel()
+		if err != nil {
+			return fmt.Errorf("silent for %s: %w", silence, err)
+		}
+	}
+}
+
+func receive(ctx context.Context, conn *websocket.Conn) (message, error) {
+	var m message
+	_, b, err := conn.Read(ctx)
+	if err != nil {
+		return m, err
+	}
+	if err := json.Unmarshal(b, &m); err != nil {
+		return m, fmt.Errorf("read a message: %w", err)
+	}
+	return m, nil
+}
+
+func transmit(ctx context.Context, conn *websocket.Conn, m message) error {
+	b, err := json.Marshal(m)
+	if err != nil {
+		return err
+	}
+	return conn.Write(ctx, websocket.MessageText, b)
+}
+
+// brief is a reason that fits a close frame.
+func brief(s string) string {
+	if len(s) > 120 {
+		s = s[:117] + "..."
+	}
+	return s
+}

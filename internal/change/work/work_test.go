@@ -1,0 +1,319 @@
+package work
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/coder/websocket"
+)
+
+// book is a Keeper that remembers.
+type book struct {
+	mu     sync.Mutex
+	leased map[string][]string // workers, by order
+	done   map[string][]Result
+	logs   map[string]string
+	refuse map[string]error // of Done
+	more   chan struct{}    // closed and renewed with each entry
+}
+
+func newBook() *book {
+	return &book{leased: map[string][]string{}, done: map[string][]Result{}, logs: map[string]string{}, refuse: map[string]error{}, more: make(chan struct{})}
+}
+
+func (b *book) write(do func()) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	do()
+	close(b.more)
+	b.more = make(chan struct{})
+}
+
+func (b *book) Leased(_ context.Context, o Order, worker string) error {
+	b.write(func() { b.leased[o.Step] = append(b.leased[o.Step], fmt.Sprintf("%s#%d", worker, o.Lease)) })
+	return nil
+}
+
+func (b *book) Done(_ context.Context, o Order, _ string, r Result) error {
+	b.mu.Lock()
+	err := b.refuse[o.Step]
+	b.mu.Unlock()
+	b.write(func() {
+		if err == nil {
+			b.done[o.Step] = append(b.done[o.Step], r)
+		}
+	})
+	return err
+}
+
+func (b *book) Log(o Order, p []byte) { b.write(func() { b.logs[o.Step] += string(p) }) }
+
+// until waits until something is true of the book.
+func (b *book) until(t *testing.T, what string, is func() bool) {
+	t.Helper()
+	deadline := time.After(20 * time.Second)
+	for {
+		b.mu.Lock()
+		ok, more := is(), b.more
+		b.mu.Unlock()
+		if ok {
+			return
+		}
+		select {
+		case <-more:
+		case <-deadline:
+			t.Fatalf("%s: not after 20 s; leased %v, done %v", what, b.leased, b.done)
+		}
+	}
+}
+
+type office struct {
+	t    *testing.T
+	book *book
+	hub  *Hub
+	url  string
+}
+
+func newOffice(t *testing.T) *office {
+	b := newBook()
+	h := &Hub{Keeper: b, Log: slog.New(slog.DiscardHandler), May: func(r *http.Request, app string) error {
+		if r.Header.Get("X-Stranger") != "" {
+			return errors.New("strangers do not work here")
+		}
+		return nil
+	}}
+	s := httptest.NewServer(h)
+	t.Cleanup(s.Close)
+	return &office{t: t, book: b, hub: h, url: s.URL}
+}
+
+// employ starts a worker and returns what ends it, as a crash does.
+func (o *office) employ(hello Hello, do Doer) (kill func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	connected := make(chan struct{})
+	var once sync.Once
+	c := &Client{
+		Hello: hello, Do: do, Log: slog.New(slog.DiscardHandler),
+		Dial: func(ctx context.Context) (*websocket.Conn, error) {
+			conn, _, err := websocket.Dial(ctx, o.url, nil)
+			return conn, err
+		},
+		Connected: func() { once.Do(func() { close(connected) }) },
+	}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_ = c.Run(ctx)
+	}()
+	<-connected
+	kill = func() { cancel(); <-ended }
+	o.t.Cleanup(kill)
+	return kill
+}
+
+func order(step string) Order {
+	return Order{Namespace: "shop", App: "shop", Change: "shop-1", Step: step, Commit: "c0ffee"}
+}
+
+func pass(context.Context, Order, io.Writer) Result { return Result{State: Passed} }
+
+func TestOrderIsDoneAndItsResultCounts(t *testing.T) {
+	o := newOffice(t)
+	o.employ(Hello{Name: "ada", Slots: 2}, func(_ context.Context, got Order, log io.Writer) Result {
+		fmt.Fprintf(log, "doing %s", got.Step)
+		return Result{State: Passed, Message: got.Commit, Files: map[string][]byte{"a": []byte("b")}}
+	})
+	o.hub.Offer(order("build"))
+	o.book.until(t, "build", func() bool { return len(o.book.done["build"]) == 1 })
+	got := o.book.done["build"][0]
+	if got.Message != "c0ffee" || string(got.Files["a"]) != "b" || o.book.logs["build"] != "doing build" {
+		t.Errorf("result %+v, log %q", got, o.book.logs["build"])
+	}
+}
+
+func TestOfferedTwiceIsDoneOnce(t *testing.T) {
+	o := newOffice(t)
+	for range 3 {
+		o.hub.Offer(order("test"))
+	}
+	o.employ(Hello{Name: "ada", Slots: 8}, pass)
+	o.book.until(t, "test", func() bool { return len(o.book.done["test"]) == 1 })
+	o.hub.Offer(order("after"))
+	o.book.until(t, "after", func() bool { return len(o.book.done["after"]) == 1 })
+	if n := len(o.book.leased["test"]); n != 1 {
+		t.Errorf("leased %d times", n)
+	}
+}
+
+func TestLostWorkersStepGoesToAnotherAtOnce(t *testing.T) {
+	o := newOffice(t)
+	began := make(chan struct{})
+	var stopped error
+	kill := o.employ(Hello{Name: "ada", Slots: 1}, func(ctx context.Context, _ Order, _ io.Writer) Result {
+		close(began)
+		<-ctx.Done()
+		stopped = context.Cause(ctx)
+		return Result{State: Passed, Message: "too late"}
+	})
+	o.hub.Offer(order("test"))
+	<-began
+	o.employ(Hello{Name: "ben", Slots: 1}, func(context.Context, Order, io.Writer) Result { return Result{State: Passed, Message: "by ben"} })
+	lost := time.Now()
+	kill()
+	o.book.until(t, "test", func() bool { return len(o.book.done["test"]) > 0 })
+	t.Logf("done by another %s after the loss", time.Since(lost).Round(time.Millisecond))
+	if got := o.book.done["test"]; len(got) != 1 || got[0].Message != "by ben" {
+		t.Errorf("results %+v", got)
+	}
+	if got := o.book.leased["test"]; len(got) != 2 || got[0] != "ada#0" || got[1] != "ben#1" {
+		t.Errorf("leases %v", got)
+	}
+	if stopped == nil {
+		t.Error("the lost worker went on")
+	}
+}
+
+func TestStepThatLosesItsWorkersIsGivenUp(t *testing.T) {
+	o := newOffice(t)
+	o.hub.Offer(order("bomb"))
+	for i := range maxLosses {
+		began := make(chan struct{})
+		kill := o.employ(Hello{Name: fmt.Sprint("w", i), Slots: 1}, func(ctx context.Context, _ Order, _ io.Writer) Result {
+			close(began)
+			<-ctx.Done()
+			return Result{State: Passed}
+		})
+		<-began
+		kill()
+	}
+	o.book.until(t, "bomb", func() bool { return len(o.book.done["bomb"]) == 1 })
+	if got := o.book.done["bomb"][0]; got.State != Erred || !strings.Contains(got.Message, "3 workers were lost") {
+		t.Errorf("result %+v", got)
+	}
+}
+
+func TestWithdrawnOrderStops(t *testing.T) {
+	o := newOffice(t)
+	why := make(chan error, 1)
+	began := make(chan struct{})
+	o.employ(Hello{Name: "ada", Slots: 1}, func(ctx context.Context, got Order, _ io.Writer) Result {
+		if got.Step == "next" {
+			return Result{State: Passed}
+		}
+		close(began)
+		<-ctx.Done()
+		why <- context.Cause(ctx)
+		return Result{State: Passed}
+	})
+	o.hub.Offer(order("test"))
+	o.hub.Offer(order("waits"))
+	<-began
+	o.hub.Withdraw("a newer change came", func(Order) bool { return false })
+	if err := <-why; err.Error() != "a newer change came" {
+		t.Errorf("stopped because %q", err)
+	}
+	o.hub.Offer(order("next"))
+	o.book.until(t, "next", func() bool { return len(o.book.done["next"]) == 1 })
+	if n := len(o.book.done["test"]) + len(o.book.leased["waits"]); n != 0 {
+		t.Errorf("done %v, leased %v", o.book.done, o.book.leased)
+	}
+}
+
+func TestWorkerGetsOnlyWhatItTakes(t *testing.T) {
+	o := newOffice(t)
+	var mu sync.Mutex
+	var got []string
+	o.employ(Hello{Name: "ada", Slots: 4, Apps: []string{"shop/shop"}}, func(_ context.Context, x Order, _ io.Writer) Result {
+		mu.Lock()
+		defer mu.Unlock()
+		got = append(got, x.App+" "+x.Step)
+		return Result{State: Passed}
+	})
+	other, stranger := order("build"), order("review")
+	other.App, stranger.Untrusted = "blog", true
+	o.hub.Offer(other)
+	o.hub.Offer(stranger)
+	o.hub.Offer(order("test"))
+	o.book.until(t, "test", func() bool { return len(o.book.done["test"]) == 1 })
+	mu.Lock()
+	defer mu.Unlock()
+	if len(got) != 1 || got[0] != "shop test" {
+		t.Errorf("it did %v", got)
+	}
+	if place := o.hub.Place(stranger.ID()); place != "waits for a worker" {
+		t.Errorf("the stranger's step: %q", place)
+	}
+}
+
+func TestStepThatTakesTooLongFails(t *testing.T) {
+	o := newOffice(t)
+	o.employ(Hello{Name: "ada", Slots: 1}, func(ctx context.Context, _ Order, _ io.Writer) Result {
+		<-ctx.Done()
+		return Result{State: Erred, Message: "interrupted"}
+	})
+	slow := order("slow")
+	slow.Timeout = 50 * time.Millisecond
+	o.hub.Offer(slow)
+	o.book.until(t, "slow", func() bool { return len(o.book.done["slow"]) == 1 })
+	if got := o.book.done["slow"][0]; got.State != Failed || !strings.Contains(got.Message, "longer than the 50ms") {
+		t.Errorf("result %+v", got)
+	}
+}
+
+func TestRefusedResultDoesNotCount(t *testing.T) {
+	o := newOffice(t)
+	o.book.refuse["build"] = errors.New("the change has ended")
+	o.employ(Hello{Name: "ada", Slots: 1}, pass)
+	o.hub.Offer(order("build"))
+	o.hub.Offer(order("test"))
+	o.book.until(t, "test", func() bool { return len(o.book.done["test"]) == 1 })
+	if len(o.book.done["build"]) != 0 {
+		t.Error("it counted")
+	}
+}
+
+func TestStrangerIsNoWorker(t *testing.T) {
+	o := newOffice(t)
+	c := &Client{
+		Hello: Hello{Name: "eve", Slots: 1}, Do: pass, Log: slog.New(slog.DiscardHandler),
+		Dial: func(ctx context.Context) (*websocket.Conn, error) {
+			conn, _, err := websocket.Dial(ctx, o.url, &websocket.DialOptions{HTTPHeader: http.Header{"X-Stranger": {"yes"}}})
+			return conn, err
+		},
+	}
+	var refused *RefusedError
+	if err := c.Run(t.Context()); !errors.As(err, &refused) || !strings.Contains(refused.Why, "strangers") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestWhoDoesNotSayWhoTheyAreIsTurnedAway(t *testing.T) {
+	o := newOffice(t)
+	for name, hello := range map[string]string{
+		"no JSON":       "hello",
+		"no name":       `{"hello":{"slots":1}}`,
+		"no slots":      `{"hello":{"name":"eve"}}`,
+		"another frame": `{"result":{"state":"Passed"},"id":"x"}`,
+	} {
+		conn, _, err := websocket.Dial(t.Context(), o.url, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := conn.Write(t.Context(), websocket.MessageText, []byte(hello)); err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := conn.Read(t.Context()); websocket.CloseStatus(err) != websocket.StatusPolicyViolation {
+			t.Errorf("%s: got %v", name, err)
+		}
+		_ = conn.CloseNow()
+	}
+}

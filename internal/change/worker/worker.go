@@ -1,0 +1,214 @@
+// Package worker does the steps of changes that take toolchains: review, build and
+// test.
+//
+// The main type is [Worker], whose Do does one order of package work in a working copy
+// of the commit. It is safe for concurrent use. The steps of one commit share a
+// working copy, except that tests, which may write where they like, have one of their
+// own.
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"github.com/bightdev/bight/api/v1alpha1"
+	"github.com/bightdev/bight/internal/app"
+	"github.com/bightdev/bight/internal/change/repo"
+	"github.com/bightdev/bight/internal/change/review"
+	"github.com/bightdev/bight/internal/change/suite"
+	"github.com/bightdev/bight/internal/change/work"
+	"github.com/bightdev/bight/internal/image"
+	"github.com/bightdev/bight/internal/session"
+)
+
+// Worker does steps.
+type Worker struct {
+	Name string
+	// Source tells where the repository of an app is, and how to get in.
+	Source func(ctx context.Context, namespace, app string) (repo.Source, error)
+	// Dir has the working copies, Cache what tests have shown before.
+	Dir, Cache string
+	// Maker builds and pushes images to Registry; Agent is the agent's program, which
+	// serves static sites.
+	Maker    *session.Maker
+	Registry image.Registry
+	Agent    string
+	// Checkers review.
+	Checkers []review.Checker
+	Gates    []review.Gate
+	Log      *slog.Logger
+
+	mu    sync.Mutex
+	slots []*slot
+}
+
+// Do does one order.
+func (w *Worker) Do(ctx context.Context, o work.Order, log io.Writer) work.Result {
+	src, err := w.Source(ctx, o.Namespace, o.App)
+	if err != nil {
+		return erred(fmt.Errorf("reach the repository: %w", err))
+	}
+	mask := suite.NewMask(log, src.Password)
+	defer mask.Flush()
+	var do func(context.Context, *job) work.Result
+	switch o.Step {
+	case v1alpha1.ReviewStep:
+		do = w.review
+	case v1alpha1.BuildStep:
+		do = w.build
+	case v1alpha1.TestStep:
+		do = w.test
+	default:
+		return work.Result{State: work.Erred, Message: fmt.Sprintf("this worker knows no step %q: is it older than the controller?", o.Step)}
+	}
+	s, err := w.checkout(ctx, o, src)
+	if s != nil {
+		defer w.leave(s)
+	}
+	if err != nil {
+		return classify(fmt.Errorf("check %s out: %w", o.Commit[:12], err))
+	}
+	for _, note := range notes(s.copy) {
+		fmt.Fprintln(mask, note)
+	}
+	j := &job{Order: o, copy: s.copy, dir: filepath.Join(s.copy.Dir, filepath.FromSlash(o.Directory)), out: mask, password: src.Password}
+	if info, err := os.Stat(j.dir); err != nil || !info.IsDir() {
+		return work.Result{State: work.Failed, Message: fmt.Sprintf("the commit has no directory %s, where the App says that the app is", o.Directory)}
+	}
+	r := do(ctx, j)
+	if ctx.Err() != nil {
+		return erred(context.Cause(ctx))
+	}
+	return r
+}
+
+// job is one order and its working copy.
+type job struct {
+	work.Order
+	copy     *repo.Copy
+	dir      string // of the app
+	out      io.Writer
+	password string
+
+	once sync.Once
+	app  *app.App
+	err  error
+}
+
+// plan reads the app from the source.
+func (j *job) plan(ctx context.Context) (*app.App, error) {
+	j.once.Do(func() { j.app, j.err = session.Plan(ctx, j.dir) })
+	return j.app, j.err
+}
+
+// classify tells what is the commit's fault from what surrounds it.
+func classify(err error) work.Result {
+	var unsafe *repo.UnsafeTreeError
+	var large *repo.TooLargeError
+	if errors.As(err, &unsafe) || errors.As(err, &large) {
+		return work.Result{State: work.Failed, Message: err.Error()}
+	}
+	return erred(err)
+}
+
+func erred(err error) work.Result { return work.Result{State: work.Erred, Message: err.Error()} }
+
+func failed(err error) work.Result { return work.Result{State: work.Failed, Message: err.Error()} }
+
+// notes says what of a commit is not in its working copy.
+func notes(c *repo.Copy) []string {
+	var out []string
+	for _, s := range c.Submodules {
+		out = append(out, fmt.Sprintf("submodule %s is left empty: submodules are not fetched", s.Path))
+	}
+	if n := len(c.Pointers); n > 0 {
+		out = append(out, fmt.Sprintf("%d files are pointers of Git LFS and stay so, such as %s", n, c.Pointers[0]))
+	}
+	for _, l := range c.Large {
+		out = append(out, fmt.Sprintf("%s is large: %d MiB", l.Path, l.Size>>20))
+	}
+	for _, names := range c.Collisions {
+		out = append(out, "these are one file where case does not matter: "+strings.Join(names, ", "))
+	}
+	return out
+}
+
+// slot is a directory with a working copy.
+type slot struct {
+	dir   string
+	key   string // what it has: app, kind of use, commit and base
+	users int
+	ready chan struct{} // closed when copy and err are set
+	copy  *repo.Copy
+	err   error
+}
+
+// checkout returns a working copy of an order's commit. The caller leaves it, also
+// after an error, unless it is nil.
+func (w *Worker) checkout(ctx context.Context, o work.Order, src repo.Source) (*slot, error) {
+	use := "read"
+	if o.Step == v1alpha1.TestStep {
+		use = "test"
+	}
+	place := fmt.Sprintf("%s.%s.%s", o.Namespace, o.App, use)
+	if o.Untrusted {
+		place += ".untrusted"
+	}
+	key := strings.Join([]string{place, o.Commit, o.Base}, " ")
+	s, first := w.take(place, key)
+	if first {
+		options := repo.CheckoutOptions{}
+		if o.Base != "" {
+			options.With = []string{o.Base}
+		}
+		s.copy, s.err = repo.Checkout(ctx, src, o.Commit, s.dir, options)
+		close(s.ready)
+		return s, s.err
+	}
+	select {
+	case <-ctx.Done():
+		return s, ctx.Err()
+	case <-s.ready:
+		return s, s.err
+	}
+}
+
+// take finds the slot that has what is wanted, or one that nobody uses, or makes one.
+func (w *Worker) take(place, key string) (s *slot, first bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var free *slot
+	n := 0
+	for _, s := range w.slots {
+		if !strings.HasPrefix(s.key, place+" ") {
+			continue
+		}
+		n++
+		if s.key == key && (s.users > 0 || s.err == nil) && !strings.Contains(place, ".test") {
+			s.users++
+			return s, false
+		}
+		if s.users == 0 && free == nil {
+			free = s
+		}
+	}
+	if free == nil {
+		free = &slot{dir: filepath.Join(w.Dir, fmt.Sprintf("%s.%d", place, n))}
+		w.slots = append(w.slots, free)
+	}
+	free.key, free.users, free.ready, free.copy, free.err = key, 1, make(chan struct{}), nil, nil
+	return free, true
+}
+
+func (w *Worker) leave(s *slot) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	s.users--
+}

@@ -1,0 +1,283 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/bightdev/bight/api/v1alpha1"
+	"github.com/bightdev/bight/internal/change"
+	"github.com/bightdev/bight/internal/change/ship"
+	"github.com/bightdev/bight/internal/kube"
+	"github.com/bightdev/bight/internal/session"
+	"github.com/bightdev/bight/internal/ui/term"
+)
+
+func (p *Program) changeCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "change",
+		Short: "See and steer what was shipped",
+		Long: `A change is one commit on its way through review, build, test and merge to the app's
+environments. These commands show changes and let people decide what is theirs to
+decide. Without -n, the namespace is that of the app in the directory here, or else
+the context's.`,
+		Args: noSuchCommand,
+		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
+	}
+	c.AddCommand(p.changeListCommand(), p.changeShowCommand(), p.changeLogsCommand(),
+		p.changeSpecCommand("cancel CHANGE", "End a change that is not merged yet", exactlyOne("a change"), func(*v1alpha1.Change, []string) (map[string]any, error) {
+			return map[string]any{"cancel": true}, nil
+		}),
+		p.changeSpecCommand("retry CHANGE", "Do again what has failed of a change", exactlyOne("a change"), retry),
+		p.changeSpecCommand("promote CHANGE ENVIRONMENT", "Let a change into an environment that takes a person's word", cobra.ExactArgs(2), promote))
+	return c
+}
+
+func retry(c *v1alpha1.Change, _ []string) (map[string]any, error) {
+	if !change.Ended(c) {
+		return nil, usageError("change %s is %s: there is nothing to do again", c.Name, strings.ToLower(c.Status.Phase))
+	}
+	if c.Status.Phase == v1alpha1.Deployed || c.Status.Phase == v1alpha1.Superseded {
+		return nil, usageError("change %s is %s: %s", c.Name, strings.ToLower(c.Status.Phase), c.Status.Message)
+	}
+	return map[string]any{"attempt": c.Spec.Attempt + 1, "cancel": false}, nil
+}
+
+func promote(c *v1alpha1.Change, args []string) (map[string]any, error) {
+	if c.Status.Merged == "" {
+		return nil, usageError("change %s is not merged: only what is merged goes on to an environment", c.Name)
+	}
+	if slices.Contains(c.Spec.Promote, args[1]) {
+		return nil, usageError("change %s was promoted to %s already", c.Name, args[1])
+	}
+	return map[string]any{"promote": append(slices.Clone(c.Spec.Promote), args[1])}, nil
+}
+
+// changes is what the commands about changes work with.
+func (p *Program) changes(ctx context.Context, t *target, printer *term.Printer) (*ship.Shipper, error) {
+	if err := t.check(); err != nil {
+		return nil, err
+	}
+	cluster, _, err := t.load(printer)
+	if err != nil {
+		return nil, err
+	}
+	s := &ship.Shipper{Cluster: cluster, Namespace: t.namespace, Log: t.log(p.Stderr), Say: func(text string) { printer.Note("", text) }}
+	if s.Namespace == "" {
+		s.Namespace = cluster.Namespace
+		if dir, err := directory(nil); err == nil {
+			if a, err := session.Plan(ctx, dir); err == nil {
+				s.Namespace = a.Name
+			}
+		}
+	}
+	s.Client = controllerClient(cluster, s.Namespace)
+	return s, nil
+}
+
+func (p *Program) changeListCommand() *cobra.Command {
+	var t target
+	var output, app string
+	c := &cobra.Command{
+		Use:   "list",
+		Short: "List changes, the newest first",
+		Args:  atMost(0, "no argument"),
+		RunE: func(c *cobra.Command, _ []string) error {
+			printer := p.printer(output == "json", nil)
+			defer printer.Close()
+			s, err := p.changes(c.Context(), &t, printer)
+			if err != nil {
+				return err
+			}
+			all, err := s.List(c.Context(), app)
+			if err != nil {
+				return err
+			}
+			table := &term.Table{Head: []string{"CHANGE", "PHASE", "STEP", "RISK", "BY", "AGE", "TITLE"}, Empty: "no change in namespace " + s.Namespace}
+			for _, c := range all {
+				risk := ""
+				if c.Status.Risk != nil {
+					risk = fmt.Sprint(*c.Status.Risk)
+				}
+				table.Rows = append(table.Rows, []string{c.Name, strings.ToLower(c.Status.Phase), c.Status.Current, risk, c.Spec.Author, term.Duration(time.Since(c.CreationTimestamp.Time)), c.Spec.Title})
+			}
+			return printer.Data(all, table)
+		},
+	}
+	t.flags(c)
+	c.Flags().StringVar(&app, "app", "", "only those of this app")
+	p.outputFlag(c, &output)
+	return c
+}
+
+func (p *Program) changeShowCommand() *cobra.Command {
+	var t target
+	var output string
+	var follow bool
+	c := &cobra.Command{
+		Use:   "show CHANGE",
+		Short: "Show the timeline of a change",
+		Args:  exactlyOne("a change"),
+		RunE: func(c *cobra.Command, args []string) error {
+			printer := p.printer(output == "json", nil)
+			defer printer.Close()
+			s, err := p.changes(c.Context(), &t, printer)
+			if err != nil {
+				return err
+			}
+			found, err := p.change(c.Context(), s, args[0])
+			if err != nil {
+				return err
+			}
+			if follow {
+				last, err := s.Follow(c.Context(), found.Name, newTimeline(printer).show)
+				if err != nil {
+					return err
+				}
+				return concluded(last, printer)
+			}
+			return printer.Data(found, changeTable(found))
+		},
+	}
+	t.flags(c)
+	c.Flags().BoolVarP(&follow, "follow", "f", false, "go on until it has ended; its end is the exit code")
+	p.outputFlag(c, &output)
+	return c
+}
+
+// change finds a change by its name, or by the end of it: the commit.
+func (p *Program) change(ctx context.Context, s *ship.Shipper, name string) (*v1alpha1.Change, error) {
+	found, err := s.Get(ctx, name)
+	if kube.KindOf(err) != kube.NotFound {
+		return found, err
+	}
+	all, listErr := s.List(ctx, "")
+	if listErr != nil {
+		return nil, err
+	}
+	var near []string
+	for _, c := range all {
+		if strings.HasPrefix(c.Spec.Commit, name) && len(name) >= 4 {
+			return &c, nil
+		}
+		if len(near) < 3 {
+			near = append(near, c.Name)
+		}
+	}
+	text := fmt.Sprintf("there is no change %s in namespace %s", name, s.Namespace)
+	if len(near) > 0 {
+		text += "; the newest are " + strings.Join(near, ", ")
+	}
+	return nil, codedError{code: exitNotFound, err: errors.New(text)}
+}
+
+func changeTable(c *v1alpha1.Change) *term.Table {
+	t := &term.Table{Head: []string{"STEP", "STATE", "TOOK", "RESULT"}, Empty: c.Name + ": nothing was done yet"}
+	for _, s := range c.Status.Steps {
+		mark := map[string]string{v1alpha1.StepPassed: "✓ ", v1alpha1.StepFailed: "✗ ", v1alpha1.StepErred: "✗ "}[s.State]
+		took := ""
+		if s.Started != nil && s.Ended != nil {
+			took = term.Duration(s.Ended.Sub(s.Started.Time))
+		}
+		result := strings.Join(strings.Fields(s.Message), " ")
+		if s.Cached != "" {
+			result += " (" + s.Cached + ")"
+		}
+		t.Rows = append(t.Rows, []string{s.Name, mark + strings.ToLower(s.State), took, result})
+	}
+	end := c.Status.Message
+	if c.Status.Preview != nil && !change.Ended(c) {
+		end = strings.TrimPrefix(end+"; preview in "+c.Status.Preview.Namespace, "; ")
+	}
+	t.Rows = append(t.Rows, []string{c.Name, strings.ToLower(c.Status.Phase), "", strings.Join(strings.Fields(end), " ")})
+	return t
+}
+
+func (p *Program) changeLogsCommand() *cobra.Command {
+	var t target
+	var follow bool
+	c := &cobra.Command{
+		Use:   "logs CHANGE [STEP]",
+		Short: "Print what the steps of a change have printed",
+		Args:  cobra.RangeArgs(1, 2),
+		RunE: func(c *cobra.Command, args []string) error {
+			printer := p.printer(false, nil)
+			defer printer.Close()
+			s, err := p.changes(c.Context(), &t, printer)
+			if err != nil {
+				return err
+			}
+			found, err := p.change(c.Context(), s, args[0])
+			if err != nil {
+				return err
+			}
+			if err := s.Client.Open(c.Context()); err != nil {
+				return err
+			}
+			defer s.Client.Close()
+			return p.changeLogs(c.Context(), s, found, args[1:], follow)
+		},
+	}
+	t.flags(c)
+	c.Flags().BoolVarP(&follow, "follow", "f", false, "go on while a step runs")
+	return c
+}
+
+func (p *Program) changeLogs(ctx context.Context, s *ship.Shipper, c *v1alpha1.Change, only []string, follow bool) error {
+	printed := false
+	for _, step := range c.Status.Steps {
+		if step.Log == "" || len(only) > 0 && step.Name != only[0] {
+			continue
+		}
+		body, err := s.Client.File(ctx, step.Log, follow)
+		if err != nil {
+			continue // it has printed nothing
+		}
+		printed = true
+		if len(only) == 0 {
+			fmt.Fprintf(p.Stderr, "--- %s\n", step.Name)
+		}
+		_, err = io.Copy(p.Stdout, body)
+		_ = body.Close()
+		if err != nil {
+			return fmt.Errorf("read the log of %s: %w", step.Name, err)
+		}
+	}
+	if !printed {
+		return codedError{code: exitNotFound, err: fmt.Errorf("change %s has no log%s", c.Name, strings.TrimSuffix(" of step "+strings.Join(only, ""), " of step "))}
+	}
+	return nil
+}
+
+// changeSpecCommand is a command that changes what people want of a change.
+func (p *Program) changeSpecCommand(use, short string, args cobra.PositionalArgs, edit func(*v1alpha1.Change, []string) (map[string]any, error)) *cobra.Command {
+	var t target
+	c := &cobra.Command{
+		Use: use, Short: short, Args: args,
+		RunE: func(c *cobra.Command, args []string) error {
+			printer := p.printer(false, nil)
+			defer printer.Close()
+			s, err := p.changes(c.Context(), &t, printer)
+			if err != nil {
+				return err
+			}
+			found, err := p.change(c.Context(), s, args[0])
+			if err != nil {
+				return err
+			}
+			spec, err := edit(found, args)
+			if err != nil {
+				return err
+			}
+			return s.Patch(c.Context(), found, spec)
+		},
+	}
+	t.flags(c)
+	return c
+}
