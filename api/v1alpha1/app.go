@@ -52,6 +52,7 @@ type AppSpec struct {
 	// +listMapKey=name
 	Environments []Environment `json:"environments"`
 	// +optional
+	// +kubebuilder:default={}
 	Policy Policy `json:"policy,omitzero"`
 }
 

@@ -17,6 +17,9 @@ const (
 	LeaderLabel = "bight.dev/leader"
 )
 
+// ReasonAnnotation of a Change says why it is cancelled.
+const ReasonAnnotation = "bight.dev/reason"
+
 // Change is one commit on its way to users. Its status is the timeline: what was
 // done with it, when, with which result, and where the evidence is. Changes are made
 // by the controller alone, from what was pushed.

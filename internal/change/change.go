@@ -149,7 +149,7 @@ func Compose(v View, c *v1alpha1.Change) []v1alpha1.Step {
 	steps := slices.DeleteFunc(slices.Clone(c.Status.Steps), func(s v1alpha1.Step) bool { return ofRun(s.Name) })
 	if lead, r := bestRun(v.Changes, c); r != nil {
 		for _, s := range r.Steps {
-			if lead != c {
+			if lead.Name != c.Name {
 				s.Message = strings.TrimSuffix("together with "+lead.Name+": "+s.Message, ": ")
 			}
 			steps = append(steps, s)
@@ -181,7 +181,7 @@ func bestRun(changes []*v1alpha1.Change, c *v1alpha1.Change) (*v1alpha1.Change, 
 		case r.State == v1alpha1.RunFailed:
 			n = 2
 		}
-		if l == c {
+		if l.Name == c.Name {
 			n++
 		}
 		return n

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -79,6 +80,9 @@ func (r *renderer) container(s *app.Service, set settings) *coreac.ContainerAppl
 	if r.opts.Live != nil {
 		c.WithEnv(coreac.EnvVar().WithName(tokenEnv).WithValueFrom(coreac.EnvVarSource().
 			WithSecretKeyRef(coreac.SecretKeySelector().WithName(r.opts.Live.TokenSecret).WithKey(tokenKey))))
+	}
+	if seconds := int64(r.opts.Drain / time.Second); seconds > 0 && len(s.Ports) > 0 {
+		c.WithLifecycle(coreac.Lifecycle().WithPreStop(coreac.LifecycleHandler().WithSleep(coreac.SleepAction().WithSeconds(seconds))))
 	}
 	r.probes(c, s)
 	return c

@@ -24,7 +24,8 @@ import (
 // dock is a repository that is shipped from.
 type dock struct {
 	*lab
-	prod string // the namespace of its environment
+	prod    string // the namespace of its environment
+	commits int
 }
 
 // newDock makes a repository with an app of two services, named as the test, in a
@@ -102,7 +103,9 @@ func (d *dock) git(args ...string) string {
 func (d *dock) commit(title string) string {
 	d.Helper()
 	d.git("add", "--all")
-	d.git("commit", "--quiet", "--message", title)
+	// No two have the same time, by which an amended commit is known for what it was.
+	d.commits++
+	d.git("commit", "--quiet", "--message", title, "--date", fmt.Sprintf("@%d +0000", time.Now().Unix()-1000+int64(d.commits)))
 	return d.namespace + "-" + d.git("rev-parse", "HEAD")[:12]
 }
 

@@ -109,6 +109,16 @@ func (e *environments) stop(key client.ObjectKey) {
 	}
 }
 
+// target is what is worked towards in an environment, "" for nothing.
+func (e *environments) target(p place) string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if r := e.under[p]; r != nil {
+		return r.target
+	}
+	return ""
+}
+
 // busy reports whether something is under way in an environment.
 func (e *environments) busy(p place) bool {
 	e.mu.Lock()
@@ -142,8 +152,13 @@ func (c *Controller) built(run v1alpha1.Run) (artifacts, error) {
 // AppFile is the name of the app model among the files that a build leaves.
 const AppFile = "app.json"
 
+// drained is longer than it takes until every node's proxy knows of a pod's end.
+const drained = 5 * time.Second
+
 // render returns the objects of an environment.
-func (a artifacts) render(namespace string) ([]deploy.Object, error) {
+// Its pods go on for drain after they were told to end: for so long the cluster may
+// still lead requests to them.
+func (a artifacts) render(namespace string, drain time.Duration) ([]deploy.Object, error) {
 	commands := map[string][]string{}
 	for _, s := range a.app.Services {
 		command, err := session.Command(s)
@@ -152,7 +167,7 @@ func (a artifacts) render(namespace string) ([]deploy.Object, error) {
 		}
 		commands[s.Name] = command
 	}
-	return deploy.Render(a.app, deploy.RenderOptions{Environment: namespace, Images: a.images, Commands: commands})
+	return deploy.Render(a.app, deploy.RenderOptions{Environment: namespace, Images: a.images, Commands: commands, Drain: drain})
 }
 
 // startDeploy brings a merged change to an environment in the background.
@@ -222,7 +237,7 @@ func (c *Controller) deploy(ctx context.Context, a *v1alpha1.App, r *repo.Reposi
 	if err != nil {
 		return erred(err)
 	}
-	objs, err := art.render(namespace)
+	objs, err := art.render(namespace, drained)
 	if err != nil {
 		return refused("%s", err)
 	}

@@ -48,7 +48,10 @@ func (c *Controller) startPreview(s *subject, a change.Action) {
 	p := place{client.ObjectKeyFromObject(s.app), previewNamespace(s.app, m)}
 	key, appCopy := client.ObjectKeyFromObject(m), s.app.DeepCopy()
 	attempt := m.Status.Attempt
-	c.envs.begin(p, fmt.Sprintf("%s/%s/%d", m.Name, run.Commit, attempt), func(ctx context.Context) {
+	if now := c.envs.target(p); now != "" && now != previewOf(m, run) && s.previews(now) {
+		return // one after the other: when that has ended, this is looked at again
+	}
+	c.envs.begin(p, previewOf(m, run), func(ctx context.Context) {
 		started := ptrNow()
 		s := v1alpha1.Step{Name: v1alpha1.PreviewStep, State: v1alpha1.StepRunning, Commit: run.Commit, Started: started, Message: "deploying to " + p.namespace}
 		c.runStep(ctx, key, run, attempt, appCopy, s, nil)
@@ -64,6 +67,23 @@ func (c *Controller) startPreview(s *subject, a change.Action) {
 		done.Name, done.Commit, done.Started, done.Ended = s.Name, s.Commit, started, ptrNow()
 		c.runStep(context.WithoutCancel(ctx), key, run, attempt, appCopy, done, preview)
 	})
+}
+
+// previewOf is what a preview of a run is a target of.
+func previewOf(m *v1alpha1.Change, run v1alpha1.Run) string {
+	return fmt.Sprintf("%s/%s/%d", m.Name, run.Commit, m.Status.Attempt)
+}
+
+// previews reports whether a target is a run that is still under way.
+func (s *subject) previews(target string) bool {
+	for _, m := range s.view.Changes {
+		for _, r := range m.Status.Runs {
+			if r.State == v1alpha1.RunRunning && previewOf(m, r) == target {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // runStep notes a step of a run that the controller does itself.
@@ -96,7 +116,7 @@ func (c *Controller) preview(ctx context.Context, a *v1alpha1.App, namespace str
 	if err != nil {
 		return erred(err), nil
 	}
-	objs, err := art.render(namespace)
+	objs, err := art.render(namespace, 0)
 	if err != nil {
 		return refused("%s", err), nil
 	}
@@ -175,7 +195,11 @@ func ask(ctx context.Context, s *app.Service, p app.Port, namespace string) erro
 	host := net.JoinHostPort(s.Name+"."+namespace+".svc", strconv.Itoa(p.Number))
 	var last error
 	for pause := 10 * time.Millisecond; ; pause = min(2*pause, 500*time.Millisecond) {
-		err := askOnce(ctx, s, p, host)
+		// Each try is short: one that was led to a pod which has just gone would wait for
+		// it to the end.
+		try, stop := context.WithTimeout(ctx, 2*time.Second)
+		err := askOnce(try, s, p, host)
+		stop()
 		if err == nil {
 			return nil
 		}

@@ -223,6 +223,7 @@ func (c *Controller) end(ctx context.Context, s *subject, a change.Action) error
 			return errUnchanged
 		}
 		m.Status.Phase, m.Status.Message, m.Status.Current = a.Phase, a.Message, ""
+		m.Status.Steps = change.Compose(s.view, m)
 		for i := range m.Status.Steps {
 			if st := &m.Status.Steps[i]; st.State == v1alpha1.StepRunning || st.State == v1alpha1.StepWaiting {
 				st.State, st.Ended, st.Message = v1alpha1.StepSkipped, ptrNow(), "the change was "+lower(a.Phase)

@@ -73,16 +73,22 @@ func (c *Client) serve(ctx context.Context) error {
 	if c.Connected != nil {
 		c.Connected()
 	}
-	ctx, cancel := context.WithCancelCause(ctx)
+	// The connection outlives ctx for as long as it takes to say goodbye: steps of a
+	// worker that just falls silent are given to another later.
+	link, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer cancel(nil)
-	s := &shift{c: c, conn: conn, ctx: ctx, running: map[string]context.CancelCauseFunc{}}
+	s := &shift{c: c, conn: conn, ctx: link, running: map[string]context.CancelCauseFunc{}}
 	var tasks sync.WaitGroup
+	defer context.AfterFunc(ctx, func() {
+		s.stop(context.Cause(ctx))
+		_ = conn.Close(websocket.StatusGoingAway, "the worker ends")
+	})()
 	tasks.Go(func() {
-		if err := alive(ctx, conn); err != nil {
+		if err := alive(link, conn); err != nil {
 			cancel(fmt.Errorf("%w: %w", ErrLost, err))
 		}
 	})
-	err = s.hear(ctx)
+	err = s.hear(link)
 	cancel(fmt.Errorf("%w: %w", ErrLost, err))
 	_ = conn.CloseNow()
 	tasks.Wait()
@@ -103,6 +109,15 @@ type shift struct {
 
 	mu      sync.Mutex
 	running map[string]context.CancelCauseFunc // by id and lease
+}
+
+// stop ends everything that is being done.
+func (s *shift) stop(why error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, cancel := range s.running {
+		cancel(why)
+	}
 }
 
 func (s *shift) hear(ctx context.Context) error {

@@ -24,6 +24,13 @@ func (w *Worker) build(ctx context.Context, j *job) work.Result {
 	if err != nil {
 		return failed(err)
 	}
+	if len(a.Unreadable) > 0 { // what the app is, is not known
+		var lines []string
+		for _, n := range a.Unreadable {
+			lines = append(lines, n.From.Place()+": "+n.Text)
+		}
+		return work.Result{State: work.Failed, Message: firstLines(strings.Join(lines, "\n"), 6)}
+	}
 	if len(a.Questions) > 0 {
 		return failed(&session.QuestionsError{Questions: a.Questions})
 	}
