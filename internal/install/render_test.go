@@ -103,3 +103,28 @@ func TestNodeAgentsAskForNoMoreThanTheyNeed(t *testing.T) {
 		t.Errorf("(-want +got):\n%s", d)
 	}
 }
+
+// TestControllerIsRestricted runs Pod Security's checks of level restricted.
+func TestControllerIsRestricted(t *testing.T) {
+	all, err := Render(Settings{Image: "i", Replicas: 3})
+	if err != nil {
+		t.Fatal(err)
+	}
+	i := slices.IndexFunc(all, func(u *unstructured.Unstructured) bool { return u.GetKind() == "StatefulSet" })
+	var set appsv1.StatefulSet
+	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(all[i].Object, &set); err != nil {
+		t.Fatal(err)
+	}
+	for _, check := range policy.DefaultChecks() {
+		newest := check.Versions[len(check.Versions)-1]
+		if r := newest.CheckPod(&set.Spec.Template.ObjectMeta, &set.Spec.Template.Spec); !r.Allowed {
+			t.Errorf("%s: %s: %s", check.ID, r.ForbiddenReason, r.ForbiddenDetail)
+		}
+	}
+}
+
+func TestAVolumeThatIsNoSizeIsRefused(t *testing.T) {
+	if _, err := Render(Settings{Image: "i", Volume: "much"}); err == nil {
+		t.Error("Render with a volume of size much has no error")
+	}
+}

@@ -3,6 +3,7 @@ package controller
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -78,12 +79,11 @@ func (c *Controller) queue(ctx context.Context, a *v1alpha1.App, r *repo.Reposit
 		return made, false, nil // it stands; an older one is done for nothing
 	}
 	for _, old := range all.Items {
-		if old.Name == made.Name || change.Ended(&old) || old.Status.Merged != "" || old.Spec.Author != spec.Author || old.Spec.Ref != spec.Ref {
+		if old.Name == made.Name || change.Ended(&old) || old.Status.Merged != "" || old.Spec.Ref != spec.Ref || old.Spec.Request != spec.Request {
 			continue
 		}
-		contained, err := r.IsAncestor(ctx, old.Spec.Commit, spec.Commit)
-		if err != nil || contained && spec.Ref == "refs/heads/"+a.Spec.Branch {
-			continue // the older one goes first, and this one after it
+		if pointless, err := replaces(ctx, a, r, spec, &old); err != nil || !pointless {
+			continue // the older one goes its way, before this one
 		}
 		was := old.DeepCopy()
 		old.Spec.ReplacedBy = made.Name
@@ -93,3 +93,35 @@ func (c *Controller) queue(ctx context.Context, a *v1alpha1.App, r *repo.Reposit
 	}
 	return made, false, nil
 }
+
+// replaces reports whether what is pushed now takes the place of an older change of
+// the same branch. A branch has moved, and with it what is wanted of it. The app's own
+// branch moves by merges alone, so what is pushed there replaces only an earlier
+// version of itself: git keeps author and time when a commit is amended or rebased.
+func replaces(ctx context.Context, a *v1alpha1.App, r *repo.Repository, now v1alpha1.ChangeSpec, old *v1alpha1.Change) (bool, error) {
+	branch := "refs/heads/" + a.Spec.Branch
+	if now.Ref != branch {
+		return true, nil
+	}
+	if contained, err := r.IsAncestor(ctx, old.Spec.Commit, now.Commit); err != nil || contained || old.Spec.Author != now.Author {
+		return false, err
+	}
+	was, err := r.Commit(ctx, old.Spec.Commit)
+	if err != nil {
+		return false, err
+	}
+	base, err := r.MergeBase(ctx, old.Spec.Commit, now.Commit)
+	if err != nil {
+		return false, err
+	}
+	commits, err := r.Commits(ctx, base, now.Commit, versions)
+	if err != nil {
+		return false, err
+	}
+	return slices.ContainsFunc(commits, func(c repo.Commit) bool {
+		return c.Author.Name == was.Author.Name && c.Author.Email == was.Author.Email && c.Author.When.Equal(was.Author.When)
+	}), nil
+}
+
+// versions is among how many commits an earlier version of a pushed one is looked for.
+const versions = 100
