@@ -31,7 +31,7 @@ func (p *Program) Run(ctx context.Context, args []string) int {
 	// What the Kubernetes client writes of its own accord is for -v only.
 	klog.SetSlogLogger(slog.New(slog.DiscardHandler))
 	root := p.root()
-	root.SetArgs(args)
+	root.SetArgs(asked(os.Args[0], args))
 	root.SetIn(p.Stdin)
 	root.SetOut(p.Stdout)
 	root.SetErr(p.Stderr)
@@ -99,6 +99,7 @@ func (p *Program) commands() []*cobra.Command {
 		p.nodeCommand(),
 		p.controllerCommand(),
 		p.gitHookCommand(),
+		p.gitRemoteCommand(),
 		p.doctorCommand(),
 		p.versionCommand(),
 		p.completionCommand(),

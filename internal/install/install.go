@@ -28,6 +28,7 @@ import (
 	"k8s.io/client-go/dynamic"
 	"k8s.io/utils/ptr"
 
+	"github.com/bightdev/bight/api/v1alpha1"
 	"github.com/bightdev/bight/internal/kube"
 	"github.com/bightdev/bight/internal/kube/follow"
 )
@@ -295,11 +296,39 @@ func (i *Installer) Uninstall(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	rest, err := i.removeAll(ctx, slices.DeleteFunc(all, agents))
+	previews, err := i.previews(ctx)
+	if err != nil {
+		return err
+	}
+	rest, err := i.removeAll(ctx, append(previews, slices.DeleteFunc(all, agents)...))
 	if err == nil && first+rest == 0 {
 		i.Say("nothing of Bight is installed")
 	}
 	return err
+}
+
+// previews are the namespaces of changes' previews, which nobody would remove when the
+// controller is gone. Other environments are where applications run, and stay.
+func (i *Installer) previews(ctx context.Context) ([]*unstructured.Unstructured, error) {
+	u := &unstructured.Unstructured{}
+	u.SetAPIVersion("v1")
+	u.SetKind("Namespace")
+	client, err := i.client(u)
+	if err != nil {
+		return nil, err
+	}
+	list, err := client.List(ctx, metav1.ListOptions{LabelSelector: v1alpha1.EnvironmentLabel + "=preview," + v1alpha1.AppNamespaceLabel})
+	if apierrors.IsForbidden(err) {
+		return nil, nil // who may remove the rest may remove these, but need not see all
+	}
+	if err != nil {
+		return nil, fmt.Errorf("look for previews: %w", i.Cluster.Explain(err))
+	}
+	var all []*unstructured.Unstructured
+	for n := range list.Items {
+		all = append(all, &list.Items[n])
+	}
+	return all, nil
 }
 
 // removeAll removes objects, waits until they are gone, and returns how many there

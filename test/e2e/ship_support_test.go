@@ -140,6 +140,18 @@ func (d *dock) change(name string) *v1alpha1.Change {
 	return c
 }
 
+// runs waits until a step of a change is being done.
+func (d *dock) runs(name, step string) {
+	d.Helper()
+	d.eventually(step+" of "+name+" runs", func() error {
+		out, err := d.kubectl("get", "change", name, "-n", d.namespace, "-o", "jsonpath={.status.steps[?(@.name==\""+step+"\")].state}")
+		if err == nil && out != v1alpha1.StepRunning {
+			err = fmt.Errorf("it is %q", out)
+		}
+		return err
+	})
+}
+
 // states are the states of a change's steps, by name.
 func (d *dock) states(name string) map[string]string {
 	d.Helper()

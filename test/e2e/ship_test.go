@@ -283,12 +283,7 @@ func testShipControllerKilled(d *dock) {
 	d.slowTest("kept")
 	name := d.commit("cart: a slow test")
 	p := d.start("ship", "-n", d.namespace)
-	d.eventually("the test runs", func() error {
-		if d.states(name)["test"] != v1alpha1.StepRunning {
-			return fmt.Errorf("steps %v", d.states(name))
-		}
-		return nil
-	})
+	d.runs(name, "test")
 	if err := client.CoreV1().Pods("bight-system").Delete(context(), d.leader(), deleteNow()); err != nil {
 		d.Fatal(err)
 	}
@@ -324,12 +319,7 @@ func testShipWorkerKilled(d *dock) {
 		return nil
 	})
 	p := d.start("ship", "-n", d.namespace, "--no-worker")
-	d.eventually("the test runs", func() error {
-		if d.states(name)["test"] != v1alpha1.StepRunning {
-			return fmt.Errorf("steps %v", d.states(name))
-		}
-		return nil
-	})
+	d.runs(name, "test")
 	first.signal(syscall.SIGKILL)
 	d.start("worker", "--app", d.namespace+"/"+d.namespace, "--name", "second", "--slots", "4")
 	if code := p.end(d.T); code != 0 {

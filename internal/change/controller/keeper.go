@@ -73,11 +73,17 @@ func (c *Controller) update(ctx context.Context, key client.ObjectKey, edit func
 	defer cancel()
 	read := client.Reader(c.client)
 	for pause := 20 * time.Millisecond; ; pause = min(2*pause, 2*time.Second) {
-		now, err := c.updateOnce(ctx, read, key, edit)
+		var edited error
+		now, err := c.updateOnce(ctx, read, key, func(m *v1alpha1.Change) error {
+			edited = edit(m)
+			return edited
+		})
 		switch {
-		case err == nil || errors.Is(err, errUnchanged):
+		case err == nil || errors.Is(edited, errUnchanged):
 			return now, nil
-		case !apierrors.IsConflict(err) && !passing(err):
+		case edited != nil:
+			return nil, edited // nothing that time would mend
+		case errors.Is(err, errNoMore) || !apierrors.IsConflict(err) && !passing(err):
 			return nil, err
 		}
 		read = c.live
@@ -166,10 +172,11 @@ func (k keeper) Leased(ctx context.Context, o work.Order, worker string) error {
 		if err != nil {
 			return err
 		}
-		s.State, s.Worker, s.Lease, s.Commit, s.Message = v1alpha1.StepRunning, worker, o.Lease, o.Commit, ""
-		if o.Lease > 0 {
-			s.Message = fmt.Sprintf("begun again: worker %s was lost", s.Worker)
+		message := ""
+		if o.Lease > 0 && s.Worker != "" {
+			message = fmt.Sprintf("begun again: worker %s was lost", s.Worker)
 		}
+		s.State, s.Worker, s.Lease, s.Commit, s.Message = v1alpha1.StepRunning, worker, o.Lease, o.Commit, message
 		s.Started, s.Ended = ptrNow(), nil
 		s.Log = logPath(o.Namespace, o.Change, o.Step+"-"+short(o.Commit), o.Attempt, o.Lease)
 		*list = change.SetStep(*list, s)
