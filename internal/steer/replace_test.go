@@ -181,11 +181,13 @@ func TestReplaceAgainDoesNotStartTheProcess(t *testing.T) {
 	before, after := newPerson(t, p, "anna"), newPerson(t, p, "anna")
 	laptop := to(serve(t, named("anna")))
 	first := before.join(t, before.rule(Replace, Match{}), laptop)
+	before.link.freeze(true) // else it hears of the second, and joins again
 	second := after.join(t, after.rule(Replace, Match{}), laptop)
 	if _, started := app.runs(); started != 1 || len(p.host.List()) != 1 {
 		t.Errorf("the process was started %d times, the rules are %+v", started, p.host.List())
 	}
 	_ = before.sess.Close()
+	before.link.freeze(false)
 	<-first.Done()
 	_, body := dial(t, p.addr).get(t, "/x")
 	want(t, "the second", body, "anna GET /x 0")
