@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net"
 	"strconv"
 
 	core "k8s.io/api/core/v1"
@@ -52,6 +53,7 @@ func applyBootstrap(ctx context.Context, client kubernetes.Interface, c *spec.Cl
 
 func bootstrapObjects(client kubernetes.Interface, c *spec.Cluster) []object {
 	inside := "localhost:" + strconv.Itoa(spec.RegistryPort)
+	pods := net.JoinHostPort(c.Node(1).Address, strconv.Itoa(spec.RegistryPort))
 	servicePorts, endpointPorts := dnsPorts()
 	reclaim, binding, ready := core.PersistentVolumeReclaimDelete, storagev1.VolumeBindingImmediate, true
 	rbacType := meta.TypeMeta{APIVersion: "rbac.authorization.k8s.io/v1"}
@@ -98,7 +100,7 @@ func bootstrapObjects(client kubernetes.Interface, c *spec.Cluster) []object {
 		{client.CoreV1().RESTClient(), "configmaps", "kube-public", "local-registry-hosting", &core.ConfigMap{
 			TypeMeta: coreType("ConfigMap"), ObjectMeta: meta.ObjectMeta{Name: "local-registry-hosting", Namespace: "kube-public"},
 			Data: map[string]string{"localRegistryHosting.v1": fmt.Sprintf(
-				"host: %q\nhostFromContainerRuntime: %q\nhelp: \"https://kubernetes.io/docs/tasks/\"\n", c.RegistryHost(), inside)},
+				"host: %q\nhostFromContainerRuntime: %q\nhostFromClusterNetwork: %q\nhelp: \"https://kubernetes.io/docs/tasks/\"\n", c.RegistryHost(), inside, pods)},
 		}},
 		{client.RbacV1().RESTClient(), "roles", "kube-public", "local-registry-hosting", &rbac.Role{
 			TypeMeta: kind(rbacType, "Role"), ObjectMeta: meta.ObjectMeta{Name: "local-registry-hosting", Namespace: "kube-public"},

@@ -21,7 +21,7 @@ import (
 )
 
 // openDoors opens the ways in: the API server's and the registry's ports on this
-// machine, the registry's on each node, and the gate.
+// machine, the registry's on each node and for pods, and the gate.
 func (s *Supervisor) openDoors(ctx context.Context) error {
 	api, err := hostPort("API server", s.Cluster.APIHostPort, s.Cluster)
 	if err != nil {
@@ -48,7 +48,24 @@ func (s *Supervisor) openDoors(ctx context.Context) error {
 		}
 		s.serve(ctx, server, l)
 	}
+	pods, err := s.nodes[0].ns.Listen(net.JoinHostPort(s.nodes[0].Address, strconv.Itoa(spec.RegistryPort)))
+	if err != nil {
+		return err
+	}
+	s.serve(ctx, &http.Server{Handler: readOnly(server.Handler), ReadHeaderTimeout: time.Minute}, pods)
 	return s.pushPause(ctx)
+}
+
+// readOnly is the registry as pods see it: they may look, and can't change what
+// others run.
+func readOnly(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodGet && r.Method != http.MethodHead {
+			http.Error(w, "pods can't push to this registry: push from the machine that the cluster runs on", http.StatusMethodNotAllowed)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
 }
 
 // hostPort opens a port of this machine.

@@ -139,7 +139,7 @@ func TestWhatEveryClusterHasIsApplied(t *testing.T) {
 		"/api/v1/namespaces/kube-system/services/kube-dns":                                              {spec.ServiceDNS, `"UDP"`, `"TCP"`},
 		"/apis/discovery.k8s.io/v1/namespaces/kube-system/endpointslices/kube-dns":                      {c.Node(1).Address, `"ready":true`},
 		"/apis/storage.k8s.io/v1/storageclasses/standard":                                               {`"storageclass.kubernetes.io/is-default-class":"true"`},
-		"/api/v1/namespaces/kube-public/configmaps/local-registry-hosting":                              {`localhost:5001`, `localhost:5000`},
+		"/api/v1/namespaces/kube-public/configmaps/local-registry-hosting":                              {`localhost:5001`, `localhost:5000`, c.Node(1).Address + `:5000`},
 		"/apis/rbac.authorization.k8s.io/v1/namespaces/kube-public/roles/local-registry-hosting":        {`"get"`},
 		"/apis/rbac.authorization.k8s.io/v1/namespaces/kube-public/rolebindings/local-registry-hosting": {`"system:authenticated"`},
 	} {
@@ -155,5 +155,19 @@ func TestWhatEveryClusterHasIsApplied(t *testing.T) {
 	server.Close()
 	if err := applyBootstrap(t.Context(), client, c); err == nil || !contains(err.Error(), "clusterroles system:bight-dns") {
 		t.Errorf("without a server: got %v", err)
+	}
+}
+
+func TestPodsCantPush(t *testing.T) {
+	h := readOnly(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusAccepted) }))
+	for method, want := range map[string]int{
+		http.MethodGet: http.StatusAccepted, http.MethodHead: http.StatusAccepted, http.MethodPost: http.StatusMethodNotAllowed,
+		http.MethodPut: http.StatusMethodNotAllowed, http.MethodPatch: http.StatusMethodNotAllowed, http.MethodDelete: http.StatusMethodNotAllowed,
+	} {
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, httptest.NewRequest(method, "/v2/shop/cart/manifests/x", nil))
+		if w.Code != want {
+			t.Errorf("%s: %d, want %d", method, w.Code, want)
+		}
 	}
 }
