@@ -18,6 +18,9 @@ type App struct {
 	Services []*Service `json:"services"` // sorted by name
 	Tasks    []*Task    `json:"tasks,omitempty"`
 
+	// Linters are programs that look at each change besides Bight's own review.
+	Linters []*Linter `json:"linters,omitempty"`
+
 	// Questions are facts that nobody but the user knows. Nothing is deployed
 	// while one is open.
 	Questions []Question `json:"questions,omitempty"`
@@ -59,6 +62,31 @@ type Service struct {
 
 	// Replicas is how many pods run; 0 means 1.
 	Replicas int32 `json:"replicas,omitempty"`
+
+	// Test is how the service is tested besides the tests of Go packages; nil is
+	// not at all.
+	Test *Test `json:"test,omitempty"`
+}
+
+// Test is a service's own way to test it.
+type Test struct {
+	Command string `json:"command"` // for a shell in the service's directory
+	// Report is a pattern of JUnit files that the command writes, relative to the
+	// service's directory; "" if it writes none.
+	Report string `json:"report,omitempty"`
+	From   From   `json:"from"`
+}
+
+// Linter is a program that looks at changed files and writes SARIF.
+type Linter struct {
+	Name string `json:"name"`
+	// Command is the program and its arguments. The argument {files} stands for the
+	// changed files, {output} for the file to write to in place of stdout.
+	Command []string `json:"command"`
+	// Files are patterns of the files that it is for, as in .dockerignore, relative
+	// to the repository's root; none is all.
+	Files []string `json:"files,omitempty"`
+	From  From     `json:"from"`
 }
 
 // Port returns the service's main port, or nil when it opens none.

@@ -36,6 +36,10 @@ func (f *File) Apply(a *app.App) error {
 		}
 		a.Tasks = append(a.Tasks, &app.Task{Name: name, Command: t.Command, Service: t.Service, From: f.from("", "tasks."+name)})
 	}
+	for _, name := range slices.Sorted(maps.Keys(f.Linters)) {
+		l := f.Linters[name]
+		a.Linters = append(a.Linters, &app.Linter{Name: name, Command: l.Command, Files: l.Files, From: f.from("", "linters."+name)})
+	}
 	return d.joined()
 }
 
@@ -85,6 +89,9 @@ func (f *File) applyService(d *decoder, a *app.App, name string, o Service) {
 	}
 	if o.Replicas != nil {
 		s.Replicas = int32(*o.Replicas)
+	}
+	if o.Test != "" {
+		s.Test = &app.Test{Command: o.Test, Report: o.TestReport, From: f.from("", at+".test")}
 	}
 	if o.Volumes != nil {
 		s.Volumes = nil

@@ -2,6 +2,7 @@ package project
 
 import (
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/bightdev/bight/internal/app"
@@ -30,6 +31,48 @@ func (f *File) checkDir(d *decoder, at, dir string) {
 	c := path.Clean(dir)
 	if path.IsAbs(c) || c == ".." || strings.HasPrefix(c, "../") {
 		d.fail(f.at[at], "%q is outside of the app's directory; write a path relative to %s", dir, Name)
+	}
+}
+
+func (f *File) checkTest(d *decoder, at string, s Service) {
+	if _, set := f.at[at+".test"]; set && strings.TrimSpace(s.Test) == "" && !d.bad[at+".test"] {
+		d.fail(f.at[at+".test"], "test is empty; write a command, such as npm test")
+	}
+	if s.TestReport == "" {
+		return
+	}
+	if s.Test == "" {
+		d.fail(f.at[at+".testReport"], "testReport is what test writes, and there is no test")
+	}
+	f.checkDir(d, at+".testReport", s.TestReport)
+	if _, err := path.Match(s.TestReport, ""); err != nil {
+		d.fail(f.at[at+".testReport"], "%q is no pattern of file names", s.TestReport)
+	}
+}
+
+// maxLinters is how many linters an app may have.
+const maxLinters = 20
+
+// ownTools are the names that Bight's own findings are known by.
+var ownTools = []string{"go", "staticcheck", "vet", "secrets", "manifest", "policy", "gate", "vulns", "contract", "image", "risk", "review"}
+
+func (f *File) checkLinters(d *decoder) {
+	if len(f.Linters) > maxLinters {
+		d.fail(f.at["linters"], "%d linters are more than the %d that are read", len(f.Linters), maxLinters)
+		return
+	}
+	for name, l := range f.Linters {
+		at := "linters." + name
+		f.checkLabel(d, at, "the linter's name", name)
+		if slices.Contains(ownTools, name) {
+			d.fail(f.at[at], "linter %s has the name of one that Bight has itself; give it another", name)
+		}
+		if (len(l.Command) == 0 || l.Command[0] == "") && !d.bad[at] && !d.bad[at+".command"] {
+			d.fail(f.first(at+".command", at), "linter %s has no command; write command: [PROGRAM, ARG, \"{files}\"]", name)
+		}
+		if n := strings.Count(strings.Join(l.Command, "\x00"), "{output}"); n > 1 {
+			d.fail(f.at[at+".command"], "linter %s has {output} %d times; once is enough", name, n)
+		}
 	}
 }
 

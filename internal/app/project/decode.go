@@ -13,19 +13,33 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// maxNodes bounds how much of a document is read, aliases counted each time.
-const maxNodes = 100_000
+// Limits of what is read, so that a file that means harm costs next to nothing.
+const (
+	maxNodes  = 20_000 // values, those behind an alias counted each time
+	maxKey    = 256    // bytes of a key
+	maxErrors = 20     // that are told
+	maxText   = 800    // bytes of an error's text
+)
 
 // decoder fills structs from YAML nodes and keeps where each value is.
 type decoder struct {
 	at    map[string]position
 	bad   map[string]bool // paths whose value could not be read
 	errs  []*Error
+	more  int // errors that are not among errs
 	nodes int
 }
 
 func (d *decoder) fail(at position, format string, args ...any) {
-	d.errs = append(d.errs, &Error{max(at.line, 1), max(at.column, 1), fmt.Sprintf(format, args...)})
+	if len(d.errs) >= maxErrors {
+		d.more++
+		return
+	}
+	text := fmt.Sprintf(format, args...)
+	if len(text) > maxText {
+		text = strings.ToValidUTF8(text[:maxText/2]+" ... "+text[len(text)-maxText/2:], "")
+	}
+	d.errs = append(d.errs, &Error{max(at.line, 1), max(at.column, 1), text})
 }
 
 func (d *decoder) document(b []byte, f *File) {
@@ -76,7 +90,7 @@ func join(path, key string) string {
 }
 
 func (d *decoder) value(n *yaml.Node, v reflect.Value, path string) {
-	if d.nodes++; d.nodes > maxNodes {
+	if d.nodes++; d.nodes > maxNodes || d.more > 0 {
 		if d.nodes == maxNodes+1 {
 			d.fail(position{n.Line, n.Column}, "the file is too large: more than %d values", maxNodes)
 		}
@@ -139,6 +153,10 @@ func (d *decoder) pairs(n *yaml.Node, f func(key string, k, v *yaml.Node)) {
 		}
 		if k.Kind != yaml.ScalarNode {
 			d.fail(position{k.Line, k.Column}, "a key must be a plain value")
+			continue
+		}
+		if len(k.Value) > maxKey {
+			d.fail(position{k.Line, k.Column}, "a key has %d characters; at most %d are read", len(k.Value), maxKey)
 			continue
 		}
 		if line, dup := seen[k.Value]; dup {
@@ -250,6 +268,10 @@ func (d *decoder) joined() error {
 	list := make([]error, len(d.errs))
 	for i, e := range d.errs {
 		list[i] = e
+	}
+	if d.more > 0 {
+		last := d.errs[len(d.errs)-1]
+		list = append(list, &Error{last.Line, last.Column, "and more: these are the first"})
 	}
 	return errors.Join(list...)
 }

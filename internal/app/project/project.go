@@ -9,6 +9,7 @@ package project
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path"
@@ -25,6 +26,7 @@ type File struct {
 	Name     string             `json:"name,omitempty" jsonschema:"description=The app's name. Default: the last element of the module path or the directory's name."`
 	Services map[string]Service `json:"services,omitempty" jsonschema:"description=What to change about services that were found or to add to them by name."`
 	Tasks    map[string]Task    `json:"tasks,omitempty" jsonschema:"description=Commands that are run on demand."`
+	Linters  map[string]Linter  `json:"linters,omitempty" jsonschema:"description=Programs that look at the changed files in each review and write SARIF\\, by the name that their findings are known by."`
 
 	at map[string]position // by path: "services.cart.ports.0"
 }
@@ -41,6 +43,9 @@ type Service struct {
 	Health   *Health             `json:"health,omitempty" jsonschema:"description=How to ask whether it can serve."`
 	Replicas *int                `json:"replicas,omitempty" jsonschema:"minimum=0,description=How many pods run."`
 	Volumes  []Volume            `json:"volumes,omitempty" jsonschema:"description=Directories whose content outlives the pods."`
+
+	Test       string `json:"test,omitempty" jsonschema:"description=A command for a shell that tests the service\\, run in its directory. Tests of Go packages are found without."`
+	TestReport string `json:"testReport,omitempty" jsonschema:"description=A pattern of the JUnit files that test writes\\, relative to the service's directory."`
 }
 
 // Build says how a service is built. One of Go and Static.
@@ -78,6 +83,12 @@ type Task struct {
 	Service string   `json:"service,omitempty" jsonschema:"description=Run it in this service's image."`
 }
 
+// Linter is a program that looks at the changed files in each review.
+type Linter struct {
+	Command []string `json:"command" jsonschema:"description=The program and its arguments\\, run at the repository's root. {files} stands for the changed files and {output} for a file to write SARIF to; without it SARIF is read from stdout."`
+	Files   []string `json:"files,omitempty" jsonschema:"description=Patterns of the files that it is for\\, as in .dockerignore\\, relative to the repository's root. Default: all."`
+}
+
 // EnvValue is the value of a variable: a plain one, or {secret: true, value: ...}.
 type EnvValue struct {
 	Value  string `json:"value"`
@@ -99,9 +110,12 @@ func (e *Error) Error() string {
 	return fmt.Sprintf("%s:%d:%d: %s", Name, e.Line, e.Column, e.Text)
 }
 
+// maxBytes is how large a file may be.
+const maxBytes = 256 << 10
+
 // Load reads the file in dir. Where there is none it returns an empty File.
 func Load(dir string) (*File, error) {
-	b, err := os.ReadFile(filepath.Join(dir, Name))
+	b, err := read(filepath.Join(dir, Name))
 	if errors.Is(err, fs.ErrNotExist) {
 		if _, err := os.Stat(filepath.Join(dir, "bight.yml")); err == nil {
 			return nil, &Error{Text: fmt.Sprintf("bight.yml: the file is called %s; rename it", Name)}
@@ -114,8 +128,28 @@ func Load(dir string) (*File, error) {
 	return Parse(b)
 }
 
+// read returns a file's content, and no more of it than Parse takes.
+func read(name string) ([]byte, error) {
+	info, err := os.Stat(name)
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, &Error{Text: Name + " is not a regular file"}
+	}
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, maxBytes+1))
+}
+
 // Parse reads the text of a file.
 func Parse(b []byte) (*File, error) {
+	if len(b) > maxBytes {
+		return nil, &Error{1, 1, fmt.Sprintf("the file has more than %d KiB; leave out what Bight finds by itself", maxBytes>>10)}
+	}
 	f := &File{at: map[string]position{}}
 	d := &decoder{at: f.at, bad: map[string]bool{}}
 	d.document(b, f)
@@ -157,6 +191,7 @@ func (f *File) check(d *decoder) {
 		f.checkPorts(d, at+".ports", s.Ports)
 		f.checkHealth(d, at+".health", s.Health)
 		f.checkVolumes(d, at+".volumes", s.Volumes)
+		f.checkTest(d, at, s)
 		if s.Replicas != nil && (*s.Replicas < 0 || *s.Replicas > 1000) {
 			d.fail(f.at[at+".replicas"], "replicas is %d; it must be between 0 and 1000", *s.Replicas)
 		}
@@ -179,6 +214,7 @@ func (f *File) check(d *decoder) {
 			d.fail(f.at["tasks."+name], "task %s has no command; write command: [PROGRAM, ARG]", name)
 		}
 	}
+	f.checkLinters(d)
 }
 
 func (f *File) checkBuild(d *decoder, at string, b *Build) {
@@ -201,7 +237,14 @@ func (f *File) checkBuild(d *decoder, at string, b *Build) {
 	}
 }
 
+// maxPorts is how many ports a service may have.
+const maxPorts = 100
+
 func (f *File) checkPorts(d *decoder, at string, ports []Port) {
+	if len(ports) > maxPorts {
+		d.fail(f.at[at], "%d ports are more than the %d that are read", len(ports), maxPorts)
+		return
+	}
 	for i, p := range ports {
 		here := fmt.Sprintf("%s.%d", at, i)
 		if (p.Number < 1 || p.Number > 65535) && !d.bad[here] && !d.bad[here+".number"] {
