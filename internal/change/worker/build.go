@@ -7,11 +7,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"sync"
 
 	"github.com/bightdev/bight/internal/app"
+	"github.com/bightdev/bight/internal/change/review"
 	"github.com/bightdev/bight/internal/change/work"
 	"github.com/bightdev/bight/internal/image"
 	"github.com/bightdev/bight/internal/session"
@@ -46,23 +46,41 @@ func (w *Worker) build(ctx context.Context, j *job) work.Result {
 		}
 		return erred(err)
 	}
-	images, fresh, err := w.publish(ctx, j, a, arts)
+	products, err := w.publish(ctx, j, a, arts)
 	if err != nil {
 		return erred(err)
 	}
+	findings, err := w.evidence(ctx, j, products)
+	if err != nil {
+		return erred(err)
+	}
+	return built(j, a, products, findings)
+}
+
+// built makes a step's result of the images.
+func built(j *job, a *app.App, products []product, findings []review.Finding) work.Result {
 	model, err := json.Marshal(a)
 	if err != nil {
 		return erred(err)
 	}
-	r := work.Result{State: work.Passed, Images: images, Key: keyOf(arts), Files: map[string][]byte{"app.json": model}}
-	r.Message, r.Cached = summary(len(arts), fresh)
-	for _, art := range arts {
+	images := map[string]string{}
+	var fresh []string
+	var arts []*image.Artifact
+	for _, p := range products {
 		how := "as before"
-		if slices.Contains(fresh, art.Service) {
+		if !p.Present {
 			how = "built"
+			fresh = append(fresh, p.service.Name)
 		}
-		fmt.Fprintf(j.out, "%s: %s, %s\n", art.Service, how, images[art.Service])
+		fmt.Fprintf(j.out, "%s: %s, %s\n", p.service.Name, how, p.Ref)
+		images[p.service.Name] = p.Ref
+		arts = append(arts, p.artifact)
 	}
+	if refused := told(j, findings); len(refused) > 0 {
+		return work.Result{State: work.Failed, Message: firstLines(strings.Join(refused, "\n"), 6)}
+	}
+	r := work.Result{State: work.Passed, Images: images, Key: keyOf(arts), Files: map[string][]byte{"app.json": model}}
+	r.Message, r.Cached = summary(len(products), fresh)
 	return r
 }
 
@@ -85,9 +103,8 @@ func (w *Worker) artifacts(ctx context.Context, a *app.App) ([]*image.Artifact, 
 	return arts, errors.Join(errs...)
 }
 
-// publish pushes the images and returns them by service, and which services have one
-// that was not there before.
-func (w *Worker) publish(ctx context.Context, j *job, a *app.App, arts []*image.Artifact) (images map[string]string, fresh []string, err error) {
+// publish pushes the images, in the order of the artifacts.
+func (w *Worker) publish(ctx context.Context, j *job, a *app.App, arts []*image.Artifact) ([]product, error) {
 	var targets []image.Target
 	for _, art := range arts {
 		o := image.Options{Title: art.Service}
@@ -96,22 +113,19 @@ func (w *Worker) publish(ctx context.Context, j *job, a *app.App, arts []*image.
 		}
 		img, err := w.Maker.Publisher.Image(ctx, art, o)
 		if err != nil {
-			return nil, nil, err
+			return nil, err
 		}
 		targets = append(targets, image.Target{Repository: app.Label(j.Namespace) + "/" + a.Name + "/" + art.Service, Image: img})
 	}
 	pushed, err := w.Maker.Publisher.Push(ctx, w.Registry, targets...)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	images = map[string]string{}
+	var out []product
 	for i, p := range pushed {
-		images[arts[i].Service] = p.Ref
-		if !p.Present {
-			fresh = append(fresh, arts[i].Service)
-		}
+		out = append(out, product{service: a.Service(arts[i].Service), artifact: arts[i], image: targets[i].Image, repository: targets[i].Repository, Pushed: p})
 	}
-	return images, fresh, nil
+	return out, nil
 }
 
 // keyOf is the digest of what decided the artifacts.

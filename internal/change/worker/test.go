@@ -13,17 +13,18 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/bightdev/bight/internal/app"
 	"github.com/bightdev/bight/internal/change/suite"
 	"github.com/bightdev/bight/internal/change/work"
 )
 
 // test runs the app's tests whose inputs are not known to pass.
 func (w *Worker) test(ctx context.Context, j *job) work.Result {
-	modules, err := w.modules(ctx, j)
+	a, err := j.plan(ctx)
 	if err != nil {
 		return failed(err)
 	}
-	source := suite.Source{Root: j.dir, Modules: modules}
+	source := suite.Source{Root: j.dir, Modules: modules(a, j.dir), Commands: commands(a)}
 	units, err := source.Discover(ctx)
 	if err != nil {
 		fmt.Fprintln(j.out, err)
@@ -54,15 +55,11 @@ func (w *Worker) test(ctx context.Context, j *job) work.Result {
 }
 
 // modules are the directories with a go.mod, below that of the app.
-func (w *Worker) modules(ctx context.Context, j *job) ([]string, error) {
-	a, err := j.plan(ctx)
-	if err != nil {
-		return nil, err
-	}
-	var dirs []string
+func modules(a *app.App, root string) []string {
+	dirs := []string{}
 	add := func(dir string) {
 		dir = filepath.ToSlash(filepath.Clean(dir))
-		if _, err := os.Stat(filepath.Join(j.dir, dir, "go.mod")); err == nil && !slices.Contains(dirs, dir) {
+		if _, err := os.Stat(filepath.Join(root, dir, "go.mod")); err == nil && !slices.Contains(dirs, dir) {
 			dirs = append(dirs, dir)
 		}
 	}
@@ -72,7 +69,18 @@ func (w *Worker) modules(ctx context.Context, j *job) ([]string, error) {
 			add(s.Build.Module)
 		}
 	}
-	return dirs, nil
+	return dirs
+}
+
+// commands are the tests that services name themselves.
+func commands(a *app.App) []suite.Command {
+	var out []suite.Command
+	for _, s := range a.Services {
+		if s.Test != nil {
+			out = append(out, suite.Command{Service: s.Name, Dir: s.Source.Dir, Run: s.Test.Command, Report: s.Test.Report})
+		}
+	}
+	return out
 }
 
 // tested makes a step's result of that of the tests.

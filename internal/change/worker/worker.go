@@ -20,6 +20,7 @@ import (
 
 	"github.com/bightdev/bight/api/v1alpha1"
 	"github.com/bightdev/bight/internal/app"
+	"github.com/bightdev/bight/internal/change/attest"
 	"github.com/bightdev/bight/internal/change/repo"
 	"github.com/bightdev/bight/internal/change/review"
 	"github.com/bightdev/bight/internal/change/suite"
@@ -40,10 +41,13 @@ type Worker struct {
 	Maker    *session.Maker
 	Registry image.Registry
 	Agent    string
-	// Checkers review.
+	// Checkers review, and Gates after them; see [Checkers].
 	Checkers []review.Checker
 	Gates    []review.Gate
-	Log      *slog.Logger
+	// Signer signs the images of changes by people who may push; nil leaves them
+	// unsigned.
+	Signer *attest.Signer
+	Log    *slog.Logger
 
 	mu    sync.Mutex
 	slots []*slot
@@ -78,7 +82,7 @@ func (w *Worker) Do(ctx context.Context, o work.Order, log io.Writer) work.Resul
 	for _, note := range notes(s.copy) {
 		fmt.Fprintln(mask, note)
 	}
-	j := &job{Order: o, copy: s.copy, dir: filepath.Join(s.copy.Dir, filepath.FromSlash(o.Directory)), out: mask, password: src.Password}
+	j := &job{Order: o, copy: s.copy, dir: filepath.Join(s.copy.Dir, filepath.FromSlash(o.Directory)), out: mask, url: src.URL, password: src.Password}
 	if info, err := os.Stat(j.dir); err != nil || !info.IsDir() {
 		return work.Result{State: work.Failed, Message: fmt.Sprintf("the commit has no directory %s, where the App says that the app is", o.Directory)}
 	}
@@ -95,6 +99,7 @@ type job struct {
 	copy     *repo.Copy
 	dir      string // of the app
 	out      io.Writer
+	url      string // of the repository
 	password string
 
 	once sync.Once
@@ -153,22 +158,40 @@ type slot struct {
 // checkout returns a working copy of an order's commit. The caller leaves it, also
 // after an error, unless it is nil.
 func (w *Worker) checkout(ctx context.Context, o work.Order, src repo.Source) (*slot, error) {
-	use := "read"
+	var with []string
+	if o.Base != "" {
+		with = []string{o.Base}
+	}
 	if o.Step == v1alpha1.TestStep {
-		use = "test"
+		return w.open(ctx, placeOf(o, "test"), o.Commit, src, with)
 	}
-	place := fmt.Sprintf("%s.%s.%s", o.Namespace, o.App, use)
+	return w.open(ctx, placeOf(o, "read"), o.Commit, src, with)
+}
+
+// another returns one more working copy, for another use, of a commit that the job's
+// own repository has. The caller leaves it, as it does that of checkout.
+func (w *Worker) another(ctx context.Context, j *job, use, commit string) (*slot, error) {
+	return w.open(ctx, placeOf(j.Order, use), commit, repo.Source{Path: j.copy.Repository.Dir}, nil)
+}
+
+// place is where the working copies of one app for one use are.
+type place struct {
+	name   string
+	shared bool // by those who read the same commit
+}
+
+func placeOf(o work.Order, use string) place {
+	name := fmt.Sprintf("%s.%s.%s", o.Namespace, o.App, use)
 	if o.Untrusted {
-		place += ".untrusted"
+		name += ".untrusted"
 	}
-	key := strings.Join([]string{place, o.Commit, o.Base}, " ")
-	s, first := w.take(place, key)
+	return place{name, use == "read" || use == "base"}
+}
+
+func (w *Worker) open(ctx context.Context, at place, commit string, src repo.Source, with []string) (*slot, error) {
+	s, first := w.take(at, strings.Join(append([]string{at.name, commit}, with...), " "))
 	if first {
-		options := repo.CheckoutOptions{}
-		if o.Base != "" {
-			options.With = []string{o.Base}
-		}
-		s.copy, s.err = repo.Checkout(ctx, src, o.Commit, s.dir, options)
+		s.copy, s.err = repo.Checkout(ctx, src, commit, s.dir, repo.CheckoutOptions{With: with})
 		close(s.ready)
 		return s, s.err
 	}
@@ -181,17 +204,17 @@ func (w *Worker) checkout(ctx context.Context, o work.Order, src repo.Source) (*
 }
 
 // take finds the slot that has what is wanted, or one that nobody uses, or makes one.
-func (w *Worker) take(place, key string) (s *slot, first bool) {
+func (w *Worker) take(at place, key string) (s *slot, first bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	var free *slot
 	n := 0
 	for _, s := range w.slots {
-		if !strings.HasPrefix(s.key, place+" ") {
+		if !strings.HasPrefix(s.key, at.name+" ") {
 			continue
 		}
 		n++
-		if s.key == key && (s.users > 0 || s.err == nil) && !strings.Contains(place, ".test") {
+		if s.key == key && at.shared && (s.users > 0 || s.err == nil) {
 			s.users++
 			return s, false
 		}
@@ -200,7 +223,7 @@ func (w *Worker) take(place, key string) (s *slot, first bool) {
 		}
 	}
 	if free == nil {
-		free = &slot{dir: filepath.Join(w.Dir, fmt.Sprintf("%s.%d", place, n))}
+		free = &slot{dir: filepath.Join(w.Dir, fmt.Sprintf("%s.%d", at.name, n))}
 		w.slots = append(w.slots, free)
 	}
 	free.key, free.users, free.ready, free.copy, free.err = key, 1, make(chan struct{}), nil, nil

@@ -1,0 +1,87 @@
+package worker
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"path"
+	"path/filepath"
+
+	"github.com/bightdev/bight/internal/app"
+	"github.com/bightdev/bight/internal/change/review"
+	"github.com/bightdev/bight/internal/session"
+)
+
+// rendering is the objects of a base commit on their way.
+type rendering struct {
+	done chan struct{} // closed when they are in the Input, or err is set
+	err  error
+}
+
+// after is a checker that looks at objects, and waits for those of the base.
+type after struct {
+	review.Checker
+	base *rendering
+}
+
+// Check implements [review.Checker].
+func (a after) Check(ctx context.Context, in *review.Input) (review.Result, error) {
+	select {
+	case <-ctx.Done():
+		return review.Result{}, context.Cause(ctx)
+	case <-a.base.done:
+		return a.Checker.Check(ctx, in)
+	}
+}
+
+// renderBase puts the objects of the base commit into a review's input, for the change
+// to be answerable for what it alters alone.
+func (w *Worker) renderBase(ctx context.Context, j *job, in *review.Input) error {
+	if j.Base == "" {
+		in.BaseRendered = true // nothing comes to no objects
+		return nil
+	}
+	if len(in.Objects) == 0 {
+		return nil // none of them can have been altered
+	}
+	var err error
+	in.BaseObjects, err = w.baseObjects(ctx, j)
+	in.BaseRendered = err == nil
+	return err
+}
+
+// baseObjects renders the base commit.
+func (w *Worker) baseObjects(ctx context.Context, j *job) ([]review.Object, error) {
+	s, err := w.another(ctx, j, "base", j.Base)
+	if s != nil {
+		defer w.leave(s)
+	}
+	if err != nil {
+		return nil, err
+	}
+	a, err := session.Plan(ctx, filepath.Join(s.copy.Dir, filepath.FromSlash(j.Directory)))
+	if err != nil {
+		return nil, err
+	}
+	return objects(a, j)
+}
+
+// objects renders an app as it is deployed, save for what its images are called.
+func objects(a *app.App, j *job) ([]review.Object, error) {
+	rendered, err := session.Manifests(a, j.App)
+	if err != nil {
+		return nil, err
+	}
+	var out []review.Object
+	for _, o := range rendered {
+		x := review.Object{}
+		if err := json.Unmarshal(o.JSON, &x.Value); err != nil {
+			return nil, fmt.Errorf("read %s: %w", o.Ref, err)
+		}
+		if s := a.Service(o.Service); s != nil && s.Source.From.File != "" {
+			x.File, x.Line = path.Join(j.Directory, s.Source.From.File), s.Source.From.Line
+		}
+		out = append(out, x)
+	}
+	return out, nil
+}
