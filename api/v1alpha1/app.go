@@ -58,9 +58,9 @@ type AppSpec struct {
 
 // Source is a repository on an outside host.
 type Source struct {
-	// URL is what git fetches from and pushes to: https or ssh.
+	// URL is what git fetches from and pushes to, by https or http.
 	// +kubebuilder:validation:MaxLength=1024
-	// +kubebuilder:validation:Pattern=`^(https?|ssh)://[^\s]+$`
+	// +kubebuilder:validation:Pattern=`^https?://[^\s]+$`
 	URL string `json:"url"`
 	// Host is what is spoken there besides git. With none, commits have no statuses
 	// and requests no comments.
@@ -144,7 +144,34 @@ type Policy struct {
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=64
 	Speculation int32 `json:"speculation,omitempty"`
+	// Verify has each image looked at before it is deployed, in a preview too: what was
+	// not built and signed by those who are named here is refused.
+	// +optional
+	Verify *Verification `json:"verify,omitempty"`
 }
+
+// Verification says whose images are deployed.
+type Verification struct {
+	// Keys are public keys in PEM, ECDSA P-256. An image's digest, its SBOM and its
+	// provenance must each be signed with one of theirs; workers do so that are
+	// started with --signing-key.
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=16
+	// +kubebuilder:validation:items:MaxLength=4096
+	// +listType=atomic
+	Keys []string `json:"keys"`
+	// Builders are the builder ids that provenance may name.
+	// +optional
+	// +kubebuilder:default={"https://bight.dev/worker/v1"}
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=16
+	// +kubebuilder:validation:items:MaxLength=1024
+	// +listType=atomic
+	Builders []string `json:"builders,omitempty"`
+}
+
+// WorkerBuilder is the builder id of what workers build.
+const WorkerBuilder = "https://bight.dev/worker/v1"
 
 // AppStatus is what the controller has done.
 type AppStatus struct {

@@ -80,6 +80,10 @@ type ChangeSpec struct {
 	// +optional
 	// +kubebuilder:validation:MaxLength=253
 	ReplacedBy string `json:"replacedBy,omitempty"`
+	// Merge tells that the change is wanted in the app's branch: it was pushed there, or
+	// somebody says so. Without it, it is reviewed, built, tested and previewed.
+	// +optional
+	Merge bool `json:"merge,omitempty"`
 	// Cancel ends the change.
 	// +optional
 	Cancel bool `json:"cancel,omitempty"`
@@ -97,7 +101,7 @@ type ChangeSpec struct {
 const (
 	Pending    = "Pending"
 	Running    = "Running"
-	Held       = "Held"       // waits for a person to promote it
+	Held       = "Held"       // waits for a person
 	Deployed   = "Deployed"   // in all environments
 	Refused    = "Refused"    // by the findings, the build or the tests
 	Failed     = "Failed"     // by what is not the change's fault

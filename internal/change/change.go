@@ -21,6 +21,7 @@ const (
 	GitPath   = "/git/"     // + <namespace>/<app>.git
 	WorkPath  = "/v1/work"  // a WebSocket of package work
 	FilesPath = "/v1/files" // + /<namespace>/<change>/<file>
+	HooksPath = "/hooks"    // + /<namespace>/<app>: webhooks of outside hosts
 )
 
 // TicketPrefix begins what the holder of a Ticket shows in place of a token:

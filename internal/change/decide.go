@@ -1,6 +1,7 @@
 package change
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -22,6 +23,8 @@ type View struct {
 	// and Conflicts with which others it can't be merged together.
 	Unmergeable map[string]string
 	Conflicts   map[string][]string
+	// Now is when the view was made.
+	Now time.Time
 }
 
 // Kind says what an action does.
@@ -37,6 +40,8 @@ const (
 	Order Kind = "order"
 	// Start begins a run of Changes, of which Change is the last.
 	Start Kind = "start"
+	// Later has the app looked at again at the time of At.
+	Later Kind = "later"
 	// Abandon ends a run that nobody needs.
 	Abandon Kind = "abandon"
 	// Preview deploys a run's result to an environment of its own.
@@ -61,6 +66,7 @@ type Action struct {
 	Environment, By string
 	Phase, Message  string
 	Attempt         int32
+	At              time.Time
 }
 
 // Decide returns what is to be done now. The same view gives the same actions.
@@ -70,6 +76,7 @@ func Decide(v View) []Action {
 		d.byName[c.Name] = c
 	}
 	d.changes()
+	d.tryAlone()
 	d.queue()
 	d.runs()
 	d.deployments()
@@ -80,6 +87,7 @@ type decision struct {
 	View
 	byName  map[string]*v1alpha1.Change
 	waiting []*v1alpha1.Change // for the merge, in order
+	alone   []*v1alpha1.Change // that nobody wants merged yet
 	actions []Action
 }
 
@@ -97,7 +105,7 @@ func (d *decision) changes() {
 		case c.Spec.ReplacedBy != "":
 			d.end(c, v1alpha1.Superseded, "replaced by "+c.Spec.ReplacedBy)
 		case c.Spec.Cancel:
-			d.end(c, v1alpha1.Cancelled, "cancelled")
+			d.end(c, v1alpha1.Cancelled, cmp.Or(c.Annotations[v1alpha1.ReasonAnnotation], "cancelled"))
 		default:
 			d.review(c)
 		}
@@ -121,9 +129,53 @@ func (d *decision) review(c *v1alpha1.Change) {
 		d.end(c, v1alpha1.Failed, "review: "+s.Message)
 		return
 	}
-	if !c.Spec.Untrusted { // what strangers have made is reviewed, and no more
+	switch {
+	case c.Spec.Untrusted: // what strangers have made is reviewed, and no more
+	case c.Spec.Merge:
 		d.waiting = append(d.waiting, c)
+	default:
+		d.alone = append(d.alone, c)
 	}
+}
+
+// most is how often the run of a change may be lost.
+const most = 3
+
+// tryAlone has the changes tested that nobody wants merged yet, each by itself. When
+// somebody does, what was tested counts.
+func (d *decision) tryAlone() {
+	for _, c := range d.alone {
+		if why := d.Unmergeable[c.Name]; why != "" {
+			d.end(c, v1alpha1.Refused, why)
+			continue
+		}
+		state, attempt, message := lastAlone(c)
+		switch {
+		case state == v1alpha1.RunFailed:
+			d.end(c, v1alpha1.Refused, message)
+		case state == v1alpha1.RunLost && attempt >= most:
+			d.end(c, v1alpha1.Failed, message)
+		case state == "" || state == v1alpha1.RunLost || state == v1alpha1.RunCancelled:
+			d.add(Action{Kind: Start, Change: c.Name, Changes: []string{c.Name}, Attempt: attempt + 1})
+		}
+	}
+}
+
+// lastAlone is how the newest run of a change by itself stands.
+func lastAlone(c *v1alpha1.Change) (state string, attempt int32, message string) {
+	for _, r := range c.Status.Runs {
+		if len(r.Changes) != 1 {
+			continue
+		}
+		state, attempt, message = r.State, r.Attempt, ""
+		for _, s := range r.Steps {
+			if s.State == v1alpha1.StepFailed || s.State == v1alpha1.StepErred {
+				message = s.Name + ": " + s.Message
+				break
+			}
+		}
+	}
+	return state, attempt, message
 }
 
 // queue asks the merge queue.
@@ -136,6 +188,9 @@ func (d *decision) queue() {
 		})
 	}
 	for _, c := range d.Changes {
+		if !c.Spec.Merge {
+			continue
+		}
 		for _, r := range c.Status.Runs {
 			if run, ok := queued(r); ok {
 				s.Runs = append(s.Runs, run)
@@ -188,9 +243,16 @@ func (d *decision) obey(a queue.Action) {
 	}
 	switch a.Kind {
 	case queue.Start:
-		if len(names) > 0 {
-			d.add(Action{Kind: Start, Change: names[len(names)-1], Changes: names, Attempt: int32(a.Attempt)})
+		if len(names) == 0 {
+			return
 		}
+		if at := d.notBefore(a.Base, names, int32(a.Attempt)); d.Now.Before(at) {
+			d.add(Action{Kind: Later, Change: names[len(names)-1], At: at})
+			return
+		}
+		d.add(Action{Kind: Start, Change: names[len(names)-1], Changes: names, Attempt: int32(a.Attempt)})
+	case queue.Wait:
+		d.giveUp()
 	case queue.Cancel:
 		if lead, run := d.runOf(a.Base, names); lead != nil {
 			d.add(Action{Kind: Abandon, Change: lead.Name, Run: run, Message: a.Reason})
@@ -205,6 +267,53 @@ func (d *decision) obey(a queue.Action) {
 		}
 	case queue.Merge:
 		d.merge(a.Base, names)
+	}
+}
+
+// notBefore is when a run may be tried again whose last attempt showed nothing: what
+// was away then may be back by then.
+func (d *decision) notBefore(base string, names []string, attempt int32) time.Time {
+	lead := d.byName[names[len(names)-1]]
+	if lead == nil || attempt < 2 || d.Now.IsZero() {
+		return time.Time{}
+	}
+	var ended time.Time
+	for _, r := range lead.Status.Runs {
+		if r.Base != base || !slices.Equal(r.Changes, names) || r.Attempt != attempt-1 {
+			continue
+		}
+		for _, s := range r.Steps {
+			if s.Ended != nil && s.Ended.After(ended) {
+				ended = s.Ended.Time
+			}
+		}
+	}
+	if ended.IsZero() {
+		return ended
+	}
+	pauses := []time.Duration{3 * time.Second, 20 * time.Second}
+	return ended.Add(pauses[min(int(attempt)-2, len(pauses)-1)])
+}
+
+// giveUp ends the first change in the queue when its run was lost so often that the
+// queue starts it no more, and nothing is under way that could change that.
+func (d *decision) giveUp() {
+	for _, c := range d.Changes {
+		if slices.ContainsFunc(c.Status.Runs, func(r v1alpha1.Run) bool { return r.State == v1alpha1.RunRunning }) {
+			return
+		}
+	}
+	for _, c := range inOrder(d.waiting) {
+		i := len(c.Status.Runs) - 1
+		if i < 0 || c.Status.Runs[i].State != v1alpha1.RunLost || c.Status.Runs[i].Base != d.Tree {
+			continue
+		}
+		for _, s := range c.Status.Runs[i].Steps {
+			if s.State == v1alpha1.StepErred {
+				d.end(c, v1alpha1.Failed, s.Name+": "+s.Message)
+				return
+			}
+		}
 	}
 }
 
@@ -356,6 +465,9 @@ func Describe(v View, c *v1alpha1.Change) (phase, current, message string) {
 	if c.Spec.Untrusted && Done(State(c.Status.Steps, v1alpha1.ReviewStep)) {
 		return v1alpha1.Held, "", "a stranger made it: nothing of it is run; whoever may push can push the commit to a branch of the repository"
 	}
+	if state, _, _ := lastAlone(c); !c.Spec.Merge && state == v1alpha1.RunPassed && Done(State(c.Status.Steps, v1alpha1.ReviewStep)) {
+		return v1alpha1.Held, v1alpha1.MergeStep, fmt.Sprintf("it passed; bight change merge %s, or a push to %s, takes it further", c.Name, v.App.Spec.Branch)
+	}
 	if c.Status.Merged != "" {
 		for _, e := range v.App.Spec.Environments {
 			state := State(c.Status.Steps, DeployStep(e.Name))
@@ -375,6 +487,11 @@ func Describe(v View, c *v1alpha1.Change) (phase, current, message string) {
 			if message == "" {
 				message = s.Message
 			}
+		}
+	}
+	for _, s := range c.Status.Steps {
+		if s.State == v1alpha1.StepErred && len(at) == 0 {
+			return v1alpha1.Running, s.Name, "is tried again: " + s.Message
 		}
 	}
 	if len(at) == 0 && len(c.Status.Steps) > 0 {

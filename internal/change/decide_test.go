@@ -39,7 +39,7 @@ func newModel(t *testing.T, environments []v1alpha1.Environment, n int) *model {
 
 func (m *model) push(name string) *v1alpha1.Change {
 	m.clock = m.clock.Add(time.Second)
-	c := &v1alpha1.Change{Spec: v1alpha1.ChangeSpec{App: "shop", Commit: "head-" + name, Order: m.clock.UnixNano()}}
+	c := &v1alpha1.Change{Spec: v1alpha1.ChangeSpec{App: "shop", Commit: "head-" + name, Order: m.clock.UnixNano(), Merge: true}}
 	c.Name = name
 	m.view.Changes = append(m.view.Changes, c)
 	return c
@@ -261,6 +261,41 @@ func TestWhatStrangersMakeIsNotRun(t *testing.T) {
 	}
 }
 
+func TestWhatNobodyWantsMergedIsTestedAndHeld(t *testing.T) {
+	m := newModel(t, []v1alpha1.Environment{{Name: "prod"}}, 3)
+	good, bad := m.change("c000"), m.change("c001")
+	good.Spec.Merge, bad.Spec.Merge = false, false
+	m.broken["c001"] = true
+	m.settle(all)
+	if phase, _, message := Describe(m.view, good); phase != v1alpha1.Held || good.Status.Merged != "" || !strings.Contains(message, "bight change merge c000") {
+		t.Errorf("phase %q, merged %q, message %q", phase, good.Status.Merged, message)
+	}
+	if bad.Status.Phase != v1alpha1.Refused {
+		t.Errorf("the broken one is %q", bad.Status.Phase)
+	}
+	if got := m.change("c002").Status.Phase; got != v1alpha1.Deployed {
+		t.Errorf("the one that is to be merged is %q", got)
+	}
+	good.Spec.Merge = true
+	m.settle(all)
+	if good.Status.Phase != v1alpha1.Deployed {
+		t.Errorf("wanted, it is %q", good.Status.Phase)
+	}
+}
+
+func TestARunThatIsLostAgainAndAgainIsGivenUp(t *testing.T) {
+	m := newModel(t, []v1alpha1.Environment{{Name: "prod"}}, 1)
+	c := m.change("c000")
+	c.Spec.Merge = false
+	lost := v1alpha1.Run{Base: m.view.Tree, Changes: []string{"c000"}, Heads: []string{c.Spec.Commit}, State: v1alpha1.RunLost, Attempt: most,
+		Steps: []v1alpha1.Step{{Name: "build", State: v1alpha1.StepErred, Message: "the registry is away"}}}
+	c.Status.Runs = []v1alpha1.Run{lost}
+	m.settle(all)
+	if c.Status.Phase != v1alpha1.Failed || c.Status.Message != "build: the registry is away" {
+		t.Errorf("phase %q, message %q", c.Status.Phase, c.Status.Message)
+	}
+}
+
 func TestAFindingRefusesBeforeTheMerge(t *testing.T) {
 	m := newModel(t, []v1alpha1.Environment{{Name: "prod"}}, 2)
 	c := m.change("c000")
@@ -299,6 +334,42 @@ func TestTitle(t *testing.T) {
 	} {
 		if got := Title(in); got != want {
 			t.Errorf("Title(%q) = %q, want %q", in, got, want)
+		}
+	}
+}
+
+// TestLostRunsAreTriedAgainLaterAndGivenUp has what a build needs be away.
+func TestLostRunsAreTriedAgainLaterAndGivenUp(t *testing.T) {
+	m := newModel(t, []v1alpha1.Environment{{Name: "prod"}}, 1)
+	c := m.change("c000")
+	c.Status.Steps = []v1alpha1.Step{{Name: v1alpha1.ReviewStep, State: v1alpha1.StepPassed}}
+	lose := func(attempt int32) {
+		c.Status.Runs = append(c.Status.Runs, v1alpha1.Run{
+			Base: m.view.Tree, Changes: []string{c.Name}, Heads: []string{c.Spec.Commit}, Commit: "result", State: v1alpha1.RunLost, Attempt: attempt,
+			Steps: []v1alpha1.Step{{Name: v1alpha1.BuildStep, State: v1alpha1.StepErred, Message: "the registry is away", Ended: m.now()}},
+		})
+	}
+	for _, step := range []struct {
+		lost  int32
+		after time.Duration // since then
+		want  Action
+	}{
+		{1, time.Second, Action{Kind: Later, Change: c.Name}},
+		{1, 4 * time.Second, Action{Kind: Start, Change: c.Name, Changes: []string{c.Name}, Attempt: 2}},
+		{2, 4 * time.Second, Action{Kind: Later, Change: c.Name}},
+		{2, 21 * time.Second, Action{Kind: Start, Change: c.Name, Changes: []string{c.Name}, Attempt: 3}},
+		{3, time.Second, Action{Kind: End, Change: c.Name, Phase: v1alpha1.Failed, Message: "build: the registry is away"}},
+	} {
+		for int32(len(c.Status.Runs)) < step.lost {
+			lose(int32(len(c.Status.Runs)) + 1)
+		}
+		m.view.Now = m.clock.Add(step.after)
+		got := Decide(m.view)
+		for i := range got {
+			got[i].At = time.Time{}
+		}
+		if diff := cmp.Diff([]Action{step.want}, got); diff != "" {
+			t.Errorf("%d times lost, %s after (-want +got):\n%s", step.lost, step.after, diff)
 		}
 	}
 }

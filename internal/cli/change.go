@@ -31,15 +31,16 @@ the context's.`,
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
 	c.AddCommand(p.changeListCommand(), p.changeShowCommand(), p.changeLogsCommand(),
-		p.changeSpecCommand("cancel CHANGE", "End a change that is not merged yet", exactlyOne("a change"), func(*v1alpha1.Change, []string) (map[string]any, error) {
+		p.changeSpecCommand("cancel CHANGE", "End a change that is not merged yet", exactlyOne("a change"), func(context.Context, *ship.Shipper, *v1alpha1.Change, []string) (map[string]any, error) {
 			return map[string]any{"cancel": true}, nil
 		}),
 		p.changeSpecCommand("retry CHANGE", "Do again what has failed of a change", exactlyOne("a change"), retry),
+		p.changeSpecCommand("merge CHANGE", "Take a change into the app's branch that was pushed to another", exactlyOne("a change"), merge),
 		p.changeSpecCommand("promote CHANGE ENVIRONMENT", "Let a change into an environment that takes a person's word", cobra.ExactArgs(2), promote))
 	return c
 }
 
-func retry(c *v1alpha1.Change, _ []string) (map[string]any, error) {
+func retry(_ context.Context, _ *ship.Shipper, c *v1alpha1.Change, _ []string) (map[string]any, error) {
 	if !change.Ended(c) {
 		return nil, usageError("change %s is %s: there is nothing to do again", c.Name, strings.ToLower(c.Status.Phase))
 	}
@@ -49,12 +50,35 @@ func retry(c *v1alpha1.Change, _ []string) (map[string]any, error) {
 	return map[string]any{"attempt": c.Spec.Attempt + 1, "cancel": false}, nil
 }
 
-func promote(c *v1alpha1.Change, args []string) (map[string]any, error) {
+func merge(_ context.Context, _ *ship.Shipper, c *v1alpha1.Change, _ []string) (map[string]any, error) {
+	switch {
+	case c.Spec.Merge:
+		return nil, usageError("change %s is on its way into the branch already", c.Name)
+	case c.Spec.Untrusted:
+		return nil, usageError("change %s is by somebody who may not push: push its commit yourself, and it is yours", c.Name)
+	case change.Ended(c):
+		return nil, usageError("change %s is %s: %s", c.Name, strings.ToLower(c.Status.Phase), c.Status.Message)
+	}
+	return map[string]any{"merge": true}, nil
+}
+
+func promote(ctx context.Context, s *ship.Shipper, c *v1alpha1.Change, args []string) (map[string]any, error) {
 	if c.Status.Merged == "" {
 		return nil, usageError("change %s is not merged: only what is merged goes on to an environment", c.Name)
 	}
 	if slices.Contains(c.Spec.Promote, args[1]) {
 		return nil, usageError("change %s was promoted to %s already", c.Name, args[1])
+	}
+	a, err := s.App(ctx, c.Spec.App)
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, e := range a.Spec.Environments {
+		names = append(names, e.Name)
+	}
+	if !slices.Contains(names, args[1]) {
+		return nil, usageError("app %s has no environment %s; it has %s", a.Name, args[1], strings.Join(names, ", "))
 	}
 	return map[string]any{"promote": append(slices.Clone(c.Spec.Promote), args[1])}, nil
 }
@@ -256,7 +280,7 @@ func (p *Program) changeLogs(ctx context.Context, s *ship.Shipper, c *v1alpha1.C
 }
 
 // changeSpecCommand is a command that changes what people want of a change.
-func (p *Program) changeSpecCommand(use, short string, args cobra.PositionalArgs, edit func(*v1alpha1.Change, []string) (map[string]any, error)) *cobra.Command {
+func (p *Program) changeSpecCommand(use, short string, args cobra.PositionalArgs, edit func(context.Context, *ship.Shipper, *v1alpha1.Change, []string) (map[string]any, error)) *cobra.Command {
 	var t target
 	c := &cobra.Command{
 		Use: use, Short: short, Args: args,
@@ -271,7 +295,7 @@ func (p *Program) changeSpecCommand(use, short string, args cobra.PositionalArgs
 			if err != nil {
 				return err
 			}
-			spec, err := edit(found, args)
+			spec, err := edit(c.Context(), s, found, args)
 			if err != nil {
 				return err
 			}

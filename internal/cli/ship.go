@@ -10,17 +10,18 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/spf13/cobra"
+	"k8s.io/client-go/discovery"
 
 	"github.com/bightdev/bight/api/v1alpha1"
 	"github.com/bightdev/bight/internal/app"
 	"github.com/bightdev/bight/internal/change"
+	"github.com/bightdev/bight/internal/change/attest"
 	"github.com/bightdev/bight/internal/change/client"
 	"github.com/bightdev/bight/internal/change/repo"
-	"github.com/bightdev/bight/internal/change/review"
-	"github.com/bightdev/bight/internal/change/review/goanalysis"
-	"github.com/bightdev/bight/internal/change/review/secrets"
+	"github.com/bightdev/bight/internal/change/review/manifest"
 	"github.com/bightdev/bight/internal/change/ship"
 	"github.com/bightdev/bight/internal/change/work"
 	"github.com/bightdev/bight/internal/change/worker"
@@ -37,6 +38,7 @@ type shipOptions struct {
 	noWorker     bool
 	detach       bool
 	json         bool
+	worker       workerOptions
 }
 
 func (p *Program) shipCommand() *cobra.Command {
@@ -77,6 +79,7 @@ refused. It takes what bight install installs.`,
 	c.Flags().StringSliceVar(&o.environments, "env", nil, "environments of a new App, in order: NAME, or NAME:manual for one that takes bight change promote")
 	c.Flags().StringVar(&o.branch, "branch", "main", "branch of a new App that changes are merged into")
 	c.Flags().BoolVar(&o.noWorker, "no-worker", false, "leave review, build and test to other workers")
+	o.worker.flags(c)
 	c.Flags().BoolVar(&o.detach, "detach", false, "push, and do not follow")
 	p.outputFlag(c, &output)
 	return c
@@ -116,6 +119,12 @@ func (p *Program) ship(ctx context.Context, t *target, dir string, o shipOptions
 		return err
 	}
 	if err := t.check(); err != nil {
+		return err
+	}
+	if o.noWorker && (o.worker.signingKey != "" || o.worker.vulnDB != "") {
+		return usageError("--signing-key and --vuln-db say what the worker here does, and --no-worker that there is none: give them to bight worker")
+	}
+	if err := o.worker.read(); err != nil {
 		return err
 	}
 	src, err := ship.ReadSource(ctx, dir)
@@ -166,7 +175,8 @@ func (p *Program) shipAndFollow(ctx context.Context, t *target, s *ship.Shipper,
 	var tasks sync.WaitGroup
 	defer func() { stop(); tasks.Wait() }()
 	if !o.noWorker {
-		w, release, err := p.worker(ctx, t, s.Cluster, s.Client, workerOptions{apps: []string{s.Namespace + "/" + s.Name}, slots: 3})
+		o.worker.apps, o.worker.slots = []string{s.Namespace + "/" + s.Name}, 3
+		w, release, err := p.worker(ctx, t, s.Cluster, s.Client, o.worker)
 		if err != nil {
 			return err
 		}
@@ -303,6 +313,58 @@ type workerOptions struct {
 	apps      []string
 	slots     int
 	untrusted bool
+	// vulnDB is a copy of Go's vulnerability database, signingKey a file with a key.
+	vulnDB, signingKey string
+
+	signer *attest.Signer
+}
+
+// flags are those that bight ship has, too.
+func (o *workerOptions) flags(c *cobra.Command) {
+	c.Flags().StringVar(&o.signingKey, "signing-key", "", "sign the images with the private key in this file (PEM, ECDSA P-256)")
+	c.Flags().StringVar(&o.vulnDB, "vuln-db", "", "directory with a copy of https://vuln.go.dev to review dependencies with (default: $GOVULNDB, where that is on this machine)")
+	_ = c.MarkFlagFilename("signing-key")
+	_ = c.MarkFlagDirname("vuln-db")
+}
+
+// maxKey is more than a key in PEM has.
+const maxKey = 64 << 10
+
+// read reads what the flags name, so that what is wrong with it is told at once.
+func (o *workerOptions) read() error {
+	if o.vulnDB != "" && !strings.Contains(o.vulnDB, "://") {
+		if info, err := os.Stat(filepath.Join(o.vulnDB, "index")); err != nil || !info.IsDir() {
+			return usageError("--vuln-db %s: there is no directory index in it, so it is no copy of Go's vulnerability database", o.vulnDB)
+		}
+	}
+	if o.signingKey == "" {
+		return nil
+	}
+	f, err := os.Open(o.signingKey)
+	if err != nil {
+		return usageError("--signing-key: %s", err)
+	}
+	defer f.Close()
+	key, err := io.ReadAll(io.LimitReader(f, maxKey))
+	if err != nil {
+		return usageError("--signing-key: %s", err)
+	}
+	if o.signer, err = attest.ParseSigner(key); err != nil {
+		return usageError("--signing-key %s: %s", o.signingKey, err)
+	}
+	return nil
+}
+
+// schemas is what the cluster says of its API. It is asked when a change alters an
+// object, and not for long.
+func schemas(cluster *kube.Cluster) (manifest.Schemas, error) {
+	config := cluster.RESTConfig()
+	config.Timeout = 15 * time.Second
+	client, err := discovery.NewDiscoveryClientForConfig(config)
+	if err != nil {
+		return nil, err
+	}
+	return manifest.Cluster{Client: client.OpenAPIV3()}, nil
 }
 
 // worker makes a worker of this machine.
@@ -333,12 +395,17 @@ func (p *Program) worker(ctx context.Context, t *target, cluster *kube.Cluster, 
 		host, _ := os.Hostname()
 		o.name = fmt.Sprintf("%s@%s-%d", userName(), host, os.Getpid())
 	}
+	api, err := schemas(cluster)
+	if err != nil {
+		return nil, nil, errors.Join(err, release())
+	}
+	checkers, gates := worker.Checkers(api, worker.Database(o.vulnDB, os.Getenv("GOVULNDB")))
 	remotes := &remotes{client: to}
 	w := &worker.Worker{
 		Name: o.name, Source: remotes.source,
 		Dir: own, Cache: filepath.Join(dir, "worker-results"),
 		Maker: maker, Registry: registry, Agent: agent, Log: log,
-		Checkers: []review.Checker{&goanalysis.Checker{}, &secrets.Checker{}},
+		Checkers: checkers, Gates: gates, Signer: o.signer,
 	}
 	return &work.Client{
 		Hello: work.Hello{Name: o.name, Version: p.Version, Slots: o.slots, Apps: o.apps, Untrusted: o.untrusted},
@@ -393,7 +460,15 @@ Ctrl-C. A worker takes what the controller has for it; when it ends or is lost, 
 was doing is given to another at once.
 
 A worker runs what the app's repository contains, with the rights of this user. Changes
-by people who may not push there are not given to it.`,
+by people who may not push there are not given to it; with --untrusted they are, to be
+reviewed and no more.
+
+To each image that it builds it attaches in the registry what the image is made of
+(SPDX) and how it was made (SLSA provenance), signed with --signing-key. An App that
+has spec.policy.verify takes no others. A key and what verifies it:
+
+  openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out key.pem
+  openssl pkey -in key.pem -pubout -out key.pub`,
 		Example: `  bight worker                      for every app of the cluster
   bight worker --app shop/shop      for app shop in namespace shop`,
 		Args: atMost(0, "no argument"),
@@ -401,13 +476,18 @@ by people who may not push there are not given to it.`,
 			if o.slots < 1 || o.slots > 64 {
 				return usageError("--slots %d: a worker does 1 to 64 steps at once", o.slots)
 			}
+			if err := o.read(); err != nil {
+				return err
+			}
 			return p.runWorker(c.Context(), &t, o)
 		},
 	}
 	t.flags(c)
 	t.registryFlag(c)
 	c.Flags().StringSliceVar(&o.apps, "app", nil, "work for these apps, NAMESPACE/NAME (default: all)")
+	o.flags(c)
 	c.Flags().IntVar(&o.slots, "slots", runtime.NumCPU(), "how many steps at once")
+	c.Flags().BoolVar(&o.untrusted, "untrusted", false, "review what strangers have made, too; analyzers compile it: only where there is nothing to lose")
 	c.Flags().StringVar(&o.name, "name", "", "name of the worker (default: of user, machine and process)")
 	return c
 }

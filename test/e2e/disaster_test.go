@@ -76,9 +76,18 @@ func TestARestartedAPIServerIsNoticedByNobody(t *testing.T) {
 	l := goApp(t)
 	s := l.up()
 	s.serves("hello", "/", "first")
+	l.killComponent("kube-apiserver")
+	l.write("main.go", server("second"))
+	s.serves("hello", "/", "second")
+	l.eventually("in sync", l.inSync)
+}
+
+// killComponent kills a part of the embedded cluster, which is then started again.
+func (l *lab) killComponent(name string) {
+	l.Helper()
 	out, _, code := l.bight("cluster", "status", "-o", "json")
 	if code != 0 {
-		t.Fatal(out)
+		l.Fatal(out)
 	}
 	var report struct {
 		Components []struct {
@@ -87,18 +96,17 @@ func TestARestartedAPIServerIsNoticedByNobody(t *testing.T) {
 		}
 	}
 	if err := json.Unmarshal([]byte(out), &report); err != nil {
-		t.Fatal(err)
+		l.Fatal(err)
 	}
 	for _, c := range report.Components {
-		if c.Name == "kube-apiserver" {
+		if c.Name == name {
 			if err := syscall.Kill(c.PID, syscall.SIGKILL); err != nil {
-				t.Fatal(err)
+				l.Fatal(err)
 			}
+			return
 		}
 	}
-	l.write("main.go", server("second"))
-	s.serves("hello", "/", "second")
-	l.eventually("in sync", l.inSync)
+	l.Fatalf("the cluster has no component %s", name)
 }
 
 // throttle is a TCP proxy on the way to the API server that can go dead.

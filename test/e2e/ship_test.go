@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"syscall"
@@ -36,6 +37,7 @@ func TestShip(t *testing.T) {
 		{"TwoDevelopers", testShipTwo},
 		{"Conflict", testShipConflict},
 		{"Drift", testShipDrift},
+		{"PlainGit", testShipPlainGit},
 		{"ControllerKilled", testShipControllerKilled},
 		{"WorkerKilled", testShipWorkerKilled},
 		{"NoRight", testShipNoRight},
@@ -271,6 +273,33 @@ func testShipDrift(d *dock) {
 		}
 		return err
 	})
+}
+
+func testShipPlainGit(d *dock) {
+	d.T.Setenv("PATH", binaries+":"+os.Getenv("PATH"))
+	worker := d.start("worker", "--app", d.namespace+"/"+d.namespace, "--slots", "4")
+	d.write("stock/main.go", shipped("stock", "by git"))
+	name := d.commit("stock: by git")
+	d.git("remote", "add", "cluster", "bight://"+d.namespace+"/"+d.namespace)
+	said := d.git("push", "cluster", "HEAD:fix")
+	if !strings.Contains(said, "remote: change "+name) {
+		d.Errorf("git push said\n%s", said)
+	}
+	_, _, code := d.bight("change", "show", name, "-n", d.namespace, "--follow")
+	if c := d.change(name); code != 0 || c.Status.Phase != v1alpha1.Held || c.Status.Merged != "" {
+		d.Fatalf("pushed to a branch: exit code %d, phase %q, message %q\n%s", code, c.Status.Phase, c.Status.Message, worker.output)
+	}
+	if _, errs, code := d.bight("change", "merge", name, "-n", d.namespace); code != 0 {
+		d.Fatalf("change merge: exit code %d\n%s", code, errs)
+	}
+	d.serves(d.prod, "stock", "by git")
+	d.git("fetch", "--quiet", "cluster")
+	if got := d.git("rev-parse", "cluster/main"); got != d.git("rev-parse", "HEAD") {
+		d.Errorf("the branch is at %s", got)
+	}
+	if out := d.git("log", "-1", "--format=%s", "cluster/bight/prod"); !strings.Contains(out, "Deploy "+name) {
+		d.Errorf("the environment's branch says %q", out)
+	}
 }
 
 // slowTest makes cart's test wait for a file to go.

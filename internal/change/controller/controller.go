@@ -71,6 +71,8 @@ type Controller struct {
 	newest        newest
 	tickets       tickets
 	envs          environments
+	images        verifier
+	sources       sources
 	apps          keyed // one reconcile of an app at a time, with what it starts
 	wake          chan v1alpha1.App
 }
@@ -134,6 +136,7 @@ func (c *Controller) set(m ctrl.Manager) error {
 	c.files = &files{dir: filepath.Join(c.Dir, "files")}
 	c.store = repo.Store{Root: filepath.Join(c.Dir, "git")}
 	c.tickets.reader = c.live
+	c.images.registry = c.Cluster.LocalRegistry
 	c.envs.typed, c.envs.dynamic, c.envs.client, c.envs.log = typed, dynamic, c.client, c.Log
 	c.wake = make(chan v1alpha1.App, 1024)
 	c.hub = &work.Hub{Keeper: keeper{c}, Log: c.Log, May: c.mayWork}
@@ -165,6 +168,10 @@ func (leading) NeedLeaderElection() bool { return true }
 
 // Start serves HTTP, and then lets clients find this pod.
 func (l leading) Start(ctx context.Context) error {
+	// What is reconciled already has locks of its own.
+	if err := l.store.Unlock(time.Now().Add(-300 * time.Millisecond)); err != nil {
+		return fmt.Errorf("remove the locks that a killed controller has left: %w", err)
+	}
 	if err := l.git.Open(); err != nil {
 		return err
 	}
@@ -185,6 +192,10 @@ func (l leading) Start(ctx context.Context) error {
 		<-ctx.Done()
 		_ = server.Close()
 	})
+	defer l.sources.tasks.Wait()
+	following, stop := context.WithCancel(ctx)
+	defer stop()
+	l.sources.start(following)
 	l.envs.start(ctx)
 	if err := l.follow(ctx, l.caches); err != nil {
 		return fmt.Errorf("watch the environments: %w", err)

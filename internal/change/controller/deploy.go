@@ -237,6 +237,9 @@ func (c *Controller) deploy(ctx context.Context, a *v1alpha1.App, r *repo.Reposi
 	if err != nil {
 		return erred(err)
 	}
+	if bad := c.verified(ctx, a, run); bad != nil {
+		return *bad
+	}
 	objs, err := art.render(namespace, drained)
 	if err != nil {
 		return refused("%s", err)
@@ -338,17 +341,7 @@ const maxDesired = 4 << 20
 
 // desiredAt returns the files of a desired state.
 func desiredAt(ctx context.Context, r *repo.Repository, commit string) (map[string][]byte, error) {
-	tree, err := r.Tree(ctx, commit)
-	if err != nil {
-		return nil, err
-	}
-	files := map[string][]byte{}
-	for _, entry := range tree {
-		if files[entry.Path], err = r.ReadFile(ctx, commit, entry.Path, maxDesired); err != nil {
-			return nil, err
-		}
-	}
-	return files, nil
+	return r.Files(ctx, commit, maxDesired)
 }
 
 // applied is what applying did.

@@ -19,6 +19,7 @@ func (c *Controller) handler() http.Handler {
 	mux.Handle(change.GitPath, c.git)
 	mux.Handle("GET "+change.WorkPath, c.hub)
 	mux.HandleFunc("GET "+change.FilesPath+"/{namespace}/{change}/{file}", c.serveFile)
+	mux.Handle("POST "+change.HooksPath+"/{namespace}/{app}", c.webhooks())
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) })
 	return mux
 }

@@ -25,6 +25,37 @@ import (
 type newest struct {
 	mu  sync.Mutex
 	all map[client.ObjectKey]*v1alpha1.Change
+	// writing has who writes a change at the moment, closed when they have done so.
+	writing map[client.ObjectKey]chan struct{}
+}
+
+// lock waits until nobody else in this process writes a change. Two who write at once
+// would both lose time: the API server refuses one of them.
+func (n *newest) lock(ctx context.Context, key client.ObjectKey) (unlock func(), err error) {
+	mine := make(chan struct{})
+	for {
+		n.mu.Lock()
+		other := n.writing[key]
+		if other == nil {
+			if n.writing == nil {
+				n.writing = map[client.ObjectKey]chan struct{}{}
+			}
+			n.writing[key] = mine
+			n.mu.Unlock()
+			return func() {
+				n.mu.Lock()
+				delete(n.writing, key)
+				n.mu.Unlock()
+				close(mine)
+			}, nil
+		}
+		n.mu.Unlock()
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-other:
+		}
+	}
 }
 
 // of returns the newer of c and what was written.
@@ -72,7 +103,7 @@ func (c *Controller) update(ctx context.Context, key client.ObjectKey, edit func
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	read := client.Reader(c.client)
-	for pause := 20 * time.Millisecond; ; pause = min(2*pause, 2*time.Second) {
+	for pause := 5 * time.Millisecond; ; pause = min(2*pause, 2*time.Second) {
 		var edited error
 		now, err := c.updateOnce(ctx, read, key, func(m *v1alpha1.Change) error {
 			edited = edit(m)
@@ -96,6 +127,11 @@ func (c *Controller) update(ctx context.Context, key client.ObjectKey, edit func
 }
 
 func (c *Controller) updateOnce(ctx context.Context, read client.Reader, key client.ObjectKey, edit func(*v1alpha1.Change) error) (*v1alpha1.Change, error) {
+	unlock, err := c.newest.lock(ctx, key)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
 	got := &v1alpha1.Change{}
 	if err := read.Get(ctx, key, got); err != nil {
 		return nil, err

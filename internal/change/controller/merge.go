@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -21,6 +22,7 @@ type keyed struct {
 	mu     sync.Mutex
 	trees  map[string]string
 	bases  map[[2]string]string
+	within map[[2]string]bool // whether a commit's history has another
 	merges map[string]merged
 	clash  map[[2]string]bool // by the heads of two changes
 }
@@ -68,6 +70,10 @@ func (k *keyed) tree(ctx context.Context, r *repo.Repository, commit string) (st
 
 func (k *keyed) mergeBase(ctx context.Context, r *repo.Repository, a, b string) (string, error) {
 	return remember(&k.mu, &k.bases, [2]string{a, b}, func() (string, error) { return r.MergeBase(ctx, a, b) })
+}
+
+func (k *keyed) isAncestor(ctx context.Context, r *repo.Repository, ancestor, descendant string) (bool, error) {
+	return remember(&k.mu, &k.within, [2]string{ancestor, descendant}, func() (bool, error) { return r.IsAncestor(ctx, ancestor, descendant) })
 }
 
 // combine merges changes into the branch, one after the other, and returns the commit
@@ -151,8 +157,8 @@ func mergeOne(ctx context.Context, s *subject, base string, m *v1alpha1.Change) 
 }
 
 // merge moves the branch to what a run has tested, and notes it with every change of
-// it.
-func (c *Controller) merge(ctx context.Context, s *subject, a change.Action) error {
+// it. It says whether it has written anything.
+func (c *Controller) merge(ctx context.Context, s *subject, a change.Action) (bool, error) {
 	lead := s.change(a.Change)
 	run := lead.Status.Runs[a.Run]
 	var members []*v1alpha1.Change
@@ -161,27 +167,35 @@ func (c *Controller) merge(ctx context.Context, s *subject, a change.Action) err
 	}
 	commits, err := c.apps.combine(ctx, s, members)
 	if err != nil {
-		return err
+		return false, err
 	}
 	last := commits[len(commits)-1]
 	tested, err := c.apps.tree(ctx, s.repo, run.Commit)
 	if err != nil {
-		return err
+		return false, err
 	}
 	if tree, err := c.apps.tree(ctx, s.repo, last); err != nil || tree != tested {
-		return fmt.Errorf("the result of merging is %s and %s was tested: %w", tree, tested, err)
+		return false, fmt.Errorf("the result of merging is %s and %s was tested: %w", tree, tested, err)
 	}
 	if err := c.publish(ctx, s, last); err != nil {
-		return err
+		return c.unpublished(ctx, s, members, err)
 	}
-	return c.noteMerged(ctx, s, lead, run, members, commits)
+	return true, c.noteMerged(ctx, s, lead, run, members, commits)
 }
 
 // publish moves the branch, at the outside host first where there is one.
 func (c *Controller) publish(ctx context.Context, s *subject, commit string) error {
 	ref := "refs/heads/" + s.app.Spec.Branch
+	if s.app.Spec.Source != nil && commit != s.tip {
+		if err := c.publishOutside(s, commit); err != nil {
+			return err
+		}
+	}
 	var moved *repo.MovedError
 	err := s.repo.UpdateRef(ctx, ref, commit, s.tip)
+	if errors.As(err, &moved) && moved.Have == commit {
+		return nil // fetched from the host meanwhile
+	}
 	if errors.As(err, &moved) {
 		c.wakeApp(s.app.Namespace, s.app.Name) // somebody was faster: decided anew
 	}
@@ -219,7 +233,7 @@ func (c *Controller) completeMerges(ctx context.Context, s *subject) error {
 			if run.State != v1alpha1.RunPassed || lead.Status.Merged != "" || change.Ended(lead) || s.tip == "" {
 				continue
 			}
-			if there, err := s.repo.IsAncestor(ctx, run.Commit, s.tip); err != nil || !there {
+			if there, err := c.apps.isAncestor(ctx, s.repo, run.Commit, s.tip); err != nil || !there {
 				continue
 			}
 			var members []*v1alpha1.Change
@@ -228,6 +242,11 @@ func (c *Controller) completeMerges(ctx context.Context, s *subject) error {
 				if m := s.change(name); m != nil {
 					members, commits = append(members, m), append(commits, run.Commit)
 				}
+			}
+			if slices.ContainsFunc(members, func(m *v1alpha1.Change) bool {
+				return !change.Done(change.State(m.Status.Steps, v1alpha1.ReviewStep))
+			}) {
+				continue // it was no merge of ours: others have put it there
 			}
 			if err := c.noteMerged(ctx, s, lead, run, members, commits); err != nil {
 				return err

@@ -116,6 +116,9 @@ func (c *Controller) preview(ctx context.Context, a *v1alpha1.App, namespace str
 	if err != nil {
 		return erred(err), nil
 	}
+	if bad := c.verified(ctx, a, run); bad != nil {
+		return *bad, nil
+	}
 	objs, err := art.render(namespace, 0)
 	if err != nil {
 		return refused("%s", err), nil

@@ -23,7 +23,7 @@ func (c *Controller) pushed(ctx context.Context, p repo.Push) ([]string, error) 
 		return nil, err
 	}
 	if a.Spec.Source != nil {
-		return nil, fmt.Errorf("the repository of app %s is at %s: push there", a.Name, a.Spec.Source.URL)
+		return nil, fmt.Errorf("the repository of app %s is at %s: push there", a.Name, whereIs(a.Spec.Source))
 	}
 	if p.New == "" || !strings.HasPrefix(p.Ref, "refs/heads/") {
 		return nil, nil
@@ -48,6 +48,8 @@ func (c *Controller) pushed(ctx context.Context, p repo.Push) ([]string, error) 
 	lines := []string{fmt.Sprintf("change %s: %s", made.Name, made.Spec.Title)}
 	if p.Change {
 		lines = append(lines, fmt.Sprintf("%s gets it when it is reviewed, built and tested", strings.TrimPrefix(p.Ref, "refs/heads/")))
+	} else {
+		lines = append(lines, fmt.Sprintf("it is reviewed, built and tested; to have it in %s, push it there", a.Spec.Branch))
 	}
 	return append(lines, fmt.Sprintf("follow it with: bight change show %s -n %s --follow", made.Name, made.Namespace)), nil
 }
@@ -60,16 +62,25 @@ func phaseOf(c *v1alpha1.Change) string {
 }
 
 // queue makes the Change, unless it is there, and replaces those that it makes
-// pointless.
+// pointless. What is on its way to the app's branch is to be merged, anything else when
+// somebody says so.
 func (c *Controller) queue(ctx context.Context, a *v1alpha1.App, r *repo.Repository, spec v1alpha1.ChangeSpec) (made *v1alpha1.Change, known bool, err error) {
 	made = &v1alpha1.Change{Spec: spec}
 	made.Namespace, made.Name = a.Namespace, change.Name(a.Name, spec.Commit)
 	made.Labels = map[string]string{v1alpha1.AppLabel: a.Name}
 	made.OwnerReferences = ownedBy(a)
 	made.Spec.Order = time.Now().UnixNano()
+	made.Spec.Merge = spec.Ref == "refs/heads/"+a.Spec.Branch
 	err = c.client.Create(ctx, made)
 	if apierrors.IsAlreadyExists(err) {
-		return made, true, c.live.Get(ctx, client.ObjectKeyFromObject(made), made)
+		wanted := made.Spec.Merge
+		if err := c.live.Get(ctx, client.ObjectKeyFromObject(made), made); err != nil || !wanted || made.Spec.Merge {
+			return made, true, err
+		}
+		// It was pushed to another branch before, and now to this one.
+		was := made.DeepCopy()
+		made.Spec.Merge = true
+		return made, true, c.client.Patch(ctx, made, client.MergeFrom(was))
 	}
 	if err != nil {
 		return nil, false, err

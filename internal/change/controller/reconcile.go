@@ -29,6 +29,8 @@ type subject struct {
 	repo *repo.Repository
 	tip  string // the branch's newest commit, "" for none
 	view change.View
+	// again is when the app is to be looked at though nothing happens, 0 for never.
+	again time.Duration
 }
 
 func (s *subject) change(name string) *v1alpha1.Change {
@@ -54,6 +56,7 @@ func (c *Controller) reconcile(ctx context.Context, req reconcile.Request) (reco
 	}
 	s, err := c.look(ctx, app)
 	if err == nil {
+		c.attend(app)
 		err = c.completeMerges(ctx, s)
 	}
 	for range rounds {
@@ -70,6 +73,10 @@ func (c *Controller) reconcile(ctx context.Context, req reconcile.Request) (reco
 		return reconcile.Result{}, errors.Join(err, c.report(ctx, app, nil, err))
 	}
 	again, err := c.previews(ctx, s)
+	c.inform(s)
+	if s.again > 0 && (again == 0 || s.again < again) {
+		again = s.again
+	}
 	return reconcile.Result{RequeueAfter: again}, errors.Join(c.compose(ctx, s), c.report(ctx, app, s, nil), c.tidy(ctx, s), err)
 }
 
@@ -79,7 +86,7 @@ func (c *Controller) look(ctx context.Context, app *v1alpha1.App) (*subject, err
 	if err != nil {
 		return nil, fmt.Errorf("open the repository: %w", err)
 	}
-	s := &subject{app: app, repo: r, view: change.View{App: app, Tree: emptyTree, Trees: map[string]string{}}}
+	s := &subject{app: app, repo: r, view: change.View{App: app, Tree: emptyTree, Trees: map[string]string{}, Now: time.Now()}}
 	var all v1alpha1.ChangeList
 	if err := c.client.List(ctx, &all, client.InNamespace(app.Namespace), client.MatchingLabels{v1alpha1.AppLabel: app.Name}); err != nil {
 		return nil, err
@@ -164,6 +171,7 @@ func (c *Controller) findConflicts(ctx context.Context, s *subject) error {
 // from.
 func (c *Controller) act(ctx context.Context, s *subject, actions []change.Action) (wrote bool, err error) {
 	wanted := map[string]bool{}
+	merging := false
 	for _, a := range actions {
 		var did bool
 		switch a.Kind {
@@ -175,10 +183,13 @@ func (c *Controller) act(ctx context.Context, s *subject, actions []change.Actio
 			wanted[c.order(ctx, s, a)] = true
 		case change.Start:
 			did, err = c.start(ctx, s, a)
+		case change.Later:
+			s.again = max(time.Until(a.At), time.Millisecond)
 		case change.Abandon:
 			did, err = true, c.abandon(ctx, s, a)
 		case change.Merge:
-			did, err = true, c.merge(ctx, s, a)
+			merging = true
+			did, err = c.merge(ctx, s, a)
 		case change.Along:
 			did, err = true, c.along(ctx, s, a)
 		case change.Preview:
@@ -190,6 +201,9 @@ func (c *Controller) act(ctx context.Context, s *subject, actions []change.Actio
 			return wrote, fmt.Errorf("%s change %s: %w", a.Kind, a.Change, err)
 		}
 		wrote = wrote || did
+	}
+	if !merging {
+		c.withdraw(client.ObjectKeyFromObject(s.app))
 	}
 	if !wrote {
 		c.hub.Withdraw("nobody wants it any more", func(o work.Order) bool {
@@ -262,6 +276,9 @@ func (c *Controller) order(ctx context.Context, s *subject, a change.Action) str
 	}
 	if st := change.StepOf(steps, a.Step); st != nil && st.State == v1alpha1.StepRunning {
 		o.Lease = st.Lease + 1 // its lease was given by a controller that is no more, or it is still held
+	}
+	if a.Step == v1alpha1.ReviewStep {
+		o.Base = reviewBase(ctx, s, m, o.Base)
 	}
 	c.hub.Offer(o)
 	return o.ID()
@@ -371,6 +388,9 @@ func (c *Controller) report(ctx context.Context, app *v1alpha1.App, s *subject, 
 	if failed != nil {
 		ready.Status, ready.Reason, ready.Message = metav1.ConditionFalse, "Error", failed.Error()
 	}
+	if failed == nil {
+		c.sources.report(client.ObjectKeyFromObject(app), app.Generation, &ready, &st.Conditions)
+	}
 	meta.SetStatusCondition(&st.Conditions, ready)
 	if s != nil {
 		st.Head = s.tip
@@ -385,8 +405,20 @@ func (c *Controller) report(ctx context.Context, app *v1alpha1.App, s *subject, 
 // keepEnded is how many changes of an app that have ended are kept.
 const keepEnded = 200
 
-// tidy removes the oldest changes that have ended.
+// tidy removes the oldest changes that have ended, and tickets that are good for
+// nothing: their owners give them back unless they are killed.
 func (c *Controller) tidy(ctx context.Context, s *subject) error {
+	var tickets v1alpha1.TicketList
+	if err := c.client.List(ctx, &tickets, client.InNamespace(s.app.Namespace)); err != nil {
+		return err
+	}
+	for i := range tickets.Items {
+		if t := &tickets.Items[i]; time.Since(t.CreationTimestamp.Time) > v1alpha1.TicketSeconds*time.Second {
+			if err := c.client.Delete(ctx, t); client.IgnoreNotFound(err) != nil {
+				return err
+			}
+		}
+	}
 	var ended []*v1alpha1.Change
 	for _, m := range s.view.Changes {
 		if change.Ended(m) {
@@ -413,5 +445,6 @@ func (c *Controller) tidy(ctx context.Context, s *subject) error {
 func (c *Controller) forget(ctx context.Context, key client.ObjectKey) error {
 	c.hub.Withdraw("the app is deleted", func(o work.Order) bool { return o.Namespace != key.Namespace || o.App != key.Name })
 	c.envs.stop(key)
+	c.sources.stop(key)
 	return errors.Join(c.store.Remove(key.Namespace, key.Name), c.removePreviews(ctx, key))
 }

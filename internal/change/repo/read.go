@@ -260,6 +260,41 @@ func (r *Repository) ReadFile(ctx context.Context, rev, name string, limit int64
 	return body, nil
 }
 
+// Files returns the contents of all files of a commit, by path: a [TooLargeError] where one has more than
+// limit bytes.
+func (r *Repository) Files(ctx context.Context, rev string, limit int64) (map[string][]byte, error) {
+	hash, err := r.given(ctx, rev)
+	if err != nil {
+		return nil, err
+	}
+	entries, err := r.entries(ctx, hash)
+	if err != nil {
+		return nil, r.absent(ctx, err, hash)
+	}
+	var hashes []string
+	total := int64(0)
+	for _, e := range entries {
+		if e.Size > limit {
+			return nil, &TooLargeError{What: "file " + e.Path, Size: e.Size, Limit: limit}
+		}
+		if e.Mode == ModeSubmodule {
+			return nil, fmt.Errorf("read the files of %s: %s is a submodule", hash, printable(e.Path))
+		}
+		hashes = append(hashes, e.Hash)
+		total += e.Size
+	}
+	const heading = 128 // of each answer
+	bodies, err := r.readBatch(ctx, hashes, total+int64(heading*(len(hashes)+1)))
+	if err != nil {
+		return nil, fmt.Errorf("read the files of %s: %w", hash, err)
+	}
+	files := map[string][]byte{}
+	for i, e := range entries {
+		files[e.Path] = bodies[i]
+	}
+	return files, nil
+}
+
 // readBatch returns the contents of objects in one go, in the order asked, at most limit bytes in all.
 func (r *Repository) readBatch(ctx context.Context, hashes []string, limit int64) ([][]byte, error) {
 	if len(hashes) == 0 {

@@ -131,6 +131,9 @@ func (r *Repository) Resolve(ctx context.Context, rev string) (string, error) {
 	if rev == "" || strings.ContainsAny(rev, "\x00\n") {
 		return "", &NotFoundError{What: fmt.Sprintf("revision %q", rev)}
 	}
+	if hash, ok := r.loose(rev); ok {
+		return hash, nil
+	}
 	out, err := r.git(ctx, "rev-parse", "--verify", "--quiet", "--end-of-options", rev+"^{commit}")
 	if code := exitCode(err); code == 1 || code == 128 {
 		return "", &NotFoundError{What: fmt.Sprintf("revision %q", printable(rev))}
@@ -141,15 +144,48 @@ func (r *Repository) Resolve(ctx context.Context, rev string) (string, error) {
 	return strings.TrimSpace(string(out)), nil
 }
 
+// loose returns where a branch is that has a file of its own, as those have that moved lately: to ask
+// git would take a process.
+func (r *Repository) loose(ref string) (hash string, ok bool) {
+	if !strings.HasPrefix(ref, "refs/heads/") || CheckRef(ref) != nil {
+		return "", false
+	}
+	text, err := os.ReadFile(filepath.Join(r.Dir, filepath.FromSlash(ref)))
+	hash = strings.TrimSpace(string(text))
+	return hash, err == nil && fullHash.MatchString(hash) && !allZero(hash)
+}
+
+// given returns the hash of a commit that is to be looked at: rev itself where that is one. What asks
+// git about it calls absent when that fails.
+func (r *Repository) given(ctx context.Context, rev string) (string, error) {
+	if fullHash.MatchString(rev) {
+		return rev, nil
+	}
+	return r.Resolve(ctx, rev)
+}
+
+// absent says that one of some hashes names no commit, where that is why git failed.
+func (r *Repository) absent(ctx context.Context, err error, hashes ...string) error {
+	if exitCode(err) <= 0 {
+		return err
+	}
+	for _, hash := range hashes {
+		if _, missing := r.Resolve(ctx, hash); missing != nil {
+			return missing
+		}
+	}
+	return err
+}
+
 // Commit returns the commit that rev names.
 func (r *Repository) Commit(ctx context.Context, rev string) (Commit, error) {
-	hash, err := r.Resolve(ctx, rev)
+	hash, err := r.given(ctx, rev)
 	if err != nil {
 		return Commit{}, err
 	}
 	out, err := r.git(ctx, "cat-file", "commit", hash)
 	if err != nil {
-		return Commit{}, fmt.Errorf("read commit %s: %w", hash, err)
+		return Commit{}, fmt.Errorf("read commit %s: %w", hash, r.absent(ctx, err, hash))
 	}
 	c, err := parseCommit(out)
 	if err != nil {
@@ -230,11 +266,11 @@ func (r *Repository) ref(ctx context.Context, name string) (string, error) {
 
 // MergeBase returns the best commit that a and b have in common, "" if there is none.
 func (r *Repository) MergeBase(ctx context.Context, a, b string) (string, error) {
-	x, err := r.Resolve(ctx, a)
+	x, err := r.given(ctx, a)
 	if err != nil {
 		return "", err
 	}
-	y, err := r.Resolve(ctx, b)
+	y, err := r.given(ctx, b)
 	if err != nil {
 		return "", err
 	}
@@ -243,18 +279,18 @@ func (r *Repository) MergeBase(ctx context.Context, a, b string) (string, error)
 		return "", nil
 	}
 	if err != nil {
-		return "", fmt.Errorf("merge base of %s and %s: %w", a, b, err)
+		return "", fmt.Errorf("merge base of %s and %s: %w", a, b, r.absent(ctx, err, x, y))
 	}
 	return strings.TrimSpace(string(out)), nil
 }
 
 // IsAncestor tells whether descendant's history has ancestor. A commit is its own ancestor.
 func (r *Repository) IsAncestor(ctx context.Context, ancestor, descendant string) (bool, error) {
-	x, err := r.Resolve(ctx, ancestor)
+	x, err := r.given(ctx, ancestor)
 	if err != nil {
 		return false, err
 	}
-	y, err := r.Resolve(ctx, descendant)
+	y, err := r.given(ctx, descendant)
 	if err != nil {
 		return false, err
 	}
@@ -263,7 +299,7 @@ func (r *Repository) IsAncestor(ctx context.Context, ancestor, descendant string
 		return false, nil
 	}
 	if err != nil {
-		return false, fmt.Errorf("is %s an ancestor of %s: %w", ancestor, descendant, err)
+		return false, fmt.Errorf("is %s an ancestor of %s: %w", ancestor, descendant, r.absent(ctx, err, x, y))
 	}
 	return true, nil
 }

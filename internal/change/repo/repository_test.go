@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -461,4 +462,70 @@ func FuzzWhatGitSays(f *testing.F) {
 			t.Errorf("%q may be a path", text)
 		}
 	})
+}
+
+func TestHashesAreTakenAtTheirWordAndMissingOnesNamed(t *testing.T) {
+	r := newRepository(t)
+	first := grow(t, r, "", "first", "a/b.txt", "1", "c", "")
+	got, err := r.Files(t.Context(), first, 10)
+	if diff := cmp.Diff(map[string][]byte{"a/b.txt": []byte("1"), "c": {}}, got); err != nil || diff != "" {
+		t.Errorf("%v (-want +got):\n%s", err, diff)
+	}
+	if _, err := r.Files(t.Context(), first, 0); !errors.As(err, new(*TooLargeError)) {
+		t.Errorf("over the limit: %v", err)
+	}
+	gone := strings.Repeat("12", 20)
+	_, commit := r.Commit(t.Context(), gone)
+	_, base := r.MergeBase(t.Context(), first, gone)
+	_, within := r.IsAncestor(t.Context(), gone, first)
+	_, all := r.Files(t.Context(), gone, 10)
+	for what, err := range map[string]error{"commit": commit, "merge base": base, "ancestor": within, "files": all} {
+		if !errors.As(err, new(*NotFoundError)) {
+			t.Errorf("%s of a commit that is not there: %v", what, err)
+		}
+	}
+	if err := r.UpdateRef(t.Context(), "refs/heads/main", first, ""); err != nil {
+		t.Fatal(err)
+	}
+	for _, packed := range []bool{false, true} {
+		if packed {
+			if _, err := r.git(t.Context(), "pack-refs", "--all"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if hash, err := r.Resolve(t.Context(), "refs/heads/main"); err != nil || hash != first {
+			t.Errorf("main is at %s, %v; packed: %t", hash, err, packed)
+		}
+	}
+}
+
+func TestLocksOfTheKilledAreRemoved(t *testing.T) {
+	s := Store{Root: t.TempDir()}
+	r, err := s.Create(t.Context(), "shop", "shop", "main")
+	if err != nil {
+		t.Fatal(err)
+	}
+	first := grow(t, r, "", "first", "a", "1")
+	old, young := filepath.Join(r.Dir, "refs", "heads", "main.lock"), filepath.Join(r.Dir, "packed-refs.lock")
+	for _, lock := range []string{old, young} {
+		if err := os.WriteFile(lock, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	now := time.Now()
+	if err := os.Chtimes(old, now, now.Add(-time.Minute)); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.UpdateRef(t.Context(), "refs/heads/main", first, ""); err == nil {
+		t.Error("git does not mind the lock")
+	}
+	if err := s.Unlock(now.Add(-time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.UpdateRef(t.Context(), "refs/heads/main", first, ""); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(young); err != nil {
+		t.Errorf("a lock that is in use is gone: %v", err)
+	}
 }

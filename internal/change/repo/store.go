@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
+	"strings"
+	"time"
 )
 
 // Store is the directory of all repositories: Root/NAMESPACE/APP.git. The zero value keeps nothing.
@@ -48,6 +51,44 @@ func (s Store) Open(namespace, app string) (*Repository, error) {
 		return nil, &NotFoundError{What: fmt.Sprintf("repository of app %s in namespace %s", app, namespace)}
 	}
 	return r, err
+}
+
+// Unlock removes the locks on refs that were made before a time, of all repositories. Git leaves them when it
+// is killed, and waits for nobody to take them away. No process that made one may still run.
+func (s Store) Unlock(before time.Time) error {
+	var errs []error
+	for _, pattern := range []string{"HEAD.lock", "config.lock", "packed-refs.lock"} {
+		names, err := filepath.Glob(filepath.Join(s.Root, "*", "*.git", pattern))
+		errs = append(errs, err)
+		for _, name := range names {
+			errs = append(errs, unlock(name, before))
+		}
+	}
+	dirs, err := filepath.Glob(filepath.Join(s.Root, "*", "*.git", "refs"))
+	errs = append(errs, err)
+	for _, dir := range dirs {
+		errs = append(errs, filepath.WalkDir(dir, func(name string, d fs.DirEntry, err error) error {
+			if os.IsNotExist(err) {
+				return nil
+			}
+			if err != nil || d.IsDir() || !strings.HasSuffix(name, ".lock") {
+				return err
+			}
+			return unlock(name, before)
+		}))
+	}
+	return errors.Join(errs...)
+}
+
+func unlock(name string, before time.Time) error {
+	info, err := os.Lstat(name)
+	if err == nil && info.ModTime().Before(before) {
+		err = os.Remove(name)
+	}
+	if os.IsNotExist(err) {
+		return nil
+	}
+	return err
 }
 
 // Remove deletes the repository of an app. One that does not exist is removed already.

@@ -300,6 +300,20 @@ func (s *Shipper) Follow(ctx context.Context, name string, see func(*v1alpha1.Ch
 	return last, err
 }
 
+// App returns an app of the namespace.
+func (s *Shipper) App(ctx context.Context, name string) (*v1alpha1.App, error) {
+	apps, err := s.resource(v1alpha1.Apps())
+	if err != nil {
+		return nil, err
+	}
+	u, err := apps.Get(ctx, name, metav1.GetOptions{})
+	if err != nil {
+		return nil, s.Cluster.Explain(err)
+	}
+	a := &v1alpha1.App{}
+	return a, runtime.DefaultUnstructuredConverter.FromUnstructured(u.Object, a)
+}
+
 // Get returns a change.
 func (s *Shipper) Get(ctx context.Context, name string) (*v1alpha1.Change, error) {
 	changes, err := s.resource(v1alpha1.Changes())

@@ -1,0 +1,93 @@
+package controller
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/bightdev/bight/internal/change/host"
+)
+
+func TestWebhooks(t *testing.T) {
+	kicks := 0
+	deliveries := &host.Deliveries{}
+	h := &webhooks{turn: make(chan struct{}, 1), find: func(_ context.Context, app client.ObjectKey) (receiver, bool, error) {
+		switch app.Name {
+		case "shop":
+			return receiver{&host.Gitea{}, "s3cret", deliveries, func() { kicks++ }}, true, nil
+		case "unsigned":
+			return receiver{&host.Gitea{}, "", deliveries, func() { kicks++ }}, false, nil
+		case "later":
+			return receiver{}, false, errors.New("the API server is away")
+		}
+		return receiver{}, false, nil
+	}}
+	mux := http.NewServeMux()
+	mux.Handle("POST /hooks/{namespace}/{app}", h)
+	server := httptest.NewServer(mux)
+	defer server.Close()
+	send := func(app, secret, kind, delivery, body string) (int, string) {
+		t.Helper()
+		r, err := http.NewRequest(http.MethodPost, server.URL+"/hooks/ns/"+app, strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		mac := hmac.New(sha256.New, []byte(secret))
+		mac.Write([]byte(body))
+		r.Header.Set("X-Gitea-Signature", hex.EncodeToString(mac.Sum(nil)))
+		r.Header.Set("X-Gitea-Event", kind)
+		r.Header.Set("X-Gitea-Delivery", delivery)
+		answer, err := server.Client().Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer answer.Body.Close()
+		text := new(strings.Builder)
+		if err := answer.Write(text); err != nil {
+			t.Fatal(err)
+		}
+		_, said, _ := strings.Cut(text.String(), "\r\n\r\n")
+		return answer.StatusCode, said
+	}
+	push := `{"ref": "refs/heads/fix", "repository": {"full_name": "acme/shop"}}`
+	for _, test := range []struct {
+		name, app, secret, kind, delivery, body string
+		status, kicks                           int
+	}{
+		{"a push", "shop", "s3cret", "push", "1", push, 202, 1},
+		{"again", "shop", "s3cret", "push", "1", push, 409, 1},
+		{"again under another name", "shop", "s3cret", "push", "2", push, 409, 1},
+		{"something else", "shop", "s3cret", "star", "3", `{"action": "created"}`, 202, 1},
+		{"another push", "shop", "s3cret", "push", "4", strings.Replace(push, "fix", "more", 1), 202, 2},
+		{"no JSON", "shop", "s3cret", "push", "5", "{", 400, 2},
+		{"too large", "shop", "s3cret", "push", "6", strings.Repeat(" ", maxHook+1), 413, 2},
+		{"too large for no app", "none", "s3cret", "push", "6", strings.Repeat(" ", maxHook+1), 413, 2},
+		{"the API server is away", "later", "s3cret", "push", "7", push, 503, 2},
+	} {
+		if status, said := send(test.app, test.secret, test.kind, test.delivery, test.body); status != test.status || kicks != test.kicks {
+			t.Errorf("%s: %d %q and %d looks, want %d and %d", test.name, status, said, kicks, test.status, test.kicks)
+		}
+	}
+	status, forged := send("shop", "guessed", "push", "8", push)
+	if status != 401 {
+		t.Errorf("forged: %d %s", status, forged)
+	}
+	for _, app := range []string{"none", "unsigned"} {
+		for _, secret := range []string{"guessed", ""} {
+			if status, said := send(app, secret, "push", "8", push); status != 401 || said != forged {
+				t.Errorf("of %s, signed with %q: %d %q, want what a forged one is told: %q", app, secret, status, said, forged)
+			}
+		}
+	}
+	if kicks != 2 {
+		t.Errorf("looked %d times", kicks)
+	}
+}
