@@ -94,7 +94,7 @@ func start(t *testing.T) *fleet {
 	run("catalog", []string{"PORT=" + port(f.catalog), "RESTOCK_EVERY=1h"})
 	run("cart", nil, "-addr", f.cart)
 	run("payment", []string{"PORT=" + port(f.payment)})
-	run("shipping", []string{"LISTEN_ADDR=" + f.shipping})
+	run("shipping", []string{"LISTEN_ADDR=" + f.shipping, "LEG_TAKES=50ms"})
 	run("checkout", []string{
 		"PORT=" + port(f.checkout),
 		"CART_URL=http://" + f.cart,

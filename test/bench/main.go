@@ -47,6 +47,10 @@ func benchmarks() []benchmark {
 		{"bridge", bridgeTraffic},
 		{"delay", delay},
 		{"laptop", laptop},
+		{"ship", shipSmall},
+		{"ship-shop", shipShop},
+		{"steps", tenSteps},
+		{"apps", idleApps},
 	}
 }
 

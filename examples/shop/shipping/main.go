@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/json"
@@ -28,7 +29,11 @@ func run(ctx context.Context, log *slog.Logger) error {
 	if !ok {
 		addr = ":7005"
 	}
-	h := &harbour{stop: ctx.Done(), leg: 2 * time.Second, left: map[string]time.Time{}}
+	leg, err := time.ParseDuration(cmp.Or(os.Getenv("LEG_TAKES"), "2s"))
+	if err != nil {
+		return fmt.Errorf("LEG_TAKES=%q is not a time: write for example 2s", os.Getenv("LEG_TAKES"))
+	}
+	h := &harbour{stop: ctx.Done(), leg: leg, left: map[string]time.Time{}}
 	mux := http.NewServeMux()
 	mux.Handle("POST /quote", rest.Handle(h.quote))
 	mux.Handle("POST /shipments", rest.Handle(h.ship))
