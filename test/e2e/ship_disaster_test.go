@@ -116,7 +116,6 @@ func testStart(d *dock) {
 func TestShipDisasters(t *testing.T) {
 	d := newDock(t)
 	d.install("--replicas", "2")
-	t.Cleanup(func() { d.install("--replicas", "1") })
 	tests := []dockTest{{"Start", testStart}, {"OneActs", testOneActs}}
 	for _, at := range []struct {
 		step    string

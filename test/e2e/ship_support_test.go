@@ -34,6 +34,11 @@ func newDock(t *testing.T) *dock {
 	t.Helper()
 	l := newLab(t, nil)
 	d := &dock{lab: l, prod: l.namespace + "-prod"}
+	t.Cleanup(func() {
+		if _, errs, code := d.bight("uninstall"); code != 0 {
+			t.Errorf("uninstall: exit code %d\n%s", code, errs)
+		}
+	})
 	d.install()
 	for _, ns := range []string{d.prod, l.namespace + "-stage"} {
 		d.vacate(ns)
