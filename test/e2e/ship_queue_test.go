@@ -112,7 +112,8 @@ func (d *dock) remote() *changeclient.Remote {
 	return r
 }
 
-// testPlainGit pushes to a branch of its own by git alone.
+// testPlainGit pushes to a branch of its own by git alone, where the change is tested and
+// held, and then to main, where it is merged on what was tested.
 func testPlainGit(d *dock) {
 	r := d.remote()
 	d.write("cart/main.go", shipped("cart", "by git"))
@@ -122,7 +123,13 @@ func testPlainGit(d *dock) {
 		d.Fatalf("git push: %v\n%s", err, said)
 	}
 	d.helper("alone")
-	d.ends(name, v1alpha1.Deployed)
+	held := d.reaches(name, "is held", func(c *v1alpha1.Change) bool { return c.Status.Phase == v1alpha1.Held })
+	if said, err := d.gitWith(r.Env(), "push", r.URL, "HEAD:refs/heads/main"); err != nil {
+		d.Fatalf("git push to main: %v\n%s", err, said)
+	}
+	if c := d.ends(name, v1alpha1.Deployed); len(c.Status.Runs) != len(held.Status.Runs) {
+		d.Errorf("it was tested again: %+v", c.Status.Runs)
+	}
 	d.serves(d.prod, "cart", "by git")
 	if got, err := d.gitWith(r.Env(), "ls-remote", r.URL, "refs/heads/main"); err != nil || !strings.HasPrefix(got, d.git("rev-parse", "HEAD")) {
 		d.Errorf("main is at %q, %v", got, err)
