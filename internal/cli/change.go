@@ -291,17 +291,27 @@ func (p *Program) changeSpecCommand(use, short string, args cobra.PositionalArgs
 			if err != nil {
 				return err
 			}
-			found, err := p.change(c.Context(), s, args[0])
-			if err != nil {
-				return err
-			}
-			spec, err := edit(c.Context(), s, found, args)
-			if err != nil {
-				return err
-			}
-			return s.Patch(c.Context(), found, spec)
+			return p.decide(c.Context(), s, args, edit)
 		},
 	}
 	t.flags(c)
 	return c
+}
+
+// decide changes what is wanted of a change. While its status is written by the
+// controller, that takes more than one try.
+func (p *Program) decide(ctx context.Context, s *ship.Shipper, args []string, edit func(context.Context, *ship.Shipper, *v1alpha1.Change, []string) (map[string]any, error)) error {
+	for try := 1; ; try++ {
+		found, err := p.change(ctx, s, args[0])
+		if err != nil {
+			return err
+		}
+		spec, err := edit(ctx, s, found, args)
+		if err != nil {
+			return err
+		}
+		if err = s.Patch(ctx, found, spec); kube.KindOf(err) != kube.Conflict || try == 20 {
+			return err
+		}
+	}
 }
