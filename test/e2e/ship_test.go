@@ -273,6 +273,35 @@ func testShipDrift(d *dock) {
 		}
 		return err
 	})
+	d.changedUnseen()
+}
+
+// changedUnseen changes an environment while no controller is there to see it.
+func (d *dock) changedUnseen() {
+	d.Helper()
+	scale := func(replicas int) {
+		d.Helper()
+		patch := fmt.Appendf(nil, `{"spec":{"replicas":%d}}`, replicas)
+		if _, err := client.AppsV1().StatefulSets("bight-system").Patch(context(), "bight-controller", types.MergePatchType, patch, meta.PatchOptions{}); err != nil {
+			d.Fatal(err)
+		}
+		d.eventually(fmt.Sprintf("there are %d controllers", replicas), func() error {
+			all, err := client.CoreV1().Pods("bight-system").List(context(), meta.ListOptions{LabelSelector: "app.kubernetes.io/name=bight-controller"})
+			if err == nil && len(all.Items) != replicas {
+				err = fmt.Errorf("there are %d", len(all.Items))
+			}
+			return err
+		})
+	}
+	scale(0)
+	if err := client.CoreV1().Services(d.prod).Delete(context(), "stock", meta.DeleteOptions{}); err != nil {
+		d.Fatal(err)
+	}
+	scale(1)
+	d.eventually("what was deleted unseen is back", func() error {
+		_, err := client.CoreV1().Services(d.prod).Get(context(), "stock", meta.GetOptions{})
+		return err
+	})
 }
 
 func testShipPlainGit(d *dock) {

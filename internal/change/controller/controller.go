@@ -61,20 +61,19 @@ type Controller struct {
 
 	client client.Client
 	live   client.Reader // past the cache
-	caches cache.Cache
-	// previewReader reads namespaces from the cache, which the client does not.
-	previewReader client.Reader
-	hub           *work.Hub
-	git           *repo.Server
-	store         repo.Store
-	files         *files
-	newest        newest
-	tickets       tickets
-	envs          environments
-	images        verifier
-	sources       sources
-	apps          keyed // one reconcile of an app at a time, with what it starts
-	wake          chan v1alpha1.App
+	// caches has namespaces, too, which the client reads past the cache.
+	caches  cache.Cache
+	hub     *work.Hub
+	git     *repo.Server
+	store   repo.Store
+	files   *files
+	newest  newest
+	tickets tickets
+	envs    environments
+	images  verifier
+	sources sources
+	apps    keyed // one reconcile of an app at a time, with what it starts
+	wake    chan v1alpha1.App
 }
 
 // Scheme knows the kinds that the controller reads and writes.
@@ -132,7 +131,7 @@ func (c *Controller) set(m ctrl.Manager) error {
 	if err != nil {
 		return err
 	}
-	c.client, c.live, c.caches, c.previewReader = m.GetClient(), m.GetAPIReader(), m.GetCache(), m.GetAPIReader()
+	c.client, c.live, c.caches = m.GetClient(), m.GetAPIReader(), m.GetCache()
 	c.files = &files{dir: filepath.Join(c.Dir, "files")}
 	c.store = repo.Store{Root: filepath.Join(c.Dir, "git")}
 	c.tickets.reader = c.live
@@ -203,6 +202,7 @@ func (l leading) Start(ctx context.Context) error {
 	if err := l.wakeAll(ctx); err != nil {
 		return err
 	}
+	tasks.Go(func() { l.healAll(ctx) })
 	if err := l.announce(ctx); err != nil {
 		l.Log.Error("the leader's pod is not labelled", "err", err)
 		return err
@@ -251,6 +251,7 @@ func (c *Controller) announce(ctx context.Context) error {
 
 func (c *Controller) watch(m ctrl.Manager, r ctrlcontroller.Controller) error {
 	toApp := handler.TypedEnqueueRequestsFromMapFunc(func(_ context.Context, o *v1alpha1.Change) []reconcile.Request {
+		c.files.stirAll(o.Namespace, o.Name) // who follows a log hears that its step has ended
 		return []reconcile.Request{{NamespacedName: client.ObjectKey{Namespace: o.Namespace, Name: o.Spec.App}}}
 	})
 	return errors.Join(

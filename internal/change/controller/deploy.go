@@ -37,6 +37,7 @@ type environments struct {
 
 	mu    sync.Mutex
 	under map[place]*rollout
+	then  map[place]func(context.Context) // heals, when what is under way has ended
 	drift map[place]*drift
 	life  context.Context
 	tasks sync.WaitGroup
@@ -63,6 +64,10 @@ var errNewer = errors.New("a newer change takes its place")
 func (e *environments) begin(p place, target string, do func(context.Context)) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	e.beginLocked(p, target, do)
+}
+
+func (e *environments) beginLocked(p place, target string, do func(context.Context)) {
 	old := e.under[p]
 	if e.life == nil || e.life.Err() != nil || old != nil && old.target == target {
 		return
@@ -83,12 +88,52 @@ func (e *environments) begin(p place, target string, do func(context.Context)) {
 		do(ctx)
 		cancel(nil)
 		e.mu.Lock()
+		var heal func(context.Context)
 		if e.under[p] == now {
+			heal = e.then[p]
 			delete(e.under, p)
+			delete(e.then, p)
 		}
 		e.mu.Unlock()
 		close(now.ended)
+		if heal != nil {
+			e.heal(p, heal)
+		}
 	})
+}
+
+// healing is what an environment is a target of that is put back to its desired state.
+const healing = "heal"
+
+// heal begins to put an environment back, when what is under way there has ended.
+func (e *environments) heal(p place, do func(context.Context)) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.under[p] == nil {
+		e.beginLocked(p, healing, do)
+		return
+	}
+	if e.then == nil {
+		e.then = map[place]func(context.Context){}
+	}
+	e.then[p] = do
+}
+
+// idle waits until nothing is under way in an environment.
+func (e *environments) idle(ctx context.Context, p place) error {
+	for {
+		e.mu.Lock()
+		r := e.under[p]
+		e.mu.Unlock()
+		if r == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-r.ended:
+		}
+	}
 }
 
 // start lets work begin, which ends with ctx.
@@ -117,13 +162,6 @@ func (e *environments) target(p place) string {
 		return r.target
 	}
 	return ""
-}
-
-// busy reports whether something is under way in an environment.
-func (e *environments) busy(p place) bool {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return e.under[p] != nil
 }
 
 // artifacts is what a run's build has left.

@@ -2,6 +2,8 @@ package controller
 
 import (
 	"context"
+	"errors"
+	"slices"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -13,6 +15,7 @@ import (
 
 	"github.com/bightdev/bight/api/v1alpha1"
 	"github.com/bightdev/bight/internal/change"
+	"github.com/bightdev/bight/internal/change/repo"
 )
 
 // drift is what was put back in an environment since this process leads.
@@ -22,9 +25,12 @@ type drift struct {
 	failed string
 }
 
-// follow watches the objects of environments, and has those put back that somebody
-// else has changed, until ctx ends. It returns when nothing is under way any more.
+// follow begins to watch the objects of environments, and has those put back that
+// somebody else has changed, until ctx ends.
 func (c *Controller) follow(ctx context.Context, informers cache.Cache) error {
+	if _, err := informers.GetInformer(ctx, &corev1.Namespace{}); err != nil {
+		return err
+	}
 	for _, kind := range []client.Object{&corev1.Service{}, &corev1.ConfigMap{}, &corev1.ServiceAccount{}, &appsv1.Deployment{}} {
 		gvk, err := c.client.GroupVersionKindFor(kind)
 		if err != nil {
@@ -60,7 +66,7 @@ func (c *Controller) touched(ctx context.Context, old, now any) {
 		return // its status
 	}
 	ns := &corev1.Namespace{}
-	if err := c.client.Get(ctx, client.ObjectKey{Name: was.Namespace}, ns); err != nil || ns.DeletionTimestamp != nil {
+	if err := c.caches.Get(ctx, client.ObjectKey{Name: was.Namespace}, ns); err != nil || ns.DeletionTimestamp != nil {
 		return
 	}
 	appName, namespace, environment := ns.Labels[v1alpha1.AppLabel], ns.Labels[v1alpha1.AppNamespaceLabel], ns.Labels[v1alpha1.EnvironmentLabel]
@@ -70,39 +76,91 @@ func (c *Controller) touched(ctx context.Context, old, now any) {
 	c.heal(place{client.ObjectKey{Namespace: namespace, Name: appName}, was.Namespace}, environment)
 }
 
-// heal puts an environment back to its desired state, unless something is under way
-// there, which ends with that.
+// heal puts an environment back to its desired state as soon as nothing else is under
+// way there, and tries until that is done.
 func (c *Controller) heal(p place, environment string) {
-	if c.envs.busy(p) {
+	c.envs.heal(p, func(ctx context.Context) {
+		for pause := time.Second; ; pause = min(2*pause, time.Minute) {
+			err := c.healOnce(ctx, p, environment)
+			if err == nil {
+				return
+			}
+			select {
+			case <-ctx.Done():
+				if errors.Is(context.Cause(ctx), errNewer) {
+					c.heal(p, environment) // what came between may end before it applies anything
+				}
+				return
+			case <-time.After(pause):
+			}
+		}
+	})
+}
+
+// healAll looks at every environment once: what was changed while nobody led, nobody
+// has seen. One after the other, so that many of them do not burden the API server.
+func (c *Controller) healAll(ctx context.Context) {
+	var all v1alpha1.AppList
+	if err := c.client.List(ctx, &all); err != nil {
+		c.Log.Warn("the environments are not looked at", "err", err)
 		return
 	}
-	c.envs.begin(p, "heal", func(ctx context.Context) {
-		ctx, cancel := context.WithTimeout(ctx, time.Minute)
-		defer cancel()
-		app := &v1alpha1.App{}
-		if err := c.client.Get(ctx, p.app, app); err != nil {
-			return
+	for _, a := range all.Items {
+		for _, e := range a.Spec.Environments {
+			p := place{client.ObjectKeyFromObject(&a), change.Namespace(a.Name, e)}
+			if c.envs.target(p) != "" {
+				continue
+			}
+			c.heal(p, e.Name)
+			tried, cancel := context.WithTimeout(ctx, time.Minute)
+			_ = c.envs.idle(tried, p) // if it takes long, it goes on beside the next ones
+			cancel()
+			if ctx.Err() != nil {
+				return
+			}
 		}
-		mine := false
-		for _, e := range app.Spec.Environments {
-			mine = mine || e.Name == environment && change.Namespace(app.Name, e) == p.namespace
-		}
-		r, err := c.store.Open(p.app.Namespace, p.app.Name)
-		if err != nil || !mine {
-			return
-		}
-		commit, err := r.Resolve(ctx, EnvironmentRef(environment))
-		if err != nil {
-			return // nothing was deployed yet
-		}
-		result, err := c.envs.apply(ctx, app.Name, p.namespace, r, commit)
-		if err == nil && !result.changed {
-			return
-		}
-		c.envs.healed(p, result.text, err)
-		c.Log.Info("environment put back", "app", p.app, "namespace", p.namespace, "what", result.text, "err", err)
-		c.wakeApp(p.app.Namespace, p.app.Name)
+	}
+}
+
+// healOnce puts an environment back if it is there and something was deployed to it.
+func (c *Controller) healOnce(ctx context.Context, p place, environment string) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	app := &v1alpha1.App{}
+	if err := c.client.Get(ctx, p.app, app); err != nil {
+		return client.IgnoreNotFound(err)
+	}
+	mine := slices.ContainsFunc(app.Spec.Environments, func(e v1alpha1.Environment) bool {
+		return e.Name == environment && change.Namespace(app.Name, e) == p.namespace
 	})
+	ns := &corev1.Namespace{}
+	if err := c.caches.Get(ctx, client.ObjectKey{Name: p.namespace}, ns); err != nil || ns.DeletionTimestamp != nil || !mine {
+		return client.IgnoreNotFound(err)
+	}
+	r, err := c.store.Open(p.app.Namespace, p.app.Name)
+	var commit string
+	if err == nil {
+		commit, err = r.Resolve(ctx, EnvironmentRef(environment))
+	}
+	if _, ok := errors.AsType[*repo.NotFoundError](err); ok {
+		return nil // nothing was deployed yet
+	}
+	if err != nil {
+		return err
+	}
+	return c.putRight(ctx, p, r, commit)
+}
+
+// putRight applies a desired state, and notes it if that changed anything.
+func (c *Controller) putRight(ctx context.Context, p place, r *repo.Repository, commit string) error {
+	result, err := c.envs.apply(ctx, p.app.Name, p.namespace, r, commit)
+	if err == nil && !result.changed || context.Cause(ctx) != nil && errors.Is(context.Cause(ctx), errNewer) {
+		return err
+	}
+	c.envs.healed(p, result.text, err)
+	c.Log.Info("environment put back", "app", p.app, "namespace", p.namespace, "what", result.text, "err", err)
+	c.wakeApp(p.app.Namespace, p.app.Name)
+	return err
 }
 
 func (e *environments) healed(p place, what string, err error) {

@@ -241,9 +241,9 @@ func statuses(m *v1alpha1.Change) []host.Status {
 	s := host.Status{Context: statusContext + v1alpha1.MergeStep, State: host.Pending, Description: "waits for the steps before it"}
 	switch m.Status.Phase {
 	case v1alpha1.Refused:
-		s.State, s.Description = host.Failure, lower(m.Status.Phase)+": "+oneLine(m.Status.Message)
+		s.State, s.Description = host.Failure, strings.ToLower(m.Status.Phase)+": "+oneLine(m.Status.Message)
 	case v1alpha1.Failed, v1alpha1.Cancelled, v1alpha1.Superseded:
-		s.State, s.Description = host.Broken, lower(m.Status.Phase)+": "+oneLine(m.Status.Message)
+		s.State, s.Description = host.Broken, strings.ToLower(m.Status.Phase)+": "+oneLine(m.Status.Message)
 	case v1alpha1.Held:
 		s.Description = oneLine(m.Status.Message)
 	}
@@ -277,7 +277,7 @@ func describeStep(s v1alpha1.Step) string {
 		text = strings.TrimSuffix("cached: "+text, ": ")
 	}
 	if text == "" {
-		text = lower(s.State)
+		text = strings.ToLower(s.State)
 	}
 	return text
 }
@@ -353,9 +353,9 @@ func remarkText(f finding) string {
 // else.
 func timeline(m *v1alpha1.Change, rest []finding) string {
 	var b strings.Builder
-	phase := lower(m.Status.Phase)
+	phase := strings.ToLower(m.Status.Phase)
 	if phase == "" {
-		phase = lower(v1alpha1.Pending)
+		phase = strings.ToLower(v1alpha1.Pending)
 	}
 	fmt.Fprintf(&b, "**Bight**: change `%s` is %s", m.Name, phase)
 	if m.Status.Message != "" {
@@ -373,7 +373,7 @@ func timeline(m *v1alpha1.Change, rest []finding) string {
 		if s.Started != nil && s.Ended != nil {
 			took = s.Ended.Sub(s.Started.Time).Round(time.Millisecond).String()
 		}
-		fmt.Fprintf(&b, "| %s | %s | %s | %s |\n", plain(s.Name), lower(s.State), took, plain(describeStep(s)))
+		fmt.Fprintf(&b, "| %s | %s | %s | %s |\n", plain(s.Name), strings.ToLower(s.State), took, plain(describeStep(s)))
 	}
 	for i, f := range rest {
 		if i == maxRemarks {

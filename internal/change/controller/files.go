@@ -12,7 +12,6 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"time"
 )
 
 // files keeps what steps print and what they leave, by the namespace and name of the
@@ -21,7 +20,7 @@ type files struct {
 	dir string
 
 	mu   sync.Mutex
-	logs map[string]chan struct{} // by path, closed at the next write
+	logs map[string]chan struct{} // by path, closed at the next write or the end of a step
 }
 
 // maxLog is how much of one step's output is kept.
@@ -65,7 +64,19 @@ func (f *files) stir(name string) {
 	}
 }
 
-// written is closed at the next write to a log.
+// stirAll wakes who follows any log of a change.
+func (f *files) stirAll(namespace, change string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for name, c := range f.logs {
+		if strings.HasPrefix(name, namespace+"/"+change+"/") {
+			close(c)
+			delete(f.logs, name)
+		}
+	}
+}
+
+// written is closed at the next write to a log, and when its change changes.
 func (f *files) written(name string) <-chan struct{} {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -155,7 +166,6 @@ func (f *files) serve(w http.ResponseWriter, r *http.Request, p string, ended fu
 		case <-r.Context().Done():
 			return
 		case <-more:
-		case <-time.After(time.Second): // the end of a step is no write
 		}
 	}
 }

@@ -257,18 +257,21 @@ func (c *Controller) previews(ctx context.Context, s *subject) (time.Duration, e
 			}
 			return nil
 		}
-		return client.IgnoreNotFound(c.client.Delete(ctx, ns))
+		// It may have been given more time by now: then this is refused, and looked at again.
+		return client.IgnoreNotFound(c.client.Delete(ctx, ns, client.Preconditions{UID: &ns.UID, ResourceVersion: &ns.ResourceVersion}))
 	})
 	return next, err
 }
 
 func (c *Controller) removePreviews(ctx context.Context, key client.ObjectKey) error {
-	return c.eachPreview(ctx, key, func(ns *corev1.Namespace) error { return client.IgnoreNotFound(c.client.Delete(ctx, ns)) })
+	return c.eachPreview(ctx, key, func(ns *corev1.Namespace) error {
+		return client.IgnoreNotFound(c.client.Delete(ctx, ns, client.Preconditions{UID: &ns.UID}))
+	})
 }
 
 func (c *Controller) eachPreview(ctx context.Context, key client.ObjectKey, do func(*corev1.Namespace) error) error {
 	var all corev1.NamespaceList
-	err := c.previewReader.List(ctx, &all, client.MatchingLabels{v1alpha1.AppLabel: key.Name, v1alpha1.AppNamespaceLabel: key.Namespace, v1alpha1.EnvironmentLabel: previewName})
+	err := c.caches.List(ctx, &all, client.MatchingLabels{v1alpha1.AppLabel: key.Name, v1alpha1.AppNamespaceLabel: key.Namespace, v1alpha1.EnvironmentLabel: previewName})
 	if err != nil {
 		return err
 	}

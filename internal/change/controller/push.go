@@ -8,6 +8,7 @@ import (
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/bightdev/bight/api/v1alpha1"
@@ -132,6 +133,10 @@ func replaces(ctx context.Context, a *v1alpha1.App, r *repo.Repository, now v1al
 	return slices.ContainsFunc(commits, func(c repo.Commit) bool {
 		return c.Author.Name == was.Author.Name && c.Author.Email == was.Author.Email && c.Author.When.Equal(was.Author.When)
 	}), nil
+}
+
+func ownedBy(a *v1alpha1.App) []metav1.OwnerReference {
+	return []metav1.OwnerReference{*metav1.NewControllerRef(a, v1alpha1.GroupVersion().WithKind("App"))}
 }
 
 // versions is among how many commits an earlier version of a pushed one is looked for.

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"slices"
+	"strings"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -240,7 +241,7 @@ func (c *Controller) end(ctx context.Context, s *subject, a change.Action) error
 		m.Status.Steps = change.Compose(s.view, m)
 		for i := range m.Status.Steps {
 			if st := &m.Status.Steps[i]; st.State == v1alpha1.StepRunning || st.State == v1alpha1.StepWaiting {
-				st.State, st.Ended, st.Message = v1alpha1.StepSkipped, ptrNow(), "the change was "+lower(a.Phase)
+				st.State, st.Ended, st.Message = v1alpha1.StepSkipped, ptrNow(), "the change was "+strings.ToLower(a.Phase)
 			}
 		}
 		status := metav1.ConditionFalse
@@ -263,7 +264,7 @@ func (c *Controller) order(ctx context.Context, s *subject, a change.Action) str
 		Namespace: s.app.Namespace, App: s.app.Name, Change: m.Name, Step: a.Step, Attempt: m.Status.Attempt,
 		Commit: m.Spec.Commit, Base: s.tip, Directory: s.app.Spec.Directory, Untrusted: m.Spec.Untrusted,
 		Timeout: time.Duration(max(policy.StepMinutes, 1)) * time.Minute,
-		Policy:  work.Policy{RefuseAt: lower(policy.RefuseAt), Quarantine: policy.Flakes == "Quarantine"},
+		Policy:  work.Policy{RefuseAt: strings.ToLower(policy.RefuseAt), Quarantine: policy.Flakes == "Quarantine"},
 	}
 	steps := m.Status.Steps
 	if a.Run >= 0 {
