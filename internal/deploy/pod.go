@@ -178,10 +178,17 @@ func question(s *app.Service) string {
 	}
 }
 
+// longestStart is how long a process may take until it accepts connections.
+const longestStart = 120 * time.Second
+
 // probes tells kubelet how to ask. In production a process that no longer
 // accepts connections is restarted; one that says it cannot serve is not, since
 // what it misses may be another service. In a sandbox nothing is restarted by
 // kubelet: the agent does that, and keeps the live files.
+//
+// Slow starters have their time by the delay of the liveness probe. A startup probe
+// would give it them, too, but kubelet asks that one on its next second at the
+// soonest, and a readiness probe without one as soon as the container runs.
 func (r *renderer) probes(c *coreac.ContainerApplyConfiguration, s *app.Service) {
 	h := health(s)
 	if h == nil {
@@ -189,9 +196,9 @@ func (r *renderer) probes(c *coreac.ContainerApplyConfiguration, s *app.Service)
 	}
 	if r.opts.Live == nil {
 		tcp := &app.Health{Kind: app.HealthTCP, Port: h.Port}
-		c.WithStartupProbe(probe(h).WithPeriodSeconds(1).WithFailureThreshold(120).WithTimeoutSeconds(2))
-		c.WithReadinessProbe(probe(h).WithPeriodSeconds(5).WithFailureThreshold(2).WithTimeoutSeconds(2))
-		c.WithLivenessProbe(probe(tcp).WithPeriodSeconds(10).WithFailureThreshold(3).WithTimeoutSeconds(2))
+		c.WithReadinessProbe(probe(h).WithPeriodSeconds(2).WithFailureThreshold(3).WithTimeoutSeconds(2))
+		c.WithLivenessProbe(probe(tcp).WithInitialDelaySeconds(int32(longestStart.Seconds())).
+			WithPeriodSeconds(10).WithFailureThreshold(3).WithTimeoutSeconds(2))
 		return
 	}
 	// The agent lets the first question wait until the process can serve: kubelet

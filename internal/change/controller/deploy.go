@@ -190,13 +190,12 @@ func (c *Controller) built(run v1alpha1.Run) (artifacts, error) {
 // AppFile is the name of the app model among the files that a build leaves.
 const AppFile = "app.json"
 
-// drained is longer than it takes until every node's proxy knows of a pod's end.
+// drained is for how long pods go on after they were told to end: longer than it takes
+// until every node's proxy knows of it and leads no more requests to them.
 const drained = 5 * time.Second
 
 // render returns the objects of an environment.
-// Its pods go on for drain after they were told to end: for so long the cluster may
-// still lead requests to them.
-func (a artifacts) render(namespace string, drain time.Duration) ([]deploy.Object, error) {
+func (a artifacts) render(namespace string) ([]deploy.Object, error) {
 	commands := map[string][]string{}
 	for _, s := range a.app.Services {
 		command, err := session.Command(s)
@@ -205,7 +204,7 @@ func (a artifacts) render(namespace string, drain time.Duration) ([]deploy.Objec
 		}
 		commands[s.Name] = command
 	}
-	return deploy.Render(a.app, deploy.RenderOptions{Environment: namespace, Images: a.images, Commands: commands, Drain: drain})
+	return deploy.Render(a.app, deploy.RenderOptions{Environment: namespace, Images: a.images, Commands: commands, Drain: drained})
 }
 
 // startDeploy brings a merged change to an environment in the background.
@@ -278,7 +277,7 @@ func (c *Controller) deploy(ctx context.Context, a *v1alpha1.App, r *repo.Reposi
 	if bad := c.verified(ctx, a, run); bad != nil {
 		return *bad
 	}
-	objs, err := art.render(namespace, drained)
+	objs, err := art.render(namespace)
 	if err != nil {
 		return refused("%s", err)
 	}

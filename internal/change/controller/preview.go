@@ -119,7 +119,7 @@ func (c *Controller) preview(ctx context.Context, a *v1alpha1.App, namespace str
 	if bad := c.verified(ctx, a, run); bad != nil {
 		return *bad, nil
 	}
-	objs, err := art.render(namespace, 0)
+	objs, err := art.render(namespace)
 	if err != nil {
 		return refused("%s", err), nil
 	}
@@ -198,9 +198,9 @@ func ask(ctx context.Context, s *app.Service, p app.Port, namespace string) erro
 	host := net.JoinHostPort(s.Name+"."+namespace+".svc", strconv.Itoa(p.Number))
 	var last error
 	for pause := 10 * time.Millisecond; ; pause = min(2*pause, 500*time.Millisecond) {
-		// Each try is short: one that was led to a pod which has just gone would wait for
-		// it to the end.
-		try, stop := context.WithTimeout(ctx, 2*time.Second)
+		// The first tries are short: one that was led to a pod which has just gone would
+		// wait for it to the end.
+		try, stop := context.WithTimeout(ctx, 10*pause)
 		err := askOnce(try, s, p, host)
 		stop()
 		if err == nil {

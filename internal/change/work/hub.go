@@ -15,10 +15,10 @@ import (
 )
 
 // Keeper is told what becomes of orders, and writes it down. Its methods are called
-// from several goroutines, for one order one after the other.
+// from several goroutines; an order may be done before Leased has returned.
 type Keeper interface {
-	// Leased is called before a worker gets the order. An error keeps it from the
-	// worker; the order is then forgotten.
+	// Leased is called when a worker gets the order. An error takes it from the worker
+	// again; the order is then forgotten.
 	Leased(ctx context.Context, o Order, worker string) error
 	// Done is called with the result. The worker hears that it counted when nil is
 	// returned; until then it keeps it.
@@ -171,7 +171,7 @@ func (h *Hub) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	log.Info("worker connected", "version", w.Version, "slots", w.Slots)
 	var tasks sync.WaitGroup
 	tasks.Go(func() { cancel(alive(ctx, conn)) })
-	tasks.Go(func() { cancel(h.deliver(ctx, w)) })
+	tasks.Go(func() { cancel(h.deliver(ctx, w, &tasks)) })
 	h.enter(w)
 	err = h.hear(ctx, w, &tasks)
 	cancel(err)
@@ -249,8 +249,8 @@ func (h *Hub) leave(w *worker) int {
 	return len(given) + len(lost)
 }
 
-// deliver sends orders, each after it was written down who has it.
-func (h *Hub) deliver(ctx context.Context, w *worker) error {
+// deliver sends orders, and has written down who has them.
+func (h *Hub) deliver(ctx context.Context, w *worker, tasks *sync.WaitGroup) error {
 	for {
 		var m message
 		select {
@@ -259,15 +259,24 @@ func (h *Hub) deliver(ctx context.Context, w *worker) error {
 		case m = <-w.order:
 		}
 		if m.Order != nil {
-			if err := h.Keeper.Leased(ctx, *m.Order, w.Name); err != nil {
-				h.Log.Info("order not given", "order", m.ID, "err", err)
-				h.release(w, m.ID, m.Lease)
-				continue
-			}
+			tasks.Go(func() { h.note(ctx, w, *m.Order) })
 		}
 		if err := transmit(ctx, w.conn, m); err != nil {
 			return err
 		}
+	}
+}
+
+// note has it written down that w has an order. The worker does not wait for that: if
+// it can't be, the order is taken back.
+func (h *Hub) note(ctx context.Context, w *worker, o Order) {
+	err := h.Keeper.Leased(ctx, o, w.Name)
+	if err == nil {
+		return
+	}
+	if _, ok := h.release(w, o.ID(), o.Lease); ok {
+		h.Log.Info("order taken back", "order", o.ID(), "err", err)
+		w.send(message{Stop: err.Error(), ID: o.ID(), Lease: o.Lease})
 	}
 }
 

@@ -23,11 +23,12 @@ type book struct {
 	done   map[string][]Result
 	logs   map[string]string
 	refuse map[string]error // of Done
+	unfit  map[string]error // of Leased
 	more   chan struct{}    // closed and renewed with each entry
 }
 
 func newBook() *book {
-	return &book{leased: map[string][]string{}, done: map[string][]Result{}, logs: map[string]string{}, refuse: map[string]error{}, more: make(chan struct{})}
+	return &book{leased: map[string][]string{}, done: map[string][]Result{}, logs: map[string]string{}, refuse: map[string]error{}, unfit: map[string]error{}, more: make(chan struct{})}
 }
 
 func (b *book) write(do func()) {
@@ -39,8 +40,12 @@ func (b *book) write(do func()) {
 }
 
 func (b *book) Leased(_ context.Context, o Order, worker string) error {
-	b.write(func() { b.leased[o.Step] = append(b.leased[o.Step], fmt.Sprintf("%s#%d", worker, o.Lease)) })
-	return nil
+	var err error
+	b.write(func() {
+		b.leased[o.Step] = append(b.leased[o.Step], fmt.Sprintf("%s#%d", worker, o.Lease))
+		err = b.unfit[o.Step]
+	})
+	return err
 }
 
 func (b *book) Done(_ context.Context, o Order, _ string, r Result) error {
@@ -137,6 +142,28 @@ func TestOrderIsDoneAndItsResultCounts(t *testing.T) {
 	got := o.book.done["build"][0]
 	if got.Message != "c0ffee" || string(got.Files["a"]) != "b" || o.book.logs["build"] != "doing build" {
 		t.Errorf("result %+v, log %q", got, o.book.logs["build"])
+	}
+}
+
+func TestOrderIsTakenBack(t *testing.T) {
+	o := newOffice(t)
+	o.book.unfit["build"] = errors.New("nobody wants it any more")
+	stopped := make(chan error, 1)
+	o.employ(Hello{Name: "ada", Slots: 1}, func(ctx context.Context, got Order, _ io.Writer) Result {
+		if got.Step == "build" {
+			<-ctx.Done()
+			stopped <- context.Cause(ctx)
+		}
+		return Result{State: Passed}
+	})
+	o.hub.Offer(order("build"))
+	if err := <-stopped; err == nil || err.Error() != "nobody wants it any more" {
+		t.Errorf("the worker stops because of %v", err)
+	}
+	o.hub.Offer(order("after"))
+	o.book.until(t, "after", func() bool { return len(o.book.done["after"]) == 1 })
+	if n := len(o.book.done["build"]); n != 0 {
+		t.Errorf("what was taken back counted %d times", n)
 	}
 }
 
