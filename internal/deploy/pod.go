@@ -81,8 +81,9 @@ func (r *renderer) container(s *app.Service, set settings) *coreac.ContainerAppl
 		c.WithEnv(coreac.EnvVar().WithName(tokenEnv).WithValueFrom(coreac.EnvVarSource().
 			WithSecretKeyRef(coreac.SecretKeySelector().WithName(r.opts.Live.TokenSecret).WithKey(tokenKey))))
 	}
-	if seconds := int64(r.opts.Drain / time.Second); seconds > 0 && len(s.Ports) > 0 {
-		c.WithLifecycle(coreac.Lifecycle().WithPreStop(coreac.LifecycleHandler().WithSleep(coreac.SleepAction().WithSeconds(seconds))))
+	if r.opts.Live == nil && len(s.Ports) > 0 {
+		c.WithLifecycle(coreac.Lifecycle().WithPreStop(coreac.LifecycleHandler().
+			WithSleep(coreac.SleepAction().WithSeconds(int64(drained.Seconds())))))
 	}
 	r.probes(c, s)
 	return c
@@ -177,6 +178,11 @@ func question(s *app.Service) string {
 		return fmt.Sprintf("%s:%d", h.Kind, h.Port)
 	}
 }
+
+// drained is for how long a pod of production goes on after it was told to end: longer
+// than it takes until every node's proxy knows of it and leads no more requests to it.
+// It takes Kubernetes 1.30.
+const drained = 5 * time.Second
 
 // longestStart is how long a process may take until it accepts connections.
 const longestStart = 120 * time.Second

@@ -8,7 +8,6 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"time"
 
 	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/util/intstr"
@@ -37,10 +36,6 @@ type RenderOptions struct {
 	// Version, where it is not empty, labels the objects but never the pods: a
 	// version alone is no reason to replace one.
 	Version string
-
-	// Drain is how long a pod that is told to end goes on, in whole seconds: until the
-	// cluster leads no request to it any more. It takes Kubernetes 1.30.
-	Drain time.Duration
 
 	// Live makes a sandbox: each process runs under the agent.
 	Live *LiveOptions

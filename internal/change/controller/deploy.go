@@ -190,10 +190,6 @@ func (c *Controller) built(run v1alpha1.Run) (artifacts, error) {
 // AppFile is the name of the app model among the files that a build leaves.
 const AppFile = "app.json"
 
-// drained is for how long pods go on after they were told to end: longer than it takes
-// until every node's proxy knows of it and leads no more requests to them.
-const drained = 5 * time.Second
-
 // render returns the objects of an environment.
 func (a artifacts) render(namespace string) ([]deploy.Object, error) {
 	commands := map[string][]string{}
@@ -204,7 +200,7 @@ func (a artifacts) render(namespace string) ([]deploy.Object, error) {
 		}
 		commands[s.Name] = command
 	}
-	return deploy.Render(a.app, deploy.RenderOptions{Environment: namespace, Images: a.images, Commands: commands, Drain: drained})
+	return deploy.Render(a.app, deploy.RenderOptions{Environment: namespace, Images: a.images, Commands: commands})
 }
 
 // startDeploy brings a merged change to an environment in the background.

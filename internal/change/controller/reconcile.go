@@ -75,10 +75,13 @@ func (c *Controller) reconcile(ctx context.Context, req reconcile.Request) (reco
 	}
 	again, err := c.previews(ctx, s)
 	c.inform(s)
-	if s.again > 0 && (again == 0 || s.again < again) {
-		again = s.again
+	expired, ticketsErr := c.expire(ctx, app.Namespace)
+	for _, d := range []time.Duration{s.again, expired} {
+		if d > 0 && (again == 0 || d < again) {
+			again = d
+		}
 	}
-	return reconcile.Result{RequeueAfter: again}, errors.Join(c.compose(ctx, s), c.report(ctx, app, s, nil), c.tidy(ctx, s), err)
+	return reconcile.Result{RequeueAfter: again}, errors.Join(c.compose(ctx, s), c.report(ctx, app, s, nil), c.tidy(ctx, s), err, ticketsErr)
 }
 
 // look makes a view of an app.
@@ -406,20 +409,28 @@ func (c *Controller) report(ctx context.Context, app *v1alpha1.App, s *subject, 
 // keepEnded is how many changes of an app that have ended are kept.
 const keepEnded = 200
 
-// tidy removes the oldest changes that have ended, and tickets that are good for
-// nothing: their owners give them back unless they are killed.
-func (c *Controller) tidy(ctx context.Context, s *subject) error {
+// expire removes the tickets of a namespace that are good for nothing, and says when
+// the next one will be: 0 for none. Their owners give them back unless they are killed.
+func (c *Controller) expire(ctx context.Context, namespace string) (next time.Duration, err error) {
 	var tickets v1alpha1.TicketList
-	if err := c.client.List(ctx, &tickets, client.InNamespace(s.app.Namespace)); err != nil {
-		return err
+	if err := c.client.List(ctx, &tickets, client.InNamespace(namespace)); err != nil {
+		return 0, err
 	}
 	for i := range tickets.Items {
-		if t := &tickets.Items[i]; time.Since(t.CreationTimestamp.Time) > v1alpha1.TicketSeconds*time.Second {
-			if err := c.client.Delete(ctx, t); client.IgnoreNotFound(err) != nil {
-				return err
-			}
+		t := &tickets.Items[i]
+		left := v1alpha1.TicketSeconds*time.Second - time.Since(t.CreationTimestamp.Time)
+		switch {
+		case left <= 0:
+			err = errors.Join(err, client.IgnoreNotFound(c.client.Delete(ctx, t)))
+		case next == 0 || left < next:
+			next = left
 		}
 	}
+	return next, err
+}
+
+// tidy removes the oldest changes that have ended.
+func (c *Controller) tidy(ctx context.Context, s *subject) error {
 	var ended []*v1alpha1.Change
 	for _, m := range s.view.Changes {
 		if change.Ended(m) {
