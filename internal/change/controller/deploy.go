@@ -39,6 +39,7 @@ type environments struct {
 	under map[place]*rollout
 	then  map[place]func(context.Context) // heals, when what is under way has ended
 	drift map[place]*drift
+	have  []desired // that were read last
 	life  context.Context
 	tasks sync.WaitGroup
 }
@@ -288,7 +289,7 @@ func (c *Controller) deploy(ctx context.Context, a *v1alpha1.App, r *repo.Reposi
 		return erred(err)
 	}
 	ref := EnvironmentRef(e.Name)
-	before, commit, err := record(ctx, r, ref, files, m)
+	before, commit, err := c.envs.record(ctx, r, ref, files, m)
 	if err != nil {
 		return erred(fmt.Errorf("write the desired state: %w", err))
 	}
@@ -311,7 +312,7 @@ func (c *Controller) deploy(ctx context.Context, a *v1alpha1.App, r *repo.Reposi
 	if before == "" || before == commit {
 		return refused("%s", text)
 	}
-	back, err := putBack(ctx, r, ref, before, commit, m)
+	back, err := c.envs.putBack(ctx, r, ref, before, commit, m)
 	if err == nil {
 		_, err = c.envs.apply(ctx, a.Name, namespace, r, back)
 	}
@@ -326,14 +327,14 @@ func EnvironmentRef(environment string) string { return "refs/heads/bight/" + en
 
 // record commits a desired state to a branch, and returns the commit before and the
 // one that has it. They are the same where nothing differs.
-func record(ctx context.Context, r *repo.Repository, ref string, files map[string][]byte, m *v1alpha1.Change) (before, commit string, err error) {
+func (e *environments) record(ctx context.Context, r *repo.Repository, ref string, files map[string][]byte, m *v1alpha1.Change) (before, commit string, err error) {
 	var none *repo.NotFoundError
 	before, err = r.Resolve(ctx, ref)
 	if err != nil && !errors.As(err, &none) {
 		return "", "", err
 	}
 	if before != "" {
-		have, err := desiredAt(ctx, r, before)
+		have, err := e.desiredAt(ctx, r, before)
 		if err != nil {
 			return "", "", err
 		}
@@ -349,12 +350,13 @@ func record(ctx context.Context, r *repo.Repository, ref string, files map[strin
 	if err != nil {
 		return "", "", err
 	}
+	e.knows(desired{commit, files})
 	return before, commit, r.UpdateRef(ctx, ref, commit, before)
 }
 
 // putBack commits the state before as the newest.
-func putBack(ctx context.Context, r *repo.Repository, ref, before, failed string, m *v1alpha1.Change) (string, error) {
-	files, err := desiredAt(ctx, r, before)
+func (e *environments) putBack(ctx context.Context, r *repo.Repository, ref, before, failed string, m *v1alpha1.Change) (string, error) {
+	files, err := e.desiredAt(ctx, r, before)
 	if err != nil {
 		return "", err
 	}
@@ -372,9 +374,38 @@ func putBack(ctx context.Context, r *repo.Repository, ref, before, failed string
 // maxDesired is the largest file of a desired state.
 const maxDesired = 4 << 20
 
-// desiredAt returns the files of a desired state.
-func desiredAt(ctx context.Context, r *repo.Repository, commit string) (map[string][]byte, error) {
-	return r.Files(ctx, commit, maxDesired)
+// desired is what a commit has, which never changes.
+type desired struct {
+	commit string
+	files  map[string][]byte
+}
+
+// keepDesired is how many desired states are kept.
+const keepDesired = 32
+
+// desiredAt returns the files of a desired state, which are not to be changed.
+func (e *environments) desiredAt(ctx context.Context, r *repo.Repository, commit string) (map[string][]byte, error) {
+	e.mu.Lock()
+	i := slices.IndexFunc(e.have, func(d desired) bool { return d.commit == commit })
+	if i >= 0 {
+		defer e.mu.Unlock()
+		return e.have[i].files, nil
+	}
+	e.mu.Unlock()
+	files, err := r.Files(ctx, commit, maxDesired)
+	if err == nil {
+		e.knows(desired{commit, files})
+	}
+	return files, err
+}
+
+func (e *environments) knows(d desired) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if len(e.have) >= keepDesired {
+		e.have = e.have[1:]
+	}
+	e.have = append(e.have, d)
 }
 
 // applied is what applying did.
@@ -388,7 +419,7 @@ func (a appliedState) String() string { return a.text }
 // apply makes a namespace equal to the desired state that a commit has. What others
 // have changed of it is put back.
 func (e *environments) apply(ctx context.Context, appName, namespace string, r *repo.Repository, commit string) (appliedState, error) {
-	files, err := desiredAt(ctx, r, commit)
+	files, err := e.desiredAt(ctx, r, commit)
 	if err != nil {
 		return appliedState{}, err
 	}

@@ -22,7 +22,6 @@ type keyed struct {
 	mu     sync.Mutex
 	trees  map[string]string
 	bases  map[[2]string]string
-	within map[[2]string]bool // whether a commit's history has another
 	merges map[string]merged
 	clash  map[[2]string]bool // by the heads of two changes
 }
@@ -69,11 +68,17 @@ func (k *keyed) tree(ctx context.Context, r *repo.Repository, commit string) (st
 }
 
 func (k *keyed) mergeBase(ctx context.Context, r *repo.Repository, a, b string) (string, error) {
-	return remember(&k.mu, &k.bases, [2]string{a, b}, func() (string, error) { return r.MergeBase(ctx, a, b) })
+	if a == b {
+		return a, nil
+	}
+	return remember(&k.mu, &k.bases, [2]string{min(a, b), max(a, b)}, func() (string, error) { return r.MergeBase(ctx, a, b) })
 }
 
+// isAncestor tells whether a commit's history has another: then that is what the two
+// have in common.
 func (k *keyed) isAncestor(ctx context.Context, r *repo.Repository, ancestor, descendant string) (bool, error) {
-	return remember(&k.mu, &k.within, [2]string{ancestor, descendant}, func() (bool, error) { return r.IsAncestor(ctx, ancestor, descendant) })
+	base, err := k.mergeBase(ctx, r, ancestor, descendant)
+	return err == nil && base == ancestor, err
 }
 
 // combine merges changes into the branch, one after the other, and returns the commit
@@ -85,7 +90,7 @@ func (k *keyed) combine(ctx context.Context, s *subject, members []*v1alpha1.Cha
 	for i, m := range members {
 		key := strings.Join([]string{base, m.Spec.Commit, s.app.Spec.Policy.Merge}, " ")
 		got, err := remember(&k.mu, &k.merges, key, func() (merged, error) {
-			commit, err := mergeOne(ctx, s, base, m)
+			commit, err := k.mergeOne(ctx, s, base, m)
 			if unmergeable(err) {
 				return merged{conflict: err}, nil
 			}
@@ -132,13 +137,13 @@ func (k *keyed) conflicts(s *subject) map[string][]string {
 
 // mergeOne merges a change into a commit by the app's policy. The same arguments give
 // the same commit.
-func mergeOne(ctx context.Context, s *subject, base string, m *v1alpha1.Change) (string, error) {
+func (k *keyed) mergeOne(ctx context.Context, s *subject, base string, m *v1alpha1.Change) (string, error) {
 	policy := s.app.Spec.Policy.Merge
 	if policy == "Rebase" || policy == "" {
 		if base == "" {
 			return m.Spec.Commit, nil
 		}
-		if ahead, err := s.repo.IsAncestor(ctx, base, m.Spec.Commit); err != nil || ahead {
+		if ahead, err := k.isAncestor(ctx, s.repo, base, m.Spec.Commit); err != nil || ahead {
 			return m.Spec.Commit, err
 		}
 	}
