@@ -13,6 +13,8 @@ const (
 	// EnvironmentLabel is on them, too: the environment's name, "preview" for a
 	// preview.
 	EnvironmentLabel = "bight.dev/environment"
+	// PreviewsLabel is on Secrets beside an App of which previews get a copy: "true".
+	PreviewsLabel = "bight.dev/previews"
 	// LeaderLabel is on the pod of the controller that acts.
 	LeaderLabel = "bight.dev/leader"
 )

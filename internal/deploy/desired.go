@@ -11,12 +11,17 @@ import (
 	"k8s.io/apimachinery/pkg/util/yaml"
 )
 
-// Desired writes the objects of an environment as files for a repository: a kustomize
-// base, a file per service. Secrets are not among them: their values have no place in
-// a repository, and [SecretsOf] tells which are needed.
+// WithoutSecrets returns the objects that are no Secrets: values of those have no
+// place in a repository, nor in what is made from one. [SecretsOf] tells which are
+// needed.
+func WithoutSecrets(objs []Object) []Object {
+	return slices.DeleteFunc(slices.Clone(objs), func(o Object) bool { return o.Kind == "Secret" })
+}
+
+// Desired writes the objects of an environment, without Secrets, as files for a
+// repository: a kustomize base, a file per service.
 func Desired(namespace string, objs []Object) (map[string][]byte, error) {
-	plain := slices.DeleteFunc(slices.Clone(objs), func(o Object) bool { return o.Kind == "Secret" })
-	files, err := ejected(namespace, plain)
+	files, err := ejected(namespace, WithoutSecrets(objs))
 	if err != nil {
 		return nil, err
 	}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	core "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -37,6 +38,7 @@ func TestShip(t *testing.T) {
 		{"TwoDevelopers", testShipTwo},
 		{"Conflict", testShipConflict},
 		{"Drift", testShipDrift},
+		{"Secrets", testShipSecrets},
 		{"PlainGit", testShipPlainGit},
 		{"ControllerKilled", testShipControllerKilled},
 		{"WorkerKilled", testShipWorkerKilled},
@@ -302,6 +304,43 @@ func (d *dock) changedUnseen() {
 		_, err := client.CoreV1().Services(d.prod).Get(context(), "stock", meta.GetOptions{})
 		return err
 	})
+}
+
+func testShipSecrets(d *dock) {
+	d.write("bight.yaml", "services:\n  cart:\n    env:\n      API_KEY: {secret: true, value: of-a-laptop}\n")
+	name := d.commit("cart: wants a key")
+	said := d.ships(1)
+	for _, want := range []string{"secret/cart (API_KEY)", v1alpha1.PreviewsLabel + "=true", d.namespace} {
+		if !strings.Contains(said, want) {
+			d.Errorf("without the Secret, %q is not in\n%s", want, said)
+		}
+	}
+	secret := &core.Secret{StringData: map[string]string{"API_KEY": "of-a-cluster"}}
+	secret.Name, secret.Labels = "cart", map[string]string{v1alpha1.PreviewsLabel: "true"}
+	for _, ns := range []string{d.namespace, d.prod} {
+		if _, err := client.CoreV1().Secrets(ns).Create(context(), secret, meta.CreateOptions{}); err != nil {
+			d.Fatal(err)
+		}
+	}
+	worker := d.start("worker", "--app", d.namespace+"/"+d.namespace)
+	defer func() {
+		worker.signal(syscall.SIGINT)
+		worker.end(d.T)
+	}()
+	if _, errs, code := d.bight("change", "retry", name, "-n", d.namespace); code != 0 {
+		d.Fatalf("change retry: exit code %d\n%s", code, errs)
+	}
+	if _, errs, code := d.bight("change", "show", name, "-n", d.namespace, "--follow"); code != 0 {
+		d.Fatalf("exit code %d\n%s\n%s", code, errs, worker.output)
+	}
+	p := d.change(name).Status.Preview
+	if p == nil {
+		d.Fatal("there is no preview")
+	}
+	got, err := client.CoreV1().Secrets(p.Namespace).Get(context(), "cart", meta.GetOptions{})
+	if err != nil || string(got.Data["API_KEY"]) != "of-a-cluster" {
+		d.Errorf("the preview's Secret is %v, %v", got, err)
+	}
 }
 
 func testShipPlainGit(d *dock) {

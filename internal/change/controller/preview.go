@@ -14,7 +14,9 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	coreac "k8s.io/client-go/applyconfigurations/core/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"golang.org/x/sync/errgroup"
@@ -133,11 +135,15 @@ func (c *Controller) preview(ctx context.Context, a *v1alpha1.App, namespace str
 	if err := c.client.Patch(ctx, ns, client.RawPatch("application/merge-patch+json", patch)); err != nil {
 		return erred(err), nil
 	}
+	if err := c.envs.lend(ctx, a.Namespace, namespace, objs); err != nil {
+		return erred(err), nil
+	}
 	if err := c.envs.secrets(ctx, namespace, objs); err != nil {
-		return refused("%s; or switch previews off with policy.preview: false in the App", err), nil
+		return refused("%s; or label the Secret in namespace %s with %s=true, and previews get a copy; or switch previews off with policy.preview: false in the App",
+			err, a.Namespace, v1alpha1.PreviewsLabel), nil
 	}
 	applier := &deploy.Applier{Client: c.envs.typed, Dynamic: c.envs.dynamic, Log: c.envs.log, TakeOver: true}
-	result, err := applier.Apply(ctx, a.Name, namespace, objs)
+	result, err := applier.Apply(ctx, a.Name, namespace, deploy.WithoutSecrets(objs))
 	if err == nil {
 		err = c.envs.served(ctx, art.app, namespace)
 	}
@@ -164,6 +170,25 @@ func (c *Controller) preview(ctx context.Context, a *v1alpha1.App, namespace str
 		done.Cached = "the preview runs these very images already"
 	}
 	return done, &v1alpha1.Preview{Namespace: namespace, URLs: urls, Until: &until}
+}
+
+// lend copies the Secrets that a preview wants and that its owner has set apart for
+// that.
+func (e *environments) lend(ctx context.Context, from, to string, objs []deploy.Object) error {
+	for name := range deploy.SecretsOf(objs) {
+		s, err := e.typed.CoreV1().Secrets(from).Get(ctx, name, metav1.GetOptions{})
+		if apierrors.IsNotFound(err) || err == nil && s.Labels[v1alpha1.PreviewsLabel] != "true" {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		lent := coreac.Secret(name, to).WithType(s.Type).WithData(s.Data)
+		if _, err := e.typed.CoreV1().Secrets(to).Apply(ctx, lent, metav1.ApplyOptions{FieldManager: deploy.FieldManager, Force: true}); err != nil {
+			return fmt.Errorf("copy secret %s of namespace %s to %s: %w", name, from, to, err)
+		}
+	}
+	return nil
 }
 
 // smoke asks every service of an environment, by the name and port that its links and
