@@ -5,7 +5,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 STAMP := k8s.io/component-base/version
 KUBE_FLAGS := -s -w -X $(STAMP).gitVersion=$(KUBE) -X $(STAMP).gitMajor=1 -X $(STAMP).gitMinor=36
 
-.PHONY: demo test build packages lint bench generate clean
+.PHONY: demo test build packages lint bench simulate generate clean
 
 demo: packages build ## the example application, running and live
 	@scripts/demo
@@ -24,6 +24,10 @@ lint: ## gofmt, go vet and staticcheck, in every module
 
 bench: packages build ## speed, as ratios against references in the same run
 	@scripts/bench
+
+RUNS ?= 100000
+simulate: ## verdicts of releases, simulated RUNS times in each world, beside what the peers would do (hours)
+	@BIGHT_VERDICT_RUNS=$(RUNS) go test -p 1 -count 1 -timeout 6h -v -run 'Healthy|Found|Certif|Peers|BadPod|Proxies|Clumps' ./internal/release/verdict
 
 generate: ## generated files that are kept in git
 	@go generate ./...

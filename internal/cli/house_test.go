@@ -64,6 +64,8 @@ var mayImport = map[string][]string{
 		"internal/app", "internal/tree", "internal/ignore", "internal/ui", "internal/kube",
 		"internal/image", "internal/deploy", "internal/forward", "internal/live",
 	},
+	"internal/release/verdict": {},
+	"internal/release":         {"internal/release/verdict"},
 	"internal/cli": {
 		"internal/app", "internal/ui", "internal/kube", "internal/deploy", "internal/image", "internal/session", "internal/doctor",
 		"internal/bridge", "internal/steer", "internal/stream", "internal/reach", "internal/install", "internal/intercept", "internal/nodeagent", "internal/tree", "internal/change", "api/v1alpha1",

@@ -1,0 +1,295 @@
+package release
+
+import (
+	"cmp"
+	"fmt"
+	"time"
+
+	"github.com/bightdev/bight/internal/release/verdict"
+)
+
+// Next decides. The plan has been checked.
+func Next(p Plan, s State, w World) (State, []Action) {
+	d := &decision{Plan: p, State: s, World: w}
+	if d.Phase == "" {
+		d.Phase, d.Started, d.Route.Generation = Starting, w.Now, 1
+	}
+	switch why, convicted := d.undoing(); {
+	case why != "":
+		d.undo(why, convicted)
+	case d.Phase == Undoing:
+		d.undone()
+	case d.Phase.Ended():
+		d.afterwards()
+	case d.World.Newer:
+		d.supersede()
+	case d.Phase == Promoting || d.Orders.Promote:
+		d.promote()
+	case d.Canary.Ready == 0:
+		d.start()
+	default:
+		d.progress()
+	}
+	return d.State, d.actions
+}
+
+type decision struct {
+	Plan
+	State
+	World
+	actions []Action
+}
+
+func (d *decision) add(a Action) { d.actions = append(d.actions, a) }
+
+func (d *decision) say(phase Phase, format string, args ...any) {
+	d.Phase, d.Message = phase, fmt.Sprintf(format, args...)
+}
+
+// later has this asked again after a time from then.
+func (d *decision) later(since time.Time, after time.Duration) {
+	d.add(Action{Kind: Later, At: since.Add(after)})
+}
+
+// route has the doors obey a share, and says it each time: whoever carries it out may
+// have been another process the last time.
+func (d *decision) route(weight, mirror Weight) {
+	if d.Route.Weight != weight || d.Route.Mirror != mirror {
+		d.Route = Route{Generation: d.Route.Generation + 1, Weight: weight, Mirror: mirror}
+		d.StepSince = time.Time{}
+	}
+	d.add(Action{Kind: Steer, Route: d.Route})
+}
+
+// obeyed says that every door does what the route says.
+func (d *decision) obeyed() bool { return d.Obeyed >= d.Route.Generation }
+
+func (d *decision) scale(pods int32) {
+	d.State.Pods = pods
+	d.add(Action{Kind: Scale, Pods: pods})
+}
+
+// need is how many pods a share of the requests takes.
+func (d *decision) need(w Weight, least int32) int32 {
+	share := (int64(d.Stable.Want)*int64(w) + int64(All) - 1) / int64(All)
+	return max(int32(share), least, 1)
+}
+
+// undoing says why the release is to be undone, "" for no reason. It looks at nothing
+// that undoing would have to wait for.
+func (d *decision) undoing() (why string, convicted bool) {
+	if d.Phase == Undone || d.Phase == Superseded || d.Phase == Undoing || d.Phase == Promoted && d.Cleaned {
+		return "", false
+	}
+	switch {
+	case d.Verdict == verdict.Bad:
+		return cmp.Or(d.World.Why, "the evidence is against it"), true
+	case d.Orders.Undo:
+		return cmp.Or(d.Orders.Why, "somebody has undone it"), false
+	case d.Phase == Promoted || d.Phase == Promoting:
+		return "", false
+	case d.Verdict == verdict.Inconclusive && d.Doubt == UndoInDoubt:
+		return "there was no verdict in time: " + d.World.Why, false
+	case d.Phase == Starting && d.Now.Sub(d.Started) >= d.Plan.ready():
+		return fmt.Sprintf("none of its pods was ready after %s", d.Plan.ready()), false
+	}
+	return "", false
+}
+
+// undo takes all requests from the canary, whatever the state of stable's pods: they
+// were good enough before. Only if there are none at all there is nothing to go back
+// to.
+func (d *decision) undo(why string, convicted bool) {
+	if d.Stable.All == 0 {
+		d.say(Held, "it is to be undone (%s), but no pod of the version before exists: bring one back", why)
+		d.route(d.Route.Weight, 0)
+		return
+	}
+	d.say(Undoing, "%s", why)
+	d.Ended, d.Convicted = d.Now, convicted
+	d.route(0, 0)
+	d.add(Action{Kind: Freeze, Why: why})
+	if convicted {
+		d.add(Action{Kind: Convict, Why: why})
+	}
+	d.undone()
+}
+
+// undone ends what is being undone when every door says so. The canary's pods stay for
+// a while: they still answer what they were asked.
+func (d *decision) undone() {
+	if d.Phase == Undoing && d.obeyed() {
+		d.Phase = Undone
+		d.Ended = d.Now
+	}
+	if d.Phase == Undone {
+		d.afterwards()
+		return
+	}
+	d.route(0, 0)
+}
+
+// afterwards removes the pods that have no more requests.
+func (d *decision) afterwards() {
+	if d.Cleaned {
+		return
+	}
+	if d.Phase == Promoted {
+		d.route(All, 0)
+	} else {
+		d.route(0, 0)
+	}
+	if d.Now.Sub(d.Ended) < d.Plan.keep() {
+		d.later(d.Ended, d.Plan.keep())
+		return
+	}
+	d.Cleaned = true
+	switch d.Phase {
+	case Promoted:
+		d.add(Action{Kind: Finish})
+	case Superseded:
+		d.add(Action{Kind: Remove})
+	default:
+		d.add(Action{Kind: Revert, Why: d.Message})
+	}
+}
+
+// supersede ends a release that nobody wants any more. The newer one begins with
+// stable as it is.
+func (d *decision) supersede() {
+	d.say(Superseded, "a newer version has come before this one was released")
+	d.Ended = d.Now
+	d.route(0, 0)
+	d.later(d.Ended, d.Plan.keep())
+}
+
+// start waits for the first pods. Until there are any, and whenever there are none,
+// the canary gets no request.
+func (d *decision) start() {
+	d.say(d.Phase, "waits for the first pod to be ready")
+	if d.Phase != Starting {
+		d.say(Held, "none of its pods is ready: it gets no requests until one is")
+	} else {
+		d.later(d.Started, d.Plan.ready())
+	}
+	d.route(0, 0)
+	d.scale(max(d.State.Pods, d.need(d.step().Weight, d.step().Pods)))
+}
+
+func (d *decision) step() Step { return d.Steps[min(d.Step, len(d.Steps)-1)] }
+
+// progress follows what people want now, and the plan.
+func (d *decision) progress() {
+	if d.Step >= len(d.Steps) { // the plan was shortened
+		d.Step = len(d.Steps) - 1
+	}
+	if d.Orders.Weight != nil {
+		d.byHand(*d.Orders.Weight)
+		return
+	}
+	s := d.step()
+	if !d.give(s.Weight, s.Mirror, s.Pods) {
+		return
+	}
+	if d.StepSince.IsZero() {
+		d.StepSince = d.Now
+	}
+	if d.over(s) {
+		d.advance()
+	}
+}
+
+// byHand gives the canary what somebody has ordered.
+func (d *decision) byHand(w Weight) {
+	for d.Step < len(d.Steps)-1 && d.step().Weight <= w { // where the plan goes on
+		d.Step++
+	}
+	if d.give(w, 0, 0) {
+		d.say(Held, "%s of the requests, by hand", w)
+	}
+}
+
+// give gives the canary a share as soon as it has the pods for it, and says whether
+// that is so at every door.
+func (d *decision) give(weight, mirror Weight, least int32) bool {
+	need := d.need(max(weight, mirror), least)
+	d.scale(need)
+	// What it has already it keeps, though a pod of it is not ready at the moment.
+	if d.Canary.Ready < need && max(weight, mirror) > max(d.Route.Weight, d.Route.Mirror) {
+		d.say(Progressing, "waits for %d of %d pods to be ready before it gets %s of the requests", need-d.Canary.Ready, need, weight)
+		d.route(d.Route.Weight, d.Route.Mirror)
+		return false
+	}
+	d.route(weight, mirror)
+	if !d.obeyed() {
+		d.say(Progressing, "%s of the requests, as soon as every pod has heard of it", weight)
+		return false
+	}
+	return true
+}
+
+// over says whether a step is, and if not, what it waits for.
+func (d *decision) over(s Step) bool {
+	asked := d.Orders.Go > d.State.Go
+	switch {
+	case d.Orders.Paused:
+		d.say(Held, "paused at %s", s.Weight)
+		return false
+	case d.Now.Sub(d.StepSince) < s.For:
+		d.say(Progressing, "%s of the requests for %s", s.Weight, s.For)
+		d.later(d.StepSince, s.For)
+		return false
+	case s.Proven && d.Verdict != verdict.Good && d.Verdict != verdict.Inconclusive:
+		d.say(Progressing, "%s of the requests: %s", s.Weight, cmp.Or(d.World.Why, "collecting evidence"))
+		return false
+	case s.Proven && d.Verdict == verdict.Inconclusive && !asked:
+		d.say(Held, "%s of the requests, and no verdict in time: %s", s.Weight, d.World.Why)
+		return false
+	case s.Hold && !asked:
+		d.say(Held, "%s of the requests, until somebody says that it may go on", s.Weight)
+		return false
+	}
+	if s.Hold || s.Proven {
+		d.State.Go = max(d.State.Go, d.Orders.Go)
+	}
+	return true
+}
+
+// advance begins the next step, or promotes after the last.
+func (d *decision) advance() {
+	if d.Step+1 >= len(d.Steps) {
+		d.promote()
+		return
+	}
+	d.Step++
+	d.StepSince = time.Time{}
+	d.progress()
+}
+
+// promote gives the canary everything, as fast as it gets the pods for it. Those that
+// were judged are those that stay.
+func (d *decision) promote() {
+	if d.Canary.Ready == 0 {
+		d.start()
+		return
+	}
+	need := d.need(All, 0)
+	d.scale(need)
+	if d.Canary.Ready < need && d.Route.Weight < All {
+		able := Weight(int64(All) * int64(d.Canary.Ready) / int64(need))
+		d.say(Promoting, "%d of %d pods are ready", d.Canary.Ready, need)
+		d.route(max(able, d.Route.Weight), 0)
+		return
+	}
+	d.route(All, 0)
+	if !d.obeyed() {
+		d.say(Promoting, "all requests, as soon as every pod has heard of it")
+		return
+	}
+	d.say(Promoted, "it has all requests")
+	if d.Orders.Promote && d.Orders.Why != "" {
+		d.Message += ": " + d.Orders.Why
+	}
+	d.Ended = d.Now
+	d.afterwards()
+}

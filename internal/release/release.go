@@ -1,0 +1,223 @@
+// Package release decides how one version of a service takes over its traffic in one
+// environment: which share of the requests it gets, how many pods that takes, when it
+// has all of them, and when it is undone.
+//
+// [Next] is the whole decision: a pure function from a [Plan], a [State] and what is
+// seen of the [World] to the next State and the [Action]s that follow. It may be
+// asked again at any time; the same question has the same answer, and an action that
+// was carried out already does no harm. What the evidence supports is decided by
+// package verdict; where a request goes, by package steer.
+//
+// The order of the rules is the promise of this package. Undoing comes first: it
+// waits for no pod, no clock and no step. Then what people have ordered for this
+// moment, then the plan.
+package release
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/bightdev/bight/internal/release/verdict"
+)
+
+// Weight is a share of requests, in hundredths of a percent.
+type Weight int32
+
+// All is every request.
+const All Weight = 10_000
+
+// ParseWeight reads a share in percent: "5", "0.25", "12.5%".
+func ParseWeight(s string) (Weight, error) {
+	text := strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(s), "%"))
+	whole, part, _ := strings.Cut(text, ".")
+	n, err := strconv.ParseUint(whole+(part + "00")[:2], 10, 31)
+	if err != nil || len(part) > 2 || whole == "" || Weight(n) > All {
+		return 0, fmt.Errorf("%q is no share of requests: give percent from 0 to 100, with at most two decimals", s)
+	}
+	return Weight(n), nil
+}
+
+// String gives percent: "12.5 %".
+func (w Weight) String() string {
+	return strconv.FormatFloat(float64(w)/100, 'f', -1, 64) + " %"
+}
+
+// Plan says how a release goes if nobody interferes. It may be changed while the
+// release is under way: what is behind stays behind.
+type Plan struct {
+	Steps []Step `json:"steps"`
+	// Ready is how long the first pods may take until they are ready: 10 minutes.
+	Ready time.Duration `json:"readyNs,omitempty"`
+	// Keep is how long the pods of the version that has no more requests are kept, so
+	// that it can have them back at once: 30 seconds.
+	Keep time.Duration `json:"keepNs,omitempty"`
+	// Doubt is what happens when the time for a verdict is over and there is none.
+	Doubt Doubt `json:"doubt,omitempty"`
+}
+
+// Step is one stretch of a plan. It is over when all of what it asks for is true.
+type Step struct {
+	Weight Weight `json:"weight"`           // of requests that the canary answers
+	Mirror Weight `json:"mirror,omitempty"` // of requests that it gets a copy of
+	// For is how long the step lasts at least, from when every door obeys it.
+	For time.Duration `json:"forNs,omitempty"`
+	// Hold waits until somebody says that it may go on.
+	Hold bool `json:"hold,omitempty"`
+	// Proven waits until the evidence shows that the canary is good.
+	Proven bool `json:"proven,omitempty"`
+	// Pods is how many pods the canary has at least; 0 is as many as its share of the
+	// requests takes.
+	Pods int32 `json:"pods,omitempty"`
+}
+
+// Doubt is what happens without a verdict when its time is over. To go on is not
+// among the values: no evidence is never good.
+type Doubt string
+
+// Values of Doubt.
+const (
+	HoldInDoubt Doubt = ""     // stay as it is, until somebody decides
+	UndoInDoubt Doubt = "undo" // put back what was before
+)
+
+// Check says what of a plan makes no sense.
+func (p Plan) Check() error {
+	if len(p.Steps) == 0 {
+		return fmt.Errorf("the plan has no steps: give one at least, as in weight: 100 %%")
+	}
+	for i, s := range p.Steps {
+		switch {
+		case s.Weight < 0 || s.Weight > All:
+			return fmt.Errorf("steps[%d].weight is %s: give 0 to 100 %%", i, s.Weight)
+		case s.Mirror < 0 || s.Mirror > All:
+			return fmt.Errorf("steps[%d].mirror is %s: give 0 to 100 %%", i, s.Mirror)
+		case s.Weight == All && s.Mirror > 0:
+			return fmt.Errorf("steps[%d] mirrors requests that the canary has already: leave out mirror, or lower weight", i)
+		case s.For < 0:
+			return fmt.Errorf("steps[%d] lasts for %s: give a time of 0 or more", i, s.For)
+		case s.Pods < 0:
+			return fmt.Errorf("steps[%d].pods is %d: give 0 or more", i, s.Pods)
+		}
+	}
+	if p.Ready < 0 || p.Keep < 0 {
+		return fmt.Errorf("the plan has times of %s and %s: give 0, for the default, or more", p.Ready, p.Keep)
+	}
+	return nil
+}
+
+func (p Plan) ready() time.Duration { return orDefault(p.Ready, 10*time.Minute) }
+func (p Plan) keep() time.Duration  { return orDefault(p.Keep, 30*time.Second) }
+
+func orDefault(d, otherwise time.Duration) time.Duration {
+	if d > 0 {
+		return d
+	}
+	return otherwise
+}
+
+// Phase is where a release is.
+type Phase string
+
+// Phases. The last three are ends; a promoted release may still be undone as long as
+// the old pods are there.
+const (
+	Starting    Phase = "Starting"    // the canary's first pods are not ready
+	Progressing Phase = "Progressing" // by the plan
+	Held        Phase = "Held"        // until somebody decides
+	Promoting   Phase = "Promoting"   // all requests are the canary's, its pods become as many as stable's
+	Undoing     Phase = "Undoing"     // no request is the canary's, which not every door has confirmed
+	Promoted    Phase = "Promoted"
+	Undone      Phase = "Undone"
+	Superseded  Phase = "Superseded" // a newer version has taken its place
+)
+
+// Ended reports whether a release is over.
+func (p Phase) Ended() bool { return p == Promoted || p == Undone || p == Superseded }
+
+// State is what is known of a release. The zero State is one that has not begun.
+type State struct {
+	Phase   Phase     `json:"phase"`
+	Message string    `json:"message"` // one line, for people
+	Started time.Time `json:"started"`
+	Step    int       `json:"step"` // index of Plan.Steps
+	// StepSince is when every door obeyed the step; zero until then.
+	StepSince time.Time `json:"stepSince,omitzero"`
+	// Route is what the doors are to do, Pods how many pods the canary is to have.
+	Route Route `json:"route"`
+	Pods  int32 `json:"pods"`
+	// Go is the last Orders.Go that was obeyed.
+	Go int64 `json:"go,omitempty"`
+	// Convicted says that the evidence was against the version: it is not to come back.
+	Convicted bool      `json:"convicted,omitempty"`
+	Ended     time.Time `json:"ended,omitzero"`
+	// Cleaned says that the pods of the version without requests are gone.
+	Cleaned bool `json:"cleaned,omitempty"`
+}
+
+// Route is how requests are shared. Each that differs has a higher generation.
+type Route struct {
+	Generation int64  `json:"generation"`
+	Weight     Weight `json:"weight"`
+	Mirror     Weight `json:"mirror,omitempty"`
+}
+
+// Orders are what people want at the moment. They hold until they are changed.
+type Orders struct {
+	// Weight, if not nil, is the canary's share whatever the plan says. The plan goes
+	// on, from where it gives more than that, when Weight is nil again.
+	Weight *Weight `json:"weight,omitempty"`
+	Paused bool    `json:"paused,omitempty"`
+	// Go ends a Hold, or a doubt, each time that it is raised.
+	Go int64 `json:"go,omitempty"`
+	// Promote gives the canary everything, without waiting for evidence.
+	Promote bool   `json:"promote,omitempty"`
+	Undo    bool   `json:"undo,omitempty"`
+	Why     string `json:"why,omitempty"` // of Undo and Promote
+}
+
+// Pods of one version.
+type Pods struct {
+	Want  int32 `json:"want"` // of stable: how many its owner, or a scaler, wants
+	Ready int32 `json:"ready"`
+	All   int32 `json:"all"` // that exist
+}
+
+// World is what is seen.
+type World struct {
+	Now            time.Time
+	Orders         Orders
+	Verdict        verdict.Kind
+	Why            string // of the verdict
+	Stable, Canary Pods
+	// Obeyed is the lowest generation of the route that a door obeys, if every pod has
+	// one. A pod that has just appeared obeys nothing.
+	Obeyed int64
+	// Newer says that a newer version is to be released.
+	Newer bool
+}
+
+// Kind says what an action does.
+type Kind string
+
+// Kinds of Action.
+const (
+	Steer   Kind = "steer"   // have the doors obey Route
+	Scale   Kind = "scale"   // make the canary's pods Pods many
+	Finish  Kind = "finish"  // the canary is what the service is now: replace stable's pods
+	Revert  Kind = "revert"  // what was before is what the service is to be; remove the canary's pods
+	Remove  Kind = "remove"  // remove the canary's pods; something newer is what the service is to be
+	Freeze  Kind = "freeze"  // keep the evidence
+	Convict Kind = "convict" // refuse the version from now on
+	Later   Kind = "later"   // ask again at At
+)
+
+// Action is one thing to do, in the order in which they are given.
+type Action struct {
+	Kind  Kind
+	Route Route
+	Pods  int32
+	At    time.Time
+	Why   string
+}
