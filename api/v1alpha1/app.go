@@ -144,10 +144,57 @@ type Policy struct {
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=64
 	Speculation int32 `json:"speculation,omitempty"`
+	// Tests are what the tests of one change may use.
+	// +optional
+	// +kubebuilder:default={}
+	Tests TestLimits `json:"tests,omitzero"`
+	// Strangers says what is done with a change by somebody who may not push, such as a
+	// request from a fork: it is reviewed, and no more (Review); its tests are run apart
+	// once somebody who may push has approved it (Approve); or without being asked (Test).
+	// +optional
+	// +kubebuilder:validation:Enum=Review;Approve;Test
+	// +kubebuilder:default=Approve
+	Strangers string `json:"strangers,omitempty"`
 	// Verify has each image looked at before it is deployed, in a preview too: what was
 	// not built and signed by those who are named here is refused.
 	// +optional
 	Verify *Verification `json:"verify,omitempty"`
+}
+
+// What is done with changes by those who may not push.
+const (
+	StrangersReview  = "Review"
+	StrangersApprove = "Approve"
+	StrangersTest    = "Test"
+)
+
+// TestLimits are what tests may use.
+type TestLimits struct {
+	// Seconds is the longest that the tests of one Go package, or a service's own
+	// command, may take.
+	// +optional
+	// +kubebuilder:default=600
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=86400
+	Seconds int32 `json:"seconds,omitempty"`
+	// Processes is how many processes and threads there may be at once.
+	// +optional
+	// +kubebuilder:default=2048
+	// +kubebuilder:validation:Minimum=32
+	// +kubebuilder:validation:Maximum=1000000
+	Processes int32 `json:"processes,omitempty"`
+	// Memory is what all processes may hold together, as in 2Gi. Without it, that is
+	// what the worker has, and 2Gi for the tests of strangers.
+	// +optional
+	// +kubebuilder:validation:MaxLength=20
+	// +kubebuilder:validation:XValidation:rule="isQuantity(self) && quantity(self).compareTo(quantity('64Mi')) >= 0",message="a quantity of at least 64Mi, as in 2Gi"
+	Memory string `json:"memory,omitempty"`
+	// Disk is how much tests may write, as in 2Gi. Without it, that is 8Gi, and 2Gi for
+	// the tests of strangers.
+	// +optional
+	// +kubebuilder:validation:MaxLength=20
+	// +kubebuilder:validation:XValidation:rule="isQuantity(self) && quantity(self).compareTo(quantity('16Mi')) >= 0",message="a quantity of at least 16Mi, as in 2Gi"
+	Disk string `json:"disk,omitempty"`
 }
 
 // Verification says whose images are deployed.

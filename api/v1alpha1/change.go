@@ -19,6 +19,10 @@ const (
 	LeaderLabel = "bight.dev/leader"
 )
 
+// VerbWork is the right, on Apps, to be a worker for them; who may update an App has it,
+// too.
+const VerbWork = "work"
+
 // ReasonAnnotation of a Change says why it is cancelled.
 const ReasonAnnotation = "bight.dev/reason"
 
@@ -89,6 +93,10 @@ type ChangeSpec struct {
 	// Cancel ends the change.
 	// +optional
 	Cancel bool `json:"cancel,omitempty"`
+	// Approved tells that somebody who may push has looked at an untrusted commit and
+	// lets its tests be run, apart.
+	// +optional
+	Approved bool `json:"approved,omitempty"`
 	// Attempt is raised to do again what has failed.
 	// +optional
 	Attempt int32 `json:"attempt,omitempty"`
@@ -208,6 +216,11 @@ type Step struct {
 	Worker string `json:"worker,omitempty"`
 	// +optional
 	Lease int32 `json:"lease,omitempty"`
+	// Parts are those of a step that several workers do together. What they show is
+	// joined in the step.
+	// +optional
+	// +listType=atomic
+	Parts []Part `json:"parts,omitempty"`
 	// Log is the path below the controller's address where what was printed is.
 	// +optional
 	Log string `json:"log,omitempty"`
@@ -215,6 +228,26 @@ type Step struct {
 	// references of images.
 	// +optional
 	Evidence map[string]string `json:"evidence,omitempty"`
+}
+
+// Part is what one worker does of a step.
+type Part struct {
+	// Units are what it consists of: of a test, packages and commands. It has none where
+	// it is what was known before.
+	// +optional
+	// +listType=atomic
+	Units []string `json:"units,omitempty"`
+	State string   `json:"state"`
+	// +optional
+	Message string `json:"message,omitempty"`
+	// Worker is who does it, and Lease which of the part's leases it is.
+	// +optional
+	Worker string `json:"worker,omitempty"`
+	// +optional
+	Lease int32 `json:"lease,omitempty"`
+	// Result is the path below the controller's address of what it has shown.
+	// +optional
+	Result string `json:"result,omitempty"`
 }
 
 // States of a Run.

@@ -32,6 +32,7 @@ const usage = `usage:
   agent run [flags] -- COMMAND [ARGS...]    run a service under live update
   agent static [flags]                      serve a directory over HTTP
   agent gate [flags]                        let one laptop into the pod of another program
+  agent confine [flags] -- COMMAND [ARGS]   run a program that nobody vouches for, within limits
   agent version
 "agent run -h" lists the flags.
 `
@@ -58,6 +59,8 @@ func run(args []string, stdout, stderr io.Writer) int {
 		return runStatic(args[1:], stderr)
 	case "gate":
 		return runGate(args[1:], stderr)
+	case "confine":
+		return runConfine(args[1:], stderr)
 	case "version":
 		fmt.Fprintln(stdout, version)
 		return 0

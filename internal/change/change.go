@@ -22,6 +22,8 @@ const (
 	WorkPath  = "/v1/work"  // a WebSocket of package work
 	FilesPath = "/v1/files" // + /<namespace>/<change>/<file>
 	HooksPath = "/hooks"    // + /<namespace>/<app>: webhooks of outside hosts
+	// ResultsPath, + /<namespace>/<app>, answers workers that ask what is known.
+	ResultsPath = "/v1/results"
 )
 
 // TicketPrefix begins what the holder of a Ticket shows in place of a token:
@@ -90,10 +92,10 @@ func RunSteps(p v1alpha1.Policy) []string {
 // merged.
 func Previews(p v1alpha1.Policy) bool { return p.Preview == nil || *p.Preview }
 
-// RunState is what a run shows, from its steps.
-func RunState(p v1alpha1.Policy, steps []v1alpha1.Step) string {
+// RunState is what a run of a change shows, from its steps.
+func RunState(p v1alpha1.Policy, c *v1alpha1.Change, steps []v1alpha1.Step) string {
 	state := v1alpha1.RunPassed
-	for _, name := range RunSteps(p) {
+	for _, name := range runStepsOf(p, c) {
 		switch s := State(steps, name); {
 		case s == v1alpha1.StepFailed:
 			return v1alpha1.RunFailed
@@ -150,6 +152,7 @@ func Compose(v View, c *v1alpha1.Change) []v1alpha1.Step {
 	steps := slices.DeleteFunc(slices.Clone(c.Status.Steps), func(s v1alpha1.Step) bool { return ofRun(s.Name) })
 	if lead, r := bestRun(v.Changes, c); r != nil {
 		for _, s := range r.Steps {
+			s.Parts = nil // the run has them
 			if lead.Name != c.Name {
 				s.Message = strings.TrimSuffix("together with "+lead.Name+": "+s.Message, ": ")
 			}

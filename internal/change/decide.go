@@ -44,6 +44,8 @@ const (
 	Later Kind = "later"
 	// Abandon ends a run that nobody needs.
 	Abandon Kind = "abandon"
+	// Apart runs the tests of a stranger's change, which a worker has compiled.
+	Apart Kind = "apart"
 	// Preview deploys a run's result to an environment of its own.
 	Preview Kind = "preview"
 	// Merge brings a run's result to the branch.
@@ -64,9 +66,14 @@ type Action struct {
 	Step    string
 	// Environment is that of Deploy and Along, By the change that an environment has.
 	Environment, By string
-	Phase, Message  string
-	Attempt         int32
-	At              time.Time
+	// Split tells that several workers may do the step of an Order together, and Part
+	// from 1, which of its parts it is.
+	Split bool
+	Part  int
+
+	Phase, Message string
+	Attempt        int32
+	At             time.Time
 }
 
 // Decide returns what is to be done now. The same view gives the same actions.
@@ -130,7 +137,8 @@ func (d *decision) review(c *v1alpha1.Change) {
 		return
 	}
 	switch {
-	case c.Spec.Untrusted: // what strangers have made is reviewed, and no more
+	case c.Spec.Untrusted:
+		d.stranger(c)
 	case c.Spec.Merge:
 		d.waiting = append(d.waiting, c)
 	default:
@@ -188,7 +196,7 @@ func (d *decision) queue() {
 		})
 	}
 	for _, c := range d.Changes {
-		if !c.Spec.Merge {
+		if !c.Spec.Merge || c.Spec.Untrusted {
 			continue
 		}
 		for _, r := range c.Status.Runs {
@@ -381,12 +389,20 @@ func (d *decision) runs() {
 				d.add(Action{Kind: Abandon, Change: c.Name, Run: i, Message: "a change of it is no longer in the queue"})
 				continue
 			}
-			for _, name := range RunSteps(d.App.Spec.Policy) {
+			if c.Spec.Untrusted && !MayRun(d.App.Spec.Policy, c) {
+				d.add(Action{Kind: Abandon, Change: c.Name, Run: i, Message: "nothing of it may be run any more"})
+				continue
+			}
+			for _, name := range runStepsOf(d.App.Spec.Policy, c) {
 				state := State(r.Steps, name)
 				switch {
 				case state != v1alpha1.StepWaiting && state != v1alpha1.StepRunning:
+				case name == v1alpha1.TestStep && c.Spec.Untrusted:
+					if Done(State(r.Steps, v1alpha1.BuildStep)) {
+						d.add(Action{Kind: Apart, Change: c.Name, Run: i, Step: name})
+					}
 				case name != v1alpha1.PreviewStep:
-					d.add(Action{Kind: Order, Change: c.Name, Run: i, Step: name})
+					d.orders(c, i, name)
 				case Done(State(r.Steps, v1alpha1.BuildStep)):
 					d.add(Action{Kind: Preview, Change: c.Name, Run: i, Step: name})
 				}
@@ -463,7 +479,9 @@ func (d *decision) finish(merged []*v1alpha1.Change) {
 // Describe says in a few words what a change waits for, and which step it is at.
 func Describe(v View, c *v1alpha1.Change) (phase, current, message string) {
 	if c.Spec.Untrusted && Done(State(c.Status.Steps, v1alpha1.ReviewStep)) {
-		return v1alpha1.Held, "", "a stranger made it: nothing of it is run; whoever may push can push the commit to a branch of the repository"
+		if phase, message := describeStranger(v.App.Spec.Policy, c); phase != "" {
+			return phase, "", message
+		}
 	}
 	if state, _, _ := lastAlone(c); !c.Spec.Merge && state == v1alpha1.RunPassed && Done(State(c.Status.Steps, v1alpha1.ReviewStep)) {
 		return v1alpha1.Held, v1alpha1.MergeStep, fmt.Sprintf("it passed; bight change merge %s, or a push to %s, takes it further", c.Name, v.App.Spec.Branch)

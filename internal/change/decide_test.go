@@ -84,8 +84,16 @@ func (m *model) do(a Action) bool {
 		}
 		*list = step(*list, a.Step, state, "")
 		if a.Run >= 0 {
-			st.Runs[a.Run].State = RunState(m.view.App.Spec.Policy, *list)
+			st.Runs[a.Run].State = RunState(m.view.App.Spec.Policy, c, *list)
 		}
+	case Apart:
+		state := v1alpha1.StepPassed
+		if m.broken[a.Change] {
+			state = v1alpha1.StepFailed
+		}
+		r := &st.Runs[a.Run]
+		r.Steps = step(r.Steps, a.Step, state, "")
+		r.State = RunState(m.view.App.Spec.Policy, c, r.Steps)
 	case Start:
 		r := v1alpha1.Run{Base: m.view.Tree, Changes: a.Changes, Commit: "merge-" + strings.Join(a.Changes, "-"), State: v1alpha1.RunRunning, Attempt: a.Attempt}
 		for _, n := range a.Changes {

@@ -46,6 +46,7 @@ func (p *Program) runBuild(ctx context.Context, t *target, dir string, services 
 	if err != nil {
 		return err
 	}
+	config.By = "bight build"
 	s, err := session.Open(ctx, *config)
 	if err != nil {
 		return err

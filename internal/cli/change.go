@@ -36,6 +36,7 @@ the context's.`,
 		}),
 		p.changeSpecCommand("retry CHANGE", "Do again what has failed of a change", exactlyOne("a change"), retry),
 		p.changeSpecCommand("merge CHANGE", "Take a change into the app's branch that was pushed to another", exactlyOne("a change"), merge),
+		p.changeSpecCommand("approve CHANGE", "Have the tests run that somebody has made who may not push", exactlyOne("a change"), approve),
 		p.changeSpecCommand("promote CHANGE ENVIRONMENT", "Let a change into an environment that takes a person's word", cobra.ExactArgs(2), promote))
 	return c
 }
@@ -60,6 +61,30 @@ func merge(_ context.Context, _ *ship.Shipper, c *v1alpha1.Change, _ []string) (
 		return nil, usageError("change %s is %s: %s", c.Name, strings.ToLower(c.Status.Phase), c.Status.Message)
 	}
 	return map[string]any{"merge": true}, nil
+}
+
+// approve lets the tests of a stranger's commit be run, apart: that commit's and no
+// other's.
+func approve(ctx context.Context, s *ship.Shipper, c *v1alpha1.Change, _ []string) (map[string]any, error) {
+	switch {
+	case !c.Spec.Untrusted:
+		return nil, usageError("change %s is by somebody who may push: its tests are run without that", c.Name)
+	case change.Ended(c):
+		return nil, usageError("change %s is %s: %s", c.Name, strings.ToLower(c.Status.Phase), c.Status.Message)
+	case c.Spec.Approved:
+		return nil, usageError("change %s is approved already", c.Name)
+	}
+	a, err := s.App(ctx, c.Spec.App)
+	if err != nil {
+		return nil, err
+	}
+	switch a.Spec.Policy.Strangers {
+	case v1alpha1.StrangersReview:
+		return nil, usageError("app %s has nothing run that strangers have made: policy.strangers of the App says Review", a.Name)
+	case v1alpha1.StrangersTest:
+		return nil, usageError("app %s has the tests of strangers run without being asked: policy.strangers of the App says Test", a.Name)
+	}
+	return map[string]any{"approved": true}, nil
 }
 
 func promote(ctx context.Context, s *ship.Shipper, c *v1alpha1.Change, args []string) (map[string]any, error) {

@@ -48,16 +48,18 @@ var mayImport = map[string][]string{
 	"internal/change/queue":  {},
 	"internal/change/suite":  {},
 	"internal/change/attest": {},
+	"internal/change/apart":  {"internal/image", "internal/kube/follow", "internal/change/suite"},
 	"internal/change/work":   {},
 	"internal/change/client": {"api/v1alpha1", "internal/kube", "=internal/change"},
 	"internal/change/ship":   {"api/v1alpha1", "internal/kube", "=internal/change", "internal/change/client"},
 	"internal/change/worker": {
 		"api/v1alpha1", "internal/app", "internal/image", "internal/session", "internal/tree", "internal/deploy",
-		"internal/change/work", "internal/change/repo", "internal/change/review", "internal/change/suite", "internal/change/attest",
+		"internal/change/work", "internal/change/repo", "internal/change/review", "internal/change/suite", "internal/change/attest", "internal/change/apart",
 	},
 	"internal/change/controller": {
 		"api/v1alpha1", "internal/app", "internal/deploy", "internal/kube", "internal/session",
 		"=internal/change", "internal/change/work", "internal/change/repo", "internal/change/host", "internal/change/attest",
+		"internal/change/suite", "internal/change/apart",
 	},
 	"internal/doctor": {"internal/app", "internal/kube", "internal/deploy", "internal/image"},
 	"internal/session": {

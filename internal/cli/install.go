@@ -37,6 +37,9 @@ func (p *Program) installCommand() *cobra.Command {
 - the controller (a StatefulSet with a volume), which takes changes from a push to the
   environments: bight ship.
 
+- with --workers N, workers (a Deployment), which review, build and test changes with the
+  toolchains of --worker-image or of this machine, so that nobody's laptop has to.
+
 For bight up nothing of this is needed.
 
 The image is made from this very program, and from this machine's git, and pushed to
@@ -46,12 +49,19 @@ afterwards. Installing again brings the cluster to this version; bight uninstall
 nothing.`,
 		Example: `  bight install
   bight install --replicas 2
+  bight install --workers 3 --worker-image registry.example.com/toolchains:v7
   bight install --dry-run --image registry.example.com/bight:v1 > bight.yaml`,
 		Args: atMost(0, "no argument"),
 		RunE: func(c *cobra.Command, _ []string) error {
 			s.Version = p.version()
 			if s.Replicas < 1 || s.Replicas > 9 {
 				return usageError("--replicas %d: there are 1 to 9 controllers, of which one acts", s.Replicas)
+			}
+			if err := checkWorkers(s.Workers, dryRun); err != nil {
+				return err
+			}
+			if dryRun && s.Workers.Count > 0 && s.Workers.Image == "" {
+				s.Workers.Image = p.unpushed()
 			}
 			if dryRun && s.Image == "" {
 				s.Image = session.Unpushed + "/bight:" + p.Version
@@ -67,6 +77,7 @@ nothing.`,
 	c.Flags().StringVar(&s.Image, "image", "", "image with this program and git (default: made of this machine's and pushed)")
 	c.Flags().Int32Var(&s.Replicas, "replicas", 1, "controllers; one acts, and another takes over when it is lost")
 	c.Flags().StringVar(&s.Volume, "volume", "10Gi", "size of the controller's volume")
+	workerFlags(c, &s.Workers)
 	c.Flags().BoolVar(&dryRun, "dry-run", false, "only print the objects, as YAML")
 	return c
 }
@@ -107,16 +118,19 @@ func (p *Program) install(ctx context.Context, t *target, s install.Settings) er
 		return err
 	}
 	if s.Image == "" {
-		if s.Image, err = p.pushSelf(ctx, t, cluster, printer); err != nil {
+		if s.Image, err = p.pushSelf(ctx, t, cluster, printer, s.Workers.Count > 0); err != nil {
 			return err
 		}
+	}
+	if err := p.prepareWorkers(ctx, t, cluster, printer, &s.Workers); err != nil {
+		return err
 	}
 	return i.Install(ctx, s)
 }
 
 // pushSelf makes an image of this program, for each architecture of the nodes the one
-// of that architecture, and returns its reference.
-func (p *Program) pushSelf(ctx context.Context, t *target, cluster *kube.Cluster, printer *term.Printer) (string, error) {
+// of that architecture, and returns its reference. Workers want the agent beside it.
+func (p *Program) pushSelf(ctx context.Context, t *target, cluster *kube.Cluster, printer *term.Printer, agent bool) (string, error) {
 	arch, err := architecture(ctx, cluster, "push an image for all of them and name it with --image")
 	if err != nil {
 		return "", err
@@ -132,6 +146,11 @@ func (p *Program) pushSelf(ctx context.Context, t *target, cluster *kube.Cluster
 	}
 	entry.Mode = 0o755
 	art := &image.Artifact{Service: "bight", Tree: tree.Tree{"bight": entry}, Command: []string{"./bight"}}
+	if agent {
+		if err := agentBeside(art.Tree, arch); err != nil {
+			return "", err
+		}
+	}
 	system, err := gitFor(arch)
 	if err != nil {
 		return "", err

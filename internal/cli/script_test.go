@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"strconv"
 	"testing"
 
@@ -28,6 +29,11 @@ func TestScripts(t *testing.T) {
 		RequireUniqueNames:  true,
 		UpdateScripts:       os.Getenv("UPDATE_SCRIPTS") != "",
 		Setup: func(env *testscript.Env) error {
+			cache, err := goCache()
+			if err != nil {
+				return err
+			}
+			env.Setenv("GOCACHE", cache)
 			env.Setenv("HOME", env.WorkDir+"/.home")
 			env.Setenv("XDG_CACHE_HOME", env.WorkDir+"/.home/cache")
 			env.Setenv("XDG_CONFIG_HOME", env.WorkDir+"/.home/config")
@@ -37,6 +43,16 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits},
 	})
+}
+
+// goCache is where the go command keeps what it has compiled: a script with a home of
+// its own would have it compile the standard library.
+func goCache() (string, error) {
+	if dir := os.Getenv("GOCACHE"); dir != "" {
+		return dir, nil
+	}
+	dir, err := os.UserCacheDir()
+	return filepath.Join(dir, "go-build"), err
 }
 
 // exits runs a program and checks its exit code: exits 2 bight plan.

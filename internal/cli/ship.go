@@ -313,6 +313,8 @@ type workerOptions struct {
 	apps      []string
 	slots     int
 	untrusted bool
+	// controller is its address, for workers in a pod.
+	controller string
 	// vulnDB is a copy of Go's vulnerability database, signingKey a file with a key.
 	vulnDB, signingKey string
 
@@ -374,8 +376,7 @@ func (p *Program) worker(ctx context.Context, t *target, cluster *kube.Cluster, 
 		return nil, nil, err
 	}
 	log := t.log(p.Stderr)
-	// What is shipped depends on the source alone, not on where it was built.
-	maker, err := session.NewMaker(dir, true, log)
+	maker, err := session.NewMaker(dir, worker.By, log)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -384,6 +385,10 @@ func (p *Program) worker(ctx context.Context, t *target, cluster *kube.Cluster, 
 		return nil, nil, err
 	}
 	agent, err := agentProgram()
+	if err != nil {
+		return nil, nil, err
+	}
+	results, err := resultsDir()
 	if err != nil {
 		return nil, nil, err
 	}
@@ -403,8 +408,8 @@ func (p *Program) worker(ctx context.Context, t *target, cluster *kube.Cluster, 
 	remotes := &remotes{client: to}
 	w := &worker.Worker{
 		Name: o.name, Source: remotes.source,
-		Dir: own, Cache: filepath.Join(dir, "worker-results"),
-		Maker: maker, Registry: registry, Agent: agent, Log: log,
+		Dir: own, Cache: results,
+		Maker: maker, Registry: registry, Agent: agent, Log: log, Results: to.Results,
 		Checkers: checkers, Gates: gates, Signer: o.signer,
 	}
 	return &work.Client{
@@ -460,8 +465,9 @@ Ctrl-C. A worker takes what the controller has for it; when it ends or is lost, 
 was doing is given to another at once.
 
 A worker runs what the app's repository contains, with the rights of this user. Changes
-by people who may not push there are not given to it; with --untrusted they are, to be
-reviewed and no more.
+by people who may not push there are not given to it; with --untrusted they are: it
+reviews them and compiles their tests, and runs nothing of them. The controller runs
+the tests, in pods apart from everything, when somebody has approved that.
 
 To each image that it builds it attaches in the registry what the image is made of
 (SPDX) and how it was made (SLSA provenance), signed with --signing-key. An App that
@@ -487,7 +493,9 @@ has spec.policy.verify takes no others. A key and what verifies it:
 	c.Flags().StringSliceVar(&o.apps, "app", nil, "work for these apps, NAMESPACE/NAME (default: all)")
 	o.flags(c)
 	c.Flags().IntVar(&o.slots, "slots", runtime.NumCPU(), "how many steps at once")
-	c.Flags().BoolVar(&o.untrusted, "untrusted", false, "review what strangers have made, too; analyzers compile it: only where there is nothing to lose")
+	c.Flags().BoolVar(&o.untrusted, "untrusted", false, "review what strangers have made, too, and compile its tests; nothing of it is run here")
+	c.Flags().StringVar(&o.controller, "controller", "", "address of the controller, in the pods of bight install --workers")
+	_ = c.Flags().MarkHidden("controller")
 	c.Flags().StringVar(&o.name, "name", "", "name of the worker (default: of user, machine and process)")
 	return c
 }
@@ -500,15 +508,10 @@ func (p *Program) runWorker(ctx context.Context, t *target, o workerOptions) err
 	}
 	printer := p.printer(false, nil)
 	defer printer.Close()
-	cluster, _, err := t.load(printer)
+	cluster, to, err := p.employer(t, printer, o)
 	if err != nil {
 		return err
 	}
-	namespace := cluster.Namespace
-	if len(o.apps) > 0 {
-		namespace, _, _ = strings.Cut(o.apps[0], "/")
-	}
-	to := controllerClient(cluster, namespace)
 	if err := to.Open(ctx); err != nil {
 		return err
 	}
@@ -518,7 +521,14 @@ func (p *Program) runWorker(ctx context.Context, t *target, o workerOptions) err
 		return err
 	}
 	defer release()
-	w.Connected = func() { printer.Note("", "working as "+w.Hello.Name+" for the controller of context "+cluster.Context) }
+	where := "of context " + cluster.Context
+	if o.controller != "" {
+		var stop func()
+		where = "at " + o.controller
+		ctx, w.Drain, stop = drained(ctx)
+		defer stop()
+	}
+	w.Connected = func() { printer.Note("", "working as "+w.Hello.Name+" for the controller "+where) }
 	do := w.Do
 	w.Do = func(ctx context.Context, order work.Order, log io.Writer) work.Result {
 		r := do(ctx, order, log)

@@ -87,7 +87,7 @@ func (p *Program) runUp(ctx context.Context, t *target, dir string, o upOptions)
 	if err != nil {
 		return err
 	}
-	config.Port = o.port
+	config.Port, config.By = o.port, "bight up"
 	s, err := session.Open(ctx, *config)
 	if err != nil {
 		return err

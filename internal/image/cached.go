@@ -12,12 +12,31 @@ import (
 )
 
 // Cached wraps a builder so that inputs that were built once are not built
-// again, in this process or another. A hit is told by [Artifact.Cached].
-func Cached(b Builder, s *Store) Builder { return &cached{Builder: b, store: s} }
+// again, in this process or another. A hit is told by [Artifact.Cached], and whom it
+// was built for by [Artifact.By], which by is from now on.
+func Cached(b Builder, s *Store, by string) Builder { return &cached{Builder: b, store: s, by: by} }
 
 type cached struct {
 	Builder
 	store *Store
+	by    string
+}
+
+// A Finder is a Builder that remembers what it has built.
+type Finder interface {
+	Builder
+	// Find returns what the present inputs gave before, or nil, and the digest of the
+	// inputs.
+	Find(ctx context.Context, a *app.App, s *app.Service) (*Artifact, tree.Hash, error)
+}
+
+// Find implements [Finder].
+func (c *cached) Find(ctx context.Context, a *app.App, s *app.Service) (*Artifact, tree.Hash, error) {
+	in, err := c.Inputs(ctx, a, s)
+	if err != nil {
+		return nil, tree.Hash{}, err
+	}
+	return c.find(a, s, in), in.Digest, nil
 }
 
 // manifest is the record of an artifact. Names are bytes because file names
@@ -27,6 +46,7 @@ type manifest struct {
 	Command    []string       `json:"command"`
 	NeedsAgent bool           `json:"needsAgent,omitempty"`
 	Restart    bool           `json:"restart,omitempty"`
+	By         string         `json:"by,omitempty"`
 	Files      []manifestFile `json:"files"`
 }
 
@@ -52,6 +72,7 @@ func (c *cached) Build(ctx context.Context, a *app.App, s *app.Service) (*Artifa
 	if err != nil {
 		return nil, err
 	}
+	art.By = c.by
 	if art.Inputs == in.Digest && len(art.Problems) == 0 {
 		// What could not be remembered is built again: slower, not wrong.
 		_ = c.remember(a, art)
@@ -87,7 +108,7 @@ func (c *cached) find(a *app.App, s *app.Service, in *Inputs) *Artifact {
 	}
 	return &Artifact{
 		Service: s.Name, Tree: t, Command: m.Command, NeedsAgent: m.NeedsAgent, Restart: m.Restart,
-		Inputs: in.Digest, Cached: true,
+		Inputs: in.Digest, By: m.By, Cached: true,
 	}
 }
 
@@ -105,7 +126,7 @@ func (c *cached) locate(a *app.App, in *Inputs, e *tree.Entry, source string) bo
 }
 
 func (c *cached) remember(a *app.App, art *Artifact) error {
-	m := manifest{Tree: art.TreeDigest(), Command: art.Command, NeedsAgent: art.NeedsAgent, Restart: art.Restart}
+	m := manifest{Tree: art.TreeDigest(), Command: art.Command, NeedsAgent: art.NeedsAgent, Restart: art.Restart, By: art.By}
 	var files []string
 	for _, p := range art.Tree.Paths() {
 		e := art.Tree[p]

@@ -60,6 +60,8 @@ type Artifact struct {
 	// Inputs is the digest of what it was built from. It is zero when a source
 	// file changed while it was being built: then what was built is unknown.
 	Inputs tree.Hash
+	// By is what it was built for: "bight up". It is "" where nobody remembers.
+	By string
 	// Problems are files that could not be read and are missing from Tree.
 	Problems []tree.Problem
 	// Cached tells that nothing was built because the inputs were known.

@@ -207,6 +207,15 @@ func (p *Publisher) baseImage(ctx context.Context) (v1.Image, error) {
 	return img, nil
 }
 
+// BaseDigest identifies the base: the same artifact on the same base is the same image.
+func (p *Publisher) BaseDigest(ctx context.Context) (v1.Hash, error) {
+	base, err := p.baseImage(ctx)
+	if err != nil {
+		return v1.Hash{}, err
+	}
+	return base.Digest()
+}
+
 func (p *Publisher) ownBase(context.Context) (v1.Image, error) {
 	a, key, err := packBase(p.Zones)
 	if err != nil {

@@ -1,6 +1,7 @@
 package image
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -70,16 +71,34 @@ func (p *Publisher) Push(ctx context.Context, reg Registry, targets ...Target) (
 	return results, nil
 }
 
+// Find returns an image that a registry has, and nil where it has it not. What is not
+// needed of it is not read.
+func (p *Publisher) Find(ctx context.Context, reg Registry, repository string, digest v1.Hash) (v1.Image, Pushed, error) {
+	repo, err := reg.repository(repository)
+	if err != nil {
+		return nil, Pushed{}, err
+	}
+	via := p.transport(reg)
+	there, err := has(ctx, via, repo, digest)
+	if err != nil {
+		return nil, Pushed{}, explain(reg.Push, err)
+	}
+	if !there {
+		return nil, Pushed{}, nil
+	}
+	img, err := remote.Image(repo.Digest(digest.String()), remote.WithContext(ctx), remote.WithTransport(via), remote.WithAuthFromKeychain(p.keychain()))
+	if err != nil {
+		return nil, Pushed{}, explain(reg.Push, err)
+	}
+	return img, Pushed{Ref: cmp.Or(reg.Pull, reg.Push) + "/" + repository + "@" + digest.String(), Digest: digest, Present: true}, nil
+}
+
 func (p *Publisher) pushOne(ctx context.Context, reg Registry, t Target) (Pushed, error) {
 	digest, err := t.Image.Digest()
 	if err != nil {
 		return Pushed{}, err
 	}
-	pull := reg.Pull
-	if pull == "" {
-		pull = reg.Push
-	}
-	res := Pushed{Ref: pull + "/" + t.Repository + "@" + digest.String(), Digest: digest}
+	res := Pushed{Ref: cmp.Or(reg.Pull, reg.Push) + "/" + t.Repository + "@" + digest.String(), Digest: digest}
 	repo, err := reg.repository(t.Repository)
 	if err != nil {
 		return Pushed{}, err

@@ -103,7 +103,7 @@ func cachedApp(t *testing.T) (*fileBuilder, Builder, *app.App, *app.Service) {
 		t.Fatal(err)
 	}
 	b := &fileBuilder{store: OpenStore(t.TempDir())}
-	return b, Cached(b, b.store), a, s
+	return b, Cached(b, b.store, "test"), a, s
 }
 
 func mustBuild(t *testing.T, b Builder, a *app.App, s *app.Service) *Artifact {
@@ -191,7 +191,7 @@ func TestStoreIsSharedByProcesses(t *testing.T) {
 	for range 4 {
 		group.Go(func() {
 			st := OpenStore(dir)
-			b := Cached(&fileBuilder{store: st}, st)
+			b := Cached(&fileBuilder{store: st}, st, "test")
 			for range 10 {
 				art, err := b.Build(context.Background(), a, s)
 				if err != nil {

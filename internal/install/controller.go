@@ -95,7 +95,10 @@ func (r *renderer) controllerRights() {
 		rule("apps", []string{"deployments"}, all...),
 		rule("apps", []string{"replicasets"}, "get", "list", "watch"),
 		rule("", []string{"pods", "pods/log", "events"}, "get", "list", "watch"),
-		rule("", []string{"pods"}, "delete"),
+		// The tests of strangers are pods without a controller of their own, in namespaces
+		// that are closed off. Who may make Deployments may make pods.
+		rule("", []string{"pods"}, "create", "delete"),
+		rule("networking.k8s.io", []string{"networkpolicies"}, "create"),
 		rule("authentication.k8s.io", []string{"tokenreviews"}, "create"),
 		rule("authorization.k8s.io", []string{"subjectaccessreviews"}, "create"),
 	))

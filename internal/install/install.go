@@ -46,11 +46,16 @@ const allowance = 2 * time.Minute
 
 // Check fails unless the user has all the rights that installing takes.
 func (i *Installer) Check(ctx context.Context) error {
-	all, err := Render(Settings{Image: "none"})
+	all, err := Render(everything())
 	if err != nil {
 		return err
 	}
 	return i.may(ctx, all, "create", "patch")
+}
+
+// everything has all that can be installed.
+func everything() Settings {
+	return Settings{Image: "none", Workers: Workers{Count: 1, Image: "none", Registry: "none", Volume: "1Gi"}}
 }
 
 // Install applies what the settings render, and returns when every node has its
@@ -70,7 +75,10 @@ func (i *Installer) Install(ctx context.Context, s Settings) error {
 			}
 		}
 	}
-	return errors.Join(i.rolledOut(ctx), i.controllersReady(ctx, max(s.Replicas, 1)))
+	if err := i.dropOthers(ctx, all); err != nil {
+		return err
+	}
+	return errors.Join(i.rolledOut(ctx), i.controllersReady(ctx, max(s.Replicas, 1)), i.workersReady(ctx, s.Workers.Count))
 }
 
 // may asks for all rights at once.
@@ -110,6 +118,7 @@ func kinds() map[string]kind {
 		"ValidatingAdmissionPolicy":        {admission, "v1", "validatingadmissionpolicies", false},
 		"ValidatingAdmissionPolicyBinding": {admission, "v1", "validatingadmissionpolicybindings", false},
 		"DaemonSet":                        {"apps", "v1", "daemonsets", true},
+		"Deployment":                       {"apps", "v1", "deployments", true},
 		"StatefulSet":                      {"apps", "v1", "statefulsets", true},
 		"Service":                          {"", "v1", "services", true},
 		"PersistentVolumeClaim":            {"", "v1", "persistentvolumeclaims", true},
@@ -269,6 +278,58 @@ func (i *Installer) controllersReady(ctx context.Context, replicas int32) error 
 	return nil
 }
 
+// dropOthers removes what can be installed and is not wanted now.
+func (i *Installer) dropOthers(ctx context.Context, wanted []*unstructured.Unstructured) error {
+	all, err := Render(everything())
+	if err != nil {
+		return err
+	}
+	for _, u := range wanted {
+		all = slices.DeleteFunc(all, func(o *unstructured.Unstructured) bool { return nameOf(o) == nameOf(u) })
+	}
+	slices.Reverse(all)
+	var there []*unstructured.Unstructured
+	for _, u := range all {
+		client, err := i.client(u)
+		if err != nil {
+			return err
+		}
+		_, err = client.Get(ctx, u.GetName(), metav1.GetOptions{})
+		if err == nil {
+			there = append(there, u)
+		} else if !apierrors.IsNotFound(err) {
+			return fmt.Errorf("look for %s: %w", nameOf(u), i.Cluster.Explain(err))
+		}
+	}
+	_, err = i.removeAll(ctx, there)
+	return err
+}
+
+// workersReady waits until the workers that were applied run.
+func (i *Installer) workersReady(ctx context.Context, count int32) error {
+	if count == 0 {
+		return nil
+	}
+	ref := &unstructured.Unstructured{}
+	ref.SetAPIVersion("apps/v1")
+	ref.SetKind("Deployment")
+	ref.SetName(Worker)
+	ref.SetNamespace(Namespace)
+	err := i.await(ctx, ref, func(now *unstructured.Unstructured) bool {
+		var d appsv1.Deployment
+		return now != nil && runtime.DefaultUnstructuredConverter.FromUnstructured(now.Object, &d) == nil && d.Status.ObservedGeneration >= d.Generation &&
+			d.Status.UpdatedReplicas == count && d.Status.AvailableReplicas >= count
+	})
+	switch {
+	case errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil:
+		return fmt.Errorf("the workers do not run after %s; see kubectl -n %s describe pods -l app.kubernetes.io/name=%s: %w", allowance, Namespace, Worker, err)
+	case err != nil:
+		return fmt.Errorf("wait for the workers: %w", i.Cluster.Explain(err))
+	}
+	i.Say(fmt.Sprintf("%d %s", count, plural(count, "worker runs", "workers run")))
+	return nil
+}
+
 func plural(n int32, one, many string) string {
 	if n == 1 {
 		return one
@@ -279,7 +340,7 @@ func plural(n int32, one, many string) string {
 // Uninstall removes everything that Install has put there, and all Intercepts. It
 // returns when nothing is left.
 func (i *Installer) Uninstall(ctx context.Context) error {
-	all, err := Render(Settings{Image: "none"})
+	all, err := Render(everything())
 	if err != nil {
 		return err
 	}
@@ -290,7 +351,7 @@ func (i *Installer) Uninstall(ctx context.Context) error {
 	// The agents go first, and take their doors away: without the rest, they would
 	// believe what anybody says.
 	agents := func(u *unstructured.Unstructured) bool {
-		return u.GetKind() == "DaemonSet" || u.GetKind() == "StatefulSet"
+		return u.GetKind() == "DaemonSet" || u.GetKind() == "StatefulSet" || u.GetKind() == "Deployment"
 	}
 	first, err := i.removeAll(ctx, slices.DeleteFunc(slices.Clone(all), func(u *unstructured.Unstructured) bool { return !agents(u) }))
 	if err != nil {
@@ -360,7 +421,11 @@ func (i *Installer) remove(ctx context.Context, u *unstructured.Unstructured) (b
 	if err != nil {
 		return false, err
 	}
-	err = client.Delete(ctx, u.GetName(), metav1.DeleteOptions{PropagationPolicy: ptr.To(metav1.DeletePropagationForeground)})
+	policy := metav1.DeletePropagationForeground
+	if u.GetKind() == "Deployment" {
+		policy = metav1.DeletePropagationBackground // workers finish what they are at, which nobody waits for
+	}
+	err = client.Delete(ctx, u.GetName(), metav1.DeleteOptions{PropagationPolicy: &policy})
 	if apierrors.IsNotFound(err) {
 		return false, nil
 	}

@@ -58,6 +58,7 @@ type Settings struct {
 	// 10Gi.
 	Replicas int32
 	Volume   string
+	Workers  Workers
 }
 
 // Render returns everything that is installed, in the order in which it is applied.
@@ -77,6 +78,12 @@ func Render(s Settings) ([]*unstructured.Unstructured, error) {
 	r.policy()
 	r.nodeAgents(s.Image)
 	r.controller(s)
+	if s.Workers.Count > 0 {
+		if err := s.Workers.check(); err != nil {
+			return nil, err
+		}
+		r.workers(s)
+	}
 	return r.all, errors.Join(r.errs...)
 }
 

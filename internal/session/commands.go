@@ -141,7 +141,7 @@ func (s *Session) Logs(ctx context.Context, o LogOptions) error {
 			stream, err := client.CoreV1().Pods(s.environment).GetLogs(pod.Name, &core.PodLogOptions{Follow: o.Follow, TailLines: &o.Tail}).Stream(ctx)
 			if err == nil {
 				defer stream.Close()
-				err = readLines(stream, func(line string, _ bool) { s.Printer.Log(service, line) })
+				err = readLines(stream, func(line string, _ bool) { s.Printer.Log(service, local(s.plan(), line)) })
 			}
 			if err != nil && ctx.Err() == nil {
 				errs[i] = fmt.Errorf("read the log of pod %s: %w", pod.Name, s.Cluster.Explain(err))

@@ -147,6 +147,7 @@ func (p *pods) logLine(of *pod, c *cursor, line string, whole bool) {
 		}
 		line = text
 	}
+	line = local(p.session.plan(), line)
 	p.mu.Lock()
 	show := of.process.log(line, time.Now())
 	p.mu.Unlock()

@@ -28,10 +28,10 @@ type Maker struct {
 	builders map[string]image.Builder // by kind of build
 }
 
-// NewMaker returns a Maker that remembers what it made in cacheDir. What a
-// reproducible one makes depends on the source alone, not on where it lies; that
-// compiles every dependency anew the first time.
-func NewMaker(cacheDir string, reproducible bool, log *slog.Logger) (*Maker, error) {
+// NewMaker returns a Maker that remembers what it made in cacheDir, and that it was
+// made by, such as "bight up". What it makes depends on the source alone, not on where
+// that lies: so what one loop has built, the other takes.
+func NewMaker(cacheDir, by string, log *slog.Logger) (*Maker, error) {
 	if err := os.MkdirAll(cacheDir, 0o755); err != nil {
 		return nil, fmt.Errorf("make the cache directory: %w; set XDG_CACHE_HOME to one that can be written", err)
 	}
@@ -41,7 +41,7 @@ func NewMaker(cacheDir string, reproducible bool, log *slog.Logger) (*Maker, err
 		Publisher: &image.Publisher{Store: store, Zones: timeZones(), Log: log},
 		hashes:    hashes,
 		builders: map[string]image.Builder{
-			app.BuildGo:     image.Cached(&golang.Builder{Store: store, Hashes: hashes, Trimpath: reproducible, Log: log}, store),
+			app.BuildGo:     image.Cached(&golang.Builder{Store: store, Hashes: hashes, Trimpath: true, Log: log}, store, by),
 			app.BuildStatic: &static.Builder{Hashes: hashes},
 		},
 	}, nil
@@ -82,6 +82,19 @@ func (m *Maker) Inputs(ctx context.Context, a *app.App, service *app.Service) (*
 		return nil, err
 	}
 	return b.Inputs(ctx, a, service)
+}
+
+// Known returns what a service's present inputs gave before, or nil, and their digest,
+// which is zero for a service that is not worth remembering.
+func (m *Maker) Known(ctx context.Context, a *app.App, service *app.Service) (*image.Artifact, tree.Hash, error) {
+	b, err := m.builder(service)
+	if err != nil {
+		return nil, tree.Hash{}, err
+	}
+	if f, ok := b.(image.Finder); ok {
+		return f.Find(ctx, a, service)
+	}
+	return nil, tree.Hash{}, nil
 }
 
 // Build builds a service. changed, where it is not nil, is all that can have

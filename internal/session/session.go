@@ -42,8 +42,8 @@ type Config struct {
 	Agent     string   // path of the agent's program for the nodes
 	CacheDir  string
 
-	// Reproducible builds give the same images wherever the source lies.
-	Reproducible bool
+	// By is what it makes things for: "bight up". It is told when they are used again.
+	By string
 
 	Port    int // of the URLs; 0 means any free one, preferably 8000
 	Version string
@@ -82,7 +82,7 @@ func Open(ctx context.Context, c Config) (*Session, error) {
 	if s.environment = c.Namespace; s.environment == "" {
 		s.environment = Environment(a.Name, c.User)
 	}
-	if s.maker, err = NewMaker(c.CacheDir, c.Reproducible, c.Log); err != nil {
+	if s.maker, err = NewMaker(c.CacheDir, c.By, c.Log); err != nil {
 		return nil, err
 	}
 	return s, nil

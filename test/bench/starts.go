@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	core "k8s.io/api/core/v1"
@@ -21,7 +22,9 @@ import (
 // another file each time, so that neither the registry nor the node have its layer
 // or the program's. A second row compares with a bare pod whose image the node has.
 func firstUp(ctx context.Context, b *bed) ([]row, error) {
-	files := map[string]string{"go.mod": smallMod, "main.go": smallSource(marker(0))}
+	// The same source gives the same image wherever it lies: no run before has had this.
+	own := strings.Replace(smallMod, "module ", fmt.Sprintf("module t%d.", time.Now().UnixNano()), 1)
+	files := map[string]string{"go.mod": own, "main.go": smallSource(marker(0))}
 	dir, err := b.write("first", files)
 	if err != nil {
 		return nil, err

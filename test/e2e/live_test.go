@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	apps "k8s.io/api/apps/v1"
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -42,8 +43,11 @@ func main() {
 `
 }
 
+// goApp is an app of one Go service that nobody has built before: what another test has
+// built of the same source is not built and pushed again.
 func goApp(t *testing.T) *lab {
-	return newLab(t, map[string]string{"go.mod": goMod, "main.go": server("first")})
+	own := strings.Replace(goMod, "module ", fmt.Sprintf("module t%d.example.com/", time.Now().UnixNano()), 1)
+	return newLab(t, map[string]string{"go.mod": own, "main.go": server("first")})
 }
 
 func staticApp(t *testing.T) *lab {

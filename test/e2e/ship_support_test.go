@@ -196,9 +196,15 @@ type process struct {
 // start starts bight in the repository; it is ended with the test.
 func (d *dock) start(args ...string) *process {
 	d.Helper()
+	return d.startWith(nil, args...)
+}
+
+// startWith is start with more variables.
+func (d *dock) startWith(env []string, args ...string) *process {
+	d.Helper()
 	p := &process{output: &lockedBuffer{}, ended: make(chan struct{})}
 	p.cmd = exec.Command(filepath.Join(binaries, "bight"), args...)
-	p.cmd.Dir = d.dir
+	p.cmd.Dir, p.cmd.Env = d.dir, append(os.Environ(), env...)
 	p.cmd.Stdout, p.cmd.Stderr = p.output, p.output
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := p.cmd.Start(); err != nil {
@@ -278,4 +284,12 @@ func (d *dock) drip(namespace, service string) (stop func() (asked, failed int))
 		}
 	})
 	return func() (int, int) { close(done); tasks.Wait(); return asked, failed }
+}
+
+// said returns nil if a process has said something.
+func (p *process) said(text string) error {
+	if !strings.Contains(p.output.String(), text) {
+		return fmt.Errorf("it has said %q", p.output)
+	}
+	return nil
 }

@@ -7,10 +7,12 @@
 package client
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -44,6 +46,9 @@ type Client struct {
 	// and Port where they serve.
 	System, Controller string
 	Port               int
+	// Address, in a pod, is where the controller's Kubernetes Service is: HOST:PORT. It
+	// is connected to as it is, and leads to the controller that acts.
+	Address string
 
 	mu     sync.Mutex
 	leader string
@@ -62,8 +67,10 @@ func (e *MissingError) Error() string {
 // Open finds the controller and sees to it that we can say who we are. Close must be
 // called.
 func (c *Client) Open(ctx context.Context) error {
-	if _, err := c.find(ctx); err != nil {
-		return err
+	if c.Address == "" {
+		if _, err := c.find(ctx); err != nil {
+			return err
+		}
 	}
 	_, err := c.credential(ctx)
 	return err
@@ -157,6 +164,10 @@ func ready(pod *corev1.Pod) bool {
 
 // Dial connects to the controller.
 func (c *Client) Dial(ctx context.Context) (net.Conn, error) {
+	if c.Address != "" {
+		dialer := net.Dialer{Timeout: 5 * time.Second}
+		return dialer.DialContext(ctx, "tcp", c.Address)
+	}
 	leader, err := c.find(ctx)
 	if err != nil {
 		return nil, err
@@ -311,6 +322,35 @@ func (c *Client) File(ctx context.Context, path string, follow bool) (io.ReadClo
 	}
 	return answer.Body, nil
 }
+
+// Results returns those of the named results of an app that the controller has.
+func (c *Client) Results(ctx context.Context, namespace, app string, names []string) (map[string][]byte, error) {
+	asked, err := json.Marshal(names)
+	if err != nil {
+		return nil, err
+	}
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, base+change.ResultsPath+"/"+namespace+"/"+app, bytes.NewReader(asked))
+	if err != nil {
+		return nil, err
+	}
+	answer, err := c.HTTP().Do(r)
+	if err != nil {
+		return nil, fmt.Errorf("ask the controller for results: %w", err)
+	}
+	defer answer.Body.Close()
+	if answer.StatusCode != http.StatusOK {
+		b, _ := io.ReadAll(io.LimitReader(answer.Body, 4096))
+		return nil, &AnswerError{Status: answer.StatusCode, Text: strings.TrimSpace(string(b))}
+	}
+	found := map[string][]byte{}
+	if err := json.NewDecoder(io.LimitReader(answer.Body, maxResults)).Decode(&found); err != nil {
+		return nil, fmt.Errorf("read the controller's results: %w", err)
+	}
+	return found, nil
+}
+
+// maxResults is more than an answer with results has.
+const maxResults = 64 << 20
 
 // AnswerError is what the controller says against a request.
 type AnswerError struct {

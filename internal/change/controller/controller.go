@@ -62,18 +62,20 @@ type Controller struct {
 	client client.Client
 	live   client.Reader // past the cache
 	// caches has namespaces, too, which the client reads past the cache.
-	caches  cache.Cache
-	hub     *work.Hub
-	git     *repo.Server
-	store   repo.Store
-	files   *files
-	newest  newest
-	tickets tickets
-	envs    environments
-	images  verifier
-	sources sources
-	apps    keyed // one reconcile of an app at a time, with what it starts
-	wake    chan v1alpha1.App
+	caches    cache.Cache
+	hub       *work.Hub
+	git       *repo.Server
+	store     repo.Store
+	files     *files
+	results   *results
+	newest    newest
+	tickets   tickets
+	envs      environments
+	images    verifier
+	sources   sources
+	strangers strangerRuns
+	apps      keyed // one reconcile of an app at a time, with what it starts
+	wake      chan v1alpha1.App
 }
 
 // Scheme knows the kinds that the controller reads and writes.
@@ -133,6 +135,7 @@ func (c *Controller) set(m ctrl.Manager) error {
 	}
 	c.client, c.live, c.caches = m.GetClient(), m.GetAPIReader(), m.GetCache()
 	c.files = &files{dir: filepath.Join(c.Dir, "files")}
+	c.results = &results{dir: filepath.Join(c.Dir, "results"), log: c.Log, now: time.Now}
 	c.store = repo.Store{Root: filepath.Join(c.Dir, "git")}
 	c.tickets.reader = c.live
 	c.images.registry = c.Cluster.LocalRegistry

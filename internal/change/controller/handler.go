@@ -19,6 +19,7 @@ func (c *Controller) handler() http.Handler {
 	mux.Handle(change.GitPath, c.git)
 	mux.Handle("GET "+change.WorkPath, c.hub)
 	mux.HandleFunc("GET "+change.FilesPath+"/{namespace}/{change}/{file}", c.serveFile)
+	mux.HandleFunc("POST "+change.ResultsPath+"/{namespace}/{app}", c.serveResults)
 	mux.Handle("POST "+change.HooksPath+"/{namespace}/{app}", c.webhooks())
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) })
 	return mux
@@ -48,8 +49,21 @@ func (c *Controller) may(r *http.Request, namespace, app, verb string) (int, err
 // mayWork tells whether somebody may be a worker for an app, "" for all.
 func (c *Controller) mayWork(r *http.Request, app string) error {
 	namespace, name, _ := strings.Cut(app, "/")
-	_, err := c.may(r, namespace, name, repo.VerbPush)
+	_, err := c.mayWorkFor(r, namespace, name)
 	return err
+}
+
+// mayWorkFor is may for workers: those who may push are such, and those who may do
+// nothing else.
+func (c *Controller) mayWorkFor(r *http.Request, namespace, name string) (int, error) {
+	status, err := c.may(r, namespace, name, repo.VerbPush)
+	if status != http.StatusForbidden {
+		return status, err
+	}
+	if only, workErr := c.may(r, namespace, name, v1alpha1.VerbWork); workErr == nil {
+		return only, nil
+	}
+	return status, err
 }
 
 // serveFile serves what a change has printed or left.

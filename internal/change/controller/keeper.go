@@ -52,6 +52,9 @@ func open(c *v1alpha1.Change, o work.Order) (*[]v1alpha1.Step, *v1alpha1.Run, v1
 	if s.State != "" && s.State != v1alpha1.StepWaiting && s.State != v1alpha1.StepRunning {
 		return nil, nil, s, errNoMore
 	}
+	if o.Part == 0 && len(s.Parts) > 0 || o.Part > len(s.Parts) || o.Part > 0 && change.PartEnded(s.Parts[o.Part-1]) {
+		return nil, nil, s, errNoMore
+	}
 	return list, run, s, nil
 }
 
@@ -61,6 +64,9 @@ func keyOf(o work.Order) client.ObjectKey {
 
 // Leased notes who does a step.
 func (k keeper) Leased(ctx context.Context, o work.Order, worker string) error {
+	if o.Part > 0 {
+		return k.partLeased(ctx, o, worker)
+	}
 	started := ptrNow()
 	_, err := k.update(ctx, keyOf(o), func(c *v1alpha1.Change) error {
 		list, _, s, err := open(c, o)
@@ -86,6 +92,12 @@ func (k keeper) Leased(ctx context.Context, o work.Order, worker string) error {
 // Done notes a result, once.
 func (k keeper) Done(ctx context.Context, o work.Order, worker string, r work.Result) error {
 	c := k.Controller
+	switch {
+	case r.State == work.Split:
+		return k.split(ctx, o, worker, r)
+	case o.Part > 0:
+		return k.partDone(ctx, o, worker, r)
+	}
 	evidence := map[string]string{}
 	for _, name := range slices.Sorted(maps.Keys(r.Files)) {
 		p, err := c.files.put(o.Namespace, o.Change, short(o.Commit)+"-"+name, r.Files[name])
@@ -124,11 +136,12 @@ func (k keeper) Done(ctx context.Context, o work.Order, worker string, r work.Re
 			if r.Images != nil {
 				run.Images = r.Images
 			}
-			run.State = change.RunState(app.Spec.Policy, run.Steps)
+			run.State = change.RunState(app.Spec.Policy, now, run.Steps)
 		}
 		return nil
 	})
 	if err == nil {
+		c.keepResults(app, o, r)
 		c.files.stir(logPath(o.Namespace, o.Change, o.Step+"-"+short(o.Commit), o.Attempt, o.Lease))
 		c.wakeApp(o.Namespace, o.App)
 	}
@@ -138,6 +151,9 @@ func (k keeper) Done(ctx context.Context, o work.Order, worker string, r work.Re
 // Log keeps what a step prints.
 func (k keeper) Log(o work.Order, b []byte) {
 	name := logPath(o.Namespace, o.Change, o.Step+"-"+short(o.Commit), o.Attempt, o.Lease)
+	if o.Part > 0 {
+		name = partLog(o)
+	}
 	if err := k.files.append(name, b); err != nil {
 		k.Controller.Log.Warn("a log is not kept", "log", name, "err", err)
 	}

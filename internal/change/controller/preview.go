@@ -99,7 +99,7 @@ func (c *Controller) runStep(ctx context.Context, key client.ObjectKey, run v1al
 		}
 		r := &m.Status.Runs[i]
 		r.Steps = change.SetStep(r.Steps, s)
-		r.State = change.RunState(a.Spec.Policy, r.Steps)
+		r.State = change.RunState(a.Spec.Policy, m, r.Steps)
 		if preview != nil {
 			m.Status.Preview = preview
 		}

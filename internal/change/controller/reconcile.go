@@ -156,7 +156,7 @@ func (c *Controller) findConflicts(ctx context.Context, s *subject) error {
 			s.view.Trees[m.Status.Merged] = tree
 			continue
 		}
-		if change.Ended(m) || m.Spec.Untrusted {
+		if change.Ended(m) || m.Spec.Untrusted && !change.MayRun(s.app.Spec.Policy, m) {
 			continue
 		}
 		_, err := c.apps.combine(ctx, s, []*v1alpha1.Change{m})
@@ -174,7 +174,7 @@ func (c *Controller) findConflicts(ctx context.Context, s *subject) error {
 // act carries actions out, and says whether any of them changed what a view is made
 // from.
 func (c *Controller) act(ctx context.Context, s *subject, actions []change.Action) (wrote bool, err error) {
-	wanted := map[string]bool{}
+	wanted, apart := map[string]bool{}, map[string]bool{}
 	merging := false
 	for _, a := range actions {
 		var did bool
@@ -196,6 +196,8 @@ func (c *Controller) act(ctx context.Context, s *subject, actions []change.Actio
 			did, err = c.merge(ctx, s, a)
 		case change.Along:
 			did, err = true, c.along(ctx, s, a)
+		case change.Apart:
+			apart[c.startApart(s, a)] = true
 		case change.Preview:
 			c.startPreview(s, a)
 		case change.Deploy:
@@ -210,6 +212,7 @@ func (c *Controller) act(ctx context.Context, s *subject, actions []change.Actio
 		c.withdraw(client.ObjectKeyFromObject(s.app))
 	}
 	if !wrote {
+		c.strangers.only(client.ObjectKeyFromObject(s.app), apart)
 		c.hub.Withdraw("nobody wants it any more", func(o work.Order) bool {
 			return o.Namespace != s.app.Namespace || o.App != s.app.Name || wanted[o.ID()]
 		})
@@ -267,7 +270,7 @@ func (c *Controller) order(ctx context.Context, s *subject, a change.Action) str
 		Namespace: s.app.Namespace, App: s.app.Name, Change: m.Name, Step: a.Step, Attempt: m.Status.Attempt,
 		Commit: m.Spec.Commit, Base: s.tip, Directory: s.app.Spec.Directory, Untrusted: m.Spec.Untrusted,
 		Timeout: time.Duration(max(policy.StepMinutes, 1)) * time.Minute,
-		Policy:  work.Policy{RefuseAt: strings.ToLower(policy.RefuseAt), Quarantine: policy.Flakes == "Quarantine"},
+		Policy:  work.Policy{RefuseAt: strings.ToLower(policy.RefuseAt), Quarantine: policy.Flakes == "Quarantine", Tests: testLimits(policy)},
 	}
 	steps := m.Status.Steps
 	if a.Run >= 0 {
@@ -278,7 +281,12 @@ func (c *Controller) order(ctx context.Context, s *subject, a change.Action) str
 			o.Base = base
 		}
 	}
-	if st := change.StepOf(steps, a.Step); st != nil && st.State == v1alpha1.StepRunning {
+	if a.Split && !o.Untrusted {
+		o.Workers = len(c.hub.Free(o))
+	}
+	if st := change.StepOf(steps, a.Step); st != nil && a.Part > 0 {
+		orderPart(&o, a.Part, st)
+	} else if st != nil && st.State == v1alpha1.StepRunning {
 		o.Lease = st.Lease + 1 // its lease was given by a controller that is no more, or it is still held
 	}
 	if a.Step == v1alpha1.ReviewStep {
@@ -350,8 +358,8 @@ func (c *Controller) compose(ctx context.Context, s *subject) error {
 		steps := change.Compose(s.view, m)
 		phase, current, message := m.Status.Phase, m.Status.Current, m.Status.Message
 		if !change.Ended(m) {
-			if len(c.hub.Workers(s.app.Namespace+"/"+s.app.Name)) == 0 {
-				steps = waiting(steps)
+			if !c.hub.Takes(s.app.Namespace+"/"+s.app.Name, m.Spec.Untrusted) {
+				steps = waiting(steps, m.Spec.Untrusted)
 			}
 			composed := m.DeepCopy()
 			composed.Status.Steps = steps
@@ -375,8 +383,11 @@ func (c *Controller) compose(ctx context.Context, s *subject) error {
 }
 
 // waiting adds the steps that nobody is there to do.
-func waiting(steps []v1alpha1.Step) []v1alpha1.Step {
-	const message = "waits for a worker: run bight worker, or bight ship, which is one"
+func waiting(steps []v1alpha1.Step, untrusted bool) []v1alpha1.Step {
+	message := "waits for a worker: run bight worker, or bight ship, which is one"
+	if untrusted {
+		message = "waits for a worker that takes what strangers have made: run bight worker --untrusted"
+	}
 	if s := change.StepOf(steps, v1alpha1.ReviewStep); s == nil {
 		return append(steps, v1alpha1.Step{Name: v1alpha1.ReviewStep, State: v1alpha1.StepWaiting, Message: message})
 	}
@@ -458,5 +469,5 @@ func (c *Controller) forget(ctx context.Context, key client.ObjectKey) error {
 	c.hub.Withdraw("the app is deleted", func(o work.Order) bool { return o.Namespace != key.Namespace || o.App != key.Name })
 	c.envs.stop(key)
 	c.sources.stop(key)
-	return errors.Join(c.store.Remove(key.Namespace, key.Name), c.removePreviews(ctx, key))
+	return errors.Join(c.store.Remove(key.Namespace, key.Name), c.results.remove(key), c.removePreviews(ctx, key))
 }

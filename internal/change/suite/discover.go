@@ -31,6 +31,9 @@ type Source struct {
 	// Env names the variables of this process that tests see, besides those that
 	// the toolchain needs. Their values are part of each key.
 	Env []string
+	// Fixed are variables, as "NAME=value", that the toolchain has whatever this process
+	// has: see [Guarded].
+	Fixed []string
 	// Go is the go program; "" is the one on the path.
 	Go string
 }
@@ -175,6 +178,16 @@ func (s Source) list(ctx context.Context, dir string, env []string) (map[string]
 		}
 		packages[p.ImportPath] = p
 	}
+}
+
+// Imported returns the packages that a program of a module is made of, itself among
+// them, but for those of the standard library.
+func (s Source) Imported(ctx context.Context, module, program string) ([]string, error) {
+	out, err := s.goOutput(ctx, filepath.Join(s.Root, module), s.environment(os.Getenv), "list", "-e", "-deps", "-f", "{{if not .Standard}}{{.ImportPath}}{{end}}", program)
+	if err != nil {
+		return nil, fmt.Errorf("find what %s is made of: %w", program, err)
+	}
+	return strings.Fields(string(out)), nil
 }
 
 // buildFlags are those of go test's flags that go list has as well.

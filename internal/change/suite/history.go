@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"math"
 	"os"
+	"path/filepath"
 	"slices"
 	"sync"
 )
@@ -140,6 +141,47 @@ func Split(units []Unit, seconds map[string]float64, n int) [][]Unit {
 	return shares
 }
 
+// leastShare is how many seconds of tests are worth the time that another worker needs
+// to check the source out and to compile them.
+const leastShare = 10
+
+// Worth says over how many of n workers units are worth sharing out, of which it is
+// known how many seconds they take: each worker gets ten seconds of tests or more, and
+// none waits for the longest unit alone.
+func Worth(seconds map[string]float64, n int) int {
+	total, longest := 0.0, 0.0
+	for _, s := range seconds {
+		total, longest = total+s, max(longest, s)
+	}
+	if longest > 0 {
+		n = min(n, int(math.Ceil(total/longest)))
+	}
+	return max(min(n, len(seconds), int(total/leastShare)), 1)
+}
+
+// Estimates are how many seconds units take, those of which nothing is known as many
+// as the others on average. They are none where nothing is known of any.
+func Estimates(units []Unit, known map[string]float64) map[string]float64 {
+	mean, n := 0.0, 0.0
+	for _, u := range units {
+		if s, ok := known[u.Name]; ok {
+			mean, n = mean+s, n+1
+		}
+	}
+	if n == 0 {
+		return nil
+	}
+	out := map[string]float64{}
+	for _, u := range units {
+		s, ok := known[u.Name]
+		if !ok {
+			s = mean / n
+		}
+		out[u.Name] += s
+	}
+	return out
+}
+
 // File is a History in a file of one JSON object per line. Lines that can't be
 // read are left out.
 type File struct {
@@ -194,6 +236,9 @@ func (f *File) Add(_ context.Context, outcomes ...Outcome) error {
 	defer f.mu.Unlock()
 	if err := f.load(); err != nil {
 		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(f.Path), 0o700); err != nil {
+		return fmt.Errorf("keep the history of tests: %w", err)
 	}
 	file, err := os.OpenFile(f.Path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {

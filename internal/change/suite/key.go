@@ -192,7 +192,8 @@ func (s Source) environment(get func(string) string) []string {
 	} else if dir, err := os.UserConfigDir(); err == nil { // what `go env -w` wrote, also with another HOME
 		out = append(out, "GOENV="+filepath.Join(dir, "go", "env"))
 	}
-	return append(out, "HOME="+home, "GOPATH="+path, "GOCACHE="+cache, "GOMODCACHE="+mods, "GOTELEMETRY=off")
+	out = append(out, "HOME="+home, "GOPATH="+path, "GOCACHE="+cache, "GOMODCACHE="+mods, "GOTELEMETRY=off")
+	return append(out, s.Fixed...)
 }
 
 // withoutPasswords takes user names and passwords out of a list of proxies.

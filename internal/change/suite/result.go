@@ -72,6 +72,15 @@ func Merge(results ...*Result) *Result {
 	return out
 }
 
+// Durations are how many seconds each unit took, also those that were known.
+func (r *Result) Durations() map[string]float64 {
+	out := map[string]float64{}
+	for _, u := range r.Units {
+		out[u.Name] += u.Seconds
+	}
+	return out
+}
+
 // FailedIn names the units that did not pass, for the search for a broken change.
 func (r *Result) FailedIn() []string {
 	var out []string

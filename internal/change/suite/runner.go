@@ -82,6 +82,21 @@ func (r *Runner) Run(ctx context.Context, units []Unit) (*Result, error) {
 	return once.result, nil
 }
 
+// Known returns the results of those units that need not be run, and the others.
+func (r *Runner) Known(ctx context.Context, units []Unit) (*Result, []Unit) {
+	once := &run{Runner: r, result: &Result{}}
+	var rest []Unit
+	for _, u := range units {
+		if hit, ok := once.known(ctx, u); ok {
+			once.result.Units = append(once.result.Units, hit)
+		} else {
+			rest = append(rest, u)
+		}
+	}
+	once.result.finish()
+	return once.result, rest
+}
+
 // run is one call of Run.
 type run struct {
 	*Runner
@@ -148,7 +163,7 @@ func (r *run) known(ctx context.Context, u Unit) (UnitResult, bool) {
 		return UnitResult{}, false
 	}
 	res.Name, res.Kind, res.Dir = u.Name, u.Kind, u.Dir
-	res.Cached = "same inputs as " + cmp.Or(from, "an earlier run")
+	res.Cached = sameInputs + cmp.Or(from, "an earlier run")
 	return res, true
 }
 

@@ -29,6 +29,9 @@ type Client struct {
 	Log  *slog.Logger
 	// Connected, where it is not nil, is called after each connection was made.
 	Connected func()
+	// Drain, once it is closed, has Run take no more orders and return nil when those that
+	// it has are done. What it would lose then by a lost connection, another does.
+	Drain <-chan struct{}
 }
 
 // Run works until ctx ends, and connects again whenever the connection is lost. It
@@ -43,6 +46,8 @@ func (c *Client) Run(ctx context.Context) error {
 		switch {
 		case ctx.Err() != nil:
 			return ctx.Err()
+		case c.draining():
+			return nil
 		case errors.As(err, &refused):
 			return err
 		}
@@ -53,9 +58,20 @@ func (c *Client) Run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
+		case <-c.Drain:
+			return nil
 		case <-time.After(pause):
 		}
 		pause = min(2*pause, 2*time.Second)
+	}
+}
+
+func (c *Client) draining() bool {
+	select {
+	case <-c.Drain:
+		return true
+	default:
+		return false
 	}
 }
 
@@ -77,7 +93,7 @@ func (c *Client) serve(ctx context.Context) error {
 	// worker that just falls silent are given to another later.
 	link, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer cancel(nil)
-	s := &shift{c: c, conn: conn, ctx: link, running: map[string]context.CancelCauseFunc{}}
+	s := &shift{c: c, conn: conn, ctx: link, running: map[string]context.CancelCauseFunc{}, unheard: map[string]bool{}}
 	var tasks sync.WaitGroup
 	defer context.AfterFunc(ctx, func() {
 		s.stop(context.Cause(ctx))
@@ -88,6 +104,7 @@ func (c *Client) serve(ctx context.Context) error {
 			cancel(fmt.Errorf("%w: %w", ErrLost, err))
 		}
 	})
+	tasks.Go(func() { s.drain(link) })
 	err = s.hear(link)
 	cancel(fmt.Errorf("%w: %w", ErrLost, err))
 	_ = conn.CloseNow()
@@ -109,6 +126,29 @@ type shift struct {
 
 	mu      sync.Mutex
 	running map[string]context.CancelCauseFunc // by id and lease
+	unheard map[string]bool                    // results that the hub has not answered
+	last    bool                               // no more orders come
+}
+
+// drain tells the hub when the worker wants no more orders.
+func (s *shift) drain(ctx context.Context) {
+	select {
+	case <-ctx.Done():
+	case <-s.c.Drain:
+		s.c.Log.Info("no more steps are taken; those that are under way are finished")
+		if err := transmit(ctx, s.conn, message{Drain: true}); err != nil {
+			_ = s.conn.CloseNow()
+		}
+	}
+}
+
+// leave ends the connection when nothing is done any more and no more comes. It has the
+// lock.
+func (s *shift) leave() {
+	if s.last && len(s.running) == 0 && len(s.unheard) == 0 {
+		// Apart, since who calls this may be who reads the answer.
+		s.tasks.Go(func() { _ = s.conn.Close(websocket.StatusGoingAway, "the worker ends") })
+	}
 }
 
 // stop ends everything that is being done.
@@ -128,6 +168,11 @@ func (s *shift) hear(ctx context.Context) error {
 		}
 		key := fmt.Sprintf("%s#%d", m.ID, m.Lease)
 		switch {
+		case m.Drain:
+			s.mu.Lock()
+			s.last = true
+			s.leave()
+			s.mu.Unlock()
 		case m.Order != nil:
 			order := *m.Order
 			own, stop := context.WithCancelCause(ctx)
@@ -139,6 +184,7 @@ func (s *shift) hear(ctx context.Context) error {
 				stop(nil)
 				s.mu.Lock()
 				delete(s.running, key)
+				s.leave()
 				s.mu.Unlock()
 			})
 		case m.Stop != "":
@@ -147,8 +193,14 @@ func (s *shift) hear(ctx context.Context) error {
 				stop(errors.New(m.Stop))
 			}
 			s.mu.Unlock()
-		case m.Refused != "":
-			s.c.Log.Warn("result not counted", "order", m.ID, "why", m.Refused)
+		case m.Counted, m.Refused != "":
+			if m.Refused != "" {
+				s.c.Log.Warn("result not counted", "order", m.ID, "why", m.Refused)
+			}
+			s.mu.Lock()
+			delete(s.unheard, key)
+			s.leave()
+			s.mu.Unlock()
 		}
 	}
 }
@@ -175,6 +227,9 @@ func (s *shift) do(ctx context.Context, o Order) {
 		r.State, r.Message = Failed, cause.Error()
 	}
 	log.Info("step ended", "state", r.State, "took", time.Since(began).Round(time.Millisecond))
+	s.mu.Lock()
+	s.unheard[fmt.Sprintf("%s#%d", id, o.Lease)] = true
+	s.mu.Unlock()
 	if err := transmit(s.ctx, s.conn, message{ID: id, Lease: o.Lease, Result: &r}); err != nil {
 		log.Info("result not sent", "err", err)
 		_ = s.conn.CloseNow()

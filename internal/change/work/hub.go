@@ -1,6 +1,7 @@
 package work
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -53,6 +54,8 @@ type worker struct {
 	Hello
 	conn *websocket.Conn
 	busy int
+	// draining tells that it takes no more orders.
+	draining bool
 	// order has what was leased to it and is to be sent; it never blocks.
 	order chan message
 }
@@ -116,12 +119,51 @@ func (h *Hub) Workers(app string) []string {
 	return names
 }
 
-// dispatch gives what waits to whoever is free, oldest first, to the least busy.
+// Takes reports whether there is a worker for an app's orders, or for those about what
+// strangers have made.
+func (h *Hub) Takes(app string, untrusted bool) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for w := range h.workers {
+		if !w.draining && (w.Untrusted || !untrusted) && (len(w.Apps) == 0 || slices.Contains(w.Apps, app)) {
+			return true
+		}
+	}
+	return false
+}
+
+// Free returns the names of the workers that could take an order now.
+func (h *Hub) Free(o Order) []string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	var names []string
+	for w := range h.workers {
+		if w.takes(o) {
+			names = append(names, w.Name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+// parts is how many parts of an order's step a worker has.
+func (h *Hub) parts(w *worker, o Order) int {
+	n := 0
+	for _, j := range h.leased {
+		if j.worker == w && o.Part > 0 && j.Part > 0 && j.Change == o.Change && j.Namespace == o.Namespace && j.Step == o.Step {
+			n++
+		}
+	}
+	return n
+}
+
+// dispatch gives what waits to whoever is free, oldest first, to the least busy, but
+// the parts of a step to different workers.
 func (h *Hub) dispatch() {
 	h.waiting = slices.DeleteFunc(h.waiting, func(j *job) bool {
 		var best *worker
 		for w := range h.workers {
-			if w.takes(j.Order) && (best == nil || w.busy < best.busy) {
+			if w.takes(j.Order) && (best == nil || cmp.Or(cmp.Compare(h.parts(w, j.Order), h.parts(best, j.Order)), cmp.Compare(w.busy, best.busy)) < 0) {
 				best = w
 			}
 		}
@@ -138,7 +180,7 @@ func (h *Hub) dispatch() {
 }
 
 func (w *worker) takes(o Order) bool {
-	return w.busy < w.Slots && (w.Untrusted || !o.Untrusted) &&
+	return !w.draining && w.busy < w.Slots && (w.Untrusted || !o.Untrusted) &&
 		(len(w.Apps) == 0 || slices.Contains(w.Apps, o.Namespace+"/"+o.App))
 }
 
@@ -177,7 +219,7 @@ func (h *Hub) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	cancel(err)
 	_ = conn.CloseNow()
 	tasks.Wait()
-	lost := h.leave(w)
+	lost := h.leave(w, websocket.CloseStatus(err) == websocket.StatusGoingAway)
 	log.Info("worker gone", "why", context.Cause(ctx), "lost", lost)
 }
 
@@ -216,9 +258,11 @@ func (h *Hub) enter(w *worker) {
 }
 
 // leave puts what a worker had back in the queue, under new leases, and returns how
-// many orders that are.
-func (h *Hub) leave(w *worker) int {
+// many orders that are. What a draining worker hands back when its time is over is not
+// held against the step.
+func (h *Hub) leave(w *worker, goodbye bool) int {
 	h.mu.Lock()
+	handed := goodbye && w.draining
 	delete(h.workers, w)
 	var given []*job
 	var lost []*job
@@ -229,7 +273,10 @@ func (h *Hub) leave(w *worker) int {
 		delete(h.leased, id)
 		j.worker = nil
 		j.Lease++
-		if j.losses++; j.losses >= maxLosses {
+		if !handed {
+			j.losses++
+		}
+		if j.losses >= maxLosses {
 			given = append(given, j)
 		} else {
 			lost = append(lost, j)
@@ -311,6 +358,8 @@ func (h *Hub) hear(ctx context.Context, w *worker, tasks *sync.WaitGroup) error 
 		}
 		j, ok := h.holds(w, m.ID, m.Lease)
 		switch {
+		case m.Drain:
+			h.drain(w)
 		case m.Result != nil && !ok:
 			w.send(message{ID: m.ID, Lease: m.Lease, Refused: "the step is no longer yours"})
 		case m.Result != nil:
@@ -319,6 +368,14 @@ func (h *Hub) hear(ctx context.Context, w *worker, tasks *sync.WaitGroup) error 
 			h.Keeper.Log(j.Order, m.Log)
 		}
 	}
+}
+
+// drain gives a worker no more orders, and tells it when that is so.
+func (h *Hub) drain(w *worker) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	w.draining = true
+	w.send(message{Drain: true})
 }
 
 // finish has a result written down, and tells the worker.

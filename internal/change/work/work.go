@@ -41,17 +41,38 @@ type Order struct {
 	Timeout time.Duration `json:"timeout"`
 	// Policy is the app's, as far as steps need it.
 	Policy Policy `json:"policy"`
+
+	// Workers, where it is more than 1, is how many could do parts of the step, the one
+	// that has the order among them: it may answer with [Split].
+	Workers int `json:"workers,omitempty"`
+	// Part, from 1, is which part of the step this is, and Units are what it consists
+	// of; 0 is all of it.
+	Part  int      `json:"part,omitempty"`
+	Units []string `json:"units,omitempty"`
 }
 
 // Policy is what of an app's policy the steps need.
 type Policy struct {
 	RefuseAt   string `json:"refuseAt,omitempty"`   // severity: error, warning or never
 	Quarantine bool   `json:"quarantine,omitempty"` // of flaky tests
+	Tests      Limits `json:"tests,omitzero"`
+}
+
+// Limits are what tests may use; what is zero has the worker's own limit.
+type Limits struct {
+	Seconds   int32 `json:"seconds,omitempty"` // of one Go package or command
+	Processes int32 `json:"processes,omitempty"`
+	Memory    int64 `json:"memory,omitempty"` // bytes
+	Disk      int64 `json:"disk,omitempty"`   // bytes
 }
 
 // ID is the same for the same work, whatever its lease.
 func (o Order) ID() string {
-	return fmt.Sprintf("%s/%s/%s/%s/%d", o.Namespace, o.Change, o.Step, o.Commit, o.Attempt)
+	id := fmt.Sprintf("%s/%s/%s/%s/%d", o.Namespace, o.Change, o.Step, o.Commit, o.Attempt)
+	if o.Part > 0 {
+		id += fmt.Sprintf("/part %d", o.Part)
+	}
+	return id
 }
 
 // States of a Result: those of a step that has ended.
@@ -60,6 +81,8 @@ const (
 	Failed  = "Failed"  // by what the change is
 	Erred   = "Erred"   // by what surrounds it
 	Skipped = "Skipped" // there was nothing to do
+	// Split is no end: what is in Rest is to be done by several workers.
+	Split = "Split"
 )
 
 // Result is what came of an order.
@@ -73,6 +96,11 @@ type Result struct {
 	Images map[string]string `json:"images,omitempty"`
 	// Files are what is kept for people and later steps, by name.
 	Files map[string][]byte `json:"files,omitempty"`
+	// Rest is what a step that is split still has to do: seconds by unit.
+	Rest map[string]float64 `json:"rest,omitempty"`
+	// Keep is what other workers may take instead of doing it again, by kind and key:
+	// "tests/<digest>". Whether they trust it depends on the order, not on the worker.
+	Keep map[string][]byte `json:"keep,omitempty"`
 }
 
 // message is one frame, from either end.
@@ -82,6 +110,9 @@ type message struct {
 	Stop   string  `json:"stop,omitempty"` // why
 	Log    []byte  `json:"log,omitempty"`
 	Result *Result `json:"result,omitempty"`
+	// Drain tells the hub that the worker wants no more orders; it answers with the same,
+	// after which none comes.
+	Drain bool `json:"drain,omitempty"`
 	// Counted answers a result; Refused is why it did not count.
 	Counted bool   `json:"counted,omitempty"`
 	Refused string `json:"refused,omitempty"`
@@ -103,6 +134,8 @@ type Hello struct {
 // Limits of the protocol.
 const (
 	maxFrame = 64 << 20 // a result with its files
+	// MaxKept is how many bytes a result's Keep has at most, and an answer with such.
+	MaxKept = 16 << 20
 	// Each end asks the other once a beat whether it is there, and gives it silence
 	// long to say so.
 	beat    = time.Second

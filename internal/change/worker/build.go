@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 
@@ -37,7 +38,7 @@ func (w *Worker) build(ctx context.Context, j *job) work.Result {
 	if len(a.Services) == 0 {
 		return work.Result{State: work.Failed, Message: "there is no service in the source: bight plan says what was looked at"}
 	}
-	arts, err := w.artifacts(ctx, a)
+	products, err := w.make(ctx, j, a)
 	if err != nil {
 		fmt.Fprintln(j.out, err)
 		var compile *image.CompileError
@@ -46,53 +47,67 @@ func (w *Worker) build(ctx context.Context, j *job) work.Result {
 		}
 		return erred(err)
 	}
-	products, err := w.publish(ctx, j, a, arts)
-	if err != nil {
-		return erred(err)
-	}
 	findings, err := w.evidence(ctx, j, products)
 	if err != nil {
 		return erred(err)
 	}
-	return built(j, a, products, findings)
+	r := built(j, a, products, findings)
+	r.Keep = w.offer(ctx, j, products)
+	return r
 }
 
 // built makes a step's result of the images.
-func built(j *job, a *app.App, products []product, findings []review.Finding) work.Result {
+func built(j *job, a *app.App, products []*product, findings []review.Finding) work.Result {
 	model, err := json.Marshal(a)
 	if err != nil {
 		return erred(err)
 	}
 	images := map[string]string{}
-	var fresh []string
-	var arts []*image.Artifact
 	for _, p := range products {
-		how := "as before"
-		if !p.Present {
-			how = "built"
-			fresh = append(fresh, p.service.Name)
-		}
-		fmt.Fprintf(j.out, "%s: %s, %s\n", p.service.Name, how, p.Ref)
+		fmt.Fprintf(j.out, "%s: %s, %s\n", p.service.Name, p.origin(), p.Ref)
 		images[p.service.Name] = p.Ref
-		arts = append(arts, p.artifact)
 	}
 	if refused := told(j, findings); len(refused) > 0 {
 		return work.Result{State: work.Failed, Message: firstLines(strings.Join(refused, "\n"), 6)}
 	}
-	r := work.Result{State: work.Passed, Images: images, Key: keyOf(arts), Files: map[string][]byte{"app.json": model}}
-	r.Message, r.Cached = summary(len(products), fresh)
+	r := work.Result{State: work.Passed, Images: images, Key: keyOf(products), Files: map[string][]byte{"app.json": model}}
+	r.Message, r.Cached = summary(products)
 	return r
 }
 
-// artifacts builds all services at once, in the order of the app.
-func (w *Worker) artifacts(ctx context.Context, a *app.App) ([]*image.Artifact, error) {
-	arts := make([]*image.Artifact, len(a.Services))
-	errs := make([]error, len(a.Services))
-	var group sync.WaitGroup
+// make makes the images of all services, in the order of the app: what this machine
+// has built is put together, what another worker has built is taken, and the rest is
+// built.
+func (w *Worker) make(ctx context.Context, j *job, a *app.App) ([]*product, error) {
+	products := make([]*product, len(a.Services))
 	for i, s := range a.Services {
+		p := &product{service: s, repository: app.Label(j.Namespace) + "/" + a.Name + "/" + s.Name}
+		products[i] = p
+		var err error
+		if p.artifact, p.inputs, err = w.Maker.Known(ctx, a, s); err != nil {
+			return nil, fmt.Errorf("build %s: %w", s.Name, err)
+		}
+	}
+	if err := w.takeOver(ctx, j, products); err != nil {
+		return nil, err
+	}
+	if err := w.buildRest(ctx, a, products); err != nil {
+		return nil, err
+	}
+	return products, w.publish(ctx, products)
+}
+
+// buildRest builds what there is no artifact and no image of, all at once.
+func (w *Worker) buildRest(ctx context.Context, a *app.App, products []*product) error {
+	errs := make([]error, len(products))
+	var group sync.WaitGroup
+	for i, p := range products {
+		if p.artifact != nil || p.image != nil {
+			continue
+		}
 		group.Go(func() {
-			if arts[i], errs[i] = w.Maker.Build(ctx, a, s, nil); errs[i] != nil {
-				errs[i] = fmt.Errorf("build %s: %w", s.Name, errs[i])
+			if p.artifact, errs[i] = w.Maker.Build(ctx, a, p.service, nil); errs[i] != nil {
+				errs[i] = fmt.Errorf("build %s: %w", p.service.Name, errs[i])
 			}
 		})
 	}
@@ -100,53 +115,112 @@ func (w *Worker) artifacts(ctx context.Context, a *app.App) ([]*image.Artifact, 
 	if err := w.Maker.Close(); err != nil {
 		w.Log.Debug("save file hashes", "err", err)
 	}
-	return arts, errors.Join(errs...)
+	return errors.Join(errs...)
 }
 
-// publish pushes the images, in the order of the artifacts.
-func (w *Worker) publish(ctx context.Context, j *job, a *app.App, arts []*image.Artifact) ([]product, error) {
+// publish pushes the images of the artifacts.
+func (w *Worker) publish(ctx context.Context, products []*product) error {
+	var own []*product
 	var targets []image.Target
-	for _, art := range arts {
-		o := image.Options{Title: art.Service}
-		if art.NeedsAgent {
+	for _, p := range products {
+		if p.image != nil {
+			continue
+		}
+		p.inputs = p.artifact.Inputs
+		o := image.Options{Title: p.service.Name}
+		if p.artifact.NeedsAgent {
 			o.Agent = w.Agent
 		}
-		img, err := w.Maker.Publisher.Image(ctx, art, o)
-		if err != nil {
-			return nil, err
+		var err error
+		if p.image, err = w.Maker.Publisher.Image(ctx, p.artifact, o); err != nil {
+			return err
 		}
-		targets = append(targets, image.Target{Repository: app.Label(j.Namespace) + "/" + a.Name + "/" + art.Service, Image: img})
+		own, targets = append(own, p), append(targets, image.Target{Repository: p.repository, Image: p.image})
 	}
 	pushed, err := w.Maker.Publisher.Push(ctx, w.Registry, targets...)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	var out []product
-	for i, p := range pushed {
-		out = append(out, product{service: a.Service(arts[i].Service), artifact: arts[i], image: targets[i].Image, repository: targets[i].Repository, Pushed: p})
+	for i, p := range own {
+		p.Pushed = pushed[i]
 	}
-	return out, nil
+	return nil
 }
 
-// keyOf is the digest of what decided the artifacts.
-func keyOf(arts []*image.Artifact) string {
+// keyOf is the digest of what decided the images.
+func keyOf(products []*product) string {
 	h := sha256.New()
-	for _, art := range arts {
-		fmt.Fprintf(h, "%s %s\n", art.Service, art.Inputs)
+	for _, p := range products {
+		fmt.Fprintf(h, "%s %s\n", p.service.Name, p.inputs)
 	}
 	return hex.EncodeToString(h.Sum(nil)[:16])
 }
 
-// summary says in a sentence what was built, and what was known.
-func summary(all int, fresh []string) (message, cached string) {
-	known := all - len(fresh)
-	switch {
-	case len(fresh) == 0:
-		return count(known, "image") + " as before", "what every service is built from is as in an earlier build"
-	case known == 0:
-		return "built " + strings.Join(fresh, ", "), ""
+// By is what workers build for, as it is remembered.
+const By = "bight worker"
+
+// by says who else has built what an image has: "bight up", or another change's worker.
+// It is "" where that was a worker here, for any change.
+func (p *product) by() string {
+	if p.from == "" && p.artifact.Cached && p.artifact.By != By {
+		return p.artifact.By
 	}
-	return fmt.Sprintf("built %s; %s as before", strings.Join(fresh, ", "), count(known, "image")), ""
+	return p.from
+}
+
+// origin says where an image comes from.
+func (p *product) origin() string {
+	switch by := p.by(); {
+	case by != "":
+		return "as " + by + " built it"
+	case p.fresh():
+		return "built"
+	}
+	return "as before"
+}
+
+// fresh reports whether an image had to be built.
+func (p *product) fresh() bool {
+	if p.from != "" || p.artifact.Cached {
+		return false
+	}
+	return !p.Present || p.artifact.By == By // what is not remembered is put together each time, and costs little
+}
+
+// summary says in a sentence what was built, and why the rest was not.
+func summary(products []*product) (message, cached string) {
+	var fresh, others []string
+	before := false
+	for _, p := range products {
+		switch by := p.by(); {
+		case p.fresh():
+			fresh = append(fresh, p.service.Name)
+		case by == "":
+			before = true
+		case !slices.Contains(others, by):
+			others = append(others, by)
+		}
+	}
+	known := len(products) - len(fresh)
+	text := count(known, "image") + " as before"
+	if len(fresh) > 0 {
+		if known == 0 {
+			return "built " + strings.Join(fresh, ", "), ""
+		}
+		return "built " + strings.Join(fresh, ", ") + "; " + text, ""
+	}
+	if len(others) == 0 {
+		return text, "what every service is built from is as in an earlier build"
+	}
+	for i, by := range others {
+		if !strings.HasPrefix(by, "change ") {
+			others[i] = "what " + by + " built"
+		}
+	}
+	if before {
+		others = append(others, "an earlier build")
+	}
+	return text, "same inputs as " + strings.Join(others, " and ")
 }
 
 func count(n int, what string) string {

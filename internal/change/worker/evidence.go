@@ -26,18 +26,23 @@ import (
 // controllerURL is where the repositories of provenance are, as the cluster names it.
 const controllerURL = "http://bight-controller.bight-system"
 
-// product is an image that a build has brought to the registry.
+// product is the image of a service, in the registry when it is done.
 type product struct {
 	service    *app.Service
-	artifact   *image.Artifact
-	image      v1.Image
 	repository string
+	inputs     tree.Hash       // what decides it; zero for what is not remembered
+	artifact   *image.Artifact // nil for one that is taken over
+	image      v1.Image
 	image.Pushed
+	// from is who built one that is taken over: "change shop-3f2a".
+	from string
+	// attested tells that what it is made of and how is attached.
+	attested bool
 }
 
 // evidence attaches to each image what it is made of and how it was made, unless it
 // has that, and says what is wrong with the images.
-func (w *Worker) evidence(ctx context.Context, j *job, products []product) ([]review.Finding, error) {
+func (w *Worker) evidence(ctx context.Context, j *job, products []*product) ([]review.Finding, error) {
 	when := time.Unix(0, 0)
 	if c, err := j.copy.Repository.Commit(ctx, j.Commit); err == nil {
 		when = c.Committer.When
@@ -57,7 +62,7 @@ func (w *Worker) evidence(ctx context.Context, j *job, products []product) ([]re
 				notes[i] = fmt.Errorf("%s: nothing is attached to the image: %w", p.service.Name, err)
 			}
 			facts, factsErr := facts(j, p)
-			facts.SBOM = err == nil
+			facts.SBOM, p.attested = err == nil, err == nil
 			if factsErr == nil {
 				found[i] = imagefacts.Findings(facts)
 			}
@@ -86,12 +91,13 @@ func (w *Worker) signer(j *job) *attest.Signer {
 	return w.Signer
 }
 
-func (w *Worker) attach(ctx context.Context, j *job, p product, when time.Time) error {
-	to := &attest.Client{
-		Signer: w.signer(j), Keychain: w.Maker.Publisher.Keychain, Transport: w.Registry.Transport, Insecure: w.Registry.Insecure,
-	}
+func (w *Worker) attach(ctx context.Context, j *job, p *product, when time.Time) error {
+	to := w.attester(j)
 	name := w.Registry.Push + "/" + p.repository
 	ref := name + "@" + p.Digest.String()
+	if p.from != "" {
+		return nil // it was looked at when it was taken
+	}
 	if p.Present {
 		if complete, err := to.Complete(ctx, ref, v1alpha1.WorkerBuilder); err != nil || complete {
 			return err
@@ -118,7 +124,7 @@ func (w *Worker) attach(ctx context.Context, j *job, p product, when time.Time) 
 }
 
 // components are the programs of an image and what they are made of.
-func (w *Worker) components(p product) ([]attest.Component, error) {
+func (w *Worker) components(p *product) ([]attest.Component, error) {
 	programs := map[string]string{} // by name in the image, files here
 	if p.artifact.NeedsAgent {
 		programs[strings.TrimPrefix(image.AgentPath, "/")] = w.Agent
@@ -148,7 +154,7 @@ func program(name, file string) (c attest.Component, err error) {
 }
 
 // buildOf says how an image was made. It is the same whoever does so, and when.
-func buildOf(j *job, p product, parts []attest.Component) attest.Build {
+func buildOf(j *job, p *product, parts []attest.Component) attest.Build {
 	repository := controllerURL
 	if u, err := url.Parse(j.url); err == nil {
 		repository += u.Path
@@ -177,7 +183,7 @@ func buildOf(j *job, p product, parts []attest.Component) attest.Build {
 }
 
 // facts are what there is to judge an image by.
-func facts(j *job, p product) (imagefacts.Image, error) {
+func facts(j *job, p *product) (imagefacts.Image, error) {
 	from := p.service.Build.From
 	f := imagefacts.Image{Service: p.service.Name, File: path.Join(j.Directory, from.File), Line: from.Line}
 	var err error

@@ -29,13 +29,17 @@ func (w *Worker) review(ctx context.Context, j *job) work.Result {
 	if err != nil {
 		return erred(err)
 	}
+	checkers, err := w.checkers(ctx, j)
+	if err != nil {
+		return erred(err)
+	}
 	base := &rendering{done: make(chan struct{})}
 	go func() {
 		defer close(base.done)
 		base.err = w.renderBase(ctx, j, in)
 	}()
 	reviewer := &review.Reviewer{Gates: w.Gates, Log: w.Log}
-	for _, c := range w.Checkers {
+	for _, c := range checkers {
 		switch c.(type) {
 		case *manifest.Checker, *policy.Checker: // the rest need not wait
 			c = after{c, base}

@@ -3,15 +3,12 @@ package worker
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
-	"strings"
 
 	"github.com/bightdev/bight/internal/app"
 	"github.com/bightdev/bight/internal/change/suite"
@@ -24,7 +21,7 @@ func (w *Worker) test(ctx context.Context, j *job) work.Result {
 	if err != nil {
 		return failed(err)
 	}
-	source := suite.Source{Root: j.dir, Modules: modules(a, j.dir), Commands: commands(a)}
+	source := Suite(a, j.dir)
 	units, err := source.Discover(ctx)
 	if err != nil {
 		fmt.Fprintln(j.out, err)
@@ -33,25 +30,105 @@ func (w *Worker) test(ctx context.Context, j *job) work.Result {
 	if len(units) == 0 {
 		return work.Result{State: work.Skipped, Message: "there are no tests"}
 	}
-	trust := suite.Trusted
-	if j.Untrusted {
-		trust = suite.Untrusted
-	}
 	policy := suite.FailFlakes
 	if j.Policy.Quarantine {
 		policy = suite.Quarantine
 	}
+	shelf := w.shelf(ctx, j, units)
 	runner := &suite.Runner{
-		Source: source, Policy: policy, Trust: trust, From: "change " + j.Change,
-		Cache:   &suite.Cache{Store: suite.Dir(filepath.Join(w.Cache, "tests"))},
-		History: &suite.File{Path: filepath.Join(w.Cache, "history", j.Namespace+"."+j.App+".jsonl")},
-		Limits:  suite.Limits{Total: j.Timeout}, Secrets: []string{j.password}, Output: j.out, Log: w.Log,
+		Source: source, Policy: policy, Trust: j.classes()[0], From: "change " + j.Change,
+		Cache: &suite.Cache{Store: shelf}, History: History(w.Cache, j.Namespace, j.App),
+		Limits: limits(j.Order), Secrets: []string{j.password}, Output: j.out, Log: w.Log,
+	}
+	if units, err = j.part(units); err != nil {
+		return erred(err)
+	}
+	if r, ok := w.split(ctx, j, runner, units); ok {
+		return r
 	}
 	got, err := runner.Run(ctx, units)
 	if err != nil {
 		return erred(err)
 	}
-	return w.tested(j, units, got)
+	r := tested(j, units, got)
+	r.Keep = shelf.kept()
+	if j.Part == 0 && r.Cached == "" {
+		maps.Copy(r.Keep, suite.KeepDurations(j.Directory, got.Durations()))
+	}
+	return r
+}
+
+// part returns the units that an order is about.
+func (j *job) part(units []suite.Unit) ([]suite.Unit, error) {
+	if j.Part == 0 {
+		return units, nil
+	}
+	var out []suite.Unit
+	for _, name := range j.Units {
+		n := len(out)
+		for _, u := range units {
+			if u.Name == name {
+				out = append(out, u)
+			}
+		}
+		if len(out) == n {
+			return nil, fmt.Errorf("there are no tests of %s here, which another worker has found: do both have the same toolchain?", name)
+		}
+	}
+	return out, nil
+}
+
+// split answers an order with what is known, and leaves the rest to several workers,
+// where there are such and it is worth it.
+func (w *Worker) split(ctx context.Context, j *job, runner *suite.Runner, units []suite.Unit) (work.Result, bool) {
+	const most = 2000 // names in one object
+	if j.Part > 0 || j.Workers < 2 {
+		return work.Result{}, false
+	}
+	known, rest := runner.Known(ctx, units)
+	seconds := suite.Estimates(rest, w.durations(ctx, j, runner.History, rest))
+	if n := suite.Worth(seconds, j.Workers); n < 2 || len(rest) > most {
+		return work.Result{}, false
+	}
+	b, err := json.Marshal(known)
+	if err != nil {
+		return work.Result{}, false
+	}
+	fmt.Fprintf(j.out, "%d of %d packages are to be tested; several workers do it\n", len(rest), len(units))
+	return work.Result{State: work.Split, Message: "shared out", Key: suite.KeyOf(units), Rest: seconds, Files: map[string][]byte{"tests.json": b}}, true
+}
+
+// durations are how many seconds units have taken: here, or else where they ran.
+func (w *Worker) durations(ctx context.Context, j *job, history suite.History, units []suite.Unit) map[string]float64 {
+	seconds := map[string]float64{}
+	key := suite.DurationsKey(j.Directory)
+	if b, ok := w.ask(ctx, j, suite.DurationsKind, []string{key})[string(suite.Trusted)+"/"+key]; ok {
+		if err := json.Unmarshal(b, &seconds); err != nil {
+			w.Log.Debug("durations can't be read", "err", err)
+		}
+	}
+	for _, u := range units {
+		outcomes, err := history.Outcomes(ctx, u.Name)
+		if s, known := suite.Duration(outcomes); err == nil && known {
+			seconds[u.Name] = s
+		}
+	}
+	return seconds
+}
+
+// Suite is where the tests of an app are whose source is in a directory.
+func Suite(a *app.App, root string) suite.Source {
+	return suite.Source{Root: root, Modules: modules(a, root), Commands: commands(a)}
+}
+
+// Tests is where this machine keeps what tests have shown, below a directory that it
+// shares with nobody.
+func Tests(dir string) suite.Dir { return suite.Dir(filepath.Join(dir, "tests")) }
+
+// History is where this machine keeps how long the tests of an app took, and which are
+// flaky.
+func History(dir, namespace, app string) *suite.File {
+	return &suite.File{Path: filepath.Join(dir, "history", namespace+"."+app+".jsonl")}
 }
 
 // modules are the directories with a go.mod, below that of the app.
@@ -84,13 +161,8 @@ func commands(a *app.App) []suite.Command {
 }
 
 // tested makes a step's result of that of the tests.
-func (w *Worker) tested(j *job, units []suite.Unit, got *suite.Result) work.Result {
-	r := work.Result{State: work.Passed, Files: map[string][]byte{}}
-	h := sha256.New()
-	for _, u := range units {
-		fmt.Fprintf(h, "%s %s\n", u.Name, u.Key)
-	}
-	r.Key = hex.EncodeToString(h.Sum(nil)[:16])
+func tested(j *job, units []suite.Unit, got *suite.Result) work.Result {
+	r := work.Result{State: work.Passed, Key: suite.KeyOf(units), Message: got.Text(), Files: map[string][]byte{}}
 	var junit bytes.Buffer
 	if err := suite.WriteJUnit(&junit, got); err == nil {
 		r.Files["junit.xml"] = junit.Bytes()
@@ -101,75 +173,10 @@ func (w *Worker) tested(j *job, units []suite.Unit, got *suite.Result) work.Resu
 	for _, note := range got.Notes {
 		fmt.Fprintln(j.out, note)
 	}
-	n := got.Counts
-	if got.Status == suite.Passed {
-		r.Message = fmt.Sprintf("%s passed", count(n.Passed, "test"))
-		if n.Cached > 0 {
-			r.Message += fmt.Sprintf(", %d of them known", n.Cached)
-		}
-		if n.Passed+n.Skipped > 0 && n.Cached == n.Passed+n.Skipped {
-			r.Cached = got.Units[0].Cached
-		}
-		if len(got.Flakes) > 0 {
-			r.Message += "; " + flakes(got.Flakes)
-		}
+	if got.Status != suite.Passed {
+		r.State = work.Failed
 		return r
 	}
-	r.State = work.Failed
-	r.Message = failures(got)
+	r.Cached = got.Known()
 	return r
 }
-
-func flakes(all []suite.Flake) string {
-	var names []string
-	for _, f := range all {
-		names = append(names, f.Test)
-	}
-	return "flaky: " + strings.Join(names, ", ")
-}
-
-// failures says what failed and where, a few lines.
-func failures(got *suite.Result) string {
-	var lines []string
-	for _, u := range got.Units {
-		if u.Status != suite.Failed && u.Status != suite.Stopped {
-			continue
-		}
-		if u.Reason != "" {
-			lines = append(lines, u.Name+": "+u.Reason)
-		}
-		for _, t := range u.Tests {
-			if t.Status == suite.Failed || t.Status == suite.Stopped {
-				lines = append(lines, describe(u, t))
-			}
-		}
-	}
-	if len(got.Flakes) > 0 {
-		lines = append(lines, flakes(got.Flakes))
-	}
-	if len(lines) == 0 {
-		return "the tests did not pass"
-	}
-	return firstLines(strings.Join(lines, "\n"), 8)
-}
-
-// describe says what failed, where, and the first thing that the test says of it.
-func describe(u suite.UnitResult, t suite.Test) string {
-	text := u.Name + " " + t.Name
-	if t.File != "" {
-		text = fmt.Sprintf("%s:%d: %s", t.File, t.Line, t.Name)
-	}
-	i := slices.IndexFunc(t.Output, func(l string) bool { return position.MatchString(l) })
-	if i < 0 {
-		i = slices.IndexFunc(t.Output, func(l string) bool {
-			return l != "" && !strings.HasPrefix(strings.TrimSpace(l), "---") && !strings.HasPrefix(l, "===")
-		})
-	}
-	if i >= 0 {
-		text += ": " + strings.TrimSpace(position.ReplaceAllString(t.Output[i], ""))
-	}
-	return text
-}
-
-// position begins what a test says with Error and the like.
-var position = regexp.MustCompile(`^\s*[\w./-]+\.go:\d+: `)

@@ -216,7 +216,7 @@ func TestABuildAttachesWhatTheImagesAreMadeOf(t *testing.T) {
 	server := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
 	defer server.Close()
 	var err error
-	if b.worker.Maker, err = session.NewMaker(t.TempDir(), true, b.worker.Log); err != nil {
+	if b.worker.Maker, err = session.NewMaker(t.TempDir(), By, b.worker.Log); err != nil {
 		t.Fatal(err)
 	}
 	b.worker.Registry = image.Registry{Push: strings.TrimPrefix(server.URL, "http://"), Pull: "localhost:5000"}
@@ -229,17 +229,15 @@ func TestABuildAttachesWhatTheImagesAreMadeOf(t *testing.T) {
 		return err
 	}
 	for _, c := range []struct {
-		name      string
-		signer    *attest.Signer
-		untrusted bool
-		want      string
+		name   string
+		signer *attest.Signer
+		want   string
 	}{
-		{"without a key", nil, false, "there is one that is not signed"},
-		{"of a stranger", signer, true, "there is one that is not signed"},
-		{"with a key, the image as before", signer, false, ""},
-		{"without a key again", nil, false, ""},
+		{"without a key", nil, "there is one that is not signed"},
+		{"with a key, the image as before", signer, ""},
+		{"without a key again", nil, ""},
 	} {
-		b.worker.Signer, o.Untrusted = c.signer, c.untrusted
+		b.worker.Signer = c.signer
 		got, log := b.do(o)
 		if got.State != work.Passed || strings.Contains(log, "image") && strings.Contains(log, "warning") {
 			t.Fatalf("%s: %s, %q\n%s", c.name, got.State, got.Message, log)

@@ -297,7 +297,7 @@ func TestParallelBuilds(t *testing.T) {
 	dir := t.TempDir()
 	unpack(t, dir, small)
 	b := newBuilder(t)
-	cached := image.Cached(b, b.Store)
+	cached := image.Cached(b, b.Store, "test")
 	var group sync.WaitGroup
 	for i := range 6 {
 		group.Go(func() {
@@ -319,7 +319,7 @@ func TestCachedBuildIsFoundByAnotherProcess(t *testing.T) {
 	build := func() *image.Artifact {
 		t.Helper()
 		st := image.OpenStore(store)
-		art, err := image.Cached(&Builder{Store: st, Hashes: tree.OpenCache("")}, st).Build(context.Background(), a, s)
+		art, err := image.Cached(&Builder{Store: st, Hashes: tree.OpenCache("")}, st, "test").Build(context.Background(), a, s)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -1,0 +1,134 @@
+package suite
+
+import (
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// Text says in a sentence what a result that passed shows, and in a few lines what
+// failed and where in one that did not.
+func (r *Result) Text() string {
+	if r.Status != Passed {
+		return r.failures()
+	}
+	n := r.Counts
+	text := fmt.Sprintf("%d tests passed", n.Passed)
+	if n.Passed == 1 {
+		text = "1 test passed"
+	}
+	if n.Cached > 0 {
+		text += fmt.Sprintf(", %d of them known", n.Cached)
+	}
+	if len(r.Flakes) > 0 {
+		text += "; " + r.flaky()
+	}
+	return text
+}
+
+// Known says why nothing had to be run: "same inputs as change 3f2a". It is "" when
+// something was.
+func (r *Result) Known() string {
+	var from []string
+	for _, u := range r.Units {
+		if u.Cached == "" {
+			return ""
+		}
+		if why := strings.TrimPrefix(u.Cached, sameInputs); !slices.Contains(from, why) {
+			from = append(from, why)
+		}
+	}
+	if len(from) == 0 {
+		return ""
+	}
+	const most = 3
+	if len(from) > most {
+		from = append(from[:most], fmt.Sprintf("%d others", len(from)-most))
+	}
+	return sameInputs + strings.Join(from, " and ")
+}
+
+// sameInputs begins what tells of a result that was known.
+const sameInputs = "same inputs as "
+
+func (r *Result) flaky() string {
+	var names []string
+	for _, f := range r.Flakes {
+		names = append(names, f.Test)
+	}
+	return "flaky: " + strings.Join(names, ", ")
+}
+
+// failures says what failed and where.
+func (r *Result) failures() string {
+	var lines []string
+	for _, u := range r.Units {
+		lines = append(lines, u.Failures()...)
+	}
+	if len(r.Flakes) > 0 {
+		lines = append(lines, r.flaky())
+	}
+	const most = 8
+	switch {
+	case len(lines) == 0:
+		return "the tests did not pass"
+	case len(lines) > most:
+		lines = append(lines[:most], fmt.Sprintf("... and %d lines more", len(lines)-most))
+	}
+	return strings.Join(lines, "\n")
+}
+
+// Count is how many tests a unit has, subtests apart from those that have them.
+func (u UnitResult) Count() int {
+	var c Counts
+	c.add(u)
+	return c.Passed + c.Failed + c.Skipped
+}
+
+// Failures says what of a unit failed and where, a line for each.
+func (u UnitResult) Failures() []string {
+	if u.Status != Failed && u.Status != Stopped {
+		return nil
+	}
+	var lines []string
+	if u.Reason != "" {
+		lines = append(lines, u.Name+": "+u.Reason)
+	}
+	for _, t := range u.Tests {
+		if t.Status == Failed || t.Status == Stopped {
+			lines = append(lines, u.describe(t))
+		}
+	}
+	return lines
+}
+
+// describe says what failed, where, and the first thing that the test says of it.
+func (u UnitResult) describe(t Test) string {
+	text := u.Name + " " + t.Name
+	if t.File != "" {
+		text = fmt.Sprintf("%s:%d: %s", t.File, t.Line, t.Name)
+	}
+	i := slices.IndexFunc(t.Output, func(l string) bool { return position.MatchString(l) })
+	if i < 0 {
+		i = slices.IndexFunc(t.Output, func(l string) bool {
+			return l != "" && !strings.HasPrefix(strings.TrimSpace(l), "---") && !strings.HasPrefix(l, "===")
+		})
+	}
+	if i >= 0 {
+		text += ": " + strings.TrimSpace(position.ReplaceAllString(t.Output[i], ""))
+	}
+	return text
+}
+
+// position begins what a test says with Error and the like.
+var position = regexp.MustCompile(`^\s*[\w./-]+\.go:\d+: `)
+
+// KeyOf is the digest of what decides the results of units.
+func KeyOf(units []Unit) string {
+	k := newKey("units")
+	for _, u := range units {
+		k.add(u.Name, u.Key)
+	}
+	return k.sum()[:32]
+}
