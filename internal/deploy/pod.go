@@ -51,6 +51,9 @@ func (r *renderer) podTemplate(s *app.Service, set settings) *coreac.PodTemplate
 	if r.opts.Live != nil {
 		spec.WithTerminationGracePeriodSeconds(4) // for 1.5 s of them the agent lets clients go
 	}
+	if g := r.opts.Grace; g > 0 {
+		spec.WithTerminationGracePeriodSeconds(int64(g / time.Second))
+	}
 	return coreac.PodTemplateSpec().WithLabels(labels).
 		WithAnnotations(map[string]string{annotationConfig: set.digest(token)}).
 		WithSpec(spec)
@@ -83,7 +86,7 @@ func (r *renderer) container(s *app.Service, set settings) *coreac.ContainerAppl
 	}
 	if r.opts.Live == nil && len(s.Ports) > 0 {
 		c.WithLifecycle(coreac.Lifecycle().WithPreStop(coreac.LifecycleHandler().
-			WithSleep(coreac.SleepAction().WithSeconds(int64(drained.Seconds())))))
+			WithSleep(coreac.SleepAction().WithSeconds(r.drain()))))
 	}
 	r.probes(c, s)
 	return c
@@ -183,6 +186,15 @@ func question(s *app.Service) string {
 // than it takes until every node's proxy knows of it and leads no more requests to it.
 // It takes Kubernetes 1.30.
 const drained = 5 * time.Second
+
+// drain is for how many seconds a pod goes on, which leaves its process some to end.
+func (r *renderer) drain() int64 {
+	d := drained
+	if g := r.opts.Grace; g > 0 {
+		d = min(d, g-time.Second)
+	}
+	return int64(d / time.Second)
+}
 
 // longestStart is how long a process may take until it accepts connections.
 const longestStart = 120 * time.Second

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/util/intstr"
@@ -36,6 +37,10 @@ type RenderOptions struct {
 	// Version, where it is not empty, labels the objects but never the pods: a
 	// version alone is no reason to replace one.
 	Version string
+
+	// Grace is how long a pod has from when it is told to end until it is killed, in
+	// whole seconds. 0 is Kubernetes' own, 30 s.
+	Grace time.Duration
 
 	// Live makes a sandbox: each process runs under the agent.
 	Live *LiveOptions

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -352,6 +353,24 @@ func TestAgentOf(t *testing.T) {
 		got, ok := AgentOf(tt.command)
 		if diff := cmp.Diff(tt.want, got, cmpopts.EquateEmpty()); diff != "" || ok != (tt.want.Port != 0) {
 			t.Errorf("%v: ok %v (-want +got):\n%s", tt.command, ok, diff)
+		}
+	}
+}
+
+func TestGraceLeavesTimeToEnd(t *testing.T) {
+	for _, c := range []struct {
+		grace        time.Duration
+		want, drains int64
+	}{{0, 0, 5}, {4 * time.Second, 4, 3}, {time.Minute, 60, 5}} {
+		opts := prodOptions()
+		opts.Grace = c.grace
+		spec := deployment(t, render(t, shop(t), opts), "cart").Spec.Template.Spec
+		var got int64
+		if g := spec.TerminationGracePeriodSeconds; g != nil {
+			got = *g
+		}
+		if drains := spec.Containers[0].Lifecycle.PreStop.Sleep.Seconds; got != c.want || drains != c.drains {
+			t.Errorf("with %s: %d s to end, of which it goes on for %d, want %d and %d", c.grace, got, drains, c.want, c.drains)
 		}
 	}
 }

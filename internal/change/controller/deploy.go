@@ -191,8 +191,9 @@ func (c *Controller) built(run v1alpha1.Run) (artifacts, error) {
 // AppFile is the name of the app model among the files that a build leaves.
 const AppFile = "app.json"
 
-// render returns the objects of an environment.
-func (a artifacts) render(namespace string) ([]deploy.Object, error) {
+// render returns the objects of an environment. Its pods have grace to end, 0 for as
+// long as is usual.
+func (a artifacts) render(namespace string, grace time.Duration) ([]deploy.Object, error) {
 	commands := map[string][]string{}
 	for _, s := range a.app.Services {
 		command, err := session.Command(s)
@@ -201,7 +202,7 @@ func (a artifacts) render(namespace string) ([]deploy.Object, error) {
 		}
 		commands[s.Name] = command
 	}
-	return deploy.Render(a.app, deploy.RenderOptions{Environment: namespace, Images: a.images, Commands: commands})
+	return deploy.Render(a.app, deploy.RenderOptions{Environment: namespace, Images: a.images, Commands: commands, Grace: grace})
 }
 
 // startDeploy brings a merged change to an environment in the background.
@@ -274,7 +275,7 @@ func (c *Controller) deploy(ctx context.Context, a *v1alpha1.App, r *repo.Reposi
 	if bad := c.verified(ctx, a, run); bad != nil {
 		return *bad
 	}
-	objs, err := art.render(namespace)
+	objs, err := art.render(namespace, 0)
 	if err != nil {
 		return refused("%s", err)
 	}

@@ -30,6 +30,10 @@ import (
 // previewName is what the environments of previews are called.
 const previewName = "preview"
 
+// previewGrace is how long the pods of previews have to end: a namespace is looked at
+// again after half of it when it is deleted.
+const previewGrace = 4 * time.Second
+
 // untilAnnotation is on a preview's namespace: when it is removed, in RFC 3339.
 const untilAnnotation = "bight.dev/until"
 
@@ -121,7 +125,7 @@ func (c *Controller) preview(ctx context.Context, a *v1alpha1.App, namespace str
 	if bad := c.verified(ctx, a, run); bad != nil {
 		return *bad, nil
 	}
-	objs, err := art.render(namespace)
+	objs, err := art.render(namespace, previewGrace)
 	if err != nil {
 		return refused("%s", err), nil
 	}
