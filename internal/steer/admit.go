@@ -7,7 +7,7 @@ import (
 	"github.com/bightdev/bight/internal/stream"
 )
 
-// settle tells Steer which ports have rules, if those are others than it knows of.
+// settle tells Steer which ports have rules or a split, if those are others than it knows of.
 // Of calls that are under way at once, the last has what is true.
 func (h *Host) settle() error {
 	if h.Steer == nil {
@@ -19,6 +19,11 @@ func (h *Host) settle() error {
 	var ports []int
 	for _, l := range h.leases {
 		for _, d := range l.doors {
+			ports = append(ports, d.Port)
+		}
+	}
+	for _, d := range h.Doors {
+		if d.split.Load() != nil {
 			ports = append(ports, d.Port)
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -46,13 +47,23 @@ type Door struct {
 	Older func() int64
 	// Probes are the paths that kubelet asks. It is known by its User-Agent, too.
 	Probes []string
-	Log    *slog.Logger
+	// Peer connects to a pod of another version, for splits. Without it the door
+	// dials by itself.
+	Peer func(ctx context.Context, to netip.AddrPort) (net.Conn, error)
+	// Outcome, if not nil, is told what became of each request that a split decided
+	// about, by many goroutines at once. It must be quick, and not keep the Outcome.
+	Outcome func(*Outcome)
+	Log     *slog.Logger
 
-	rules   atomic.Pointer[table] // nil without rules
+	rules   atomic.Pointer[table]     // nil without rules
+	split   atomic.Pointer[splitting] // nil without a split
 	retired atomic.Bool
+	counts  splitCounts
+	buffers sync.Pool // of answers' bodies
 
 	mu      sync.Mutex
-	steered chan struct{}       // closed when the first rule comes
+	steered chan struct{}       // closed when the first rule or split comes
+	from    time.Time           // when that was
 	spliced map[*conn]time.Time // connections to the app whose requests nobody sees
 	atApp   int                 // requests that the app may still have to answer
 	none    chan struct{}       // closed when there are none, if somebody waits for it
@@ -94,11 +105,11 @@ func (d *Door) logger() *slog.Logger {
 }
 
 func (d *Door) serve(ctx context.Context, nc net.Conn) {
-	c := &conn{d: d, client: source{conn: nc}, laptops: map[*lease]*upstream{}}
+	c := &conn{d: d, client: source{conn: nc}, laptops: map[*lease]*upstream{}, remote: nc.RemoteAddr().String()}
 	stop := context.AfterFunc(ctx, func() { abort(nc) })
 	defer stop()
 	defer c.close()
-	if d.rules.Load() == nil && !d.Follow {
+	if !d.steers() && !d.Follow {
 		c.toAppUnread(ctx)
 		return
 	}
@@ -106,7 +117,7 @@ func (d *Door) serve(ctx context.Context, nc net.Conn) {
 	case http1:
 		c.serveHTTP1(ctx)
 	case http2:
-		if d.rules.Load() != nil {
+		if d.steers() {
 			c.serveHTTP2(ctx)
 		} else {
 			c.followHTTP2(ctx)
@@ -120,19 +131,36 @@ func (d *Door) serve(ctx context.Context, nc net.Conn) {
 func (d *Door) steerBy(t *table) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	before := d.rules.Swap(t)
+	before := d.steers()
+	d.rules.Store(t)
+	d.steersNow(before)
+}
+
+// steers says whether there are rules or a split.
+func (d *Door) steers() bool { return d.rules.Load() != nil || d.split.Load() != nil }
+
+// steersNow is called after a change, with d.mu held.
+func (d *Door) steersNow(before bool) {
 	if d.steered == nil {
 		d.steered = make(chan struct{})
 	}
-	switch {
-	case before == nil && t != nil:
+	switch now := d.steers(); {
+	case !before && now:
+		d.from = time.Now()
 		close(d.steered)
-	case before != nil && t == nil:
+	case before && !now:
 		d.steered = make(chan struct{})
 	}
 }
 
-// firstRule returns what is closed as long as there are rules.
+// steeredSince returns since when there are rules or a split.
+func (d *Door) steeredSince() time.Time {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.from
+}
+
+// firstRule returns what is closed as long as there are rules or a split.
 func (d *Door) firstRule() <-chan struct{} {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -179,9 +207,7 @@ func (d *Door) pick(r Request) (to *lease, mirrors []*lease) {
 	if t == nil {
 		return nil, nil
 	}
-	if t.replaced {
-		// Nobody else is there, not even for kubelet.
-	} else if agent, _ := r.Header("User-Agent"); strings.HasPrefix(agent, "kube-probe/") || slices.Contains(d.Probes, r.Path) {
+	if !t.replaced && (r.carried || d.probe(r)) { // else nobody else is there, not even for kubelet
 		return nil, nil
 	}
 	i, copies := Pick(t.rules, r)
@@ -194,13 +220,21 @@ func (d *Door) pick(r Request) (to *lease, mirrors []*lease) {
 	return to, mirrors
 }
 
+// probe says whether a request is kubelet's, which asks the app of this pod.
+func (d *Door) probe(r Request) bool {
+	agent, _ := r.Header("User-Agent")
+	return strings.HasPrefix(agent, "kube-probe/") || slices.Contains(d.Probes, r.Path)
+}
+
 // conn is a client's connection, and those that serve it.
 type conn struct {
 	d       *Door
 	client  source
+	remote  string // the client's address
 	app     *upstream
 	laptops map[*lease]*upstream
-	last    *upstream // that answered last
+	peers   []*upstream // pods of other versions, one of each version
+	last    *upstream   // that answered last
 }
 
 // close ends all connections and waits for what reads them.
@@ -211,6 +245,9 @@ func (c *conn) close() {
 		c.app.close()
 	}
 	for _, up := range c.laptops {
+		up.close()
+	}
+	for _, up := range c.peers {
 		up.close()
 	}
 }
@@ -279,10 +316,13 @@ func (c *conn) forget(up *upstream) {
 	if c.last == up {
 		c.last = nil
 	}
-	if up.lease == nil {
-		c.app = nil
-	} else {
+	switch {
+	case up.lease != nil:
 		delete(c.laptops, up.lease)
+	case up.peer.IsValid():
+		c.peers = slices.DeleteFunc(c.peers, func(p *upstream) bool { return p == up })
+	default:
+		c.app = nil
 	}
 }
 
@@ -398,8 +438,12 @@ func (c *conn) raw(ctx context.Context) {
 	c.splice(ctx, c.last, copies, nil)
 }
 
-// unread counts, for each rule that is about requests, that they can't be seen.
+// unread counts, for a split and each rule that is about requests, that they can't be
+// seen.
 func (c *conn) unread() {
+	if c.d.split.Load() != nil {
+		c.d.counts.unread.Add(1)
+	}
 	if t := c.d.rules.Load(); t != nil {
 		for _, l := range t.leases {
 			if !l.rule.Match.Everything() {

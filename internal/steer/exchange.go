@@ -1,9 +1,11 @@
 package steer
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
+	"strconv"
 	"time"
 )
 
@@ -22,6 +24,12 @@ type exchange struct {
 	half      bool       // the client sends no more
 	unread    bool       // what follows is not to be read
 	farewell  bool       // the client was told to come again on another connection
+	interim   bool       // an answer that is not the last was passed on
+	ends      bool       // the connection belongs to the two once the answer is whole
+	gone      bool       // the client is, or the door ends
+	left      bool       // it sent no more, or nonsense, before it was answered
+	broken    bool       // the answer broke off
+	told      bool       // the outcome is
 }
 
 // verdict is what follows from an event.
@@ -39,6 +47,7 @@ func (x *exchange) run(ctx context.Context) (more bool, err error) {
 	v := goOn
 	for v == goOn && err == nil {
 		if x.answer != nil && x.returning == nil && x.sending == nil {
+			x.tell()
 			return x.finish(ctx), nil
 		}
 		v, err = x.step(ctx)
@@ -47,8 +56,38 @@ func (x *exchange) run(ctx context.Context) (more bool, err error) {
 		x.withdraw()
 		return false, err
 	}
+	x.tell()
 	x.drop()
 	return false, nil
+}
+
+// tell tells the outcome, if a split has decided about the request.
+func (x *exchange) tell() {
+	if x.told || x.d.dec == nil {
+		return
+	}
+	x.told = true
+	f := x.d.dec.flight
+	switch {
+	case x.gone, x.left, x.half && x.broken:
+		f.end(false, true, "the client has gone")
+	case !f.answered:
+		f.end(true, false, "the pod has not answered")
+	default:
+		why := ""
+		if x.broken {
+			why = "the answer broke off"
+		}
+		f.end(x.broken, false, why)
+	}
+}
+
+// head is the head of the request, as its receiver gets it.
+func (x *exchange) head() []byte {
+	if x.up.peer.IsValid() {
+		return carried(x.d.raw)
+	}
+	return x.d.raw
 }
 
 // step waits for one event.
@@ -84,6 +123,7 @@ func (x *exchange) step(ctx context.Context) (verdict, error) {
 	case <-lost:
 		return over, &failure{x.up.lease.rule.Owner + " is gone", !x.up.taken && !x.early}
 	case <-ctx.Done():
+		x.gone = true
 		return over, nil
 	}
 }
@@ -96,7 +136,7 @@ func (x *exchange) start() {
 	x.early = !now && idempotent(x.d.method)
 	switch {
 	case now:
-		_, _ = x.up.conn.Write(x.withBody(x.d.raw)) // of an error, what is read tells more
+		_, _ = x.up.conn.Write(x.withBody(x.head())) // of an error, what is read tells more
 		x.send()
 	case x.early:
 		_, _ = x.up.conn.Write(x.d.raw)
@@ -171,7 +211,10 @@ func (x *exchange) hear(ctx context.Context) (verdict, error) {
 			return goOn, nil
 		case errors.Is(err, errMore) && up.lease != nil:
 			return over, &failure{up.lease.rule.Owner + " has not answered: " + ended(up.err).Error(), false}
+		case errors.Is(err, errMore) && up.peer.IsValid() && !x.half:
+			return over, &unanswered{ended(up.err), x.interim}
 		case err != nil:
+			x.odd(p, err)
 			return x.splice(ctx), nil
 		case a.status >= 200 || a.status == 101:
 			return x.reply(ctx, a), nil
@@ -179,7 +222,19 @@ func (x *exchange) hear(ctx context.Context) (verdict, error) {
 		if _, err := x.c.client.conn.Write(p[:a.size]); err != nil {
 			return x.clientGone(), nil
 		}
+		x.interim = true
 		up.skip(a.size)
+	}
+}
+
+// odd takes note of an answer that is passed on without being read.
+func (x *exchange) odd(p []byte, err error) {
+	if errors.Is(err, errMore) || x.d.dec == nil {
+		return // it never came
+	}
+	if _, rest, ok := bytes.Cut(p, []byte(" ")); ok && len(rest) >= 3 {
+		status, _ := strconv.Atoi(string(rest[:3])) // 0 is odd, too
+		x.d.dec.flight.answer(status)
 	}
 }
 
@@ -192,20 +247,30 @@ func (x *exchange) reply(ctx context.Context, a *answer) verdict {
 	}
 	p := up.bytes()
 	head := marked(p[:a.size], x.mark)
-	if a.body.kind == bodyRest || !a.lasts() || !x.d.lasts() {
+	give := ""
+	if x.d.dec != nil {
+		x.d.dec.flight.answer(a.status)
+		if give = x.d.dec.give; give != "" && !x.d.dec.fell {
+			head = withField(head, "Set-Cookie", give)
+		}
+	}
+	switch x.ends = a.body.kind == bodyRest || !a.lasts() || !x.d.lasts(); {
+	case x.ends && x.d.dec != nil && a.status != 101 && x.d.method != "CONNECT":
+		// It is read to its end: somebody wants to know about that.
+	case x.ends:
 		up.skip(a.size)
 		if _, err := x.c.client.conn.Write(head); err != nil {
 			return x.clientGone()
 		}
 		return x.splice(ctx)
 	}
-	if x.c.d.retiring() && len(x.c.client.bytes()) == 0 {
+	if !x.ends && x.c.d.retiring() && len(x.c.client.bytes()) == 0 {
 		x.farewell = true
 		head = withField(head, "Connection", "close")
 	}
 	n, err := a.body.take(p[a.size:])
 	out := p[:a.size+n]
-	if x.mark != "" || x.farewell {
+	if len(head) != a.size || x.farewell {
 		out = append(head, p[a.size:a.size+n]...)
 	}
 	if _, werr := x.c.client.conn.Write(out); werr != nil {
@@ -231,16 +296,15 @@ func (x *exchange) sent(ctx context.Context, err error) (verdict, error) {
 	switch {
 	case err == nil:
 	case errors.Is(err, errOdd):
-		x.unread = true
+		x.unread, x.left = true, x.answer == nil // what comes of it is the client's doing
 		if x.answer == nil && (x.up.lease == nil || x.up.taken) {
 			return x.splice(ctx), nil
 		}
 	case broken && errors.Is(read.err, io.EOF):
-		x.half, x.unread = true, true
+		x.half, x.unread, x.left = true, true, x.answer == nil
 		closeWrite(x.up.conn)
 	case broken:
-		abort(x.up.conn)
-		return over, nil
+		return x.clientGone(), nil
 	default: // upstream takes no more; it may say why
 		x.unread = true
 	}
@@ -255,8 +319,12 @@ func (x *exchange) returned(ctx context.Context, err error) (verdict, error) {
 		return goOn, nil
 	case errors.Is(err, errOdd):
 		return x.splice(ctx), nil
+	case broken && errors.Is(read.err, io.EOF) && x.answer.body.kind == bodyRest:
+		return goOn, nil
 	case broken && errors.Is(read.err, io.EOF):
+		x.broken = true
 	case broken:
+		x.broken = true
 		abort(x.c.client.conn)
 	default:
 		return x.clientGone(), nil
@@ -271,7 +339,7 @@ func (x *exchange) clientSaid() verdict {
 	case err == nil:
 		return goOn // the next request
 	case errors.Is(err, io.EOF):
-		x.half = true
+		x.half, x.left = true, x.answer == nil
 		closeWrite(x.up.conn)
 		return goOn
 	}
@@ -279,13 +347,14 @@ func (x *exchange) clientSaid() verdict {
 }
 
 func (x *exchange) clientGone() verdict {
+	x.gone = true
 	abort(x.up.conn)
 	return over
 }
 
 // finish ends an exchange that went well.
 func (x *exchange) finish(ctx context.Context) (more bool) {
-	if x.unread || !x.d.body.done() {
+	if x.unread || x.ends || !x.d.body.done() {
 		x.splice(ctx)
 		return false
 	}
@@ -298,6 +367,7 @@ func (x *exchange) finish(ctx context.Context) (more bool) {
 
 // splice connects the two for good.
 func (x *exchange) splice(ctx context.Context) verdict {
+	x.tell() // nobody knows more of it
 	x.c.client.settleUnless(x.sending != nil)
 	var mirror io.Writer
 	if x.d.copies != nil && x.answer == nil {

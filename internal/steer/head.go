@@ -72,6 +72,7 @@ type head struct {
 type request struct {
 	head
 	method, target string
+	carried        bool // another door has decided about it
 }
 
 // answer is the head of an answer.
@@ -99,6 +100,7 @@ func parseRequest(p []byte) (*request, error) {
 	if _, err = r.frame(); err != nil {
 		return nil, err
 	}
+	_, r.carried = r.value(Carried)
 	return r, nil // without a length it has no body
 }
 
@@ -255,7 +257,9 @@ func (h *head) lasts() bool {
 }
 
 // steered is the request as rules see it.
-func (r *request) steered() Request { return Request{Path: pathOf(r.target), Header: r.value} }
+func (r *request) steered() Request {
+	return Request{Path: pathOf(r.target), Header: r.value, carried: r.carried}
+}
 
 // pathOf returns the path of a request's target, which may be a whole URL.
 func pathOf(target string) string {

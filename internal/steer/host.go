@@ -187,6 +187,34 @@ func (h *Host) join(a asked, sess *stream.Session) (*lease, error) {
 	return l, nil
 }
 
+// Split makes the door of a port share requests between versions, as [Door.Split]
+// does, and sees to it that they come to the door. A nil split ends that.
+func (h *Host) Split(port int, local string, s *Split) error {
+	if s != nil && s.Port != port {
+		return fmt.Errorf("split of %s: it is of port %d, and was given to port %d", s.Service, s.Port, port)
+	}
+	doors := h.present()
+	i := slices.IndexFunc(doors, func(d *Door) bool { return d.Port == port })
+	if i < 0 {
+		return fmt.Errorf("%s has no port %d that can be steered", h.Service, port)
+	}
+	d := doors[i]
+	fresh := d.split.Load() == nil
+	if err := d.Split(local, s); err != nil {
+		return err
+	}
+	err := h.settle()
+	switch {
+	case err == nil:
+		return nil
+	case s == nil:
+		return fmt.Errorf("requests for port %d of %s still come to the agent, which passes them on: %w", port, h.Service, err)
+	case fresh:
+		_ = d.Split("", nil) // never fails
+	}
+	return fmt.Errorf("requests for port %d of %s can't be brought to the agent: %w", port, h.Service, err)
+}
+
 // AddDoor adds a door that is served already, or is about to be.
 func (h *Host) AddDoor(d *Door) {
 	h.mu.Lock()

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"sync/atomic"
 	"time"
 )
@@ -22,10 +23,11 @@ const (
 // delivery is a request on its way.
 type delivery struct {
 	*request
-	raw    []byte      // its head, as it came
+	raw    []byte      // its head, as it came but for Carried
 	kept   []byte      // what was taken of its body
 	keep   atomic.Bool // kept is all of it so far
 	copies spools      // mirrors
+	dec    *decision   // of a split; nil if none has decided
 }
 
 // seen is shown the body as it goes by.
@@ -60,7 +62,10 @@ func (c *conn) serveHTTP1(ctx context.Context) {
 		case err != nil:
 			return
 		}
-		d := &delivery{request: r, raw: append([]byte(nil), c.client.bytes()[:r.size]...)}
+		d := &delivery{request: r}
+		if d.raw = append([]byte(nil), c.client.bytes()[:r.size]...); r.carried {
+			d.raw = uncarried(d.raw)
+		}
 		c.client.skip(r.size)
 		if !c.deliver(ctx, d) {
 			return
@@ -113,11 +118,11 @@ func (c *conn) readRequest(ctx context.Context) (*request, error) {
 }
 
 // unasked is called when the one who answered last has ended the connection, or
-// says more. From a laptop that means nothing to the client, and that the app which
-// it replaces has ended does not either. Else the app may be saying why; then the
-// client is to hear it.
+// says more. From a laptop or another pod that means nothing to the client, and that
+// the app which a laptop replaces has ended does not either. Else the app may be
+// saying why; then the client is to hear it.
 func (c *conn) unasked() (goOn bool) {
-	if t := c.d.rules.Load(); c.last.lease == nil && (t == nil || !t.replaced || len(c.last.bytes()) > 0) {
+	if t := c.d.rules.Load(); c.last.lease == nil && !c.last.peer.IsValid() && (t == nil || !t.replaced || len(c.last.bytes()) > 0) {
 		return false
 	}
 	c.forget(c.last)
@@ -171,9 +176,9 @@ func (c *conn) deliver(ctx context.Context, d *delivery) bool {
 			return c.answerLost(d, f.why)
 		}
 		to.byApp.Add(1)
-		return c.toApp(ctx, d, note("app", f.why))
+		return c.toVersion(ctx, d, note("app", f.why))
 	}
-	return c.toApp(ctx, d, "")
+	return c.toVersion(ctx, d, "")
 }
 
 // toLaptop sends a request to a laptop. After a failure nothing of an answer has
@@ -207,6 +212,7 @@ func (c *conn) toApp(ctx context.Context, d *delivery, mark string) bool {
 	up, err := c.dialApp(ctx)
 	if err != nil {
 		c.d.logger().Debug("request refused", "port", c.d.Port, "err", err)
+		d.dec.broke(err)
 		if mark != "" {
 			return c.answerLost(d, err.Error())
 		}
@@ -217,12 +223,16 @@ func (c *conn) toApp(ctx context.Context, d *delivery, mark string) bool {
 	return more && err == nil
 }
 
-// answerLost says that nobody can answer.
+// answerLost says that no laptop can answer.
 func (c *conn) answerLost(d *delivery, why string) bool {
 	text := fmt.Sprintf("This request belongs to a laptop that did not answer it: %s.\n", why)
+	return c.answer(d, http.StatusBadGateway, marker+": "+note("lost", why), text)
+}
+
+// answer answers in the place of those who can't.
+func (c *conn) answer(d *delivery, status int, mark, text string) bool {
 	more := d.body.done() && d.lasts() && d.minor > 0
-	head := "HTTP/1.1 502 Bad Gateway\r\n" + marker + ": " + note("lost", why) +
-		"\r\nContent-Type: text/plain; charset=utf-8\r\n"
+	head := fmt.Sprintf("HTTP/1.1 %d %s\r\n%s\r\nContent-Type: text/plain; charset=utf-8\r\n", status, http.StatusText(status), mark)
 	if !more {
 		head += "Connection: close\r\n"
 	}

@@ -158,9 +158,9 @@ func TestBytesAreNotChanged(t *testing.T) {
 			t.Parallel()
 			sent := strings.Join(tt.pieces, "")
 			answer := strings.ReplaceAll(strings.Join(tt.answers, ""), "<body>", "")
-			for _, way := range []string{"direct", "no rule", "followed", "no match", "to the laptop"} {
+			for _, way := range []string{"direct", "no rule", "followed", "no match", "to the laptop", "split, here", "split, carried"} {
 				app, laptop := &canned{answers: tt.answers, end: tt.end}, &canned{answers: tt.answers, end: tt.end}
-				if way == "to the laptop" && tt.end == "reset" {
+				if (way == "to the laptop" || way == "split, carried") && tt.end == "reset" {
 					continue // a stream that is reset loses what was not read yet
 				}
 				p := newPod(t, app.serve(t), func(p *pod) { p.door.Follow = way == "followed" })
@@ -174,10 +174,18 @@ func TestBytesAreNotChanged(t *testing.T) {
 				case "to the laptop":
 					who.join(t, who.rule(Intercept, Match{}), to(laptop.serve(t)))
 					getter = laptop
+				case "split, here":
+					v := newVersions(t, app.serve(t), unused(t))
+					v.set(t, v.split(0))
+					addr = v.stable.addr
+				case "split, carried":
+					v := newVersions(t, app.serve(t), laptop.serve(t))
+					v.set(t, v.split(All))
+					addr, getter = v.stable.addr, laptop
 				}
 				back, ending := exchangeBytes(t, addr, tt.pieces, len(answer))
 				want(t, way+": answer", back, answer)
-				if way == "to the laptop" && name == "closes silently" {
+				if getter == laptop && name == "closes silently" {
 					ending = tt.ending // the next request would go on another connection
 				}
 				want(t, way+": end", ending, tt.ending)

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptrace"
+	"net/netip"
 	"net/textproto"
 	"net/url"
 	"strings"
@@ -29,6 +30,7 @@ type streams struct {
 
 	mu      sync.Mutex
 	laptops map[*lease]*route
+	peers   map[netip.AddrPort]*http.Transport // to pods of other versions
 }
 
 // serveHTTP2 routes the requests of a connection.
@@ -57,6 +59,9 @@ func (c *conn) serveHTTP2(ctx context.Context) {
 	s.under.Wait()
 	s.app.CloseIdleConnections()
 	for _, t := range s.laptops {
+		t.CloseIdleConnections()
+	}
+	for _, t := range s.peers {
 		t.CloseIdleConnections()
 	}
 }
@@ -193,8 +198,13 @@ func (s *streams) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			return r.Host, true
 		}
 		v := r.Header[textproto.CanonicalMIMEHeaderKey(name)]
+		if len(v) == 1 {
+			return v[0], true
+		}
 		return strings.Join(v, ", "), len(v) > 0
 	}}
+	_, seen.carried = r.Header[Carried]
+	delete(r.Header, Carried)
 	s.c.d.asks(1) // before it is decided whom
 	to, mirrors := s.c.d.pick(seen)
 	if to != nil {
@@ -229,12 +239,16 @@ func (s *streams) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		mark = note("app", f.why)
 		break
 	}
-	if err := s.send(r.Context(), s.app, w, in, mark, nil); err != nil {
-		if mark == "" || r.Context().Err() != nil {
-			panic(http.ErrAbortHandler)
-		}
-		lost(w, r, err.Error())
+	s.toVersion(w, in, seen, mark)
+}
+
+// toApp sends a request to the app.
+func (s *streams) toApp(w http.ResponseWriter, in *incoming, mark string, answered func(*http.Response)) error {
+	err := s.send(in.r.Context(), s.app, w, in, mark, answered)
+	if err != nil && mark != "" && in.r.Context().Err() == nil {
+		lost(w, in.r, err.Error())
 	}
+	return err
 }
 
 // incoming is a request, with what is kept of it.
@@ -246,6 +260,9 @@ type incoming struct {
 	keep  bool // kept is the whole body
 
 	connected atomic.Bool // there is a connection that the request is sent on
+	heard     atomic.Bool // an interim answer was passed on
+	carry     bool        // it goes to another door
+	give      string      // the cookie that the client gets
 }
 
 // repeatable says whether the request can be sent once more although its effect
@@ -298,6 +315,9 @@ func (in *incoming) outgoing(ctx context.Context) *http.Request {
 	out.URL, out.RequestURI = in.url(), ""
 	out.Header = in.r.Header.Clone()
 	noAgent(out.Header)
+	if in.carry {
+		out.Header.Set(Carried, "1")
+	}
 	switch {
 	case in.empty():
 		out.Body = http.NoBody
@@ -380,7 +400,7 @@ func (s *streams) toLaptop(w http.ResponseWriter, in *incoming, l *lease) error 
 	path := s.laptop(l)
 	path.use(1, false)
 	defer path.use(-1, false)
-	err := s.send(ctx, path.Transport, w, in, "", func() {
+	err := s.send(ctx, path.Transport, w, in, "", func(*http.Response) {
 		stop()
 		l.requests.Add(1)
 	})
@@ -393,7 +413,7 @@ func (s *streams) toLaptop(w http.ResponseWriter, in *incoming, l *lease) error 
 // send sends a request and passes on its answer. After an error the client has
 // seen nothing of one; an answer that breaks off ends in a panic, as http.Server
 // wants it.
-func (s *streams) send(ctx context.Context, t *http.Transport, w http.ResponseWriter, in *incoming, mark string, answered func()) error {
+func (s *streams) send(ctx context.Context, t *http.Transport, w http.ResponseWriter, in *incoming, mark string, answered func(*http.Response)) error {
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 		GotConn: func(httptrace.GotConnInfo) { in.connected.Store(true) },
 		Got1xxResponse: func(code int, h textproto.MIMEHeader) error {
@@ -402,6 +422,7 @@ func (s *streams) send(ctx context.Context, t *http.Transport, w http.ResponseWr
 				w.WriteHeader(code)
 				clear(w.Header())
 			}
+			in.heard.Store(true)
 			return nil
 		},
 	})
@@ -411,10 +432,13 @@ func (s *streams) send(ctx context.Context, t *http.Transport, w http.ResponseWr
 	}
 	defer resp.Body.Close()
 	if answered != nil {
-		answered()
+		answered(resp)
 	}
 	h := w.Header()
 	copyHeader(h, resp.Header)
+	if in.give != "" {
+		h.Add("Set-Cookie", in.give)
+	}
 	for _, name := range []string{"Date", "Content-Type"} {
 		if _, has := h[name]; !has {
 			h[name] = nil // else one would be made up
@@ -433,7 +457,7 @@ func (s *streams) send(ctx context.Context, t *http.Transport, w http.ResponseWr
 	}
 	w.WriteHeader(resp.StatusCode)
 	if resp.Body != http.NoBody {
-		if err := pour(w, resp.Body); err != nil {
+		if err := s.c.d.pour(w, resp.Body); err != nil {
 			panic(http.ErrAbortHandler)
 		}
 	}
@@ -453,12 +477,17 @@ func copyHeader(to, from http.Header) {
 }
 
 // pour copies an answer piece by piece as it comes.
-func pour(w http.ResponseWriter, r io.Reader) error {
+func (d *Door) pour(w http.ResponseWriter, r io.Reader) error {
 	control := http.NewResponseController(w)
 	if err := control.Flush(); err != nil {
 		return err
 	}
-	buf := make([]byte, largeBuffer)
+	kept, _ := d.buffers.Get().(*[largeBuffer]byte)
+	if kept == nil {
+		kept = new([largeBuffer]byte)
+	}
+	defer d.buffers.Put(kept)
+	buf := kept[:]
 	for {
 		n, err := r.Read(buf)
 		if n > 0 {
@@ -478,8 +507,13 @@ func pour(w http.ResponseWriter, r io.Reader) error {
 	}
 }
 
-// lost says that nobody can answer.
+// lost says that no laptop can answer.
 func lost(w http.ResponseWriter, r *http.Request, why string) {
+	inPlace(w, r, http.StatusBadGateway, marker, why, "This request belongs to a laptop that did not answer it: "+why+".")
+}
+
+// inPlace answers in the place of those who can't.
+func inPlace(w http.ResponseWriter, r *http.Request, status int, marker, why, text string) {
 	h := w.Header()
 	h.Set(marker, note("lost", why))
 	if strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc") {
@@ -489,5 +523,5 @@ func lost(w http.ResponseWriter, r *http.Request, why string) {
 		w.WriteHeader(http.StatusOK)
 		return
 	}
-	http.Error(w, "This request belongs to a laptop that did not answer it: "+why+".", http.StatusBadGateway)
+	http.Error(w, text, status)
 }

@@ -25,6 +25,7 @@ type spool struct {
 	buf   []byte
 	ended bool
 	err   error
+	after func() // is called at its end, if not nil
 }
 
 func newSpool() *spool {
@@ -50,6 +51,9 @@ func (s *spool) write(p []byte) {
 func (s *spool) end() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if !s.ended && s.after != nil {
+		s.after()
+	}
 	s.ended = true
 	s.news.Signal()
 }

@@ -53,6 +53,8 @@ type HeaderMatch struct {
 type Request struct {
 	Path   string // without query, not decoded
 	Header func(name string) (value string, has bool)
+
+	carried bool // another door has decided about it
 }
 
 // Everything says whether the match is true of every request.

@@ -1,0 +1,268 @@
+package steer
+
+import (
+	"net"
+	"net/netip"
+	"strings"
+	"sync"
+	"time"
+)
+
+// Outcome is what became of one request, or that it has been without an answer for
+// long. Only the door that decided about a request tells of it. Probes of kubelet,
+// intercepted requests and copies are not told.
+type Outcome struct {
+	ID         uint64    // among those of the door
+	Generation int64     // of the split that decided
+	Time       time.Time // of the decision
+	Version    string    // that it was decided for
+	// Weight is that of Version when it was decided. If the weights have decided, it is
+	// the probability that the request went there, for all who do not know whose turn
+	// it was.
+	Weight   Weight
+	Affinity bool   // the client's affinity has decided
+	Cohort   string // that has decided, by its name, or else its version's; "" if none has
+
+	By       string         // the version that answered, or was asked last
+	Pod      netip.AddrPort // that was asked last; not valid if it is the door's own
+	Carried  bool           // to another pod
+	Fallback bool           // no pod of Version answered, so By was asked
+	Tries    int            // pods that were asked
+
+	Status    int  // of HTTP; 0 when nothing was answered, 101 when other bytes follow
+	GRPC      int  // its status; -1 when the request is no call
+	Running   bool // no answer yet, maybe not all of the request either; another with this ID follows
+	Broken    bool // the answer never came or broke off, or the door had to make one
+	Cancelled bool // the client went away before the answer was whole, or the door ended
+	Err       string
+
+	Latency time.Duration // from the decision to the head of the answer, or until now
+	Took    time.Duration // to its end
+	Told    time.Duration // Latency of the last Running outcome of this ID
+
+	// Key is the same for requests that belong together: the id of the trace that the
+	// client says it belongs to, or else the client's IP address.
+	Key    string
+	Client string // address and port
+}
+
+// Drawn says that the weights alone have decided.
+func (o *Outcome) Drawn() bool { return o.Cohort == "" && !o.Affinity }
+
+// flight is a request that is being answered. One goroutine has it; the watch it is
+// in may report it meanwhile.
+type flight struct {
+	Outcome
+	w          *watchlist
+	prev, next *flight
+	crossed    int // how many of the watch's times
+	in         bool
+	answered   bool
+}
+
+// watchlist has the requests that are not answered yet, by when that began, so that
+// whoever is due is the first. There is one list for each time, and a request that has
+// crossed one goes to the next; no request has a timer or a goroutine.
+type watchlist struct {
+	slow []time.Duration
+	tell func(*Outcome) // may be nil
+
+	mu    sync.Mutex
+	lists []struct{ first, last *flight }
+	free  *flight
+	timer *time.Timer
+	armed bool
+}
+
+func newWatch(slow []time.Duration, tell func(*Outcome)) *watchlist {
+	w := &watchlist{slow: slow, tell: tell}
+	w.lists = make([]struct{ first, last *flight }, len(slow))
+	return w
+}
+
+// begin takes a flight up. The caller fills in what is known of it.
+func (w *watchlist) begin() *flight {
+	now := time.Now()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	f := w.free
+	if f == nil {
+		f = &flight{w: w}
+	} else {
+		w.free = f.next
+		*f = flight{w: w}
+	}
+	f.Time, f.GRPC = now, -1
+	return f
+}
+
+// watch waits for the answer from now on.
+func (f *flight) watch() {
+	w := f.w
+	if len(w.slow) == 0 {
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.push(f)
+	w.arm()
+}
+
+// push puts f at the end of its list. The caller has w.mu.
+func (w *watchlist) push(f *flight) {
+	l := &w.lists[f.crossed]
+	f.in, f.prev, f.next = true, l.last, nil
+	if l.last != nil {
+		l.last.next = f
+	} else {
+		l.first = f
+	}
+	l.last = f
+}
+
+// drop takes f out of its list. The caller has w.mu.
+func (w *watchlist) drop(f *flight) {
+	if !f.in {
+		return
+	}
+	l := &w.lists[f.crossed]
+	if f.prev != nil {
+		f.prev.next = f.next
+	} else {
+		l.first = f.next
+	}
+	if f.next != nil {
+		f.next.prev = f.prev
+	} else {
+		l.last = f.prev
+	}
+	f.in, f.prev, f.next = false, nil, nil
+}
+
+// arm sets the timer to when the next is due. The caller has w.mu.
+func (w *watchlist) arm() {
+	if w.armed {
+		return
+	}
+	var due time.Time
+	for i, l := range w.lists {
+		if l.first != nil {
+			if t := l.first.Time.Add(w.slow[i]); due.IsZero() || t.Before(due) {
+				due = t
+			}
+		}
+	}
+	if due.IsZero() {
+		return
+	}
+	w.armed = true
+	if w.timer == nil {
+		w.timer = time.AfterFunc(time.Until(due), w.check)
+	} else {
+		w.timer.Reset(time.Until(due))
+	}
+}
+
+// check reports who is due.
+func (w *watchlist) check() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	now := time.Now()
+	for i := range w.lists {
+		for f := w.lists[i].first; f != nil && now.Sub(f.Time) >= w.slow[i]; f = w.lists[i].first {
+			w.drop(f)
+			f.crossed++
+			if f.crossed < len(w.slow) && now.Sub(f.Time) >= w.slow[f.crossed] {
+				w.push(f) // it is reported once for both
+				continue
+			}
+			o := f.Outcome
+			o.Running, o.Latency, o.Took = true, now.Sub(f.Time), now.Sub(f.Time)
+			f.Told = o.Latency
+			if w.tell != nil {
+				w.tell(&o) // under the lock: the end is told after it
+			}
+			if f.crossed < len(w.slow) {
+				w.push(f)
+			}
+		}
+	}
+	w.armed = false
+	w.arm()
+}
+
+// ask takes note of who is asked.
+func (f *flight) ask(by string, pod netip.AddrPort, fallback bool) {
+	if f == nil {
+		return
+	}
+	f.w.mu.Lock() // check may look
+	defer f.w.mu.Unlock()
+	f.By, f.Pod, f.Carried, f.Fallback = by, pod, pod.IsValid(), fallback
+	f.Tries++
+}
+
+// answer takes note of the head of the answer.
+func (f *flight) answer(status int) {
+	if f == nil || f.answered {
+		return
+	}
+	f.w.mu.Lock()
+	defer f.w.mu.Unlock()
+	f.answered = true
+	f.Status, f.Latency = status, time.Since(f.Time)
+	f.w.drop(f)
+}
+
+// call takes note of the status of a call.
+func (f *flight) call(status int) {
+	f.w.mu.Lock()
+	defer f.w.mu.Unlock()
+	f.GRPC = status
+}
+
+// end tells how it went, once; f is not to be used any more.
+func (f *flight) end(broken, cancelled bool, why string) {
+	if f == nil {
+		return
+	}
+	w := f.w
+	w.mu.Lock()
+	w.drop(f)
+	w.mu.Unlock()
+	f.Took = time.Since(f.Time)
+	if !f.answered {
+		f.Latency = f.Took
+	}
+	f.Broken, f.Cancelled, f.Err = broken && !cancelled, cancelled, why
+	if w.tell != nil {
+		w.tell(&f.Outcome)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	f.Outcome = Outcome{}
+	f.next, w.free = w.free, f
+}
+
+// keyOf returns what requests have in common that belong together.
+func keyOf(r Request, client string) string {
+	if v, has := r.Header("traceparent"); has {
+		if _, rest, ok := strings.Cut(v, "-"); ok {
+			if id, _, ok := strings.Cut(rest, "-"); ok && id != "" {
+				return id
+			}
+		}
+	}
+	if v, has := r.Header("b3"); has {
+		if id, _, ok := strings.Cut(v, "-"); ok && id != "" {
+			return id
+		}
+	}
+	if v, has := r.Header("x-b3-traceid"); has && v != "" {
+		return v
+	}
+	if host, _, err := net.SplitHostPort(client); err == nil {
+		return host
+	}
+	return client
+}
