@@ -226,7 +226,7 @@ func concluded(c *v1alpha1.Change, printer *term.Printer) error {
 	}
 	err := fmt.Errorf("change %s was %s: %s", c.Name, strings.ToLower(c.Status.Phase), c.Status.Message)
 	if c.Status.Phase == v1alpha1.Failed {
-		err = fmt.Errorf("change %s failed, and not by its own fault: %s\nbight change retry %[1]s -n %s", c.Name, c.Status.Message, c.Namespace)
+		err = fmt.Errorf("change %s failed, and not by its own fault: %s\nbight change retry %[1]s -n %[3]s", c.Name, c.Status.Message, c.Namespace)
 	}
 	return codedError{code: exitFailed, err: err}
 }

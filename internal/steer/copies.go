@@ -6,7 +6,6 @@ import (
 	"io"
 	"math"
 	"net"
-	"net/http"
 	"time"
 )
 
@@ -99,26 +98,13 @@ func (s *streams) mirrorTo(in *incoming, dec *decision) *spool {
 	if !ok {
 		return nil
 	}
-	out := in.r.Clone(s.ctx)
-	out.URL, out.RequestURI, out.Trailer = in.url(), "", nil
-	noAgent(out.Header)
+	out := in.copy(s.ctx)
 	if !local {
 		out.Header.Set(Carried, "1")
 	}
 	d, dialled := s.c.d, s.c.client.conn.LocalAddr()
 	c := d.copyTo(s.ctx, func(ctx context.Context, body *spool) error {
-		t := newTransport(func(ctx context.Context) (net.Conn, error) { return d.dialCopy(ctx, a, local, dialled) })
-		defer t.CloseIdleConnections()
-		if out.Body = body; out.ContentLength == 0 {
-			out.Body = http.NoBody
-		}
-		resp, err := t.RoundTrip(out.WithContext(ctx))
-		if err != nil {
-			return err
-		}
-		defer resp.Body.Close()
-		_, err = io.Copy(io.Discard, resp.Body)
-		return err
+		return sendCopy(ctx, out, body, func(ctx context.Context) (net.Conn, error) { return d.dialCopy(ctx, a, local, dialled) })
 	})
 	if c != nil {
 		in.body = io.TeeReader(in.body, spools{c})

@@ -336,27 +336,38 @@ func noAgent(h http.Header) {
 	}
 }
 
+// copy makes a request like this one, but for the body.
+func (in *incoming) copy(ctx context.Context) *http.Request {
+	out := in.r.Clone(ctx)
+	out.URL, out.RequestURI, out.Trailer = in.url(), "", nil
+	noAgent(out.Header)
+	return out
+}
+
+// sendCopy sends a copy of a request, and reads its answer for nobody.
+func sendCopy(ctx context.Context, out *http.Request, body *spool, dial func(context.Context) (net.Conn, error)) error {
+	t := newTransport(dial)
+	defer t.CloseIdleConnections()
+	if out.Body = body; out.ContentLength == 0 {
+		out.Body = http.NoBody
+	}
+	resp, err := t.RoundTrip(out.WithContext(ctx))
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	_, err = io.Copy(io.Discard, resp.Body)
+	return err
+}
+
 // mirror begins to copy the request.
 func (in *incoming) mirror(s *streams, to []*lease) (copies spools) {
 	for _, l := range to {
-		out := in.r.Clone(s.ctx)
-		out.URL, out.RequestURI, out.Trailer = in.url(), "", nil
-		noAgent(out.Header)
+		out := in.copy(s.ctx)
 		c := l.copyTo(s.ctx, func(ctx context.Context, body *spool) error {
-			t := newTransport(func(ctx context.Context) (net.Conn, error) {
+			return sendCopy(ctx, out, body, func(ctx context.Context) (net.Conn, error) {
 				return l.dialHTTP2(ctx, Info{Kind: KindHTTP2, Remote: in.r.RemoteAddr, Mirror: true})
 			})
-			defer t.CloseIdleConnections()
-			if out.Body = body; out.ContentLength == 0 {
-				out.Body = http.NoBody
-			}
-			resp, err := t.RoundTrip(out.WithContext(ctx))
-			if err != nil {
-				return err
-			}
-			defer resp.Body.Close()
-			_, err = io.Copy(io.Discard, resp.Body)
-			return err
 		})
 		if c != nil {
 			copies = append(copies, c)

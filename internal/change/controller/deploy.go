@@ -279,10 +279,12 @@ func (c *Controller) deploy(ctx context.Context, a *v1alpha1.App, r *repo.Reposi
 	if err != nil {
 		return refused("%s", err)
 	}
-	if err := c.envs.ensure(ctx, a, namespace, e.Name); err != nil {
+	err = insist(ctx, func() error { return c.envs.ensure(ctx, a, namespace, e.Name) })
+	if err != nil {
 		return erred(err)
 	}
-	if err := c.envs.secrets(ctx, namespace, objs); err != nil {
+	err = insist(ctx, func() error { return c.envs.secrets(ctx, namespace, objs) })
+	if err != nil {
 		return refused("%s", err)
 	}
 	files, err := deploy.Desired(namespace, objs)
@@ -294,10 +296,13 @@ func (c *Controller) deploy(ctx context.Context, a *v1alpha1.App, r *repo.Reposi
 	if err != nil {
 		return erred(fmt.Errorf("write the desired state: %w", err))
 	}
-	result, err := c.envs.apply(ctx, a.Name, namespace, r, commit)
-	if err == nil {
-		err = c.envs.served(ctx, art.app, namespace)
-	}
+	var result appliedState
+	err = insist(ctx, func() (err error) {
+		if result, err = c.envs.apply(ctx, a.Name, namespace, r, commit); err == nil {
+			err = c.envs.served(ctx, art.app, namespace)
+		}
+		return err
+	})
 	if err == nil {
 		s := v1alpha1.Step{State: v1alpha1.StepPassed, Evidence: map[string]string{"commit": commit}, Message: result.String() + " in " + namespace}
 		if commit == before && !result.changed {
@@ -321,6 +326,27 @@ func (c *Controller) deploy(ctx context.Context, a *v1alpha1.App, r *repo.Reposi
 		return refused("%s\nand what was there before could not be put back: %s", text, err)
 	}
 	return refused("%s\nwhat was there before is back (%s)", text, short(back))
+}
+
+// insistence is how long an API server may take until it knows our rights.
+const insistence = 30 * time.Second
+
+// insist tries again for a while when an API server says that we have no right: one
+// that has just started does not know yet who has which.
+func insist(ctx context.Context, do func() error) error {
+	ctx, cancel := context.WithTimeout(ctx, insistence)
+	defer cancel()
+	for pause := 100 * time.Millisecond; ; pause = min(2*pause, 2*time.Second) {
+		err := do()
+		if _, ok := errors.AsType[*deploy.RightsError](err); !ok && !apierrors.IsForbidden(err) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(pause):
+		}
+	}
 }
 
 // EnvironmentRef is the branch with an environment's desired state.

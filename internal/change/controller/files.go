@@ -97,23 +97,29 @@ func (f *files) put(namespace, change, name string, b []byte) (string, error) {
 		return "", fmt.Errorf("%q is no name of a file", name)
 	}
 	p := path.Join(namespace, change, name)
-	file := filepath.Join(f.dir, filepath.FromSlash(p))
-	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
+	if err := writeWhole(filepath.Join(f.dir, filepath.FromSlash(p)), b); err != nil {
 		return "", err
+	}
+	return p, nil
+}
+
+// writeWhole writes a file that appears whole or not at all.
+func writeWhole(file string, b []byte) error {
+	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
+		return err
 	}
 	w, err := os.CreateTemp(filepath.Dir(file), ".put-*")
 	if err != nil {
-		return "", err
+		return err
 	}
 	_, err = w.Write(b)
 	if err = errors.Join(err, w.Close()); err == nil {
 		err = os.Rename(w.Name(), file)
 	}
 	if err != nil {
-		_ = os.Remove(w.Name())
-		return "", err
+		return errors.Join(err, os.Remove(w.Name()))
 	}
-	return p, nil
+	return nil
 }
 
 func (f *files) get(p string) ([]byte, error) {

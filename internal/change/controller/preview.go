@@ -129,7 +129,8 @@ func (c *Controller) preview(ctx context.Context, a *v1alpha1.App, namespace str
 	if err != nil {
 		return refused("%s", err), nil
 	}
-	if err := c.envs.ensure(ctx, a, namespace, previewName); err != nil {
+	err = insist(ctx, func() error { return c.envs.ensure(ctx, a, namespace, previewName) })
+	if err != nil {
 		return erred(err), nil
 	}
 	until := metav1.NewTime(time.Now().Add(time.Duration(max(a.Spec.Policy.PreviewMinutes, 1)) * time.Minute).Truncate(time.Second))
@@ -142,15 +143,19 @@ func (c *Controller) preview(ctx context.Context, a *v1alpha1.App, namespace str
 	if err := c.envs.lend(ctx, a.Namespace, namespace, objs); err != nil {
 		return erred(err), nil
 	}
-	if err := c.envs.secrets(ctx, namespace, objs); err != nil {
+	err = insist(ctx, func() error { return c.envs.secrets(ctx, namespace, objs) })
+	if err != nil {
 		return refused("%s; or label the Secret in namespace %s with %s=true, and previews get a copy; or switch previews off with policy.preview: false in the App",
 			err, a.Namespace, v1alpha1.PreviewsLabel), nil
 	}
 	applier := &deploy.Applier{Client: c.envs.typed, Dynamic: c.envs.dynamic, Log: c.envs.log, TakeOver: true}
-	result, err := applier.Apply(ctx, a.Name, namespace, deploy.WithoutSecrets(objs))
-	if err == nil {
-		err = c.envs.served(ctx, art.app, namespace)
-	}
+	var result *deploy.Result
+	err = insist(ctx, func() (err error) {
+		if result, err = applier.Apply(ctx, a.Name, namespace, deploy.WithoutSecrets(objs)); err == nil {
+			err = c.envs.served(ctx, art.app, namespace)
+		}
+		return err
+	})
 	var failed *deploy.RolloutError
 	switch {
 	case errors.As(err, &failed) && len(failed.Failures) > 0:

@@ -96,25 +96,6 @@ func (r *results) put(a *v1alpha1.App, class string, entries map[string][]byte) 
 	return r.sweep(filepath.Join(dir, class)) // strangers fill their own room
 }
 
-// writeWhole writes a file that appears whole or not at all.
-func writeWhole(file string, b []byte) error {
-	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
-		return err
-	}
-	w, err := os.CreateTemp(filepath.Dir(file), ".put-*")
-	if err != nil {
-		return err
-	}
-	_, err = w.Write(b)
-	if err = errors.Join(err, w.Close()); err == nil {
-		err = os.Rename(w.Name(), file)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(w.Name()))
-	}
-	return nil
-}
-
 // get returns an entry, or nil where there is none that can be believed. One that is
 // not what was written is logged and dropped.
 func (r *results) get(a *v1alpha1.App, name string) []byte {
