@@ -45,6 +45,7 @@ type Cluster struct {
 	Server    string // URL of the API server
 
 	config   *rest.Config
+	bufs     *writeBuffers // of port-forwards
 	http     func() (*http.Client, error)
 	typed    func() (kubernetes.Interface, error)
 	dynamic  func() (dynamic.Interface, error)
@@ -149,7 +150,7 @@ func newCluster(config *rest.Config, userAgent string) *Cluster {
 	if config.Dial == nil {
 		config.Dial = (&net.Dialer{Timeout: connectTimeout, KeepAlive: 30 * time.Second}).DialContext
 	}
-	c := &Cluster{config: config, Server: serverURL(config)}
+	c := &Cluster{config: config, bufs: new(writeBuffers), Server: serverURL(config)}
 	c.http = sync.OnceValues(func() (*http.Client, error) { return rest.HTTPClientFor(config) })
 	c.typed = sync.OnceValues(func() (kubernetes.Interface, error) {
 		client, err := c.http()

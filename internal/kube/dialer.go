@@ -12,13 +12,12 @@ import (
 // right to create pods/portforward and nothing else. Whether anybody listens
 // turns out with the first Read or Write: a [*PortError].
 func (c *Cluster) DialPod(ctx context.Context, namespace, pod string, port int) (net.Conn, error) {
-	t, err := c.openTunnel(ctx, namespace, pod)
+	conn, err := c.openTunnel(ctx, namespace, pod)
 	if err != nil {
 		return nil, err
 	}
-	conn, err := t.stream(ctx, port)
-	if err != nil {
-		t.shut()
+	if err := conn.start(ctx, port, false); err != nil {
+		_ = conn.Close()
 		return nil, err
 	}
 	return conn, nil
@@ -33,7 +32,7 @@ type PodDialer struct {
 	namespace, pod string
 	ctx            context.Context
 	cancel         context.CancelFunc
-	spare          chan *tunnel // holds one at most
+	spare          chan *podConn // holds one at most
 	tasks          sync.WaitGroup
 
 	mu     sync.Mutex
@@ -46,20 +45,20 @@ func NewPodDialer(c *Cluster, namespace, pod string) *PodDialer {
 	ctx, cancel := context.WithCancel(context.Background())
 	return &PodDialer{
 		cluster: c, namespace: namespace, pod: pod,
-		ctx: ctx, cancel: cancel, spare: make(chan *tunnel, 1),
+		ctx: ctx, cancel: cancel, spare: make(chan *podConn, 1),
 	}
 }
 
 // Dial connects to a port of the pod, as [Cluster.DialPod] does.
 func (d *PodDialer) Dial(ctx context.Context, port int) (net.Conn, error) {
 	select {
-	case t := <-d.spare:
-		conn, err := t.stream(ctx, port)
+	case conn := <-d.spare:
+		err := conn.start(ctx, port, true)
 		if err == nil {
 			d.prepare()
 			return conn, nil
 		}
-		t.shut() // it broke while nobody looked
+		_ = conn.Close() // it broke while nobody looked
 		if ctx.Err() != nil {
 			return nil, err
 		}
@@ -85,14 +84,14 @@ func (d *PodDialer) prepare() {
 	d.tasks.Go(func() {
 		ctx, cancel := context.WithTimeout(d.ctx, 10*time.Second)
 		defer cancel()
-		t, err := d.cluster.openTunnel(ctx, d.namespace, d.pod)
+		conn, err := d.cluster.openTunnel(ctx, d.namespace, d.pod)
 		if err != nil {
 			return // the next Dial will say why
 		}
 		select {
-		case d.spare <- t:
+		case d.spare <- conn:
 		default:
-			t.shut()
+			_ = conn.Close()
 		}
 	})
 }
@@ -105,8 +104,8 @@ func (d *PodDialer) Close() error {
 	d.cancel()
 	d.tasks.Wait()
 	select {
-	case t := <-d.spare:
-		t.shut()
+	case conn := <-d.spare:
+		_ = conn.Close()
 	default:
 	}
 	return nil

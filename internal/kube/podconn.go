@@ -1,45 +1,51 @@
 package kube
 
 import (
+	"context"
+	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"os"
 	"sync"
+	"syscall"
 	"time"
 
-	"k8s.io/streaming/pkg/httpstream"
+	"github.com/moby/spdystream/spdy"
 )
 
 const (
 	// podReadAhead is how much of a connection is read before anybody asks.
-	podReadAhead = 256 << 10
+	podReadAhead  = 256 << 10
+	podReadAtOnce = 16 << 10
 	// portErrorWait is how long an end of data waits for the reason, which comes
 	// on a stream of its own.
 	portErrorWait = 500 * time.Millisecond
+	// maxPodWrite is how much goes into one frame of the port-forward.
+	maxPodWrite = 256 << 10
 )
-
-// maxPodWrite is how much goes into one frame of the port-forward.
-const maxPodWrite = 128 << 10
 
 // podConn is a connection to a port of a pod: a net.Conn. It is the only one on
 // its tunnel and closes that with itself.
 type podConn struct {
-	tunnel *tunnel
-	port   int
-	data   httpstream.Stream
-	errs   httpstream.Stream
-	told   chan struct{}
-	tasks  sync.WaitGroup
+	*tunnel
+	port  int
+	done  chan struct{} // closed with closed
+	tasks sync.WaitGroup
 
-	wmu sync.Mutex // one Write at a time
+	writing sync.Mutex // one Write at a time
 
 	mu     sync.Mutex
 	cond   *sync.Cond
-	buf    []byte // buf[r:w] came and was not read yet
-	r, w   int
+	in     ring // what came and was not read yet
+	ended  bool // nothing more comes, but the reason for that may
+	late   *time.Timer
 	err    error // why nothing more comes
-	reason error // what the error stream said
+	text   []byte
+	heard  bool  // the error stream has ended
+	reason error // what it said
+	reset  bool  // nobody takes what is written
 	closed bool
 	finned bool // CloseWrite was called
 	rd, wd timeLimit
@@ -47,81 +53,205 @@ type podConn struct {
 
 var _ net.Conn = (*podConn)(nil)
 
-func newPodConn(t *tunnel, port int, errs, data httpstream.Stream) *podConn {
-	c := &podConn{tunnel: t, port: port, data: data, errs: errs, told: make(chan struct{})}
+// newPodConn returns a connection for which start has to be called.
+func newPodConn(t *tunnel) *podConn {
+	c := &podConn{tunnel: t, done: make(chan struct{})}
 	c.cond = sync.NewCond(&c.mu)
-	c.tasks.Go(c.listen)
-	c.tasks.Go(c.pump)
+	c.tasks.Go(c.receive)
+	c.tasks.Go(func() { t.keepAlive(c.done) })
 	return c
 }
 
-// listen reads the error stream.
-func (c *podConn) listen() {
-	defer close(c.told)
-	text, _ := io.ReadAll(io.LimitReader(c.errs, maxStatus)) // an error here ends data as well
-	if len(text) == 0 {
-		return
+// start asks for a port of the pod. Whether anybody listens there the pod's side says
+// later. patient waits until the pod's side has heard of it, which shows that the
+// tunnel is not broken.
+func (c *podConn) start(ctx context.Context, port int, patient bool) error {
+	c.mu.Lock()
+	c.port = port
+	c.mu.Unlock()
+	stop := context.AfterFunc(ctx, func() { _ = c.raw.Close() })
+	frames, err := opening(port)
+	if err == nil {
+		err = c.write(frames, nil)
 	}
+	if err == nil && patient {
+		select {
+		case <-c.replied:
+		case <-c.lost:
+			err = ErrTunnelLost
+		}
+	}
+	if !stop() {
+		err = context.Cause(ctx)
+	}
+	if err != nil {
+		return fmt.Errorf("forward to port %d of pod %s/%s: %w", port, c.namespace, c.pod, err)
+	}
+	return nil
+}
+
+// receive takes the frames of the other side. It reads ahead, so that Read can be
+// given a deadline.
+func (c *podConn) receive() {
+	err := c.takeFrames()
+	if !errors.Is(err, errFrame) {
+		err = ErrTunnelLost
+	}
+	close(c.lost)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.reason = portError(c.tunnel, c.port, string(text))
-	c.cond.Broadcast()
+	c.finish(fmt.Errorf("pod %s/%s: %w", c.namespace, c.pod, err))
 }
 
-// pump reads ahead, so that Read can be given a deadline.
-func (c *podConn) pump() {
-	p := make([]byte, 32<<10)
-	for {
-		n, err := c.data.Read(p)
-		if err != nil {
-			err = c.whyEnded(err)
+// errFrame says that the server sent what is no port-forward.
+var errFrame = errors.New("the port-forward is not understood")
+
+func (c *podConn) takeFrames() error {
+	var head [frameHead]byte
+	replies := map[uint32]bool{}
+	for replied := false; ; {
+		if _, err := io.ReadFull(c.over, head[:]); err != nil {
+			return err
 		}
-		c.mu.Lock()
-		c.keep(p[:n])
-		c.err = err
-		c.cond.Broadcast()
-		for c.w-c.r >= podReadAhead && !c.closed && err == nil {
-			c.cond.Wait()
+		first, second := binary.BigEndian.Uint32(head[:]), binary.BigEndian.Uint32(head[4:])
+		flags, length := second>>24, int(second&maxFrame)
+		if first&controlBit == 0 {
+			if err := c.takeData(first, length, flags&uint32(spdy.DataFlagFin) != 0); err != nil {
+				return err
+			}
+			continue
 		}
-		c.mu.Unlock()
-		if err != nil {
-			return
+		if length > maxControl {
+			return fmt.Errorf("%w: a control frame of %d bytes", errFrame, length)
+		}
+		body := make([]byte, length)
+		if _, err := io.ReadFull(c.over, body); err != nil {
+			return err
+		}
+		var about uint32 // mostly a stream
+		if length >= 4 {
+			about = binary.BigEndian.Uint32(body)
+		}
+		switch kind := spdy.ControlFrameType(first); {
+		case kind == spdy.TypeSynReply:
+			if about == errorStream || about == dataStream {
+				replies[about] = true
+			}
+			if replies[errorStream] && replies[dataStream] && !replied {
+				close(c.replied)
+				replied = true
+			}
+			if flags&uint32(spdy.ControlFlagFin) != 0 {
+				c.end(about)
+			}
+		case kind == spdy.TypeRstStream:
+			c.end(about)
+			c.mu.Lock()
+			c.reset = c.reset || about == dataStream
+			c.mu.Unlock()
+		case kind == spdy.TypePing && about%2 == 0: // theirs: ours are odd
+			if err := c.write(append(head[:], body...), nil); err != nil {
+				return err
+			}
+		case kind == spdy.TypeGoAway:
+			return io.EOF
 		}
 	}
 }
 
-// keep puts p where Read finds it.
-func (c *podConn) keep(p []byte) {
-	if c.closed {
-		return
+// takeData takes a frame of data. last says that the stream ends with it.
+func (c *podConn) takeData(stream uint32, length int, last bool) error {
+	var err error
+	switch stream {
+	case dataStream:
+		err = c.fill(length)
+	case errorStream:
+		text := make([]byte, min(length, maxStatus))
+		if _, err = io.ReadFull(c.over, text); err == nil {
+			_, err = io.CopyN(io.Discard, c.over, int64(length-len(text)))
+		}
+		if len(c.text) < maxStatus {
+			c.text = append(c.text, text...)
+		}
+	default:
+		_, err = io.CopyN(io.Discard, c.over, int64(length))
 	}
-	if len(c.buf)-c.w < len(p) && c.r > 0 {
-		c.w = copy(c.buf, c.buf[c.r:c.w])
-		c.r = 0
-	}
-	if missing := len(p) - (len(c.buf) - c.w); missing > 0 {
-		c.buf = append(c.buf, make([]byte, max(missing, len(c.buf)))...)
-	}
-	c.w += copy(c.buf[c.w:], p)
-}
-
-// whyEnded finds the reason for an end of the data stream.
-func (c *podConn) whyEnded(err error) error {
-	timer := time.NewTimer(portErrorWait)
-	defer timer.Stop()
-	select {
-	case <-c.told:
-	case <-timer.C:
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	switch {
-	case c.reason != nil:
-		return c.reason
-	case c.tunnel.broken():
-		return fmt.Errorf("pod %s/%s: %w", c.tunnel.namespace, c.tunnel.pod, ErrTunnelLost)
+	if err == nil && last {
+		c.end(stream)
 	}
 	return err
+}
+
+// fill puts bytes where Read finds them, each as soon as it is there.
+func (c *podConn) fill(length int) error {
+	for length > 0 {
+		free := c.room()
+		if free == nil {
+			_, err := io.CopyN(io.Discard, c.over, int64(length))
+			return err
+		}
+		n, err := c.over.Read(free[:min(len(free), length)])
+		length -= n
+		c.mu.Lock()
+		c.in.n += n
+		c.cond.Broadcast()
+		c.mu.Unlock()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// room waits until something may be read, and returns where to; nil when nobody wants
+// it. Only what is read there counts as taken.
+func (c *podConn) room() []byte {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for c.in.n >= podReadAhead && !c.closed {
+		c.cond.Wait()
+	}
+	if c.closed {
+		return nil
+	}
+	return c.in.free()
+}
+
+// end notes that one of the streams has ended.
+func (c *podConn) end(stream uint32) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch stream {
+	case dataStream:
+		if c.ended = true; !c.heard && c.late == nil {
+			c.late = time.AfterFunc(portErrorWait, func() {
+				c.mu.Lock()
+				defer c.mu.Unlock()
+				c.finish(io.EOF)
+			})
+		}
+	case errorStream:
+		if c.heard = true; len(c.text) > 0 && c.reason == nil {
+			c.reason = portError(c.tunnel, c.port, string(c.text))
+		}
+	}
+	if c.ended && c.heard {
+		c.finish(io.EOF)
+	}
+}
+
+// finish says that nothing more comes, and why. It wants c.mu held.
+func (c *podConn) finish(err error) {
+	if c.reason != nil {
+		err = c.reason
+	}
+	if c.err == nil {
+		c.err = err
+	}
+	if c.late != nil {
+		c.late.Stop()
+	}
+	c.cond.Broadcast()
 }
 
 // Read implements net.Conn.
@@ -134,12 +264,12 @@ func (c *podConn) Read(p []byte) (int, error) {
 			return 0, net.ErrClosed
 		case c.rd.passed:
 			return 0, os.ErrDeadlineExceeded
-		case c.w > c.r:
-			n := copy(p, c.buf[c.r:c.w])
-			if c.r += n; c.r == c.w {
-				c.r, c.w = 0, 0
+		case c.in.n > 0:
+			full := c.in.n >= podReadAhead
+			n := c.in.take(p)
+			if full {
+				c.cond.Broadcast()
 			}
-			c.cond.Broadcast()
 			return n, nil
 		case c.err != nil:
 			return 0, c.err
@@ -150,25 +280,59 @@ func (c *podConn) Read(p []byte) (int, error) {
 	}
 }
 
+// ring is a buffer that one fills and others empty. It grows as it fills up.
+type ring struct {
+	buf  []byte
+	r, n int // n bytes from r on, around the end
+}
+
+// free returns a part of it that is not in use, never an empty one.
+func (b *ring) free() []byte {
+	switch {
+	case b.n == len(b.buf):
+		larger := make([]byte, max(2*len(b.buf), podReadAtOnce))
+		n := b.n
+		b.take(larger)
+		b.buf, b.r, b.n = larger, 0, n
+	case b.n == 0:
+		b.r = 0
+	}
+	if w := b.r + b.n; w < len(b.buf) {
+		return b.buf[w:]
+	}
+	return b.buf[b.r+b.n-len(b.buf) : b.r]
+}
+
+// take moves bytes to p.
+func (b *ring) take(p []byte) (n int) {
+	for n < len(p) && b.n > 0 {
+		k := copy(p[n:], b.buf[b.r:min(b.r+b.n, len(b.buf))])
+		n += k
+		b.n -= k
+		if b.r += k; b.r == len(b.buf) {
+			b.r = 0
+		}
+	}
+	return n
+}
+
 // Write implements net.Conn. A write whose deadline passes leaves the
 // connection closed, because nobody can tell how much of it got through.
 func (c *podConn) Write(p []byte) (n int, err error) {
-	c.wmu.Lock()
-	defer c.wmu.Unlock()
+	c.writing.Lock()
+	defer c.writing.Unlock()
 	for {
 		if err := c.writeState(); err != nil || len(p) == 0 {
 			return n, err
 		}
-		k, err := c.data.Write(p[:min(len(p), maxPodWrite)])
-		n, p = n+k, p[k:]
-		if err != nil {
+		k := min(len(p), maxPodWrite)
+		if err := c.writeData(p[:k], false); err != nil {
 			if state := c.writeState(); state != nil {
-				err = state
-			} else if c.tunnel.broken() {
-				err = ErrTunnelLost
+				return n, state
 			}
-			return n, err
+			return n, fmt.Errorf("pod %s/%s: %w", c.namespace, c.pod, ErrTunnelLost)
 		}
+		n, p = n+k, p[k:]
 	}
 }
 
@@ -182,6 +346,8 @@ func (c *podConn) writeState() error {
 		return net.ErrClosed
 	case c.reason != nil:
 		return c.reason
+	case c.reset:
+		return syscall.EPIPE
 	}
 	return nil
 }
@@ -195,7 +361,7 @@ func (c *podConn) CloseWrite() error {
 	if done {
 		return nil
 	}
-	return c.data.Close()
+	return c.writeData(nil, true)
 }
 
 // Close implements net.Conn. It takes a second at most.
@@ -207,27 +373,40 @@ func (c *podConn) Close() error {
 	}
 	c.closed = true
 	finned := c.finned
+	started := c.port != 0
+	close(c.done)
+	if c.late != nil {
+		c.late.Stop()
+	}
 	c.rd.set(time.Time{}, nil)
 	c.wd.set(time.Time{}, nil)
 	c.cond.Broadcast()
 	c.mu.Unlock()
 
-	timer := time.AfterFunc(closeTimeout, func() { _ = c.tunnel.raw.Close() })
-	if !finned {
-		_ = c.data.Close() // what was written goes first
+	timer := time.AfterFunc(closeTimeout, func() { _ = c.raw.Close() })
+	if started && !finned {
+		_ = c.writeData(nil, true) // what was written goes first
 	}
-	c.tunnel.shut()
+	if started {
+		// The library at the other end waits for ever to end a stream whose reply it
+		// could not send.
+		select {
+		case <-c.replied:
+		case <-c.lost:
+		}
+	}
+	c.shut()
 	timer.Stop()
 	c.tasks.Wait()
 	return nil
 }
 
 // LocalAddr implements net.Conn.
-func (c *podConn) LocalAddr() net.Addr { return PodAddr{Namespace: c.tunnel.namespace} }
+func (c *podConn) LocalAddr() net.Addr { return PodAddr{Namespace: c.namespace} }
 
 // RemoteAddr implements net.Conn.
 func (c *podConn) RemoteAddr() net.Addr {
-	return PodAddr{Namespace: c.tunnel.namespace, Pod: c.tunnel.pod, Port: c.port}
+	return PodAddr{Namespace: c.namespace, Pod: c.pod, Port: c.port}
 }
 
 // SetDeadline implements net.Conn.
@@ -267,10 +446,10 @@ func (c *podConn) SetWriteDeadline(t time.Time) error {
 		c.mu.Unlock()
 		switch {
 		case !passed:
-		case c.wmu.TryLock():
-			c.wmu.Unlock() // no write is under way
+		case c.writing.TryLock():
+			c.writing.Unlock() // no write is under way
 		default:
-			_ = c.tunnel.raw.Close()
+			_ = c.raw.Close()
 		}
 	})
 	return nil

@@ -1,56 +1,55 @@
 package kube
 
 import (
-	"bufio"
+	"bytes"
 	"context"
-	"encoding/json"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
 
+	"github.com/moby/spdystream/spdy"
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/portforward"
-	"k8s.io/client-go/transport/websocket"
-	"k8s.io/streaming/pkg/httpstream"
-	"k8s.io/streaming/pkg/httpstream/spdy"
 )
 
 const (
-	// forwardProtocol is the protocol of port-forwards; over a WebSocket it is
-	// asked for with a prefix, because SPDY frames travel inside.
-	forwardProtocol = "portforward.k8s.io"
-	tunnelProtocol  = "SPDY/3.1+" + forwardProtocol
-
 	pingPeriod   = 10 * time.Second
 	closeTimeout = time.Second
-	maxStatus    = 64 << 10
+
+	// The streams of a port-forward. There is one pair: see PodDialer.
+	errorStream = 1
+	dataStream  = 3
+
+	frameHead  = 8
+	maxFrame   = 1<<24 - 1
+	controlBit = 1 << 31
+	// maxControl bounds the frames that are no data.
+	maxControl = 64 << 10
 )
 
-// tunnel is one port-forward to a pod, good for one stream.
+// tunnel is one port-forward to a pod, good for one pair of streams. It speaks as
+// much of SPDY/3.1 as that takes: a library that can do more hands each frame from
+// goroutine to goroutine, and writes its head apart from its body, which then goes
+// through all relays by itself.
 type tunnel struct {
 	namespace, pod string
-	conn           httpstream.Connection
-	raw            io.Closer // the connection below, which never waits
+	over           carrier
+	raw            io.Closer     // the connection below; closing it never waits
+	lost           chan struct{} // closed when nothing more comes
+	replied        chan struct{} // closed when the other side has taken both streams
 	close          sync.Once
+
+	wmu sync.Mutex // one frame at a time
 }
 
-// openTunnel asks the API server for a port-forward: over a WebSocket, and over
-// SPDY where the server or a proxy on the way does not know that.
-func (c *Cluster) openTunnel(ctx context.Context, namespace, pod string) (*tunnel, error) {
-	path := "/api/v1/namespaces/" + namespace + "/pods/" + pod + "/portforward"
-	conn, raw, err := c.upgradeWebSocket(ctx, c.Server+path)
-	if err != nil && ctx.Err() == nil && worthSPDY(err) {
-		conn, raw, err = c.upgradeSPDY(ctx, c.Server+path)
-	}
+// openTunnel opens a port-forward, for a stream to any port.
+func (c *Cluster) openTunnel(ctx context.Context, namespace, pod string) (*podConn, error) {
+	over, raw, err := c.openCarrier(ctx, namespace, pod)
 	if err != nil {
 		// The WebSocket's dialler notices a deadline a moment before ctx does.
 		if d, ok := ctx.Deadline(); ok && !time.Now().Before(d) {
@@ -61,193 +60,89 @@ func (c *Cluster) openTunnel(ctx context.Context, namespace, pod string) (*tunne
 		}
 		return nil, fmt.Errorf("forward to pod %s/%s: %w", namespace, pod, c.Explain(err))
 	}
-	return &tunnel{namespace: namespace, pod: pod, conn: conn, raw: raw}, nil
+	return newPodConn(&tunnel{
+		namespace: namespace, pod: pod, over: over, raw: raw,
+		lost: make(chan struct{}), replied: make(chan struct{}),
+	}), nil
 }
 
-// worthSPDY reports whether an old server or a proxy may be what made the
-// WebSocket fail. 403 counts: old servers ask for another verb.
-func worthSPDY(err error) bool {
-	if apierrors.IsUnauthorized(err) || apierrors.IsNotFound(err) {
-		return false
-	}
-	return httpstream.IsUpgradeFailure(err) || httpstream.IsHTTPSProxyError(err)
+// write writes a frame whose head is there already, or several.
+func (t *tunnel) write(head, body []byte) error {
+	t.wmu.Lock()
+	defer t.wmu.Unlock()
+	return t.over.writeFrame(head, body)
 }
 
-func (c *Cluster) upgradeWebSocket(ctx context.Context, url string) (httpstream.Connection, io.Closer, error) {
-	transport, holder, err := websocket.RoundTripperFor(c.config)
-	if err != nil {
-		return nil, nil, err
+// writeData writes a frame of data.
+func (t *tunnel) writeData(body []byte, last bool) error {
+	var head [frameHead]byte
+	binary.BigEndian.PutUint32(head[:], dataStream)
+	binary.BigEndian.PutUint32(head[4:], uint32(len(body)))
+	if last {
+		head[4] = byte(spdy.DataFlagFin)
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-	if err != nil {
-		return nil, nil, err
-	}
-	ws, err := websocket.Negotiate(transport, holder, req, tunnelProtocol)
-	if err != nil {
-		return nil, nil, err
-	}
-	conn, err := spdy.NewClientConnectionWithPings(portforward.NewTunnelingConnection("bight", ws), pingPeriod)
-	if err != nil {
-		_ = ws.Close()
-		return nil, nil, err
-	}
-	return conn, ws.NetConn(), nil
+	return t.write(head[:], body)
 }
 
-func (c *Cluster) upgradeSPDY(ctx context.Context, url string) (httpstream.Connection, io.Closer, error) {
-	tlsConfig, err := rest.TLSConfigFor(c.config)
-	if err != nil {
-		return nil, nil, err
+// keepAlive sends a ping now and then, for relays that end silent connections.
+func (t *tunnel) keepAlive(over <-chan struct{}) {
+	ticker := time.NewTicker(pingPeriod)
+	defer ticker.Stop()
+	for id := uint32(1); ; id += 2 {
+		select {
+		case <-over:
+			return
+		case <-t.lost:
+			return
+		case <-ticker.C:
+		}
+		if t.write(control(spdy.TypePing, binary.BigEndian.AppendUint32(nil, id)), nil) != nil {
+			return // whoever reads notices, too
+		}
 	}
-	dialer, err := spdy.NewRoundTripperWithConfig(spdy.RoundTripperConfig{TLS: tlsConfig, Proxier: c.config.Proxy})
-	if err != nil {
-		return nil, nil, err
-	}
-	up := &upgrade{dialer: dialer}
-	wrapped, err := rest.HTTPWrappersForConfig(c.config, up)
-	if err != nil {
-		return nil, nil, err
-	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, nil)
-	if err != nil {
-		return nil, nil, err
-	}
-	req.Header.Set(httpstream.HeaderProtocolVersion, forwardProtocol)
-	resp, err := wrapped.RoundTrip(req)
-	if err != nil {
-		return nil, nil, err
-	}
-	if resp.StatusCode != http.StatusSwitchingProtocols {
-		defer up.conn.Close()
-		return nil, nil, responseError(resp)
-	}
-	conn, err := spdy.NewClientConnectionWithPings(up.conn, pingPeriod)
-	if err != nil {
-		_ = up.conn.Close()
-		return nil, nil, err
-	}
-	return conn, up.conn.Conn, nil
 }
 
-// upgrade is a round tripper that keeps the connection of its one request.
-type upgrade struct {
-	dialer *spdy.SpdyRoundTripper
-	conn   bufferedConn
-}
-
-// bufferedConn reads first what the HTTP response's reader has read ahead.
-type bufferedConn struct {
-	net.Conn
-	r *bufio.Reader
-}
-
-func (c bufferedConn) Read(p []byte) (int, error) { return c.r.Read(p) }
-
-// RoundTrip implements http.RoundTripper; it ends with the request's context.
-func (u *upgrade) RoundTrip(req *http.Request) (*http.Response, error) {
-	req = req.Clone(req.Context())
-	req.Header.Set(httpstream.HeaderConnection, httpstream.HeaderUpgrade)
-	req.Header.Set(httpstream.HeaderUpgrade, spdy.HeaderSpdy31)
-	conn, err := u.dialer.Dial(req)
-	if err != nil {
-		return nil, err
-	}
-	release := context.AfterFunc(req.Context(), func() { _ = conn.Close() })
-	u.conn = bufferedConn{conn, bufio.NewReader(conn)}
-	resp, err := http.ReadResponse(u.conn.r, req)
-	if !release() {
-		return nil, context.Cause(req.Context())
-	}
-	if err != nil {
-		_ = conn.Close()
-		return nil, err
-	}
-	return resp, nil
-}
-
-// responseError reads why the server did not upgrade.
-func responseError(resp *http.Response) error {
-	body, err := io.ReadAll(io.LimitReader(resp.Body, maxStatus))
-	if err != nil {
-		return fmt.Errorf("server answered %s and then: %w", resp.Status, err)
-	}
-	var status metav1.Status
-	if json.Unmarshal(body, &status) == nil && status.Kind == "Status" {
-		return &apierrors.StatusError{ErrStatus: status}
-	}
-	return fmt.Errorf("server answered %s: %s", resp.Status, strings.TrimSpace(string(body)))
-}
-
-// broken reports whether no more streams can be opened.
-func (t *tunnel) broken() bool {
-	select {
-	case <-t.conn.CloseChan():
-		return true
-	default:
-		return false
-	}
+// control returns a control frame.
+func control(kind spdy.ControlFrameType, body []byte) []byte {
+	b := binary.BigEndian.AppendUint32(nil, controlBit|spdy.Version<<16|uint32(kind))
+	return append(binary.BigEndian.AppendUint32(b, uint32(len(body))), body...)
 }
 
 // shut closes the tunnel, politely as long as that takes no time.
 func (t *tunnel) shut() {
 	t.close.Do(func() {
 		timer := time.AfterFunc(closeTimeout, func() { _ = t.raw.Close() })
-		_ = t.conn.Close() // it only says goodbye
+		_ = t.write(control(spdy.TypeGoAway, make([]byte, 8)), nil)
+		t.over.goodbye()
 		timer.Stop()
 		_ = t.raw.Close()
 	})
 }
 
-// stream opens a stream to a port of the pod. It succeeds whether anybody
-// listens there or not: the pod's side says so later, on the error stream.
-func (t *tunnel) stream(ctx context.Context, port int) (*podConn, error) {
-	release := context.AfterFunc(ctx, func() { _ = t.raw.Close() })
-	errs, data, err := t.patientPair(ctx, port)
-	if !release() {
-		err = context.Cause(ctx)
-	}
+// opening returns the frames that open the streams to a port. They are one message:
+// nothing of it needs an answer first.
+func opening(port int) ([]byte, error) {
+	var b bytes.Buffer
+	framer, err := spdy.NewFramer(&b, nil)
 	if err != nil {
-		return nil, fmt.Errorf("forward to port %d of pod %s/%s: %w", port, t.namespace, t.pod, err)
+		return nil, err
 	}
-	return newPodConn(t, port, errs, data), nil
-}
-
-// patientPair is pair as long as ctx and the connection last. The SPDY library
-// waits half a minute for the answer to a new stream, and does not notice that the
-// connection below is gone; the one goroutine that waits so long is left to it.
-func (t *tunnel) patientPair(ctx context.Context, port int) (errs, data httpstream.Stream, err error) {
-	done := make(chan struct{})
-	var e, d httpstream.Stream
-	var failure error
-	go func() {
-		defer close(done)
-		e, d, failure = t.pair(port)
-	}()
-	select {
-	case <-done:
-		return e, d, failure
-	case <-t.conn.CloseChan():
-		return nil, nil, ErrTunnelLost
-	case <-ctx.Done():
-		return nil, nil, context.Cause(ctx)
-	}
-}
-
-func (t *tunnel) pair(port int) (errs, data httpstream.Stream, err error) {
 	h := http.Header{}
-	h.Set(corev1.StreamType, corev1.StreamTypeError)
 	h.Set(corev1.PortHeader, strconv.Itoa(port))
 	h.Set(corev1.PortForwardRequestIDHeader, "0")
-	if errs, err = t.conn.CreateStream(h); err != nil {
-		return nil, nil, err
+	h.Set(corev1.StreamType, corev1.StreamTypeError)
+	if err := framer.WriteFrame(&spdy.SynStreamFrame{StreamId: errorStream, Headers: h}); err != nil {
+		return nil, err
 	}
-	_ = errs.Close() // our half: nothing is written to it
+	// Nothing is written to the error stream.
+	if err := framer.WriteFrame(&spdy.DataFrame{StreamId: errorStream, Flags: spdy.DataFlagFin}); err != nil {
+		return nil, err
+	}
 	h.Set(corev1.StreamType, corev1.StreamTypeData)
-	if data, err = t.conn.CreateStream(h); err != nil {
-		_ = errs.Reset()
-		return nil, nil, err
+	if err := framer.WriteFrame(&spdy.SynStreamFrame{StreamId: dataStream, Headers: h}); err != nil {
+		return nil, err
 	}
-	return errs, data, nil
+	return b.Bytes(), nil
 }
 
 // PortError is what the pod's side says of a forwarded port.

@@ -79,7 +79,7 @@ func appendFrame(b, msg []byte) []byte {
 // sendFrame writes a message with one Write, which keeps it whole among those of
 // others.
 func sendFrame(st *stream.Stream, bufs *buffers, msg []byte) error {
-	buf := bufs.get()
+	buf := bufs.get(false)
 	defer bufs.put(buf)
 	n, err := st.Write(appendFrame((*buf)[:0], msg))
 	if err != nil && n > 0 {

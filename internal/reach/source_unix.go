@@ -18,6 +18,7 @@ type source struct {
 	raw  syscall.RawConn // nil if conn is no socket
 	// datagrams makes an empty read a datagram, and not the end.
 	datagrams bool
+	full      bool // the last read filled its buffer
 }
 
 func newSource(c net.Conn, bufs *buffers) *source {
@@ -34,14 +35,14 @@ func newSource(c net.Conn, bufs *buffers) *source {
 // back if it is not nil.
 func (s *source) read() (buf *[]byte, n int, err error) {
 	if s.raw == nil {
-		buf = s.bufs.get()
+		buf = s.bufs.get(false)
 		n, err = s.conn.Read(*buf)
 		return buf, n, err
 	}
 	var rerr error
 	err = s.raw.Read(func(fd uintptr) bool {
 		if buf == nil {
-			buf = s.bufs.get()
+			buf = s.bufs.get(s.full && !s.datagrams)
 		}
 		for {
 			n, rerr = syscall.Read(int(fd), *buf)
@@ -57,6 +58,7 @@ func (s *source) read() (buf *[]byte, n int, err error) {
 		return true
 	})
 	n = max(n, 0)
+	s.full = buf != nil && n >= largeBuffer
 	switch {
 	case err != nil:
 		return buf, 0, err

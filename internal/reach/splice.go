@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/bightdev/bight/internal/stream"
@@ -14,6 +15,9 @@ import (
 const (
 	smallBuffer = 2 << 10              // what an idle flow holds
 	largeBuffer = 64<<10 + frameHeader // what a busy one does
+	hugeBuffer  = stream.BulkWrite     // and one that fills that, if few do
+	// hugeBuffers is how many of these there are, at each end.
+	hugeBuffers = 16
 	// drainTime is how long a socket may take for the rest of what was sent to
 	// it, when its peer wants to hear nothing any more.
 	drainTime = 5 * time.Second
@@ -21,17 +25,36 @@ const (
 
 // buffers are shared by flows: one holds a large buffer only while bytes are
 // moving.
-type buffers struct{ pool sync.Pool }
+type buffers struct {
+	large, huge sync.Pool
+	out         atomic.Int32 // huge ones in use
+}
 
-func (b *buffers) get() *[]byte {
-	if buf, ok := b.pool.Get().(*[]byte); ok {
+// get returns a large buffer, or if it may be a huge one.
+func (b *buffers) get(huge bool) *[]byte {
+	pool, size := &b.large, largeBuffer
+	if huge {
+		if b.out.Add(1) <= hugeBuffers {
+			pool, size = &b.huge, hugeBuffer
+		} else {
+			b.out.Add(-1)
+		}
+	}
+	if buf, ok := pool.Get().(*[]byte); ok {
 		return buf
 	}
-	buf := make([]byte, largeBuffer)
+	buf := make([]byte, size)
 	return &buf
 }
 
-func (b *buffers) put(buf *[]byte) { b.pool.Put(buf) }
+func (b *buffers) put(buf *[]byte) {
+	if len(*buf) < hugeBuffer {
+		b.large.Put(buf)
+		return
+	}
+	b.out.Add(-1)
+	b.huge.Put(buf)
+}
 
 // splice carries bytes between a socket of this machine and a connection of the
 // other until both directions have ended. A half-close and a reset at one side
@@ -63,47 +86,37 @@ func (s *splice) start(ready func(giveUp error) net.Conn) {
 		sock := ready(giveUp)
 		var end upEnd
 		if sock != nil {
-			end = s.upward(sock, buf, n, err)
+			end = s.upward(sock, buf[:n], err)
 		}
 		s.up <- end
 	}()
 }
 
-// upward copies to the socket, beginning with what the first read gave.
-func (s *splice) upward(sock net.Conn, small []byte, n int, err error) (end upEnd) {
-	buf := small
-	var large *[]byte
-	defer func() {
-		if large != nil {
-			s.far.bufs.put(large)
-		}
-	}()
-	for {
-		if n > 0 {
-			if _, err := sock.Write(buf[:n]); err != nil {
-				return upEnd{err: err, write: true}
-			}
-		}
-		if errors.Is(err, io.EOF) {
-			if half, ok := sock.(interface{ CloseWrite() error }); ok {
-				_ = half.CloseWrite() // the other side may have gone already
-			}
-			return upEnd{}
-		}
-		if err != nil {
-			abort(sock)
-			return upEnd{err: err}
-		}
-		switch {
-		case large == nil && n == len(small):
-			large = s.far.bufs.get()
-			buf = *large
-		case large != nil && n < len(small):
-			s.far.bufs.put(large)
-			large, buf = nil, small
-		}
-		n, err = s.far.Read(buf)
+// upward copies to the socket, beginning with what the first read gave. The rest is
+// written from where it lies.
+func (s *splice) upward(sock net.Conn, first []byte, err error) (end upEnd) {
+	to := &checked{w: sock}
+	if len(first) > 0 {
+		_, _ = to.Write(first)
 	}
+	if to.err == nil && err == nil {
+		if _, err = s.far.st.WriteTo(to); err == nil {
+			err = io.EOF
+		} else {
+			err = s.far.explain("read", err)
+		}
+	}
+	switch {
+	case to.err != nil:
+		return upEnd{err: to.err, write: true}
+	case errors.Is(err, io.EOF):
+		if half, ok := sock.(interface{ CloseWrite() error }); ok {
+			_ = half.CloseWrite() // the other side may have gone already
+		}
+		return upEnd{}
+	}
+	abort(sock)
+	return upEnd{err: err}
 }
 
 // run does the way down, waits for the other and closes both ends.

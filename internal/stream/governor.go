@@ -30,7 +30,11 @@ const (
 	drainEvery   = time.Second
 	drainRounds  = 64
 	drainSamples = 4
-	clipRounds   = 4 // of the least round trip; more is a hiccup
+	// quietDrains is how much less often that is done while only bulk is sent: what
+	// the base may be wrong by is little beside quietSlack then, and a chain that was
+	// drained takes a while to work with few system calls again.
+	quietDrains = 4
+	clipRounds  = 4 // of the least round trip; more is a hiccup
 
 	minRTTAge = 10 * time.Second
 	maxMarks  = 64
@@ -121,7 +125,7 @@ func (g *governor) product() int { return int(g.rate * g.base.Seconds()) }
 // the next.
 func (g *governor) frame() int {
 	const unit = 4 << 10
-	return min(max(g.limit()/8/unit*unit, 2*unit), maxPayload)
+	return min(max(g.limit()/8/unit*unit, 2*unit), maxPayload) - headerSize
 }
 
 // batch is about how much is handed to the transport at once, and how much may
@@ -131,7 +135,7 @@ func (g *governor) batch() int { return min(max(g.limit()/8, maxPayload), 4*maxP
 // due tells whether it is time to ask the peer how far it is, with pos the end
 // of what was sent.
 func (g *governor) due(pos uint64) bool {
-	return pos-g.asked >= uint64(min(max(g.limit()/8, leastCap/8), 2*maxPayload))
+	return pos-g.asked >= uint64(min(max(g.limit()/8, leastCap/8), 16*maxPayload))
 }
 
 // ask notes a question that is sent after everything up to pos.
@@ -235,6 +239,9 @@ func (g *governor) endEpoch(now time.Duration) {
 	case g.phase == steady:
 		g.cap = g.allowance(now)
 		interval := max(drainEvery, drainRounds*g.base)
+		if g.quiet(now) {
+			interval *= quietDrains
+		}
 		if !starved && now-g.lastLow > interval {
 			g.drain(now)
 		}

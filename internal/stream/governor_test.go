@@ -197,3 +197,18 @@ func TestGovernorIgnoresAnswersWithoutAQuestion(t *testing.T) {
 		t.Error("the same answer was taken twice")
 	}
 }
+
+// Relays read 32 KiB at a time: what a frame of 64 KiB and its header have more goes
+// through all of them as a piece of its own.
+func TestFramesAreRoundWithTheirHeaders(t *testing.T) {
+	for _, under := range []int{leastCap, 100_000, 256 << 10, 3 << 20, 16 << 20} {
+		g := newGovernor(16<<20, 0, 0)
+		g.cap = under
+		if n := headerSize + g.frame(); n%(4<<10) != 0 || n > maxPayload {
+			t.Errorf("%d under way: frames of %d bytes in all", under, n)
+		}
+	}
+	if n := BulkWrite + 4*headerSize; n != 256<<10 || n > segmentSize {
+		t.Errorf("a write of many bytes takes %d", n)
+	}
+}

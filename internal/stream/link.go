@@ -12,8 +12,9 @@ import (
 	"time"
 )
 
-// readBuffer is what a link reads ahead.
-const readBuffer = 64 << 10
+// readBuffer is what a link reads ahead: heads of frames and small ones. Most of a
+// large one is read to where it belongs.
+const readBuffer = 16 << 10
 
 var (
 	errDead     = errors.New("no sign of life from the other side")
@@ -203,8 +204,9 @@ func (s *Session) nextBatch(b *batch) {
 }
 
 // ackEvery is how much may come before an ack is sent for its own sake: few
-// enough bytes that the peer, which keeps them, never waits for it.
-func (s *Session) ackEvery() uint64 { return uint64(min(128<<10, s.peer.Replay/4)) }
+// enough bytes that the peer, which keeps them, never waits for it. Mostly the peer
+// asks before that, and whatever goes back costs each relay as much as a full frame.
+func (s *Session) ackEvery() uint64 { return uint64(min(2<<20, s.peer.Replay/4)) }
 
 // readFrames takes the peer's frames. It never waits for anything but the
 // transport, so two sessions can't wait for each other.

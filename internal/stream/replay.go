@@ -3,8 +3,10 @@ package stream
 // segmentSize holds four of the largest frames.
 const segmentSize = 4 * (headerSize + maxPayload)
 
-// keptSegments is how many unused segments a replay keeps for later.
-const keptSegments = 4
+// spareSegments is how many more unused segments a replay keeps for later than it
+// uses: they come and go by many when much is confirmed at once, and few are needed
+// when little is under way.
+const spareSegments = 16
 
 // replay is the log of the frames that were or will be sent and that the peer
 // has not confirmed. Positions count the bytes of sequenced frames since the
@@ -61,9 +63,12 @@ func (r *replay) add(f frame) []byte {
 }
 
 func (r *replay) segment() *segment {
-	g := &segment{}
+	var g *segment
 	if n := len(r.free); n > 0 {
-		g, r.free = r.free[n-1], r.free[:n-1]
+		g, r.free[n-1] = r.free[n-1], nil
+		r.free = r.free[:n-1]
+	} else {
+		g = new(segment)
 	}
 	g.start, g.n = r.end, 0
 	return g
@@ -132,7 +137,7 @@ func (r *replay) trim() {
 		}
 		r.segs[0] = nil
 		r.segs = r.segs[1:]
-		if len(r.free) < keptSegments {
+		if len(r.free) < len(r.segs)+spareSegments {
 			r.free = append(r.free, g)
 		}
 	}

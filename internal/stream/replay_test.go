@@ -89,3 +89,32 @@ func TestReplayDoesNotReuseWhatIsBeingWritten(t *testing.T) {
 		t.Errorf("%d segments are held, want 1", len(r.segs))
 	}
 }
+
+// A segment is a quarter of a megabyte: one for each that is sent would keep the
+// garbage collector busy.
+func TestReplayUsesItsSegmentsAgain(t *testing.T) {
+	var r replay
+	send := func() {
+		for range 8 {
+			for range 4 {
+				r.add(frame{typ: frameData, stream: 2, length: fullPayload})
+			}
+			_ = r.next(nil, segmentSize)
+			r.written()
+		}
+		if !r.ack(r.sent) {
+			t.Fatal("the end is no position")
+		}
+	}
+	send()
+	had := map[*segment]bool{}
+	for _, g := range append(r.free, r.segs...) {
+		had[g] = true
+	}
+	send()
+	for _, g := range append(r.free, r.segs...) {
+		if !had[g] {
+			t.Error("a segment is new")
+		}
+	}
+}

@@ -31,9 +31,17 @@ const (
 const (
 	headerSize = 8
 	maxPayload = 64 << 10
+	// fullPayload is what is sent at most: with its header it is a round number of
+	// bytes. Relays read 32 KiB at a time, and what is left over goes on by itself, at
+	// the price of a full one.
+	fullPayload = maxPayload - headerSize
 	// maxOpenHeader bounds the header bytes of a stream.
 	maxOpenHeader = 32 << 10
 )
+
+// BulkWrite is how much who has many bytes should write at once: frames that are
+// full, and as many as go to the transport in one piece.
+const BulkWrite = 4 * fullPayload
 
 // frame is a decoded header.
 type frame struct {

@@ -3,15 +3,12 @@ package main
 import (
 	"context"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"time"
 
 	core "k8s.io/api/core/v1"
-
-	"github.com/bightdev/bight/internal/kube"
 )
 
 // wire is the wire service, deployed for a benchmark.
@@ -78,18 +75,6 @@ func (b *bed) wire(ctx context.Context, namespace string, replicas int) (_ *wire
 		return nil
 	})
 	return w, err
-}
-
-// bareLine is a line to a pod of the wire service by a port-forward for each
-// connection: a raw stream of bytes, with nothing of the bridge in it.
-func (w *wire) bareLine() (*line, error) {
-	cluster, err := kube.Load(kube.Options{})
-	if err != nil {
-		return nil, err
-	}
-	return &line{dial: func(ctx context.Context, port int) (net.Conn, error) {
-		return cluster.DialPod(ctx, w.namespace, w.pods[0].Name, port)
-	}}, nil
 }
 
 // trial is an order that is carried out in each round, and what came of it.

@@ -12,6 +12,8 @@ import (
 	"io"
 	"net"
 	"sync"
+
+	"github.com/bightdev/bight/internal/stream"
 )
 
 // Conns copies between two connections until both directions have ended, and
@@ -58,7 +60,7 @@ func Abort(c net.Conn) {
 // are idle, and grows as long as the flow fills it.
 const (
 	smallBuffer = 4 << 10
-	largeBuffer = 256 << 10
+	largeBuffer = stream.BulkWrite
 )
 
 // copyBytes copies until src ends.
@@ -86,7 +88,7 @@ func copyBytes(dst, src net.Conn) error {
 		case err != nil:
 			return err
 		case n == len(buf) && n < largeBuffer:
-			buf = make([]byte, n*4)
+			buf = make([]byte, min(n*4, largeBuffer))
 		case n <= smallBuffer/2 && len(buf) > smallBuffer:
 			buf = make([]byte, smallBuffer)
 		}
