@@ -58,6 +58,9 @@ type Door struct {
 	rules   atomic.Pointer[table]     // nil without rules
 	split   atomic.Pointer[splitting] // nil without a split
 	retired atomic.Bool
+	// process counts how often the app's process was started again: connections to an
+	// earlier one are of no use, which is not seen of them at once.
+	process atomic.Int64
 	counts  splitCounts
 	buffers sync.Pool // of answers' bodies
 
@@ -270,16 +273,17 @@ func (d *Door) connect(ctx context.Context, dialled net.Addr) (net.Conn, error) 
 // dialApp connects to the app, if there is no connection yet that lives.
 func (c *conn) dialApp(ctx context.Context) (*upstream, error) {
 	if c.app != nil {
-		if !c.app.stirred() || len(c.app.bytes()) > 0 {
+		if len(c.app.bytes()) > 0 || c.app.process == c.d.process.Load() && !c.app.stirred() {
 			return c.app, nil
 		}
 		c.forget(c.app)
 	}
+	process := c.d.process.Load()
 	nc, err := c.d.connect(ctx, c.client.conn.LocalAddr())
 	if err != nil {
 		return nil, fmt.Errorf("connect to the app on port %d: %w", c.d.Port, err)
 	}
-	c.app = &upstream{source: source{conn: nc}}
+	c.app = &upstream{source: source{conn: nc}, process: process}
 	c.app.stop = context.AfterFunc(ctx, func() { abort(nc) })
 	return c.app, nil
 }

@@ -26,9 +26,10 @@ type streams struct {
 	c     *conn
 	ctx   context.Context
 	under sync.WaitGroup // handlers
-	app   *http.Transport
 
 	mu      sync.Mutex
+	app     *http.Transport
+	process int64 // which one of the app's that leads to, see Door
 	laptops map[*lease]*route
 	peers   map[netip.AddrPort]*http.Transport // to pods of other versions
 }
@@ -42,9 +43,8 @@ func (c *conn) serveHTTP2(ctx context.Context) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	s := &streams{c: c, ctx: ctx, laptops: map[*lease]*route{}}
-	s.app = newTransport(func(ctx context.Context) (net.Conn, error) {
-		return c.d.connect(ctx, c.client.conn.LocalAddr())
-	})
+	s.process = c.d.process.Load()
+	s.app = s.newApp()
 	var protocols http.Protocols
 	protocols.SetUnencryptedHTTP2(true)
 	server := &http.Server{
@@ -57,7 +57,7 @@ func (c *conn) serveHTTP2(ctx context.Context) {
 	_ = server.Serve(ln) // returns when the connection is closed
 	cancel()
 	s.under.Wait()
-	s.app.CloseIdleConnections()
+	s.app.CloseIdleConnections() // no handler is left that could take its place
 	for _, t := range s.laptops {
 		t.CloseIdleConnections()
 	}
@@ -242,9 +242,27 @@ func (s *streams) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.toVersion(w, in, seen, mark)
 }
 
+// newApp makes what carries requests to the app.
+func (s *streams) newApp() *http.Transport {
+	return newTransport(func(ctx context.Context) (net.Conn, error) {
+		return s.c.d.connect(ctx, s.c.client.conn.LocalAddr())
+	})
+}
+
+// toProcess returns what carries requests to the app's present process.
+func (s *streams) toProcess() *http.Transport {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if now := s.c.d.process.Load(); s.process != now {
+		s.app.CloseIdleConnections()
+		s.app, s.process = s.newApp(), now
+	}
+	return s.app
+}
+
 // toApp sends a request to the app.
 func (s *streams) toApp(w http.ResponseWriter, in *incoming, mark string, answered func(*http.Response)) error {
-	err := s.send(in.r.Context(), s.app, w, in, mark, answered)
+	err := s.send(in.r.Context(), s.toProcess(), w, in, mark, answered)
 	if err != nil && mark != "" && in.r.Context().Err() == nil {
 		lost(w, in.r, err.Error())
 	}

@@ -95,6 +95,9 @@ func (l *lease) release() {
 		return
 	}
 	l.holding = false
+	for _, d := range l.doors {
+		d.process.Add(1)
+	}
 	h := l.host
 	h.holding.Lock()
 	defer h.holding.Unlock()

@@ -153,13 +153,15 @@ func (s *source) stirred() bool {
 // upstream is a connection to the app, or to a laptop.
 type upstream struct {
 	source
-	lease *lease         // of the laptop; nil for the app
-	taken bool           // the laptop has said that its handler is there
-	used  bool           // a request was answered on it
-	peer  netip.AddrPort // of a pod of another version
-	arm   string         // its version
-	since time.Time      // when it answered last
-	stop  func() bool    // what ends it with ctx, or with the lease
+	lease *lease // of the laptop; nil for the app
+	taken bool   // the laptop has said that its handler is there
+	used  bool   // a request was answered on it
+	// process is which one of the app's it leads to, see Door.
+	process int64
+	peer    netip.AddrPort // of a pod of another version
+	arm     string         // its version
+	since   time.Time      // when it answered last
+	stop    func() bool    // what ends it with ctx, or with the lease
 
 	state atomic.Int32 // of a laptop's: it is closed when it is idle and the lease is over
 }
