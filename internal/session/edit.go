@@ -168,7 +168,7 @@ func (p *pods) exited(from *pod, e live.Event) {
 		p.session.Printer.Event(term.Event{Type: term.Restart, Service: from.service, Text: text, Quiet: true})
 		return
 	}
-	p.session.Printer.Fail(from.service, fmt.Errorf("%s", text), output, "it is started again; a save that mends it is live at once")
+	p.session.Printer.Fail(from.service, fmt.Errorf("%s", text), localText(p.session.plan(), output), "it is started again; a save that mends it is live at once")
 }
 
 func exitText(e live.Event) string {

@@ -147,11 +147,10 @@ func (p *pods) logLine(of *pod, c *cursor, line string, whole bool) {
 		}
 		line = text
 	}
-	line = local(p.session.plan(), line)
 	p.mu.Lock()
 	show := of.process.log(line, time.Now())
 	p.mu.Unlock()
 	for _, line := range show {
-		p.session.Printer.Log(of.service, line)
+		p.session.Printer.Log(of.service, local(p.session.plan(), line))
 	}
 }

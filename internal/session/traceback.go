@@ -15,6 +15,15 @@ import (
 // path, for programs have no path of this machine in them.
 var position = regexp.MustCompile(`^\t([^\s:]+\.go)(:[0-9]+( .*)?)$`)
 
+// localText is local for each line of a text.
+func localText(a *app.App, text string) string {
+	all := strings.Split(text, "\n")
+	for i, line := range all {
+		all[i] = local(a, line)
+	}
+	return strings.Join(all, "\n")
+}
+
 // local replaces the import path of a file of the app, in a line of a traceback, with
 // where the file is here, for terminals and editors to lead there.
 func local(a *app.App, line string) string {

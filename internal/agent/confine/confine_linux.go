@@ -84,6 +84,9 @@ func (r *Run) Do(ctx context.Context) (int, error) {
 	code, err := reap(p.Pid)
 	end()
 	watching.Wait()
+	if stopped == nil && code != 0 {
+		stopped = r.exceeded() // and ended by that before anybody looked
+	}
 	killAll()
 	_, _ = reap(-1) // there may be none left
 	if stopped != nil {
@@ -149,13 +152,21 @@ func (r *Run) watch(over context.Context) *Stopped {
 			return &Stopped{"time", fmt.Sprintf("it took longer than %s", r.Time)}
 		case <-tick.C:
 		}
-		if tasks := tasks("/proc"); tasks > r.Processes {
-			return &Stopped{"processes", fmt.Sprintf("it had more than %d processes and threads at once", r.Processes)}
+		if s := r.exceeded(); s != nil {
+			return s
 		}
 		if n%5 == 0 && size(r.Temp, r.Disk) > r.Disk {
 			return &Stopped{"disk", fmt.Sprintf("it wrote more than %d MiB of temporary files", r.Disk>>20)}
 		}
 	}
+}
+
+// exceeded tells whether there are too many processes at the moment.
+func (r *Run) exceeded() *Stopped {
+	if tasks("/proc") <= r.Processes {
+		return nil
+	}
+	return &Stopped{"processes", fmt.Sprintf("it had more than %d processes and threads at once", r.Processes)}
 }
 
 // tasks counts the threads of all processes but the first.

@@ -203,11 +203,15 @@ func (c *Controller) writeOnce(ctx context.Context, read client.Reader, key clie
 	now, changed := was.DeepCopy(), false
 	for _, e := range line {
 		next := now.DeepCopy()
+		if changed {
+			next.ResourceVersion = "" // it is of no version yet, and no edit is to take it for one that it knows
+		}
 		if e.err = e.do(next); e.err == nil {
 			now, changed = next, true
 		}
 	}
 	if changed {
+		now.ResourceVersion = was.ResourceVersion
 		if err := c.client.Status().Patch(ctx, now, client.MergeFromWithOptions(was, client.MergeFromWithOptimisticLock{})); err != nil {
 			return err
 		}

@@ -131,3 +131,37 @@ func TestWriteInConflict(t *testing.T) {
 		all.Wait()
 	})
 }
+
+// Who wants to write only if nothing has changed sees what others write with it.
+func TestWriteSeesThoseBeforeIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, key, _, let := slowServer(t)
+		var all sync.WaitGroup
+		var known uint64
+		for _, do := range []func(*v1alpha1.Change) error{
+			func(m *v1alpha1.Change) error { known = version(m); return errUnchanged },
+			add("first"), add("second"),
+			func(m *v1alpha1.Change) error {
+				if version(m) != known {
+					return errUnchanged
+				}
+				m.Status.Message = "overwritten"
+				return nil
+			},
+		} {
+			all.Go(func() {
+				if _, err := c.update(t.Context(), key, do); err != nil {
+					t.Error(err)
+				}
+			})
+			synctest.Wait()
+		}
+		let <- nil
+		let <- nil
+		all.Wait()
+		m := &v1alpha1.Change{}
+		if err := c.client.Get(t.Context(), key, m); err != nil || m.Status.Message != "firstsecond" {
+			t.Errorf("the status says %q, %v", m.Status.Message, err)
+		}
+	})
+}
