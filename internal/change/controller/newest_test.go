@@ -139,8 +139,11 @@ func TestWriteSeesThoseBeforeIt(t *testing.T) {
 		var all sync.WaitGroup
 		var known uint64
 		for _, do := range []func(*v1alpha1.Change) error{
-			func(m *v1alpha1.Change) error { known = version(m); return errUnchanged },
-			add("first"), add("second"),
+			add("first"),
+			func(m *v1alpha1.Change) error {
+				known = version(m)
+				return add("second")(m)
+			},
 			func(m *v1alpha1.Change) error {
 				if version(m) != known {
 					return errUnchanged
