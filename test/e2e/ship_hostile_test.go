@@ -26,6 +26,7 @@ func TestShipHostile(t *testing.T) {
 	d.each(t, []dockTest{
 		{"Start", testStart},
 		{"Pushes", testHostilePushes},
+		{"NeverEnds", testNeverEnds},
 		{"Environment", testEnvironmentOfTests},
 		{"Tickets", testTickets},
 		{"Files", testFilesOfOthers},
@@ -91,6 +92,24 @@ func testHostilePushes(d *dock) {
 	if after := d.generations(); after["cart"] != before["cart"] || after["stock"] != before["stock"] {
 		d.Errorf("deployments before %v, after %v", before, after)
 	}
+}
+
+// testNeverEnds gives steps the least time that there is, which a test then outlasts.
+func testNeverEnds(d *dock) {
+	if out, err := d.kubectl("patch", "app", d.namespace, "-n", d.namespace, "--type", "merge", "--patch", `{"spec":{"policy":{"stepMinutes":1}}}`); err != nil {
+		d.Fatalf("%v: %s", err, out)
+	}
+	d.write("cart/ever_test.go", "package main\n\nimport (\n\t\"testing\"\n\t\"time\"\n)\n\nfunc TestEver(t *testing.T) {\n\tfor {\n\t\ttime.Sleep(time.Hour)\n\t}\n}\n")
+	name := d.commit("cart: a test that never ends")
+	began := time.Now()
+	said := d.ships(1)
+	if c := d.now(name); c.Status.Phase != v1alpha1.Refused || !strings.Contains(c.Status.Message, "longer than") {
+		d.Errorf("%s: %s\n%s", c.Status.Phase, c.Status.Message, said)
+	}
+	if took := time.Since(began); took > 80*time.Second {
+		d.Errorf("it took %s", took)
+	}
+	d.git("reset", "--quiet", "--hard", "HEAD~1")
 }
 
 // testEnvironmentOfTests has a test print all that it is told.
