@@ -338,7 +338,7 @@ func insist(ctx context.Context, do func() error) error {
 	defer cancel()
 	for pause := 100 * time.Millisecond; ; pause = min(2*pause, 2*time.Second) {
 		err := do()
-		if _, ok := errors.AsType[*deploy.RightsError](err); !ok && !apierrors.IsForbidden(err) {
+		if !withoutRight(err) {
 			return err
 		}
 		select {
@@ -347,6 +347,16 @@ func insist(ctx context.Context, do func() error) error {
 		case <-time.After(pause):
 		}
 	}
+}
+
+// withoutRight reports whether an error is for want of a right, and not of a quota's or
+// a policy's making, which time does not mend.
+func withoutRight(err error) bool {
+	if _, ok := errors.AsType[*deploy.RefusedError](err); ok {
+		return false
+	}
+	_, ok := errors.AsType[*deploy.RightsError](err)
+	return ok || apierrors.IsForbidden(err)
 }
 
 // EnvironmentRef is the branch with an environment's desired state.

@@ -3,12 +3,17 @@ package controller
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/bightdev/bight/internal/deploy"
 )
 
 // diary notes what happens, in order.
@@ -87,5 +92,24 @@ func TestStirAll(t *testing.T) {
 	case <-other:
 		t.Error("who follows another change's log is woken")
 	default:
+	}
+}
+
+func TestWithoutRight(t *testing.T) {
+	forbidden := apierrors.NewForbidden(schema.GroupResource{Resource: "secrets"}, "", errors.New(`User "x" cannot list resource "secrets"`))
+	for _, c := range []struct {
+		err  error
+		want bool
+	}{
+		{nil, false},
+		{errors.New("no"), false},
+		{forbidden, true},
+		{fmt.Errorf("look: %w", forbidden), true},
+		{&deploy.RightsError{}, true},
+		{&deploy.RefusedError{Err: forbidden}, false},
+	} {
+		if got := withoutRight(c.err); got != c.want {
+			t.Errorf("%v: %t", c.err, got)
+		}
 	}
 }
