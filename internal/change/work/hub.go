@@ -48,6 +48,8 @@ type job struct {
 	Order
 	worker *worker // nil: waits
 	losses int
+	// over tells that the worker is done with it, and only its result is to be written down.
+	over bool
 }
 
 type worker struct {
@@ -84,7 +86,7 @@ func (h *Hub) Withdraw(why string, keep func(Order) bool) {
 		}
 		delete(h.leased, id)
 		j.worker.send(message{Stop: why, ID: id, Lease: j.Lease})
-		j.worker.busy--
+		j.free()
 	}
 	h.dispatch()
 }
@@ -271,7 +273,7 @@ func (h *Hub) leave(w *worker, goodbye bool) int {
 			continue
 		}
 		delete(h.leased, id)
-		j.worker = nil
+		j.worker, j.over = nil, false
 		j.Lease++
 		if !handed {
 			j.losses++
@@ -336,9 +338,26 @@ func (h *Hub) release(w *worker, id string, lease int32) (*job, bool) {
 		return nil, false
 	}
 	delete(h.leased, id)
-	w.busy--
+	j.free()
 	h.dispatch()
 	return j, true
+}
+
+// ended gives back the place of an order whose worker has sent its result: what the
+// result makes due can then go to that worker as well.
+func (h *Hub) ended(j *job) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	j.free()
+	h.dispatch()
+}
+
+// free gives the worker's place back, once.
+func (j *job) free() {
+	if !j.over {
+		j.over = true
+		j.worker.busy--
+	}
 }
 
 func (h *Hub) holds(w *worker, id string, lease int32) (*job, bool) {
@@ -363,6 +382,7 @@ func (h *Hub) hear(ctx context.Context, w *worker, tasks *sync.WaitGroup) error 
 		case m.Result != nil && !ok:
 			w.send(message{ID: m.ID, Lease: m.Lease, Refused: "the step is no longer yours"})
 		case m.Result != nil:
+			h.ended(j)
 			tasks.Go(func() { h.finish(ctx, w, j.Order, *m.Result) })
 		case ok && len(m.Log) > 0:
 			h.Keeper.Log(j.Order, m.Log)

@@ -24,6 +24,7 @@ type book struct {
 	logs   map[string]string
 	refuse map[string]error // of Done
 	unfit  map[string]error // of Leased
+	during func(Order)      // called by Done
 	more   chan struct{}    // closed and renewed with each entry
 }
 
@@ -50,8 +51,11 @@ func (b *book) Leased(_ context.Context, o Order, worker string) error {
 
 func (b *book) Done(_ context.Context, o Order, _ string, r Result) error {
 	b.mu.Lock()
-	err := b.refuse[o.Step]
+	err, during := b.refuse[o.Step], b.during
 	b.mu.Unlock()
+	if during != nil {
+		during(o)
+	}
 	b.write(func() {
 		if err == nil {
 			b.done[o.Step] = append(b.done[o.Step], r)
@@ -305,6 +309,29 @@ func TestRefusedResultDoesNotCount(t *testing.T) {
 	o.book.until(t, "test", func() bool { return len(o.book.done["test"]) == 1 })
 	if len(o.book.done["build"]) != 0 {
 		t.Error("it counted")
+	}
+}
+
+func TestAPlaceIsFreeBeforeTheResultIsWrittenDown(t *testing.T) {
+	o := newOffice(t)
+	o.book.during = func(done Order) {
+		if done.Step == "test" {
+			o.hub.Offer(order("build"))
+			o.book.until(t, "build", func() bool { return len(o.book.leased["build"]) == 1 })
+		}
+	}
+	o.employ(Hello{Name: "ada", Slots: 1}, pass)
+	o.hub.Offer(order("test"))
+	o.book.until(t, "both", func() bool { return len(o.book.done["test"]) == 1 && len(o.book.done["build"]) == 1 })
+	o.hub.Offer(order("review"))
+	o.hub.Offer(order("deploy"))
+	o.book.until(t, "one more", func() bool { return len(o.book.done["review"]) == 1 && len(o.book.done["deploy"]) == 1 })
+	o.hub.mu.Lock()
+	defer o.hub.mu.Unlock()
+	for w := range o.hub.workers {
+		if w.busy != 0 {
+			t.Errorf("%d places are taken by nothing", w.busy)
+		}
 	}
 }
 
