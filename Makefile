@@ -13,7 +13,7 @@ demo: packages build ## the example application, running and live
 test: packages build ## everything, on a cluster of its own
 	@scripts/test
 
-build: ## bin/bight, bin/bight-agent, bin/bight-kube (the first time takes about eight minutes on two cores)
+build: ## bin/bight, bin/bight-outer, bin/bight-agent, bin/bight-kube (the first time takes about eight minutes on two cores)
 	@scripts/build "$(VERSION)" "$(KUBE_FLAGS)"
 
 packages: ## the Debian packages that the embedded cluster needs

@@ -30,10 +30,13 @@ func Changes() schema.GroupVersionResource { return GroupVersion().WithResource(
 // Tickets is the resource that Tickets are.
 func Tickets() schema.GroupVersionResource { return GroupVersion().WithResource("tickets") }
 
+// Releases is the resource that Releases are.
+func Releases() schema.GroupVersionResource { return GroupVersion().WithResource("releases") }
+
 // AddToScheme makes a scheme know the kinds.
 func AddToScheme(s *runtime.Scheme) error {
 	s.AddKnownTypes(GroupVersion(), &Intercept{}, &InterceptList{},
-		&App{}, &AppList{}, &Change{}, &ChangeList{}, &Ticket{}, &TicketList{})
+		&App{}, &AppList{}, &Change{}, &ChangeList{}, &Ticket{}, &TicketList{}, &Release{}, &ReleaseList{})
 	metav1.AddToGroupVersion(s, GroupVersion())
 	return nil
 }

@@ -11,8 +11,11 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"os/signal"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
+	"syscall"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -24,12 +27,30 @@ type Program struct {
 	Version        string
 	Stdin          io.Reader
 	Stdout, Stderr io.Writer
+	// Outer is nil in bight itself.
+	Outer Outer
+
+	args []string
+}
+
+// Main is the main function of a program that has these commands, without outer all
+// but what [Outer] says. It returns the exit code.
+func Main(version string, outer Outer) int {
+	// The program stays open all day, beside a compiler that wants the memory.
+	debug.SetGCPercent(50)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	// A second interrupt ends the program at once.
+	context.AfterFunc(ctx, stop)
+	p := Program{Version: version, Stdout: os.Stdout, Stderr: os.Stderr, Stdin: os.Stdin, Outer: outer}
+	return p.Run(ctx, os.Args[1:])
 }
 
 // Run runs the command that args name and returns the exit code.
 func (p *Program) Run(ctx context.Context, args []string) int {
 	// What the Kubernetes client writes of its own accord is for -v only.
 	klog.SetSlogLogger(slog.New(slog.DiscardHandler))
+	p.args = args
 	root := p.root()
 	root.SetArgs(asked(os.Args[0], args))
 	root.SetIn(p.Stdin)
@@ -78,6 +99,9 @@ source that make no plan; nothing was changed), 3 not permitted, 4 not found,
 }
 
 func (p *Program) commands() []*cobra.Command {
+	if p.Outer != nil {
+		return []*cobra.Command{p.workerCommand(), p.controllerCommand(), p.copyProgramsCommand(), p.versionCommand()}
+	}
 	return []*cobra.Command{
 		p.upCommand(),
 		p.downCommand(),

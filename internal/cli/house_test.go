@@ -40,6 +40,7 @@ var mayImport = map[string][]string{
 	"internal/install":   {"internal/kube", "api/v1alpha1"},
 	"internal/nodeagent": {
 		"internal/kube", "internal/agent/gate", "internal/agent/node", "internal/steer", "internal/intercept", "api/v1alpha1",
+		"internal/release",
 	},
 	"internal/change":        {"api/v1alpha1"},
 	"internal/change/review": {"internal/app"},
@@ -52,9 +53,10 @@ var mayImport = map[string][]string{
 	"internal/change/work":   {},
 	"internal/change/client": {"api/v1alpha1", "internal/kube", "=internal/change"},
 	"internal/change/ship":   {"api/v1alpha1", "internal/kube", "=internal/change", "internal/change/client"},
+	"internal/change/tests":  {"internal/app", "internal/change/suite"},
 	"internal/change/worker": {
 		"api/v1alpha1", "internal/app", "internal/image", "internal/session", "internal/tree", "internal/deploy",
-		"internal/change/work", "internal/change/repo", "internal/change/review", "internal/change/suite", "internal/change/attest", "internal/change/apart",
+		"internal/change/work", "internal/change/repo", "internal/change/review", "internal/change/suite", "internal/change/tests", "internal/change/attest", "internal/change/apart",
 	},
 	"internal/change/controller": {
 		"api/v1alpha1", "internal/app", "internal/deploy", "internal/kube", "internal/session",
@@ -68,11 +70,14 @@ var mayImport = map[string][]string{
 	},
 	"internal/release/verdict": {},
 	"internal/release":         {"internal/release/verdict"},
+	"internal/release/spec":    {"internal/release", "internal/release/verdict", "api/v1alpha1"},
 	"internal/cli": {
 		"internal/app", "internal/ui", "internal/kube", "internal/deploy", "internal/image", "internal/session", "internal/doctor",
 		"internal/bridge", "internal/steer", "internal/stream", "internal/reach", "internal/install", "internal/intercept", "internal/nodeagent", "internal/tree", "internal/change", "api/v1alpha1",
 	},
+	"internal/outer":  {"internal/cli", "internal/change", "internal/kube", "internal/session"},
 	"cmd/bight":       {"internal/cli", "internal/bridge/jail"},
+	"cmd/bight-outer": {"internal/cli", "internal/outer"},
 	"cmd/bight-agent": {"internal/agent", "internal/steer"},
 }
 

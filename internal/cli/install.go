@@ -42,8 +42,8 @@ func (p *Program) installCommand() *cobra.Command {
 
 For bight up nothing of this is needed.
 
-The image is made from this very program, and from this machine's git, and pushed to
-the cluster's registry, unless --image names one that has both. It takes the rights of
+The image is made from this very program, bight-outer beside it, and this machine's git,
+and pushed to the cluster's registry, unless --image names one. It takes the rights of
 a cluster's administrator. Who may edit a namespace may have Intercepts and Apps there
 afterwards. Installing again brings the cluster to this version; bight uninstall leaves
 nothing.`,
@@ -74,7 +74,7 @@ nothing.`,
 	}
 	t.flags(c)
 	t.registryFlag(c)
-	c.Flags().StringVar(&s.Image, "image", "", "image with this program and git (default: made of this machine's and pushed)")
+	c.Flags().StringVar(&s.Image, "image", "", "image with bight, bight-outer and git (default: made of this machine's and pushed)")
 	c.Flags().Int32Var(&s.Replicas, "replicas", 1, "controllers; one acts, and another takes over when it is lost")
 	c.Flags().StringVar(&s.Volume, "volume", "10Gi", "size of the controller's volume")
 	workerFlags(c, &s.Workers)
@@ -135,28 +135,36 @@ func (p *Program) pushSelf(ctx context.Context, t *target, cluster *kube.Cluster
 	if err != nil {
 		return "", err
 	}
-	program, err := selfFor(arch)
+	self, err := selfFor(arch)
 	if err != nil {
 		return "", err
 	}
-	var hashes *tree.Cache
-	entry, err := hashes.Stat(program)
+	outer, err := outerFor(arch)
 	if err != nil {
-		return "", fmt.Errorf("read this program: %w", err)
+		return "", err
 	}
-	entry.Mode = 0o755
-	art := &image.Artifact{Service: "bight", Tree: tree.Tree{"bight": entry}, Command: []string{"./bight"}}
+	programs := map[string]string{"bight": self, outerName: outer}
 	if agent {
-		if err := agentBeside(art.Tree, arch); err != nil {
+		if programs["bight-agent"], err = agentFor(arch); err != nil {
 			return "", err
 		}
+	}
+	art := &image.Artifact{Service: "bight", Tree: tree.Tree{}, Command: []string{"./bight"}}
+	for name, file := range programs {
+		var hashes *tree.Cache
+		entry, err := hashes.Stat(file)
+		if err != nil {
+			return "", fmt.Errorf("read the program %s: %w", name, err)
+		}
+		entry.Mode = 0o755
+		art.Tree[name] = entry
 	}
 	system, err := gitFor(arch)
 	if err != nil {
 		return "", err
 	}
 	return p.push(ctx, t, cluster, printer, parcel{
-		what: "this program", repository: "bight-system/bight", arch: arch, artifact: art,
+		what: "bight and bight-outer", repository: "bight-system/bight", arch: arch, artifact: art,
 		options: image.Options{Title: "bight", Version: p.Version, System: system},
 	})
 }
@@ -213,9 +221,8 @@ func architecture(ctx context.Context, cluster *kube.Cluster, otherwise string) 
 // selfFor returns this program for a node: this very one, or the one built for that
 // architecture beside it.
 func selfFor(arch string) (string, error) {
-	build := fmt.Sprintf("CGO_ENABLED=0 GOOS=linux GOARCH=%s go build -o bight-linux-%[1]s ./cmd/bight", arch)
 	if runtime.GOOS != "linux" || runtime.GOARCH != arch {
-		return findSibling("bight-linux-"+arch, build)
+		return builtFor(arch, "bight")
 	}
 	self, err := os.Executable()
 	if err != nil {
@@ -224,17 +231,41 @@ func selfFor(arch string) (string, error) {
 	if self, err = filepath.EvalSymlinks(self); err != nil {
 		return "", err
 	}
-	f, err := elf.Open(self)
+	return static(self, arch, "bight")
+}
+
+// outerFor returns bight-outer for a node.
+func outerFor(arch string) (string, error) {
+	if runtime.GOOS != "linux" || runtime.GOARCH != arch {
+		return builtFor(arch, outerName)
+	}
+	program, err := findOuter()
 	if err != nil {
-		return "", fmt.Errorf("read this program: %w", err)
+		return "", err
+	}
+	return static(program, arch, outerName)
+}
+
+// builtFor returns a program that was built for nodes of an architecture.
+func builtFor(arch, name string) (string, error) {
+	is := name + "-linux-" + arch
+	return findSibling(is, fmt.Sprintf("CGO_ENABLED=0 GOOS=linux GOARCH=%s go build -o %s ./cmd/%s", arch, is, name))
+}
+
+// static returns a program that runs in any image: this one, or if it wants a C library
+// the one that was built for nodes.
+func static(program, arch, name string) (string, error) {
+	f, err := elf.Open(program)
+	if err != nil {
+		return "", fmt.Errorf("read the program %s: %w", name, err)
 	}
 	defer f.Close()
 	for _, prog := range f.Progs {
 		if prog.Type == elf.PT_INTERP {
-			return findSibling("bight-linux-"+arch, build) // this one wants a C library
+			return builtFor(arch, name)
 		}
 	}
-	return self, nil
+	return program, nil
 }
 
 func (p *Program) uninstallCommand() *cobra.Command {

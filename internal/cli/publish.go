@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"path/filepath"
 	"runtime"
@@ -77,6 +76,5 @@ func agentFor(arch string) (string, error) {
 	if arch == runtime.GOARCH {
 		return agentProgram()
 	}
-	name := "bight-agent-linux-" + arch
-	return findSibling(name, fmt.Sprintf("CGO_ENABLED=0 GOOS=linux GOARCH=%s go build -o %s ./cmd/bight-agent", arch, name))
+	return builtFor(arch, "bight-agent")
 }

@@ -4,29 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"os"
-	"path/filepath"
-	"runtime"
 	"strings"
-	"sync"
-	"time"
 
 	"github.com/spf13/cobra"
-	"k8s.io/client-go/discovery"
 
 	"github.com/bightdev/bight/api/v1alpha1"
 	"github.com/bightdev/bight/internal/app"
 	"github.com/bightdev/bight/internal/change"
-	"github.com/bightdev/bight/internal/change/attest"
-	"github.com/bightdev/bight/internal/change/client"
-	"github.com/bightdev/bight/internal/change/repo"
-	"github.com/bightdev/bight/internal/change/review/manifest"
 	"github.com/bightdev/bight/internal/change/ship"
-	"github.com/bightdev/bight/internal/change/work"
-	"github.com/bightdev/bight/internal/change/worker"
-	"github.com/bightdev/bight/internal/install"
-	"github.com/bightdev/bight/internal/kube"
 	"github.com/bightdev/bight/internal/session"
 	"github.com/bightdev/bight/internal/ui/term"
 )
@@ -108,11 +93,6 @@ func parseEnvironments(all []string) ([]v1alpha1.Environment, error) {
 	return out, nil
 }
 
-// controllerClient is the way to the cluster's controller, for an app of a namespace.
-func controllerClient(cluster *kube.Cluster, namespace string) *client.Client {
-	return &client.Client{Cluster: cluster, Namespace: namespace, System: install.Namespace, Controller: install.Controller, Port: install.ControllerPort}
-}
-
 func (p *Program) ship(ctx context.Context, t *target, dir string, o shipOptions) error {
 	environments, err := parseEnvironments(o.environments)
 	if err != nil {
@@ -171,31 +151,28 @@ func (p *Program) ship(ctx context.Context, t *target, dir string, o shipOptions
 
 // shipAndFollow pushes, works and follows until the change has ended.
 func (p *Program) shipAndFollow(ctx context.Context, t *target, s *ship.Shipper, src *ship.Source, registered *v1alpha1.App, printer *term.Printer, o shipOptions) error {
-	work, stop := context.WithCancel(ctx)
-	var tasks sync.WaitGroup
-	defer func() { stop(); tasks.Wait() }()
+	alone, lost := context.WithCancelCause(ctx)
+	defer lost(nil)
 	if !o.noWorker {
 		o.worker.apps, o.worker.slots = []string{s.Namespace + "/" + s.Name}, 3
-		w, release, err := p.worker(ctx, t, s.Cluster, s.Client, o.worker)
+		dismiss, err := p.hire(t, o.worker, lost)
 		if err != nil {
 			return err
 		}
-		defer release()
-		tasks.Go(func() {
-			if err := w.Run(work); err != nil && work.Err() == nil {
-				printer.Fail("", err, "", "")
-			}
-		})
+		defer dismiss()
 	}
 	name, err := s.Push(ctx, src, registered)
 	if err != nil {
 		return err
 	}
 	timeline := newTimeline(printer)
-	last, err := s.Follow(ctx, name, timeline.show)
+	last, err := s.Follow(alone, name, timeline.show)
 	if err != nil {
-		if ctx.Err() != nil {
+		if alone.Err() != nil {
 			printer.Note("", "the change goes on without this program, as far as other workers do its steps: bight change show "+name+" -n "+s.Namespace)
+		}
+		if ctx.Err() == nil && alone.Err() != nil {
+			return context.Cause(alone)
 		}
 		return err
 	}
@@ -305,235 +282,4 @@ func doing(s v1alpha1.Step) string {
 		return w
 	}
 	return strings.TrimPrefix(s.Name, v1alpha1.DeployStep+"/") + ": " + s.Message
-}
-
-// workerOptions say what a worker does.
-type workerOptions struct {
-	name      string
-	apps      []string
-	slots     int
-	untrusted bool
-	// controller is its address, for workers in a pod.
-	controller string
-	// vulnDB is a copy of Go's vulnerability database, signingKey a file with a key.
-	vulnDB, signingKey string
-
-	signer *attest.Signer
-}
-
-// flags are those that bight ship has, too.
-func (o *workerOptions) flags(c *cobra.Command) {
-	c.Flags().StringVar(&o.signingKey, "signing-key", "", "sign the images with the private key in this file (PEM, ECDSA P-256)")
-	c.Flags().StringVar(&o.vulnDB, "vuln-db", "", "directory with a copy of https://vuln.go.dev to review dependencies with (default: $GOVULNDB, where that is on this machine)")
-	_ = c.MarkFlagFilename("signing-key")
-	_ = c.MarkFlagDirname("vuln-db")
-}
-
-// maxKey is more than a key in PEM has.
-const maxKey = 64 << 10
-
-// read reads what the flags name, so that what is wrong with it is told at once.
-func (o *workerOptions) read() error {
-	if o.vulnDB != "" && !strings.Contains(o.vulnDB, "://") {
-		if info, err := os.Stat(filepath.Join(o.vulnDB, "index")); err != nil || !info.IsDir() {
-			return usageError("--vuln-db %s: there is no directory index in it, so it is no copy of Go's vulnerability database", o.vulnDB)
-		}
-	}
-	if o.signingKey == "" {
-		return nil
-	}
-	f, err := os.Open(o.signingKey)
-	if err != nil {
-		return usageError("--signing-key: %s", err)
-	}
-	defer f.Close()
-	key, err := io.ReadAll(io.LimitReader(f, maxKey))
-	if err != nil {
-		return usageError("--signing-key: %s", err)
-	}
-	if o.signer, err = attest.ParseSigner(key); err != nil {
-		return usageError("--signing-key %s: %s", o.signingKey, err)
-	}
-	return nil
-}
-
-// schemas is what the cluster says of its API. It is asked when a change alters an
-// object, and not for long.
-func schemas(cluster *kube.Cluster) (manifest.Schemas, error) {
-	config := cluster.RESTConfig()
-	config.Timeout = 15 * time.Second
-	client, err := discovery.NewDiscoveryClientForConfig(config)
-	if err != nil {
-		return nil, err
-	}
-	return manifest.Cluster{Client: client.OpenAPIV3()}, nil
-}
-
-// worker makes a worker of this machine.
-func (p *Program) worker(ctx context.Context, t *target, cluster *kube.Cluster, to *client.Client, o workerOptions) (*work.Client, func(), error) {
-	dir, err := cacheDir()
-	if err != nil {
-		return nil, nil, err
-	}
-	log := t.log(p.Stderr)
-	maker, err := session.NewMaker(dir, worker.By, log)
-	if err != nil {
-		return nil, nil, err
-	}
-	registry, err := session.FindRegistry(ctx, cluster, t.registry)
-	if err != nil {
-		return nil, nil, err
-	}
-	agent, err := agentProgram()
-	if err != nil {
-		return nil, nil, err
-	}
-	results, err := resultsDir()
-	if err != nil {
-		return nil, nil, err
-	}
-	own, release, err := worker.Claim(filepath.Join(dir, "worker"))
-	if err != nil {
-		return nil, nil, err
-	}
-	if o.name == "" {
-		host, _ := os.Hostname()
-		o.name = fmt.Sprintf("%s@%s-%d", userName(), host, os.Getpid())
-	}
-	api, err := schemas(cluster)
-	if err != nil {
-		return nil, nil, errors.Join(err, release())
-	}
-	checkers, gates := worker.Checkers(api, worker.Database(o.vulnDB, os.Getenv("GOVULNDB")))
-	remotes := &remotes{client: to}
-	w := &worker.Worker{
-		Name: o.name, Source: remotes.source,
-		Dir: own, Cache: results,
-		Maker: maker, Registry: registry, Agent: agent, Log: log, Results: to.Results,
-		Checkers: checkers, Gates: gates, Signer: o.signer,
-	}
-	return &work.Client{
-		Hello: work.Hello{Name: o.name, Version: p.Version, Slots: o.slots, Apps: o.apps, Untrusted: o.untrusted},
-		Dial:  to.Work, Do: w.Do, Log: log,
-	}, func() { _ = errors.Join(remotes.close(), release()) }, nil
-}
-
-// remotes keeps a way to the repository of each app that a worker works for.
-type remotes struct {
-	client *client.Client
-
-	mu  sync.Mutex
-	all map[string]*client.Remote
-}
-
-func (r *remotes) source(ctx context.Context, namespace, app string) (repo.Source, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	key := namespace + "/" + app
-	if r.all[key] == nil {
-		remote, err := r.client.Remote(ctx, namespace, app)
-		if err != nil {
-			return repo.Source{}, err
-		}
-		if r.all == nil {
-			r.all = map[string]*client.Remote{}
-		}
-		r.all[key] = remote
-	}
-	return repo.Source{URL: r.all[key].URL, Username: "bight", Password: r.all[key].Token}, nil
-}
-
-func (r *remotes) close() error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	var errs []error
-	for _, remote := range r.all {
-		errs = append(errs, remote.Close())
-	}
-	r.all = nil
-	return errors.Join(errs...)
-}
-
-func (p *Program) workerCommand() *cobra.Command {
-	var t target
-	var o workerOptions
-	c := &cobra.Command{
-		Use:   "worker",
-		Short: "Do the steps of changes that take toolchains, with those of this machine",
-		Long: `Review, build and test changes with this machine's toolchains and caches, until
-Ctrl-C. A worker takes what the controller has for it; when it ends or is lost, what it
-was doing is given to another at once.
-
-A worker runs what the app's repository contains, with the rights of this user. Changes
-by people who may not push there are not given to it; with --untrusted they are: it
-reviews them and compiles their tests, and runs nothing of them. The controller runs
-the tests, in pods apart from everything, when somebody has approved that.
-
-To each image that it builds it attaches in the registry what the image is made of
-(SPDX) and how it was made (SLSA provenance), signed with --signing-key. An App that
-has spec.policy.verify takes no others. A key and what verifies it:
-
-  openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out key.pem
-  openssl pkey -in key.pem -pubout -out key.pub`,
-		Example: `  bight worker                      for every app of the cluster
-  bight worker --app shop/shop      for app shop in namespace shop`,
-		Args: atMost(0, "no argument"),
-		RunE: func(c *cobra.Command, _ []string) error {
-			if o.slots < 1 || o.slots > 64 {
-				return usageError("--slots %d: a worker does 1 to 64 steps at once", o.slots)
-			}
-			if err := o.read(); err != nil {
-				return err
-			}
-			return p.runWorker(c.Context(), &t, o)
-		},
-	}
-	t.flags(c)
-	t.registryFlag(c)
-	c.Flags().StringSliceVar(&o.apps, "app", nil, "work for these apps, NAMESPACE/NAME (default: all)")
-	o.flags(c)
-	c.Flags().IntVar(&o.slots, "slots", runtime.NumCPU(), "how many steps at once")
-	c.Flags().BoolVar(&o.untrusted, "untrusted", false, "review what strangers have made, too, and compile its tests; nothing of it is run here")
-	c.Flags().StringVar(&o.controller, "controller", "", "address of the controller, in the pods of bight install --workers")
-	_ = c.Flags().MarkHidden("controller")
-	c.Flags().StringVar(&o.name, "name", "", "name of the worker (default: of user, machine and process)")
-	return c
-}
-
-func (p *Program) runWorker(ctx context.Context, t *target, o workerOptions) error {
-	for _, a := range o.apps {
-		if strings.Count(a, "/") != 1 {
-			return usageError("--app %s: write NAMESPACE/NAME", a)
-		}
-	}
-	printer := p.printer(false, nil)
-	defer printer.Close()
-	cluster, to, err := p.employer(t, printer, o)
-	if err != nil {
-		return err
-	}
-	if err := to.Open(ctx); err != nil {
-		return err
-	}
-	defer to.Close()
-	w, release, err := p.worker(ctx, t, cluster, to, o)
-	if err != nil {
-		return err
-	}
-	defer release()
-	where := "of context " + cluster.Context
-	if o.controller != "" {
-		var stop func()
-		where = "at " + o.controller
-		ctx, w.Drain, stop = drained(ctx)
-		defer stop()
-	}
-	w.Connected = func() { printer.Note("", "working as "+w.Hello.Name+" for the controller "+where) }
-	do := w.Do
-	w.Do = func(ctx context.Context, order work.Order, log io.Writer) work.Result {
-		r := do(ctx, order, log)
-		printer.Note("", fmt.Sprintf("%s of %s: %s", order.Step, order.Change, strings.ToLower(r.State)+", "+r.Message))
-		return r
-	}
-	return interrupted(ctx, w.Run(ctx))
 }

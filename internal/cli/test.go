@@ -15,7 +15,7 @@ import (
 
 	"github.com/bightdev/bight/internal/app"
 	"github.com/bightdev/bight/internal/change/suite"
-	"github.com/bightdev/bight/internal/change/worker"
+	"github.com/bightdev/bight/internal/change/tests"
 	"github.com/bightdev/bight/internal/session"
 	"github.com/bightdev/bight/internal/ui/term"
 )
@@ -133,10 +133,10 @@ func findTests(ctx context.Context, a *app.App, dir string, services []string) (
 		}
 		chosen = append(chosen, s)
 	}
-	source := worker.Suite(a, dir)
+	source := tests.Of(a, dir)
 	units, err := source.Discover(ctx)
 	if err == nil && len(chosen) > 0 {
-		units, err = worker.Choose(ctx, source, units, chosen)
+		units, err = tests.Choose(ctx, source, units, chosen)
 	}
 	return source, units, err
 }
@@ -147,13 +147,13 @@ func (p *Program) tester(a *app.App, source suite.Source, o testOptions) (*suite
 	if err != nil {
 		return nil, err
 	}
-	var store suite.Store = worker.Tests(dir)
+	var store suite.Store = tests.Results(dir)
 	if o.noCache {
 		store = unread{store}
 	}
 	r := &suite.Runner{
 		Source: source, Trust: suite.Trusted, From: "what bight test tested", Cache: &suite.Cache{Store: store},
-		History: worker.History(dir, a.Name, a.Name),
+		History: tests.History(dir, a.Name, a.Name),
 	}
 	if o.verbose {
 		r.Output = p.Stderr

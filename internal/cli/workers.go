@@ -146,7 +146,7 @@ func toolchainFor(ctx context.Context, arch string) (tree.Tree, error) {
 func (p *Program) copyProgramsCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:    "copy-programs DIR",
-		Short:  "Copy this program and the agent to a directory (run in the pods of bight-worker)",
+		Short:  "Copy bight-outer and the agent to a directory (run in the pods of bight-worker)",
 		Hidden: true,
 		Args:   exactlyOne("a directory"),
 		RunE: func(_ *cobra.Command, args []string) error {
@@ -154,7 +154,7 @@ func (p *Program) copyProgramsCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			for _, name := range []string{"bight", "bight-agent"} {
+			for _, name := range []string{outerName, "bight-agent"} {
 				from := filepath.Join(filepath.Dir(self), name)
 				if err := copyProgram(from, filepath.Join(args[0], name)); err != nil {
 					return fmt.Errorf("copy %s, which the image of bight install has: %w", from, err)
@@ -234,23 +234,6 @@ func drained(ctx context.Context) (run context.Context, told <-chan struct{}, st
 		cancel()
 	})
 	return run, first, func() { signal.Stop(signals); cancel(); tasks.Wait() }
-}
-
-// agentBeside puts the agent for an architecture into the image that workers get their
-// programs from.
-func agentBeside(files tree.Tree, arch string) error {
-	file, err := agentFor(arch)
-	if err != nil {
-		return err
-	}
-	var hashes *tree.Cache
-	entry, err := hashes.Stat(file)
-	if err != nil {
-		return fmt.Errorf("read the agent's program: %w", err)
-	}
-	entry.Mode = 0o755
-	files["bight-agent"] = entry
-	return nil
 }
 
 // unpushed is what the image of workers is called that nobody has made.

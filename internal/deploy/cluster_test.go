@@ -44,6 +44,8 @@ type harness struct {
 type requests struct {
 	mu    sync.Mutex
 	lines []string
+	// watched, if not nil, gets a value when pods are watched.
+	watched chan struct{}
 }
 
 // take returns the requests since the last call, sorted.
@@ -102,6 +104,12 @@ type shared struct {
 func (s *shared) RoundTrip(req *http.Request) (*http.Response, error) {
 	s.mu.Lock()
 	s.lines = append(s.lines, req.Method+" "+req.URL.Path)
+	if s.watched != nil && req.URL.Query().Get("watch") == "true" && strings.HasSuffix(req.URL.Path, "/pods") {
+		select {
+		case s.watched <- struct{}{}:
+		default: // it was watched before
+		}
+	}
 	s.mu.Unlock()
 	return s.next.RoundTrip(req)
 }

@@ -82,15 +82,26 @@ func (h *harness) kubelet(ctx context.Context, status func(*corev1.Pod)) error {
 	return err
 }
 
-// rollout applies objs, plays kubelet and waits.
+// rollout applies objs and waits, and plays kubelet as soon as the pods are watched.
 func (h *harness) rollout(w *Waiter, a *app.App, objs []Object, status func(*corev1.Pod)) error {
 	h.Helper()
 	if _, err := h.applier.Apply(h.ctx, a.Name, h.namespace, objs); err != nil {
 		h.Fatal(err)
 	}
+	watched := make(chan struct{}, 1)
+	h.requests.mu.Lock()
+	h.requests.watched = watched
+	h.requests.mu.Unlock()
 	ctx, cancel := context.WithCancel(h.ctx)
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return h.kubelet(ctx, status) })
+	g.Go(func() error {
+		select {
+		case <-watched:
+			return h.kubelet(ctx, status)
+		case <-ctx.Done():
+			return nil // there was nothing to wait for
+		}
+	})
 	w.Client = h.applier.Client
 	err := w.Wait(ctx, Rollout{App: a, Namespace: h.namespace, Start: time.Now()})
 	cancel()

@@ -66,7 +66,7 @@ func controllerContainer(image string) *coreac.ContainerApplyConfiguration {
 		return coreac.EnvVar().WithName(name).WithValueFrom(coreac.EnvVarSource().WithFieldRef(coreac.ObjectFieldSelector().WithFieldPath(path)))
 	}
 	return coreac.Container().WithName("controller").WithImage(image).
-		WithCommand("/srv/app/bight", "controller", "--dir", "/data", "--listen", fmt.Sprintf(":%d", ControllerPort)).
+		WithCommand("/srv/app/bight-outer", "controller", "--dir", "/data", "--listen", fmt.Sprintf(":%d", ControllerPort)).
 		WithEnv(field("POD_NAME", "metadata.name"), field("POD_NAMESPACE", "metadata.namespace"), coreac.EnvVar().WithName("HOME").WithValue("/tmp")).
 		WithPorts(coreac.ContainerPort().WithName("http").WithContainerPort(ControllerPort)).
 		WithVolumeMounts(

@@ -120,7 +120,7 @@ func workerContainer(w Workers) *coreac.ContainerApplyConfiguration {
 		slots = 2
 	}
 	c := coreac.Container().WithName("worker").WithImage(w.Image).
-		WithCommand(programs+"/bight", "worker", "--controller", fmt.Sprintf("%s.%s.svc:80", Controller, Namespace),
+		WithCommand(programs+"/bight-outer", "worker", "--controller", fmt.Sprintf("%s.%s.svc:80", Controller, Namespace),
 			"--registry", w.Registry, "--slots", fmt.Sprint(slots), "--untrusted", "--name", "$(POD_NAME)").
 		WithEnv(
 			coreac.EnvVar().WithName("POD_NAME").WithValueFrom(coreac.EnvVarSource().WithFieldRef(coreac.ObjectFieldSelector().WithFieldPath("metadata.name"))),

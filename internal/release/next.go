@@ -53,10 +53,16 @@ func (d *decision) later(since time.Time, after time.Duration) {
 
 // route has the doors obey a share, and says it each time: whoever carries it out may
 // have been another process the last time.
-func (d *decision) route(weight, mirror Weight) {
-	if d.Route.Weight != weight || d.Route.Mirror != mirror {
-		d.Route = Route{Generation: d.Route.Generation + 1, Weight: weight, Mirror: mirror}
-		d.StepSince = time.Time{}
+func (d *decision) route(weight, mirror Weight) { d.steer(Route{Weight: weight, Mirror: mirror}) }
+
+// shut has the doors keep everything from the canary.
+func (d *decision) shut() { d.steer(Route{Shut: true}) }
+
+func (d *decision) steer(r Route) {
+	r.Generation = d.Route.Generation
+	if r != d.Route {
+		r.Generation++
+		d.Route, d.StepSince = r, time.Time{}
 	}
 	d.add(Action{Kind: Steer, Route: d.Route})
 }
@@ -107,7 +113,7 @@ func (d *decision) undo(why string, convicted bool) {
 	}
 	d.say(Undoing, "%s", why)
 	d.Ended, d.Convicted = d.Now, convicted
-	d.route(0, 0)
+	d.shut()
 	d.add(Action{Kind: Freeze, Why: why})
 	if convicted {
 		d.add(Action{Kind: Convict, Why: why})
@@ -126,7 +132,7 @@ func (d *decision) undone() {
 		d.afterwards()
 		return
 	}
-	d.route(0, 0)
+	d.shut()
 }
 
 // afterwards removes the pods that have no more requests.
@@ -137,7 +143,7 @@ func (d *decision) afterwards() {
 	if d.Phase == Promoted {
 		d.route(All, 0)
 	} else {
-		d.route(0, 0)
+		d.shut()
 	}
 	if d.Now.Sub(d.Ended) < d.Plan.keep() {
 		d.later(d.Ended, d.Plan.keep())
@@ -159,7 +165,7 @@ func (d *decision) afterwards() {
 func (d *decision) supersede() {
 	d.say(Superseded, "a newer version has come before this one was released")
 	d.Ended = d.Now
-	d.route(0, 0)
+	d.shut()
 	d.later(d.Ended, d.Plan.keep())
 }
 

@@ -161,6 +161,8 @@ type Route struct {
 	Generation int64  `json:"generation"`
 	Weight     Weight `json:"weight"`
 	Mirror     Weight `json:"mirror,omitempty"`
+	// Shut keeps everything away from the canary, whatever chooses it.
+	Shut bool `json:"shut,omitempty"`
 }
 
 // Orders are what people want at the moment. They hold until they are changed.

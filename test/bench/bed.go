@@ -42,7 +42,7 @@ func openBed(ctx context.Context, o options, log io.Writer) (_ *bed, err error) 
 			return nil, err
 		}
 	}
-	for _, name := range []string{"bight", "bight-agent"} {
+	for _, name := range []string{"bight", "bight-outer", "bight-agent"} {
 		if _, err := os.Stat(b.program(name)); err != nil {
 			return nil, fmt.Errorf("%w: make build builds it; -bin names its directory", err)
 		}

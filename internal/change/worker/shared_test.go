@@ -18,6 +18,7 @@ import (
 
 	"github.com/bightdev/bight/api/v1alpha1"
 	"github.com/bightdev/bight/internal/change/suite"
+	"github.com/bightdev/bight/internal/change/tests"
 	"github.com/bightdev/bight/internal/change/work"
 	"github.com/bightdev/bight/internal/image"
 	"github.com/bightdev/bight/internal/session"
@@ -152,7 +153,7 @@ func TestATrustedChangeDoesNotReadWhatAStrangersHasShown(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	units, err := Suite(a, c.dir).Discover(t.Context())
+	units, err := tests.Of(a, c.dir).Discover(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -184,7 +185,7 @@ func (c *crew) runTests(r *suite.Runner) {
 	if err != nil {
 		c.Fatal(err)
 	}
-	r.Source = Suite(a, c.dir)
+	r.Source = tests.Of(a, c.dir)
 	units, err := r.Source.Discover(c.Context())
 	if err != nil {
 		c.Fatal(err)
@@ -210,7 +211,7 @@ func TestWhatTheInnerLoopHasDoneIsTakenHereAndNotHandedOn(t *testing.T) {
 	if err != nil || art.Cached {
 		t.Fatalf("%v, cached %v", err, art.Cached)
 	}
-	c.runTests(&suite.Runner{Trust: suite.Trusted, From: "what bight test tested", Cache: &suite.Cache{Store: Tests(c.worker.Cache)}})
+	c.runTests(&suite.Runner{Trust: suite.Trusted, From: "what bight test tested", Cache: &suite.Cache{Store: tests.Results(c.worker.Cache)}})
 	want := map[string]string{
 		v1alpha1.BuildStep: "same inputs as what bight up built", v1alpha1.TestStep: "same inputs as what bight test tested",
 	}

@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	"github.com/bightdev/bight/internal/change/suite"
+	"github.com/bightdev/bight/internal/change/tests"
 	"github.com/bightdev/bight/internal/change/work"
 )
 
@@ -74,7 +75,7 @@ type shelf struct {
 
 // shelf returns the one for a job's units.
 func (w *Worker) shelf(ctx context.Context, j *job, units []suite.Unit) *shelf {
-	s := &shelf{Dir: Tests(w.Cache), keep: map[string][]byte{}}
+	s := &shelf{Dir: tests.Results(w.Cache), keep: map[string][]byte{}}
 	var keys []string
 	for _, u := range units {
 		if _, err := s.Dir.Get(ctx, string(j.classes()[0])+"/"+u.Key); err != nil && u.Key != "" {

@@ -17,6 +17,7 @@ import (
 	"github.com/bightdev/bight/internal/change/review/goanalysis"
 	"github.com/bightdev/bight/internal/change/review/vulns"
 	"github.com/bightdev/bight/internal/change/suite"
+	"github.com/bightdev/bight/internal/change/tests"
 	"github.com/bightdev/bight/internal/change/work"
 	"github.com/bightdev/bight/internal/image"
 	"github.com/bightdev/bight/internal/tree"
@@ -52,15 +53,16 @@ func (w *Worker) compileTests(ctx context.Context, j *job) work.Result {
 	if err != nil {
 		return failed(err)
 	}
-	if all := commands(a); len(all) > 0 {
+	own := tests.Of(a, j.dir)
+	if len(own.Commands) > 0 {
 		var names []string
-		for _, c := range all {
+		for _, c := range own.Commands {
 			names = append(names, c.Service)
 		}
 		return work.Result{State: work.Failed, Message: fmt.Sprintf("the tests of %s are a command, and of what strangers have made only Go tests can be run apart: whoever may push looks at the commit and pushes it to a branch of the repository",
 			strings.Join(names, ", "))}
 	}
-	source, err := suite.Guarded(ctx, suite.Source{Root: j.dir, Modules: modules(a, j.dir)})
+	source, err := suite.Guarded(ctx, own)
 	if err != nil {
 		return erred(err)
 	}

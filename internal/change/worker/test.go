@@ -6,12 +6,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
-	"os"
-	"path/filepath"
-	"slices"
 
-	"github.com/bightdev/bight/internal/app"
 	"github.com/bightdev/bight/internal/change/suite"
+	"github.com/bightdev/bight/internal/change/tests"
 	"github.com/bightdev/bight/internal/change/work"
 )
 
@@ -21,7 +18,7 @@ func (w *Worker) test(ctx context.Context, j *job) work.Result {
 	if err != nil {
 		return failed(err)
 	}
-	source := Suite(a, j.dir)
+	source := tests.Of(a, j.dir)
 	units, err := source.Discover(ctx)
 	if err != nil {
 		fmt.Fprintln(j.out, err)
@@ -37,7 +34,7 @@ func (w *Worker) test(ctx context.Context, j *job) work.Result {
 	shelf := w.shelf(ctx, j, units)
 	runner := &suite.Runner{
 		Source: source, Policy: policy, Trust: j.classes()[0], From: "change " + j.Change,
-		Cache: &suite.Cache{Store: shelf}, History: History(w.Cache, j.Namespace, j.App),
+		Cache: &suite.Cache{Store: shelf}, History: tests.History(w.Cache, j.Namespace, j.App),
 		Limits: limits(j.Order), Secrets: []string{j.password}, Output: j.out, Log: w.Log,
 	}
 	if units, err = j.part(units); err != nil {
@@ -114,50 +111,6 @@ func (w *Worker) durations(ctx context.Context, j *job, history suite.History, u
 		}
 	}
 	return seconds
-}
-
-// Suite is where the tests of an app are whose source is in a directory.
-func Suite(a *app.App, root string) suite.Source {
-	return suite.Source{Root: root, Modules: modules(a, root), Commands: commands(a)}
-}
-
-// Tests is where this machine keeps what tests have shown, below a directory that it
-// shares with nobody.
-func Tests(dir string) suite.Dir { return suite.Dir(filepath.Join(dir, "tests")) }
-
-// History is where this machine keeps how long the tests of an app took, and which are
-// flaky.
-func History(dir, namespace, app string) *suite.File {
-	return &suite.File{Path: filepath.Join(dir, "history", namespace+"."+app+".jsonl")}
-}
-
-// modules are the directories with a go.mod, below that of the app.
-func modules(a *app.App, root string) []string {
-	dirs := []string{}
-	add := func(dir string) {
-		dir = filepath.ToSlash(filepath.Clean(dir))
-		if _, err := os.Stat(filepath.Join(root, dir, "go.mod")); err == nil && !slices.Contains(dirs, dir) {
-			dirs = append(dirs, dir)
-		}
-	}
-	add(".")
-	for _, s := range a.Services {
-		if s.Build.Module != "" {
-			add(s.Build.Module)
-		}
-	}
-	return dirs
-}
-
-// commands are the tests that services name themselves.
-func commands(a *app.App) []suite.Command {
-	var out []suite.Command
-	for _, s := range a.Services {
-		if s.Test != nil {
-			out = append(out, suite.Command{Service: s.Name, Dir: s.Source.Dir, Run: s.Test.Command, Report: s.Test.Report})
-		}
-	}
-	return out
 }
 
 // tested makes a step's result of that of the tests.

@@ -1,0 +1,427 @@
+package v1alpha1
+
+import (
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/intstr"
+)
+
+// Labels and annotations of releases.
+const (
+	// ServiceLabel is on Releases: the Deployment's name.
+	ServiceLabel = "bight.dev/service"
+	// ReleasedAnnotation is on a Deployment that a release has changed: what its
+	// strategy was before, as JSON, until it is put back.
+	ReleasedAnnotation = "bight.dev/released"
+)
+
+// Release is one version of a service that takes over its traffic in one environment.
+// The canary is not a second workload: its pods are those of the Deployment's own next
+// ReplicaSet, and those that were judged are those that stay.
+//
+// The spec says what is wanted, orders that hold at once included; everybody who obeys
+// reads it himself. The newest Release of a Deployment is the one that counts.
+//
+// +kubebuilder:object:root=true
+// +kubebuilder:subresource:status
+// +kubebuilder:resource:categories=bight
+// +kubebuilder:printcolumn:name="Deployment",type=string,JSONPath=`.spec.deployment`
+// +kubebuilder:printcolumn:name="Version",type=string,JSONPath=`.spec.version`
+// +kubebuilder:printcolumn:name="Phase",type=string,JSONPath=`.status.phase`
+// +kubebuilder:printcolumn:name="Weight",type=string,JSONPath=`.status.weight`
+// +kubebuilder:printcolumn:name="Verdict",type=string,JSONPath=`.status.verdict.is`
+// +kubebuilder:printcolumn:name="Message",type=string,JSONPath=`.status.message`
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+type Release struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	Spec ReleaseSpec `json:"spec"`
+	// +optional
+	Status ReleaseStatus `json:"status,omitzero"`
+}
+
+// ReleaseSpec says which version, how it takes over, and what people want of it now.
+//
+// +kubebuilder:validation:XValidation:rule="self.deployment == oldSelf.deployment && self.service == oldSelf.service && self.template == oldSelf.template",message="deployment, service and template can't be changed: make another Release"
+type ReleaseSpec struct {
+	// Deployment whose pods become those of the version.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	Deployment string `json:"deployment"`
+	// Service is the Kubernetes Service whose requests are shared.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=63
+	Service string `json:"service"`
+	// Template is the version: a pod template.
+	// +kubebuilder:pruning:PreserveUnknownFields
+	// +kubebuilder:validation:Type=object
+	Template runtime.RawExtension `json:"template"`
+	// Version is what people call it.
+	// +optional
+	// +kubebuilder:validation:MaxLength=256
+	Version string `json:"version,omitempty"`
+	// Change is the one that made it, NAMESPACE/NAME.
+	// +optional
+	// +kubebuilder:validation:MaxLength=320
+	Change string `json:"change,omitempty"`
+	// Plan is how it goes if nobody interferes. It may be changed on the way: what is
+	// behind stays behind.
+	// +optional
+	Plan ReleasePlan `json:"plan,omitzero"`
+	// Orders hold until they are changed.
+	// +optional
+	Orders ReleaseOrders `json:"orders,omitzero"`
+}
+
+// ReleasePlan is what happens by itself. Without steps it is: 5 % until the evidence
+// shows that the version is good, then 50 % for half a minute, then everything.
+type ReleasePlan struct {
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=100
+	Steps []ReleaseStep `json:"steps,omitempty"`
+	// Routes give some requests to one of the versions, whatever the weight. The first
+	// that matches counts.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=32
+	Routes []ReleaseRoute `json:"routes,omitempty"`
+	// Affinity keeps a client with its version.
+	// +optional
+	Affinity *Affinity `json:"affinity,omitempty"`
+	// Ready is how long the first pod may take until it is ready: 10m.
+	// +optional
+	Ready *metav1.Duration `json:"ready,omitempty"`
+	// Keep is how long the pods that have no more requests are kept: 30s.
+	// +optional
+	Keep *metav1.Duration `json:"keep,omitempty"`
+	// Doubt is what happens without a verdict in time: hold or undo.
+	// +optional
+	// +kubebuilder:validation:Enum=hold;undo
+	Doubt string `json:"doubt,omitempty"`
+	// Judge is what the version is judged by.
+	// +optional
+	Judge ReleaseJudge `json:"judge,omitzero"`
+}
+
+// ReleaseStep is one stretch of a plan. It is over when all of what it asks for is true.
+type ReleaseStep struct {
+	// Weight is the share of requests, in percent: 5 or "0.25%".
+	// +kubebuilder:validation:XIntOrString
+	Weight intstr.IntOrString `json:"weight"`
+	// Mirror is the share of requests that the version gets a copy of.
+	// +optional
+	// +kubebuilder:validation:XIntOrString
+	Mirror *intstr.IntOrString `json:"mirror,omitempty"`
+	// For is how long it lasts at least.
+	// +optional
+	For *metav1.Duration `json:"for,omitempty"`
+	// Hold waits until somebody says that it may go on.
+	// +optional
+	Hold bool `json:"hold,omitempty"`
+	// Proven waits until the evidence shows that the version is good.
+	// +optional
+	Proven bool `json:"proven,omitempty"`
+	// Pods is how many the version has at least.
+	// +optional
+	// +kubebuilder:validation:Minimum=0
+	Pods int32 `json:"pods,omitempty"`
+}
+
+// ReleaseRoute gives requests to a version.
+type ReleaseRoute struct {
+	// Name is for people.
+	// +optional
+	// +kubebuilder:validation:MaxLength=128
+	Name string `json:"name,omitempty"`
+	// Headers and Cookies must all be there.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=16
+	Headers []HeaderMatch `json:"headers,omitempty"`
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=16
+	Cookies []HeaderMatch `json:"cookies,omitempty"`
+	// Path is a prefix of whole elements.
+	// +optional
+	// +kubebuilder:validation:MaxLength=1024
+	Path string `json:"path,omitempty"`
+	// To is canary or stable.
+	// +kubebuilder:validation:Enum=canary;stable
+	To string `json:"to"`
+}
+
+// Versions that a request may go to.
+const (
+	Canary = "canary"
+	Stable = "stable"
+)
+
+// Affinity tells by what a client is known.
+type Affinity struct {
+	// +optional
+	// +kubebuilder:validation:MaxLength=256
+	Header string `json:"header,omitempty"`
+	// +optional
+	// +kubebuilder:validation:MaxLength=256
+	Cookie string `json:"cookie,omitempty"`
+	// Give gives the cookie to clients that have none.
+	// +optional
+	Give bool `json:"give,omitempty"`
+}
+
+// ReleaseJudge is what a version is judged by.
+type ReleaseJudge struct {
+	// MaxErrors is the rate of errors, in percent, that must be excluded: 1.
+	// +optional
+	// +kubebuilder:validation:XIntOrString
+	MaxErrors *intstr.IntOrString `json:"maxErrors,omitempty"`
+	// Hung is the time without an answer after which a request is an error: 30s.
+	// +optional
+	Hung *metav1.Duration `json:"hung,omitempty"`
+	// Deadline is when there is no good verdict any more: 30m.
+	// +optional
+	Deadline *metav1.Duration `json:"deadline,omitempty"`
+	// WarmUp is for how long a pod that came into service counts for nothing.
+	// +optional
+	WarmUp *metav1.Duration `json:"warmUp,omitempty"`
+}
+
+// ReleaseOrders are what people want now. Undo is obeyed by the data plane itself, and
+// waits for nobody.
+type ReleaseOrders struct {
+	// Weight is the version's share, in percent, whatever the plan says.
+	// +optional
+	// +kubebuilder:validation:XIntOrString
+	Weight *intstr.IntOrString `json:"weight,omitempty"`
+	// Routes come before those of the plan.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=32
+	Routes []ReleaseRoute `json:"routes,omitempty"`
+	// +optional
+	Paused bool `json:"paused,omitempty"`
+	// Go ends a hold, or a doubt, each time that it is raised.
+	// +optional
+	Go int64 `json:"go,omitempty"`
+	// Promote gives the version everything, without waiting for evidence.
+	// +optional
+	Promote bool `json:"promote,omitempty"`
+	// Undo takes everything from it.
+	// +optional
+	Undo bool `json:"undo,omitempty"`
+	// By is who has given the newest of them, by the name that the API server knows
+	// them by; admission refuses any other.
+	// +optional
+	// +kubebuilder:validation:MaxLength=512
+	By string `json:"by,omitempty"`
+	// Why is what they said.
+	// +optional
+	// +kubebuilder:validation:MaxLength=1024
+	Why string `json:"why,omitempty"`
+}
+
+// ReleaseStatus is what has become of it.
+type ReleaseStatus struct {
+	// Phase is Starting, Progressing, Held, Promoting, Undoing, Promoted, Undone or
+	// Superseded; the last three are ends.
+	// +optional
+	Phase string `json:"phase,omitempty"`
+	// Message is one line, for people.
+	// +optional
+	Message string `json:"message,omitempty"`
+	// Weight is the version's share now: "5 %".
+	// +optional
+	Weight string `json:"weight,omitempty"`
+	// Step is the place in the plan, from 1, and Steps how many there are.
+	// +optional
+	Step int32 `json:"step,omitempty"`
+	// +optional
+	Steps int32 `json:"steps,omitempty"`
+	// +optional
+	Started *metav1.MicroTime `json:"started,omitempty"`
+	// +optional
+	Ended *metav1.MicroTime `json:"ended,omitempty"`
+	// Convicted tells that the evidence was against the version: it does not come back.
+	// +optional
+	Convicted bool `json:"convicted,omitempty"`
+	// Route is what the doors are to do.
+	// +optional
+	Route *Routing `json:"route,omitempty"`
+	// Stable and Canary are the pods of both versions.
+	// +optional
+	Stable VersionStatus `json:"stable,omitzero"`
+	// +optional
+	Canary VersionStatus `json:"canary,omitzero"`
+	// +optional
+	Verdict *VerdictStatus `json:"verdict,omitempty"`
+	// Doors are what the node agents say of stable's pods, each of its own.
+	// +optional
+	// +listType=map
+	// +listMapKey=node
+	Doors []NodeDoors `json:"doors,omitempty"`
+	// Events are what has happened, the newest last.
+	// +optional
+	// +listType=atomic
+	Events []ReleaseEvent `json:"events,omitempty"`
+	// State is what the controller goes on from.
+	// +optional
+	// +kubebuilder:pruning:PreserveUnknownFields
+	// +kubebuilder:validation:Type=object
+	State *runtime.RawExtension `json:"state,omitempty"`
+	// Evidence is what the judge goes on from.
+	// +optional
+	// +kubebuilder:pruning:PreserveUnknownFields
+	// +kubebuilder:validation:Type=object
+	Evidence *runtime.RawExtension `json:"evidence,omitempty"`
+	// +optional
+	// +listType=map
+	// +listMapKey=type
+	Conditions []metav1.Condition `json:"conditions,omitempty"`
+}
+
+// Routing is how requests are shared by the doors of stable's pods.
+type Routing struct {
+	// Generation grows with each change.
+	Generation int64 `json:"generation"`
+	// Weight and Mirror are in hundredths of a percent, and Held the largest weight that
+	// the version has had.
+	Weight int32 `json:"weight"`
+	// +optional
+	Mirror int32 `json:"mirror,omitempty"`
+	// +optional
+	Held int32 `json:"held,omitempty"`
+	// Shut keeps everything away from the version, routes too.
+	// +optional
+	Shut bool `json:"shut,omitempty"`
+	// Selector selects the pods of both versions; Stable and Canary are their
+	// pod-template-hash.
+	Selector map[string]string `json:"selector"`
+	Stable   string            `json:"stable"`
+	// +optional
+	Canary string `json:"canary,omitempty"`
+	// Ports are those that the Service leads to.
+	// +listType=atomic
+	Ports []RoutingPort `json:"ports"`
+	// Addresses are the IPs of the canary's pods that are ready.
+	// +optional
+	// +listType=atomic
+	Addresses []string `json:"addresses,omitempty"`
+	// +optional
+	// +listType=atomic
+	Routes []ReleaseRoute `json:"routes,omitempty"`
+	// +optional
+	Affinity *Affinity `json:"affinity,omitempty"`
+	// Judges is how many node agents may convict the version by what they see alone.
+	Judges int32 `json:"judges"`
+}
+
+// RoutingPort is one port of both versions.
+type RoutingPort struct {
+	// Stable and Canary are the ports of the containers.
+	Stable int32 `json:"stable"`
+	Canary int32 `json:"canary"`
+	// Protocol is http, grpc or tcp, where that is known.
+	// +optional
+	Protocol string `json:"protocol,omitempty"`
+}
+
+// VersionStatus is about the pods of one version.
+type VersionStatus struct {
+	// Hash is their pod-template-hash.
+	// +optional
+	Hash string `json:"hash,omitempty"`
+	// Image is the first container's.
+	// +optional
+	Image string `json:"image,omitempty"`
+	// +optional
+	Want int32 `json:"want,omitempty"`
+	// +optional
+	Ready int32 `json:"ready,omitempty"`
+	// +optional
+	Pods int32 `json:"pods,omitempty"`
+}
+
+// VerdictStatus is what the evidence supports.
+type VerdictStatus struct {
+	// Is is collecting, good, bad or inconclusive.
+	Is string `json:"is"`
+	// Why is one line, for people.
+	// +optional
+	Why string `json:"why,omitempty"`
+	// E is the evidence against the version, and AbortAt what convicts it.
+	// +optional
+	E string `json:"e,omitempty"`
+	// +optional
+	AbortAt string `json:"abortAt,omitempty"`
+	// Requests are those to the version that were judged, and Errors the failed ones.
+	// +optional
+	Requests int64 `json:"requests,omitempty"`
+	// +optional
+	Errors int64 `json:"errors,omitempty"`
+	// BadPods are bad where the others are not.
+	// +optional
+	// +listType=atomic
+	BadPods []string `json:"badPods,omitempty"`
+}
+
+// NodeDoors is what one node's agent says of stable's pods there.
+type NodeDoors struct {
+	Node string `json:"node"`
+	// Generation of the routing that all Pods obey.
+	// +optional
+	Generation int64 `json:"generation,omitempty"`
+	// Pods are those whose doors obey it.
+	// +optional
+	// +listType=set
+	Pods []string `json:"pods,omitempty"`
+	// Problems are why others don't.
+	// +optional
+	// +listType=map
+	// +listMapKey=name
+	Problems []DoorProblem `json:"problems,omitempty"`
+	// Convicted is why the agent keeps requests from the version by what it has seen
+	// alone. All others then do, too.
+	// +optional
+	Convicted string `json:"convicted,omitempty"`
+	// Decided are the requests that were decided about, Carried those that went to the
+	// canary, Fallback those of them that stable answered because no canary did, and Lost
+	// those that nobody could.
+	// +optional
+	Decided int64 `json:"decided,omitempty"`
+	// +optional
+	Carried int64 `json:"carried,omitempty"`
+	// +optional
+	Fallback int64 `json:"fallback,omitempty"`
+	// +optional
+	Lost int64 `json:"lost,omitempty"`
+	// Old are connections of before the doors, and Unread those that can't be read; their
+	// requests are stable's.
+	// +optional
+	Old int64 `json:"old,omitempty"`
+	// +optional
+	Unread int64 `json:"unread,omitempty"`
+}
+
+// DoorProblem is why a pod's door does not obey.
+type DoorProblem struct {
+	Name string `json:"name"`
+	Why  string `json:"why"`
+}
+
+// ReleaseEvent is something that has happened.
+type ReleaseEvent struct {
+	Time metav1.MicroTime `json:"time"`
+	Text string           `json:"text"`
+}
+
+// ReleaseList is a list of Releases.
+//
+// +kubebuilder:object:root=true
+type ReleaseList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+	Items           []Release `json:"items"`
+}

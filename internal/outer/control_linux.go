@@ -1,0 +1,35 @@
+package outer
+
+import (
+	"context"
+	"errors"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"syscall"
+
+	"k8s.io/client-go/rest"
+
+	"github.com/bightdev/bight/internal/change/controller"
+	"github.com/bightdev/bight/internal/cli"
+	"github.com/bightdev/bight/internal/kube"
+)
+
+// Control implements [cli.Outer]. It is in a pod.
+func (Loop) Control(ctx context.Context, s cli.ControllerSettings) error {
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM)
+	defer stop()
+	pod, namespace := os.Getenv("POD_NAME"), os.Getenv("POD_NAMESPACE")
+	config, err := rest.InClusterConfig()
+	if err != nil || pod == "" || namespace == "" {
+		return errors.New("bight controller runs in the pods of the StatefulSet that bight install makes, with POD_NAME, POD_NAMESPACE and a service account")
+	}
+	config.UserAgent = "bight-controller/" + s.Version
+	config.QPS = -1 // one app's first deployment is a burst
+	debug.SetMemoryLimit(512 << 20)
+	s.Log.Info("controller starts", "version", s.Version, "pod", pod)
+	return (&controller.Controller{
+		Cluster: kube.New(config, "", ""), Dir: s.Dir, Listen: s.Listen, Pod: pod, Namespace: namespace,
+		HookCommand: s.Hook, Version: s.Version, Log: s.Log,
+	}).Run(ctx)
+}

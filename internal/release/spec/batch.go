@@ -1,0 +1,28 @@
+package spec
+
+import (
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/bightdev/bight/internal/release/verdict"
+)
+
+// EvidencePath is where the controller takes a [Batch], by POST as JSON. It answers 204
+// when the batch counts, or has counted before; 404 when the release is not judged any
+// more; anything else is to be tried again.
+const EvidencePath = "/evidence"
+
+// Batch is what a node agent has counted of a release since the batch before. The same
+// Seq again is the same batch, so that each counts once.
+type Batch struct {
+	Namespace string    `json:"namespace"`
+	Release   string    `json:"release"`
+	UID       types.UID `json:"uid"` // of the Release
+	Node      string    `json:"node"`
+	// Boot tells one run of the agent from another; Seq grows by one with each batch
+	// of a Boot, from 1.
+	Boot   string         `json:"boot"`
+	Seq    int64          `json:"seq"`
+	Counts verdict.Counts `json:"counts"`
+	// Convicted is why the agent's own judge has, or "".
+	Convicted string `json:"convicted,omitempty"`
+}

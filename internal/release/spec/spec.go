@@ -1,0 +1,154 @@
+// Package spec reads a Release of the API: what it says in terms of packages release,
+// verdict and steer. The controller, the node agents and the command line share it, so
+// that all of them understand the same by the same words.
+//
+// Everything here is a pure function. [Effective] is what matters most: what a door is
+// to do, which a node agent finds out by itself.
+package spec
+
+import (
+	"fmt"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+
+	"github.com/bightdev/bight/api/v1alpha1"
+	"github.com/bightdev/bight/internal/release"
+	"github.com/bightdev/bight/internal/release/verdict"
+)
+
+// Plan reads a plan, and says what makes no sense in it. Without steps it is the usual
+// one.
+func Plan(p v1alpha1.ReleasePlan) (release.Plan, error) {
+	out := release.Plan{Ready: duration(p.Ready), Keep: duration(p.Keep)}
+	if p.Doubt == "undo" {
+		out.Doubt = release.UndoInDoubt
+	}
+	for i, s := range p.Steps {
+		at := fmt.Sprintf("plan.steps[%d]", i)
+		weight, err := Weight(&s.Weight, at+".weight")
+		if err != nil {
+			return out, err
+		}
+		mirror, err := Weight(s.Mirror, at+".mirror")
+		if err != nil {
+			return out, err
+		}
+		out.Steps = append(out.Steps, release.Step{
+			Weight: weight, Mirror: mirror, For: duration(s.For), Hold: s.Hold, Proven: s.Proven, Pods: s.Pods,
+		})
+	}
+	if len(out.Steps) == 0 {
+		out.Steps = Usual()
+	}
+	return out, out.Check()
+}
+
+// Usual are the steps of a plan that has none: a twentieth until the evidence shows that
+// the version is good, half for half a minute, and everything.
+func Usual() []release.Step {
+	return []release.Step{{Weight: release.All / 20, Proven: true}, {Weight: release.All / 2, For: 30 * time.Second}}
+}
+
+// Weight reads a share: 5, "5%" and "0.25" are percent. nil is 0. where is its name.
+func Weight(v *intstr.IntOrString, where string) (release.Weight, error) {
+	if v == nil {
+		return 0, nil
+	}
+	w, err := release.ParseWeight(v.String())
+	if err != nil {
+		return 0, fmt.Errorf("%s: %w", where, err)
+	}
+	return w, nil
+}
+
+func duration(d *metav1.Duration) time.Duration {
+	if d == nil {
+		return 0
+	}
+	return d.Duration
+}
+
+// Orders reads what people want now.
+func Orders(o v1alpha1.ReleaseOrders) (release.Orders, error) {
+	out := release.Orders{Paused: o.Paused, Go: o.Go, Promote: o.Promote, Undo: o.Undo, Why: o.Why}
+	if o.By != "" && (o.Undo || o.Promote) {
+		out.Why = "by " + o.By
+		if o.Why != "" {
+			out.Why += ": " + o.Why
+		}
+	}
+	if o.Weight != nil {
+		w, err := Weight(o.Weight, "orders.weight")
+		if err != nil {
+			return out, err
+		}
+		out.Weight = &w
+	}
+	return out, nil
+}
+
+// hung is after which time without an answer a request is an error.
+const hung = 30 * time.Second
+
+// Judge is what a release is judged by. judges is how many node agents may convict it
+// alone, 0 for the config of the controller's judge when there are none; local says
+// whether it is the config of one of them.
+func Judge(j v1alpha1.ReleaseJudge, judges int32, local bool) (verdict.Config, error) {
+	c := verdict.Config{Hung: duration(j.Hung), Deadline: duration(j.Deadline), WarmUp: duration(j.WarmUp)}
+	if c.Hung == 0 {
+		c.Hung = hung
+	}
+	if j.MaxErrors != nil {
+		w, err := Weight(j.MaxErrors, "plan.judge.maxErrors")
+		if err != nil {
+			return c, err
+		}
+		c.MaxErrors = float64(w) / float64(release.All)
+	}
+	central, own := verdict.Split(alpha, int(max(judges, 1)))
+	c.Alpha = central
+	if local {
+		c.Alpha, c.Tells = own, true
+	}
+	_, err := verdict.New(c)
+	return c, err
+}
+
+// alpha is the probability with which a healthy version may be convicted, in all.
+const alpha = 0.001
+
+// Effective is what a door is to do with a release: what its routing says, unless
+// somebody has ordered that it be undone, or an agent has convicted the version. Whoever
+// obeys it waits neither for the controller nor for anything else. nil is nothing: every
+// request is stable's, and nothing is to be told.
+//
+// What is undone here has the generation that the controller will give to it.
+func Effective(r *v1alpha1.Release) *v1alpha1.Routing {
+	if r.Status.Route == nil || Over(r) {
+		return nil
+	}
+	e := r.Status.Route.DeepCopy()
+	if !e.Shut && (r.Spec.Orders.Undo || Convicted(r) != "") && r.Status.Phase != string(release.Promoted) {
+		e.Generation++
+		e.Weight, e.Mirror, e.Held, e.Shut = 0, 0, 0, true
+	}
+	return e
+}
+
+// Convicted is why a node agent keeps requests from a version by itself, "" if none does.
+func Convicted(r *v1alpha1.Release) string {
+	for _, d := range r.Status.Doors {
+		if d.Convicted != "" {
+			return d.Convicted + " (node " + d.Node + ")"
+		}
+	}
+	return ""
+}
+
+// Over says that nothing of a release is left: no pods that have no more requests, and no
+// routing.
+func Over(r *v1alpha1.Release) bool {
+	return release.Phase(r.Status.Phase).Ended() && r.Status.Route == nil
+}
