@@ -97,6 +97,11 @@ type Environment struct {
 	// +kubebuilder:validation:Enum=Automatic;Manual
 	// +kubebuilder:default=Automatic
 	Promotion string `json:"promotion,omitempty"`
+	// Release has new versions of services take over their requests step by step, each by
+	// a Release with this plan. A plan without steps is made of the change's risk. Without
+	// it, a new version is rolled out in the Deployment's own way.
+	// +optional
+	Release *ReleasePlan `json:"release,omitempty"`
 }
 
 // Ways of promotion.

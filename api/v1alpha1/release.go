@@ -13,6 +13,12 @@ const (
 	// ReleasedAnnotation is on a Deployment that a release has changed: what its
 	// strategy was before, as JSON, until it is put back.
 	ReleasedAnnotation = "bight.dev/released"
+	// TemplateAnnotation is on a Deployment whose versions are released: the digest of the
+	// template that it was deployed with last.
+	TemplateAnnotation = "bight.dev/template"
+	// DoorsAnnotation is on pods whose requests may be shared one day: "true". Their doors
+	// are open from their start, so that no connection is older than its door.
+	DoorsAnnotation = "bight.dev/doors"
 )
 
 // Release is one version of a service that takes over its traffic in one environment.
@@ -296,6 +302,9 @@ type Routing struct {
 	// Shut keeps everything away from the version, routes too.
 	// +optional
 	Shut bool `json:"shut,omitempty"`
+	// Retire has clients leave the doors of stable's pods, which are about to end.
+	// +optional
+	Retire bool `json:"retire,omitempty"`
 	// Selector selects the pods of both versions; Stable and Canary are their
 	// pod-template-hash.
 	Selector map[string]string `json:"selector"`

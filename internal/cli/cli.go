@@ -117,6 +117,7 @@ func (p *Program) commands() []*cobra.Command {
 		p.ejectCommand(),
 		p.shipCommand(),
 		p.changeCommand(),
+		p.releaseCommand(),
 		p.workerCommand(),
 		p.clusterCommand(),
 		p.installCommand(),

@@ -61,7 +61,7 @@ var mayImport = map[string][]string{
 	"internal/change/controller": {
 		"api/v1alpha1", "internal/app", "internal/deploy", "internal/kube", "internal/session",
 		"=internal/change", "internal/change/work", "internal/change/repo", "internal/change/host", "internal/change/attest",
-		"internal/change/suite", "internal/change/apart",
+		"internal/change/suite", "internal/change/apart", "internal/release",
 	},
 	"internal/doctor": {"internal/app", "internal/kube", "internal/deploy", "internal/image"},
 	"internal/session": {
@@ -70,12 +70,14 @@ var mayImport = map[string][]string{
 	},
 	"internal/release/verdict": {},
 	"internal/release":         {"internal/release/verdict"},
+	"internal/release/control": {"internal/release", "internal/release/verdict", "internal/release/spec", "internal/kube", "api/v1alpha1"},
 	"internal/release/spec":    {"internal/release", "internal/release/verdict", "api/v1alpha1"},
+	"internal/release/client":  {"internal/release", "internal/release/spec", "internal/kube", "api/v1alpha1"},
 	"internal/cli": {
-		"internal/app", "internal/ui", "internal/kube", "internal/deploy", "internal/image", "internal/session", "internal/doctor",
+		"internal/release", "internal/app", "internal/ui", "internal/kube", "internal/deploy", "internal/image", "internal/session", "internal/doctor",
 		"internal/bridge", "internal/steer", "internal/stream", "internal/reach", "internal/install", "internal/intercept", "internal/nodeagent", "internal/tree", "internal/change", "api/v1alpha1",
 	},
-	"internal/outer":  {"internal/cli", "internal/change", "internal/kube", "internal/session"},
+	"internal/outer":  {"internal/cli", "internal/change", "internal/kube", "internal/session", "internal/install", "internal/release"},
 	"cmd/bight":       {"internal/cli", "internal/bridge/jail"},
 	"cmd/bight-outer": {"internal/cli", "internal/outer"},
 	"cmd/bight-agent": {"internal/agent", "internal/steer"},

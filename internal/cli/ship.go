@@ -46,7 +46,7 @@ The steps that take toolchains are done here, unless --no-worker leaves them to 
 that run bight worker. Exit code 0: deployed, or held until somebody promotes it; 1:
 refused. It takes what bight install installs.`,
 		Example: `  bight ship
-  bight ship --env stage,prod:manual
+  bight ship --env stage,prod:manual:canary
   bight ship -o json`,
 		Args: atMost(1, "one directory"),
 		RunE: func(c *cobra.Command, args []string) error {
@@ -61,7 +61,7 @@ refused. It takes what bight install installs.`,
 	}
 	t.flags(c)
 	t.registryFlag(c)
-	c.Flags().StringSliceVar(&o.environments, "env", nil, "environments of a new App, in order: NAME, or NAME:manual for one that takes bight change promote")
+	c.Flags().StringSliceVar(&o.environments, "env", nil, "environments of a new App, in order: NAME, with :manual for one that takes bight change promote, and :canary for one where new versions take over step by step")
 	c.Flags().StringVar(&o.branch, "branch", "main", "branch of a new App that changes are merged into")
 	c.Flags().BoolVar(&o.noWorker, "no-worker", false, "leave review, build and test to other workers")
 	o.worker.flags(c)
@@ -77,18 +77,23 @@ func parseEnvironments(all []string) ([]v1alpha1.Environment, error) {
 	}
 	var out []v1alpha1.Environment
 	for _, e := range all {
-		name, how, _ := strings.Cut(e, ":")
+		name, rest, _ := strings.Cut(e, ":")
 		if !app.ValidLabel(name) || len(name) > 40 || name == "preview" {
 			return nil, usageError("--env %s: an environment's name has a-z, 0-9 and dashes, a letter first, at most 40 characters, and is not preview", e)
 		}
-		switch how {
-		case "", "automatic":
-			out = append(out, v1alpha1.Environment{Name: name})
-		case "manual":
-			out = append(out, v1alpha1.Environment{Name: name, Promotion: v1alpha1.Manual})
-		default:
-			return nil, usageError("--env %s: after the name comes manual or automatic, not %s", e, how)
+		env := v1alpha1.Environment{Name: name}
+		for _, how := range strings.Split(rest, ":") {
+			switch how {
+			case "", "automatic":
+			case "manual":
+				env.Promotion = v1alpha1.Manual
+			case "canary":
+				env.Release = &v1alpha1.ReleasePlan{}
+			default:
+				return nil, usageError("--env %s: after the name comes manual, automatic or canary, not %s", e, how)
+			}
 		}
+		out = append(out, env)
 	}
 	return out, nil
 }

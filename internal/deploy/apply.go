@@ -34,6 +34,10 @@ type Applier struct {
 	// that are not the app's.
 	TakeOver bool
 
+	// Leave, if not nil, says which objects stay as they are if they are there: somebody
+	// else is at them.
+	Leave func(Ref) bool
+
 	// Note is told, in a sentence, of what takes long; nil is told nothing.
 	Note func(string)
 }
@@ -103,7 +107,7 @@ func (a *Applier) Apply(ctx context.Context, appName, namespace string, objs []O
 	if err := r.read(ctx); err != nil {
 		return nil, err
 	}
-	st := plan(objs, r.parent.record, r.there)
+	st := plan(objs, r.parent.record, r.there, r.Leave)
 	for _, o := range st.unchanged {
 		r.did(o.Ref, o.Service, Unchanged)
 	}

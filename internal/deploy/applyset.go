@@ -101,7 +101,7 @@ type steps struct {
 
 // plan compares what is wanted with what the record says was applied and what
 // is there now. An object is left alone only if all three agree.
-func plan(objs []Object, rec record, there map[string]existing) steps {
+func plan(objs []Object, rec record, there map[string]existing, leave func(Ref) bool) steps {
 	var st steps
 	wanted := map[string]bool{}
 	for _, o := range objs {
@@ -109,6 +109,10 @@ func plan(objs []Object, rec record, there map[string]existing) steps {
 		wanted[key] = true
 		e, found := there[key]
 		m, known := rec[key]
+		if found && !e.deleting && leave != nil && leave(o.Ref) {
+			st.kept = append(st.kept, e)
+			continue
+		}
 		if found && known && !e.deleting && m == (member{Digest: o.digest(), UID: e.uid, Version: e.version}) {
 			st.unchanged = append(st.unchanged, o)
 		} else {

@@ -62,7 +62,7 @@ func TestPlan(t *testing.T) {
 			rec := record{memberKey(cm.Ref): was(cm), memberKey(dep.Ref): was(dep)}
 			there := map[string]existing{memberKey(cm.Ref): is(cm.Ref), memberKey(dep.Ref): is(dep.Ref)}
 			tc.change(rec, there)
-			st := plan([]Object{cm, dep}, rec, there)
+			st := plan([]Object{cm, dep}, rec, there, nil)
 			var got names
 			for _, o := range st.apply {
 				got.Apply = append(got.Apply, o.String())
@@ -134,7 +134,7 @@ func FuzzReadParent(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		plan(nil, p.record, nil)
+		plan(nil, p.record, nil, nil)
 		unknownKinds(unionGroupKinds(p.groupKinds, "ConfigMap"))
 	})
 }

@@ -56,6 +56,7 @@ func (r *renderer) podTemplate(s *app.Service, set settings) *coreac.PodTemplate
 	}
 	return coreac.PodTemplateSpec().WithLabels(labels).
 		WithAnnotations(map[string]string{annotationConfig: set.digest(token)}).
+		WithAnnotations(r.opts.Annotations).
 		WithSpec(spec)
 }
 

@@ -41,6 +41,8 @@ type RenderOptions struct {
 	// Grace is how long a pod has from when it is told to end until it is killed, in
 	// whole seconds. 0 is Kubernetes' own, 30 s.
 	Grace time.Duration
+	// Annotations are put on every pod.
+	Annotations map[string]string
 
 	// Live makes a sandbox: each process runs under the agent.
 	Live *LiveOptions

@@ -32,6 +32,7 @@ func (r *renderer) controller(s Settings) {
 	r.controllerRights()
 	r.clients(replicas)
 	r.ticketPolicy()
+	r.ordersPolicy()
 	r.add(coreac.PersistentVolumeClaim(Controller, Namespace).WithSpec(coreac.PersistentVolumeClaimSpec().
 		WithAccessModes(corev1.ReadWriteOnce).
 		WithResources(coreac.VolumeResourceRequirements().WithRequests(corev1.ResourceList{corev1.ResourceStorage: size}))))
@@ -90,10 +91,11 @@ func (r *renderer) controllerRights() {
 	}
 	r.add(coreac.ServiceAccount(Controller, Namespace))
 	r.add(rbacac.ClusterRole(Controller).WithRules(
-		rule(v1alpha1.Group, []string{"apps", "apps/status", "apps/finalizers", "changes", "changes/status", "tickets"}, all...),
+		rule(v1alpha1.Group, []string{"apps", "apps/status", "apps/finalizers", "changes", "changes/status", "tickets", "releases", "releases/status"}, all...),
 		rule("", []string{"namespaces", "services", "configmaps", "secrets", "serviceaccounts", "persistentvolumeclaims"}, all...),
 		rule("apps", []string{"deployments"}, all...),
 		rule("apps", []string{"replicasets"}, "get", "list", "watch"),
+		rule("apps", []string{"replicasets/scale"}, "update"),
 		rule("", []string{"pods", "pods/log", "events"}, "get", "list", "watch"),
 		// The tests of strangers are pods without a controller of their own, in namespaces
 		// that are closed off. Who may make Deployments may make pods.

@@ -348,6 +348,9 @@ func (i *Installer) Uninstall(ctx context.Context) error {
 	if err := i.may(ctx, all, "delete"); err != nil {
 		return err
 	}
+	if err := i.underWay(ctx); err != nil {
+		return err
+	}
 	// The agents go first, and take their doors away: without the rest, they would
 	// believe what anybody says.
 	agents := func(u *unstructured.Unstructured) bool {

@@ -156,10 +156,18 @@ func (r *renderer) rights() {
 	r.add(rbacac.ClusterRole(NodeAgents).WithRules(
 		rbacac.PolicyRule().WithAPIGroups("").WithResources("pods").WithVerbs("list", "watch"),
 		rbacac.PolicyRule().WithAPIGroups(v1alpha1.Group).WithResources("intercepts").WithVerbs("list", "watch", "delete"),
-		rbacac.PolicyRule().WithAPIGroups(v1alpha1.Group).WithResources("intercepts/status").WithVerbs("patch"),
+		rbacac.PolicyRule().WithAPIGroups(v1alpha1.Group).WithResources("releases").WithVerbs("list", "watch"),
+		rbacac.PolicyRule().WithAPIGroups(v1alpha1.Group).WithResources("intercepts/status", "releases/status").WithVerbs("patch"),
 	))
 	r.add(rbacac.ClusterRoleBinding(NodeAgents).
 		WithRoleRef(rbacac.RoleRef().WithAPIGroup("rbac.authorization.k8s.io").WithKind("ClusterRole").WithName(NodeAgents)).
+		WithSubjects(rbacac.Subject().WithKind("ServiceAccount").WithNamespace(Namespace).WithName(NodeAgents)))
+	// Agents bring the controller what they have counted of a release.
+	r.add(rbacac.Role(NodeAgents, Namespace).WithRules(
+		rbacac.PolicyRule().WithAPIGroups("").WithResources("services").WithResourceNames(Controller).WithVerbs("get"),
+	))
+	r.add(rbacac.RoleBinding(NodeAgents, Namespace).
+		WithRoleRef(rbacac.RoleRef().WithAPIGroup("rbac.authorization.k8s.io").WithKind("Role").WithName(NodeAgents)).
 		WithSubjects(rbacac.Subject().WithKind("ServiceAccount").WithNamespace(Namespace).WithName(NodeAgents)))
 	r.add(rbacac.ClusterRole(Users).
 		WithLabels(map[string]string{
@@ -176,10 +184,13 @@ func (r *renderer) rights() {
 			rbacac.PolicyRule().WithAPIGroups(v1alpha1.Group).WithResources("changes").
 				WithVerbs("get", "list", "watch", "patch", "delete"),
 			rbacac.PolicyRule().WithAPIGroups(v1alpha1.Group).WithResources("tickets").WithVerbs("get", "list", "create", "delete"),
+			// A Release changes a Deployment, which who may edit may do anyway.
+			rbacac.PolicyRule().WithAPIGroups(v1alpha1.Group).WithResources("releases").
+				WithVerbs("get", "list", "watch", "create", "update", "patch", "delete"),
 		))
 	r.add(rbacac.ClusterRole(viewers).
 		WithLabels(map[string]string{"rbac.authorization.k8s.io/aggregate-to-view": "true"}).
-		WithRules(rbacac.PolicyRule().WithAPIGroups(v1alpha1.Group).WithResources("apps", "changes").WithVerbs("get", "list", "watch")))
+		WithRules(rbacac.PolicyRule().WithAPIGroups(v1alpha1.Group).WithResources("apps", "changes", "releases").WithVerbs("get", "list", "watch")))
 }
 
 // policy makes an Intercept its maker's own: the agents act for the owner that it

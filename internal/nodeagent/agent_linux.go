@@ -2,9 +2,12 @@ package nodeagent
 
 import (
 	"context"
+	"crypto/rand"
 	"fmt"
 	"log/slog"
 	"maps"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -24,7 +27,7 @@ import (
 	"github.com/bightdev/bight/internal/kube/follow"
 )
 
-// Agent serves the Intercepts of one node. Its fields are set before Run.
+// Agent serves the Intercepts and Releases of one node. Its fields are set before Run.
 type Agent struct {
 	Cluster *kube.Cluster
 	Node    string    // its name
@@ -37,10 +40,16 @@ type Agent struct {
 	seen       map[types.NamespacedName]renewal
 	late       map[types.NamespacedName]late
 	deleting   map[types.NamespacedName]time.Time // since when
+	releases   map[types.NamespacedName]*v1alpha1.Release
 	pods       map[types.UID]*core.Pod
 
-	posts map[types.UID]*post // of the loop alone
-	wake  chan struct{}       // something has changed; has room for one
+	// Of the loop alone.
+	posts   map[types.UID]*post
+	trials  map[subject]*onTrial
+	courier *courier
+	boot    string // of this run
+
+	wake chan struct{} // something has changed; has room for one
 }
 
 // Run serves until ctx ends, and takes every gate away then.
@@ -48,6 +57,8 @@ func (a *Agent) Run(ctx context.Context) error {
 	a.intercepts, a.seen = map[types.NamespacedName]*v1alpha1.Intercept{}, map[types.NamespacedName]renewal{}
 	a.late, a.deleting = map[types.NamespacedName]late{}, map[types.NamespacedName]time.Time{}
 	a.pods, a.posts = map[types.UID]*core.Pod{}, map[types.UID]*post{}
+	a.releases, a.trials = map[types.NamespacedName]*v1alpha1.Release{}, map[subject]*onTrial{}
+	a.boot = rand.Text()
 	a.wake = make(chan struct{}, 1)
 	typed, err := a.Cluster.Typed()
 	if err != nil {
@@ -57,11 +68,17 @@ func (a *Agent) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	a.courier = newCourier(func(ctx context.Context) (*core.Service, error) {
+		return typed.CoreV1().Services(namespace()).Get(ctx, controller, metav1.GetOptions{})
+	})
 	mine := metav1.ListOptions{FieldSelector: fields.OneTermEqualSelector("spec.nodeName", a.Node).String()}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return a.follow(ctx, "pods", follow.Of(typed.CoreV1().Pods(""), mine), a.takePods) })
 	g.Go(func() error {
 		return a.follow(ctx, "intercepts", follow.Of(client.Resource(v1alpha1.Intercepts()), metav1.ListOptions{}), a.takeIntercepts)
+	})
+	g.Go(func() error {
+		return a.follow(ctx, "releases", follow.Of(client.Resource(v1alpha1.Releases()), metav1.ListOptions{}), a.takeReleases)
 	})
 	r := &reporter{client: client, node: a.Node, log: a.Log, wake: make(chan struct{}, 1)}
 	g.Go(func() error { return r.run(ctx) })
@@ -69,29 +86,20 @@ func (a *Agent) Run(ctx context.Context) error {
 	return g.Wait()
 }
 
-// patience is between attempts to follow what can't be followed.
+// patience is between attempts.
 const patience = time.Second
 
 // follow follows a collection until ctx ends.
 func (a *Agent) follow(ctx context.Context, what string, source follow.Source, take func(follow.Change)) error {
-	for {
-		err := source.Changes(ctx, "", func(c follow.Change) error {
-			a.mu.Lock()
-			take(c)
-			a.mu.Unlock()
-			a.rouse()
-			return nil
-		})
-		if ctx.Err() != nil {
-			return nil
-		}
+	source.Always(ctx, func(err error) {
 		a.Log.Warn("changes are not seen", "of", what, "err", err)
-		select {
-		case <-time.After(patience):
-		case <-ctx.Done():
-			return nil
-		}
-	}
+	}, func(c follow.Change) {
+		a.mu.Lock()
+		take(c)
+		a.mu.Unlock()
+		a.rouse()
+	})
+	return nil
 }
 
 func (a *Agent) rouse() {
@@ -181,6 +189,7 @@ func nameOf(i *v1alpha1.Intercept) types.NamespacedName {
 func (a *Agent) loop(ctx context.Context, r *reporter) error {
 	var posts sync.WaitGroup
 	defer posts.Wait()
+	defer a.dismiss(func(subject) bool { return true })
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -201,14 +210,17 @@ func (a *Agent) loop(ctx context.Context, r *reporter) error {
 		}
 		over, next := expired(a.seen, func(n types.NamespacedName) bool { return here[n] }, now)
 		over = a.begin(over, now)
+		a.share(ctx, &posts, want, now)
 		a.mu.Unlock()
 		a.station(ctx, &posts, want)
-		r.report(a.statuses(want))
+		all := a.statuses(want)
+		maps.Copy(all, a.doors(want, now))
+		r.report(all)
 		if len(over) > 0 {
 			posts.Go(func() { a.expire(ctx, over) })
 			next = earlier(next, now.Add(patience)) // to see whether they are gone
 		}
-		if len(want) > 0 {
+		if slices.ContainsFunc(slices.Collect(maps.Values(want)), (*wanted).counts) {
 			next = earlier(next, now.Add(sampling))
 		}
 		if !next.IsZero() {
@@ -247,13 +259,18 @@ func (a *Agent) station(ctx context.Context, running *sync.WaitGroup, want map[t
 }
 
 // statuses is what there is to tell of each Intercept with pods here.
-func (a *Agent) statuses(want map[types.UID]*wanted) map[subject][]v1alpha1.PodStatus {
-	all := map[subject][]v1alpha1.PodStatus{}
+func (a *Agent) statuses(want map[types.UID]*wanted) map[subject]any {
+	pods := map[subject][]v1alpha1.PodStatus{}
 	for uid, w := range want {
 		for _, i := range w.intercepts {
-			s := subject{nameOf(i), i.UID}
-			all[s] = append(all[s], a.posts[uid].status(i.Name))
+			s := subject{kindIntercept, nameOf(i), i.UID}
+			pods[s] = append(pods[s], a.posts[uid].status(i.Name))
 		}
+	}
+	all := map[subject]any{}
+	for s, p := range pods {
+		slices.SortFunc(p, func(a, b v1alpha1.PodStatus) int { return strings.Compare(a.Name, b.Name) })
+		all[s] = v1alpha1.InterceptStatus{Nodes: []v1alpha1.NodeStatus{{Node: a.Node, Pods: p}}}
 	}
 	return all
 }

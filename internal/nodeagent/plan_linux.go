@@ -25,7 +25,12 @@ type wanted struct {
 	// exempt are the ports whose probes don't say that they are kubelet's, so that
 	// everything that comes from the node goes to the app there.
 	exempt []uint16
+	share  *share // of a release, nil for none
+	trial  *trial // that is told of requests, nil for none
 }
+
+// counts says whether there is to be told what the gate has done.
+func (w *wanted) counts() bool { return len(w.intercepts) > 0 || w.trial != nil }
 
 // plan returns what should be served in which pods.
 func plan(intercepts map[types.NamespacedName]*v1alpha1.Intercept, pods map[types.UID]*core.Pod) map[types.UID]*wanted {

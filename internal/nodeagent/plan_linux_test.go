@@ -76,13 +76,18 @@ func TestPlan(t *testing.T) {
 		{"an Intercept that is being deleted", podOf("a"), []*v1alpha1.Intercept{interceptOf("x", func(i *v1alpha1.Intercept) { i.DeletionTimestamp = &meta.Time{} })}, nil},
 		{"kubelet's HTTP probes say who they are",
 			podOf("a", probe(core.ProbeHandler{HTTPGet: &core.HTTPGetAction{Path: "/ready", Port: intstr.FromString("http")}})), []*v1alpha1.Intercept{interceptOf("x")},
+			&got{[]string{"x of ada (ada@laptop) in cart"}, []gate.Port{{Number: 8080, Protocol: "http"}}, nil}},
+		{"unless they are told to use another name",
+			podOf("a", probe(core.ProbeHandler{HTTPGet: &core.HTTPGetAction{
+				Path: "/ready", Port: intstr.FromString("http"), HTTPHeaders: []core.HTTPHeader{{Name: "User-Agent", Value: "x"}},
+			}})), []*v1alpha1.Intercept{interceptOf("x")},
 			&got{[]string{"x of ada (ada@laptop) in cart"}, []gate.Port{{Number: 8080, Protocol: "http", Probes: []string{"/ready"}}}, nil}},
 		{"its TCP probes don't",
 			podOf("a", probe(core.ProbeHandler{TCPSocket: &core.TCPSocketAction{Port: intstr.FromInt32(8080)}})), []*v1alpha1.Intercept{interceptOf("x")},
 			&got{[]string{"x of ada (ada@laptop) in cart"}, []gate.Port{{Number: 8080, Protocol: "http"}}, []uint16{8080}}},
 		{"nor do those inside TLS",
 			podOf("a", probe(core.ProbeHandler{HTTPGet: &core.HTTPGetAction{Path: "/", Port: intstr.FromInt32(8080), Scheme: core.URISchemeHTTPS}})), []*v1alpha1.Intercept{interceptOf("x")},
-			&got{[]string{"x of ada (ada@laptop) in cart"}, []gate.Port{{Number: 8080, Protocol: "http", Probes: []string{"/"}}}, []uint16{8080}}},
+			&got{[]string{"x of ada (ada@laptop) in cart"}, []gate.Port{{Number: 8080, Protocol: "http"}}, []uint16{8080}}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			intercepts := map[types.NamespacedName]*v1alpha1.Intercept{}

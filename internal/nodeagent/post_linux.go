@@ -48,6 +48,10 @@ type post struct {
 	lets    map[string]bool // in, by the names of the Intercepts
 	problem string          // why there is no gate
 	counts  counts
+	obeyed  obeyed
+
+	sharing sharing // of run alone
+	sinks   sinks
 }
 
 // set says what is wanted from now on, nil for nothing any more. It returns false,
@@ -73,7 +77,8 @@ func (p *post) set(w *wanted) bool {
 
 // same reports whether there is nothing new in w.
 func (w *wanted) same(o *wanted) bool {
-	return o != nil && reflect.DeepEqual(w.grants, o.grants) && reflect.DeepEqual(w.ports, o.ports) && runs(w.pod) == runs(o.pod)
+	return o != nil && reflect.DeepEqual(w.grants, o.grants) && reflect.DeepEqual(w.ports, o.ports) && runs(w.pod) == runs(o.pod) &&
+		reflect.DeepEqual(w.share, o.share) && w.trial == o.trial
 }
 
 // runs identifies what of a pod runs: another sandbox or container is another text.
@@ -123,6 +128,8 @@ func (p *post) tell(g *gate.Gate, problem string, grants ...gate.Grant) {
 func (p *post) run(ctx context.Context) {
 	var open *served
 	defer func() { p.shut(ctx, open) }()
+	sampler := time.NewTicker(sampling)
+	defer sampler.Stop()
 	var due <-chan time.Time
 	var idleSince, retry time.Time
 	pause := firstPause
@@ -130,6 +137,9 @@ func (p *post) run(ctx context.Context) {
 		select {
 		case <-p.news:
 		case <-due:
+		case <-sampler.C:
+			p.sample(open)
+			continue
 		case <-ctx.Done():
 			return
 		}
@@ -138,16 +148,17 @@ func (p *post) run(ctx context.Context) {
 		due = nil
 		if !idle {
 			idleSince = time.Time{}
-			if now.Before(retry) {
+			if now.Before(retry) && open == nil {
 				due = time.After(retry.Sub(now))
 				continue
 			}
 			var err error
-			if open, err = p.serve(ctx, open, w); err == nil {
-				pause = firstPause
+			if open, err = p.serve(ctx, open, w); err != nil {
+				p.tell(nil, err.Error())
+			} else if err = p.split(open.gate, w); err == nil {
+				pause, retry = firstPause, time.Time{}
 				continue
 			}
-			p.tell(nil, err.Error())
 			retry = now.Add(pause)
 			due, pause = time.After(pause), min(2*pause, longestPause)
 			continue
@@ -156,6 +167,7 @@ func (p *post) run(ctx context.Context) {
 			idleSince = now
 			if open != nil {
 				open.gate.Set(nil)
+				_ = p.split(open.gate, &wanted{}) // what passes on meanwhile does no harm
 			}
 		}
 		if left := idleSince.Add(lingering).Sub(now); left > 0 {
@@ -201,11 +213,15 @@ func (p *post) shut(ctx context.Context, s *served) {
 		return
 	}
 	p.tell(nil, "")
+	if w, _ := p.wanted(); w.trial != nil {
+		_ = p.split(s.gate, &wanted{}) // from here on all is stable's
+	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closing)
 	defer cancel()
 	if err := errors.Join(s.gate.Close(ctx), s.ns.Close()); err != nil {
 		p.log.Warn("a gate was not closed well", "err", err)
 	}
+	p.unsplit()
 }
 
 // moved reports whether the pod has another network namespace than its gate.
@@ -237,6 +253,7 @@ func (p *post) open(ctx context.Context, w *wanted) (*served, error) {
 	}
 	o := gate.Options{
 		Service: w.pod.Name, Ports: w.ports, Port: gatePort, Version: p.version, Log: p.log, Process: p.process, ExemptPorts: w.exempt,
+		Outcome: p.sinks.add,
 	}
 	if len(w.exempt) > 0 {
 		o.Exempt, err = nodeAddrs(ctx, found)

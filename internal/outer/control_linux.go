@@ -3,6 +3,7 @@ package outer
 import (
 	"context"
 	"errors"
+	"net/http"
 	"os"
 	"os/signal"
 	"runtime/debug"
@@ -12,7 +13,10 @@ import (
 
 	"github.com/bightdev/bight/internal/change/controller"
 	"github.com/bightdev/bight/internal/cli"
+	"github.com/bightdev/bight/internal/install"
 	"github.com/bightdev/bight/internal/kube"
+	"github.com/bightdev/bight/internal/release/control"
+	"github.com/bightdev/bight/internal/release/spec"
 )
 
 // Control implements [cli.Outer]. It is in a pod.
@@ -28,8 +32,13 @@ func (Loop) Control(ctx context.Context, s cli.ControllerSettings) error {
 	config.QPS = -1 // one app's first deployment is a burst
 	debug.SetMemoryLimit(512 << 20)
 	s.Log.Info("controller starts", "version", s.Version, "pod", pod)
+	cluster := kube.New(config, "", "")
+	releases := &control.Controller{
+		Cluster: cluster, Agents: "system:serviceaccount:" + namespace + ":" + install.NodeAgents, Log: s.Log,
+	}
 	return (&controller.Controller{
-		Cluster: kube.New(config, "", ""), Dir: s.Dir, Listen: s.Listen, Pod: pod, Namespace: namespace,
+		Cluster: cluster, Dir: s.Dir, Listen: s.Listen, Pod: pod, Namespace: namespace,
 		HookCommand: s.Hook, Version: s.Version, Log: s.Log,
+		Beside: releases.Run, Paths: map[string]http.Handler{"POST " + spec.EvidencePath: releases},
 	}).Run(ctx)
 }

@@ -76,8 +76,12 @@ func (d *decision) scale(pods int32) {
 }
 
 // need is how many pods a share of the requests takes.
-func (d *decision) need(w Weight, least int32) int32 {
-	share := (int64(d.Stable.Want)*int64(w) + int64(All) - 1) / int64(All)
+func (d *decision) need(w Weight, least int32) int32 { return Need(d.Stable.Want, w, least) }
+
+// Need is how many pods a share of the requests takes if all of them take so many; it is
+// at least one, and no fewer than least.
+func Need(all int32, w Weight, least int32) int32 {
+	share := (int64(all)*int64(w) + int64(All) - 1) / int64(All)
 	return max(int32(share), least, 1)
 }
 
@@ -96,8 +100,8 @@ func (d *decision) undoing() (why string, convicted bool) {
 		return "", false
 	case d.Verdict == verdict.Inconclusive && d.Doubt == UndoInDoubt:
 		return "there was no verdict in time: " + d.World.Why, false
-	case d.Phase == Starting && d.Now.Sub(d.Started) >= d.Plan.ready():
-		return fmt.Sprintf("none of its pods was ready after %s", d.Plan.ready()), false
+	case d.Phase == Starting && d.Now.Sub(d.Started) >= d.Plan.Patience():
+		return fmt.Sprintf("none of its pods was ready after %s", d.Plan.Patience()), false
 	}
 	return "", false
 }
@@ -122,11 +126,14 @@ func (d *decision) undo(why string, convicted bool) {
 }
 
 // undone ends what is being undone when every door says so. The canary's pods stay for
-// a while: they still answer what they were asked.
+// a while: they still answer what they were asked. A door that says nothing for so long
+// has no agent any more, or finds no canary when that is gone: stable answers there.
 func (d *decision) undone() {
-	if d.Phase == Undoing && d.obeyed() {
+	if d.Phase == Undoing && (d.obeyed() || d.Now.Sub(d.Ended) >= d.Plan.keep()) {
 		d.Phase = Undone
 		d.Ended = d.Now
+	} else if d.Phase == Undoing {
+		d.later(d.Ended, d.Plan.keep())
 	}
 	if d.Phase == Undone {
 		d.afterwards()
@@ -176,7 +183,7 @@ func (d *decision) start() {
 	if d.Phase != Starting {
 		d.say(Held, "none of its pods is ready: it gets no requests until one is")
 	} else {
-		d.later(d.Started, d.Plan.ready())
+		d.later(d.Started, d.Plan.Patience())
 	}
 	d.route(0, 0)
 	d.scale(max(d.State.Pods, d.need(d.step().Weight, d.step().Pods)))

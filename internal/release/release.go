@@ -107,8 +107,10 @@ func (p Plan) Check() error {
 	return nil
 }
 
-func (p Plan) ready() time.Duration { return orDefault(p.Ready, 10*time.Minute) }
-func (p Plan) keep() time.Duration  { return orDefault(p.Keep, 30*time.Second) }
+// Patience is how long the first pods may take until they are ready.
+func (p Plan) Patience() time.Duration { return orDefault(p.Ready, 10*time.Minute) }
+
+func (p Plan) keep() time.Duration { return orDefault(p.Keep, 30*time.Second) }
 
 func orDefault(d, otherwise time.Duration) time.Duration {
 	if d > 0 {

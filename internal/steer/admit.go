@@ -80,7 +80,11 @@ func (h *Host) held() []*lease {
 // Requests on connections without one go on as long as the connections do.
 func (d *Door) Retire() { d.retired.Store(true) }
 
-func (d *Door) retiring() bool { return d.retired.Load() }
+// retiring says whether clients are to leave.
+func (d *Door) retiring() bool {
+	s := d.split.Load()
+	return d.retired.Load() || s != nil && s.Retire
+}
 
 // left is a reason that is treated like errLeft.
 type left struct{ error }

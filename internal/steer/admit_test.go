@@ -155,6 +155,15 @@ func TestClientsLeaveADoorThatRetires(t *testing.T) {
 			t.Errorf("before: got %q, close %v, want %q on a connection that goes on", body, resp.Close, want)
 		}
 	}
+	for _, retire := range []bool{true, false} {
+		only := &Split{Generation: 1, Port: p.door.Port, Service: "app", Stable: "old", Versions: []Version{{Name: "old", Weight: All}}, Retire: retire}
+		if err := p.door.Split("old", only); err != nil {
+			t.Fatal(err)
+		}
+		if resp, _ := dial(t, p.addr).get(t, "/x"); resp.Close != retire {
+			t.Errorf("a split that retires (%v) ends the connection: %v", retire, resp.Close)
+		}
+	}
 	p.door.Retire()
 	for user, c := range conns {
 		resp, body := c.get(t, "/x", "X-User: "+user)

@@ -1,6 +1,7 @@
 package steer
 
 import (
+	"math"
 	"math/rand/v2"
 	"slices"
 	"testing"
@@ -15,16 +16,13 @@ func checkBalance(t *testing.T, b *Balance, weights []Weight, turns int) {
 			k++
 		}
 	}
-	bound := int64(All) // 1 - 1/(2k-2) turns
-	if bound = 0; k > 1 {
-		bound = int64(All) - int64(All)/(2*(k-1))
-	}
 	had := make([]int64, len(weights))
 	for n := int64(1); n <= int64(turns); n++ {
 		had[b.Next()]++
 		for i, w := range weights {
-			if off := had[i]*int64(All) - n*int64(w); max(off, -off) > bound {
-				t.Fatalf("weights %v: after %d turns, %d has had %d: off by %.3f, at most %.3f are allowed", weights, n, i, had[i], float64(off)/float64(All), float64(bound)/float64(All))
+			off := had[i]*int64(All) - n*int64(w)
+			if off = max(off, -off); off > 0 && off >= (k-1)*int64(All) {
+				t.Fatalf("weights %v: after %d turns, %d has had %d: off by %.3f, less than %d is allowed", weights, n, i, had[i], float64(off)/float64(All), k-1)
 			}
 			if w == 0 && had[i] > 0 {
 				t.Fatalf("weights %v: %d had a turn", weights, i)
@@ -72,6 +70,51 @@ func FuzzBalance(f *testing.F) {
 			checkBalance(t, NewBalance(weights...), weights, int(turns%4096))
 		}
 	})
+}
+
+// Each turn by itself goes to a version with the probability of its weight, wherever
+// it is among the others: what a judge of versions supposes.
+func TestEachTurnIsDrawn(t *testing.T) {
+	const turns, runs = 60, 20000
+	for _, weights := range [][]Weight{{9500, 500}, {5000, 5000}, {3300, 6700}, {500, 3000, 6500}} {
+		had := make([][]int, turns)
+		for i := range had {
+			had[i] = make([]int, len(weights))
+		}
+		for range runs {
+			b := NewBalance(weights...)
+			for i := range turns {
+				had[i][b.Next()]++
+			}
+		}
+		for i := range had {
+			for v, w := range weights {
+				p := float64(w) / float64(All)
+				off := (float64(had[i][v]) - p*runs) / math.Sqrt(p*(1-p)*runs)
+				if math.Abs(off) > 6 { // of which one in a billion is
+					t.Errorf("weights %v: turn %d went to %d in %d of %d runs, off by %.1f standard deviations", weights, i, v, had[i][v], runs, off)
+				}
+			}
+		}
+	}
+}
+
+// Somebody whose requests come in step with the turns gets a share like everybody.
+func TestWhoComesInStepGetsAShareToo(t *testing.T) {
+	for _, weights := range [][]Weight{{9500, 500}, {5000, 5000}, {9000, 1000}} {
+		period := int(All / weights[1])
+		b := NewBalance(weights...)
+		had, of := 0, 0
+		for i := range period * 5000 {
+			if v := b.Next(); i%period == 0 {
+				had, of = had+v, of+1
+			}
+		}
+		p := float64(weights[1]) / float64(All)
+		if off := (float64(had) - p*float64(of)) / math.Sqrt(p*(1-p)*float64(of)); math.Abs(off) > 6 {
+			t.Errorf("weights %v: of every %dth turn, %d of %d went to the second", weights, period, had, of)
+		}
+	}
 }
 
 func TestPointsAreEven(t *testing.T) {

@@ -114,7 +114,7 @@ func (d *Door) Split(local string, s *Split) error {
 	defer d.mu.Unlock()
 	last := d.split.Load()
 	if s != nil {
-		if last != nil && s.Generation < last.Generation {
+		if last != nil && s.Of == last.Of && s.Generation < last.Generation {
 			return fmt.Errorf("split of %s, port %d: generation %d is older than %d, which is in force", s.Service, s.Port, s.Generation, last.Generation)
 		}
 		next = d.splitting(local, s, last)
@@ -188,6 +188,10 @@ func (t *turns) give() uint64 {
 	return t.given
 }
 
+// Decided is the ID of the last request that a split has decided about, 0 for none.
+// Each up to it has had its last Outcome, or will.
+func (d *Door) Decided() uint64 { return d.counts.ids.Load() }
+
 // InForce tells of the split that the door has, if it has one.
 func (d *Door) InForce() (s SplitStatus, has bool) {
 	n := d.split.Load()
@@ -224,7 +228,7 @@ func (d *Door) decide(r Request, client string) *decision {
 	ch := s.Choose(r, s.draw)
 	v := &s.Versions[ch.Version]
 	f := s.watch.begin()
-	f.ID, f.Generation, f.Version, f.Weight = d.counts.ids.Add(1), s.Generation, v.Name, v.Weight
+	f.ID, f.Generation, f.Of, f.Version, f.Weight = d.counts.ids.Add(1), s.Generation, s.Of, v.Name, v.Weight
 	f.Affinity = ch.Reason == ByAffinity
 	if f.Cohort = ch.Cohort; ch.Reason == ByCohort && f.Cohort == "" {
 		f.Cohort = v.Name

@@ -108,7 +108,7 @@ func TestASplitIsObeyedRequestByRequest(t *testing.T) {
 						if by(p.addr) == "canary" {
 							got++
 						}
-						if off := 2*got*int(All) - 2*k*int(w); off > int(All) || off < -int(All) {
+						if off := got*int(All) - k*int(w); max(off, -off) >= int(All) {
 							t.Fatalf("weight %v: %d of %d requests are the canary's", w, got, k)
 						}
 						n++
@@ -393,6 +393,20 @@ func TestCarriedConnectionsOfOtherKinds(t *testing.T) {
 	}
 	if s, _ := v.stable.door.InForce(); s.Unread != 1 || s.Decided != 1 {
 		t.Errorf("%+v", s)
+	}
+}
+
+// Clients open connections that they don't use in the end: nobody's requests are missed.
+func TestAConnectionWithoutAWordIsNotUnread(t *testing.T) {
+	v := newVersions(t, serve(t, named("stable")), serve(t, named("canary")))
+	v.set(t, v.split(0))
+	c := dial(t, v.stable.addr)
+	_ = c.Conn.(*net.TCPConn).CloseWrite()
+	if b, err := io.ReadAll(c.r); err != nil || len(b) > 0 { // the door has seen to it
+		t.Errorf("got %q, %v", b, err)
+	}
+	if s, _ := v.stable.door.InForce(); s.Unread != 0 {
+		t.Errorf("in force is %+v", s)
 	}
 }
 

@@ -11,7 +11,7 @@
 //
 // A [Split] shares the requests for a port between versions of the service, whose pods
 // all have doors. The door that a request comes to decides, by cohorts, affinity and
-// exact weights, and carries it to a pod of the other version if need be; the door
+// weights, and carries it to a pod of the other version if need be; the door
 // there does not decide again. What is not HTTP goes to the app of the pod. Each
 // request that was decided about has one [Outcome].
 //

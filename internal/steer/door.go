@@ -426,7 +426,9 @@ func (c *conn) raw(ctx context.Context) {
 	if c.last.lease != nil {
 		c.last.lease.connections.Add(1)
 	}
-	c.unread()
+	if c.client.err == nil || len(c.client.bytes()) > 0 { // else it leaves without a word
+		c.unread()
+	}
 	_, mirrors := c.d.pick(Request{Header: func(string) (string, bool) { return "", false }})
 	var copies spools
 	for _, l := range mirrors {

@@ -313,6 +313,8 @@ func TestTheHostBringsRequestsToTheDoor(t *testing.T) {
 	fail = nil
 	older := v.split(100)
 	newer := v.split(200)
+	another := *older
+	another.Of = "another release"
 	for _, step := range []struct {
 		s    *Split
 		at   int
@@ -324,6 +326,7 @@ func TestTheHostBringsRequestsToTheDoor(t *testing.T) {
 		{older, 8080, "other", `this pod is of version "other", which is none of it`},
 		{newer, 8080, "stable", ""},
 		{older, 8080, "stable", "generation 2 is older than 3"},
+		{&another, 8080, "stable", ""}, // its generations are its own
 		{nil, 8080, "", ""},
 		{older, 8080, "stable", ""},
 	} {

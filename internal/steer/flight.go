@@ -14,11 +14,11 @@ import (
 type Outcome struct {
 	ID         uint64    // among those of the door
 	Generation int64     // of the split that decided
+	Of         string    // what that was made for
 	Time       time.Time // of the decision
 	Version    string    // that it was decided for
 	// Weight is that of Version when it was decided. If the weights have decided, it is
-	// the probability that the request went there, for all who do not know whose turn
-	// it was.
+	// the probability with which the request went there: see Balance.
 	Weight   Weight
 	Affinity bool   // the client's affinity has decided
 	Cohort   string // that has decided, by its name, or else its version's; "" if none has

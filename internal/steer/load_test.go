@@ -296,7 +296,7 @@ func TestHundredWeightChangesUnderLoad(t *testing.T) {
 				}
 			}
 			for g, n := range got {
-				if off := canary[g]*int(All) - n*int(in[g]); 2*off > int(All) || 2*off < -int(All) {
+				if off := canary[g]*int(All) - n*int(in[g]); max(off, -off) >= int(All) {
 					t.Errorf("weight %v: %d of %d requests went to the canary", in[g], canary[g], n)
 				}
 			}

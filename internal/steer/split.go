@@ -21,16 +21,22 @@ const maxVersions = 16
 type Split struct {
 	// Generation grows with each change, so that who has set one can tell that it is
 	// in force, and an older one that comes late is refused.
-	Generation int64     `json:"generation"`
-	Service    string    `json:"service"`
-	Port       int       `json:"port"` // the app's
-	Versions   []Version `json:"versions"`
+	Generation int64 `json:"generation"`
+	// Of is what the split is made for, a release say. Generations are those of one, and
+	// each outcome tells it.
+	Of       string    `json:"of,omitempty"`
+	Service  string    `json:"service"`
+	Port     int       `json:"port"` // the app's
+	Versions []Version `json:"versions"`
 	// Stable is the version that was there before. It answers what another version
 	// can't, unless it is Shut: fail open.
 	Stable   string    `json:"stable"`
 	Cohorts  []Cohort  `json:"cohorts,omitempty"` // the first that matches counts
 	Affinity *Affinity `json:"affinity,omitempty"`
 	Mirror   *Copies   `json:"mirror,omitempty"`
+	// Retire makes clients leave the door, as [Door.Retire] does, for as long as the split
+	// is in force.
+	Retire bool `json:"retire,omitempty"`
 	// Slow are times without an answer, in order. A request in flight that crosses one
 	// is reported then.
 	Slow []time.Duration `json:"slowNs,omitempty"`

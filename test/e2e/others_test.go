@@ -92,7 +92,7 @@ func (b *bay) deployTill(namespace string) {
 					Containers: []core.Container{{
 						Name: tillNamed, Image: from.Containers[0].Image, SecurityContext: from.Containers[0].SecurityContext,
 						Env: []core.EnvVar{
-							{Name: "OFFSET", Value: "0"}, {Name: "GREETING", Value: "good evening"},
+							{Name: "OFFSET", Value: "0"}, {Name: "GREETING", Value: "good evening"}, {Name: "GRACE", Value: "yes"},
 							{Name: "API_KEY", ValueFrom: &core.EnvVarSource{SecretKeyRef: &core.SecretKeySelector{LocalObjectReference: core.LocalObjectReference{Name: tillNamed}, Key: "key"}}},
 						},
 						Ports:        []core.ContainerPort{{Name: "http", ContainerPort: 8080}, {Name: "raw", ContainerPort: 7000}},

@@ -53,6 +53,9 @@ type Options struct {
 	// Process finds the main process of a grant's container as it is now: it is asked
 	// for each question, since containers are restarted.
 	Process func(ctx context.Context, container string) (node.Process, error)
+	// Outcome, if not nil, is told what became of each request for a port that a split
+	// decided about. It is called as [steer.Door.Outcome] is.
+	Outcome func(port int, o *steer.Outcome)
 	Log     *slog.Logger
 }
 
@@ -158,6 +161,10 @@ func (g *Gate) serve(p Port) {
 	d := &steer.Door{
 		Port: p.Number, Protocol: p.Protocol, Probes: p.Probes, Follow: p.Protocol != steer.TCP,
 		AppAt: g.app, Older: func() int64 { return g.older(p.Number) }, Log: g.o.Log,
+		Peer: func(ctx context.Context, to netip.AddrPort) (net.Conn, error) { return g.ns.Dial(ctx, "tcp", to) },
+	}
+	if g.o.Outcome != nil {
+		d.Outcome = func(o *steer.Outcome) { g.o.Outcome(p.Number, o) }
 	}
 	q := newQueue(p.Number)
 	g.host.AddDoor(d)

@@ -33,8 +33,8 @@ import (
 const (
 	// helperVar makes the test's program another one: "wait" only holds its
 	// namespaces, "container" lives in a root of its own at rootVar, "gate" serves
-	// the network namespace at descriptor 3. Each prints a line when it is ready and
-	// for each line that it is told, and ends when its input does.
+	// the network namespace at descriptor 3, "split" has a split besides. Each prints a
+	// line when it is ready and for each line that it is told, and ends when its input does.
 	helperVar = "BIGHT_GATE_HELPER"
 	rootVar   = "BIGHT_GATE_ROOT"
 
@@ -84,7 +84,7 @@ func help(mode string) error {
 			return err
 		}
 		told = c.write
-	case "gate":
+	case "gate", "split":
 		ns, err := node.OpenNetns("/proc/self/fd/3")
 		if err != nil {
 			return err
@@ -94,6 +94,11 @@ func help(mode string) error {
 			return err
 		}
 		g.Set([]Grant{annas()})
+		if mode == "split" {
+			if err := g.Split(appPort, "stable", shared(1, 5000)); err != nil {
+				return err
+			}
+		}
 	}
 	fmt.Println("ready")
 	for in := bufio.NewScanner(os.Stdin); in.Scan(); {

@@ -56,8 +56,11 @@ type Controller struct {
 	Pod, Namespace string
 	// HookCommand runs this program's git hooks.
 	HookCommand []string
-	Version     string
-	Log         *slog.Logger
+	// Beside is what else is done while this process leads, and Paths what else is served.
+	Beside  func(context.Context) error
+	Paths   map[string]http.Handler
+	Version string
+	Log     *slog.Logger
 
 	client client.Client
 	live   client.Reader // past the cache
@@ -139,7 +142,7 @@ func (c *Controller) set(m ctrl.Manager) error {
 	c.store = repo.Store{Root: filepath.Join(c.Dir, "git")}
 	c.tickets.reader = c.live
 	c.images.registry = c.Cluster.LocalRegistry
-	c.envs.typed, c.envs.dynamic, c.envs.client, c.envs.log = typed, dynamic, c.client, c.Log
+	c.envs.typed, c.envs.dynamic, c.envs.client, c.envs.live, c.envs.log = typed, dynamic, c.client, c.live, c.Log
 	c.wake = make(chan v1alpha1.App, 1024)
 	c.hub = &work.Hub{Keeper: keeper{c}, Log: c.Log, May: c.mayWork}
 	c.git = &repo.Server{
@@ -206,6 +209,14 @@ func (l leading) Start(ctx context.Context) error {
 		return err
 	}
 	tasks.Go(func() { l.healAll(ctx) })
+	if l.Beside != nil {
+		tasks.Go(func() {
+			if err := l.Beside(ctx); err != nil {
+				l.Log.Error("what is done beside has ended", "err", err)
+				_ = server.Close() // another leads then
+			}
+		})
+	}
 	if err := l.announce(ctx); err != nil {
 		l.Log.Error("the leader's pod is not labelled", "err", err)
 		return err

@@ -33,6 +33,7 @@ type environments struct {
 	typed   kubernetes.Interface
 	dynamic dynamic.Interface
 	client  client.Client
+	live    client.Reader // past the cache
 	log     *slog.Logger
 
 	mu    sync.Mutex
@@ -192,8 +193,8 @@ func (c *Controller) built(run v1alpha1.Run) (artifacts, error) {
 const AppFile = "app.json"
 
 // render returns the objects of an environment. Its pods have grace to end, 0 for as
-// long as is usual.
-func (a artifacts) render(namespace string, grace time.Duration) ([]deploy.Object, error) {
+// long as is usual, and doors if new versions are to take over from them.
+func (a artifacts) render(namespace string, grace time.Duration, doors bool) ([]deploy.Object, error) {
 	commands := map[string][]string{}
 	for _, s := range a.app.Services {
 		command, err := session.Command(s)
@@ -202,7 +203,11 @@ func (a artifacts) render(namespace string, grace time.Duration) ([]deploy.Objec
 		}
 		commands[s.Name] = command
 	}
-	return deploy.Render(a.app, deploy.RenderOptions{Environment: namespace, Images: a.images, Commands: commands, Grace: grace})
+	o := deploy.RenderOptions{Environment: namespace, Images: a.images, Commands: commands, Grace: grace}
+	if doors {
+		o.Annotations = map[string]string{v1alpha1.DoorsAnnotation: "true"}
+	}
+	return deploy.Render(a.app, o)
 }
 
 // startDeploy brings a merged change to an environment in the background.
@@ -275,7 +280,7 @@ func (c *Controller) deploy(ctx context.Context, a *v1alpha1.App, r *repo.Reposi
 	if bad := c.verified(ctx, a, run); bad != nil {
 		return *bad
 	}
-	objs, err := art.render(namespace, 0)
+	objs, err := art.render(namespace, 0, e.Release != nil)
 	if err != nil {
 		return refused("%s", err)
 	}
@@ -296,13 +301,7 @@ func (c *Controller) deploy(ctx context.Context, a *v1alpha1.App, r *repo.Reposi
 	if err != nil {
 		return erred(fmt.Errorf("write the desired state: %w", err))
 	}
-	var result appliedState
-	err = insist(ctx, func() (err error) {
-		if result, err = c.envs.apply(ctx, a.Name, namespace, r, commit); err == nil {
-			err = c.envs.served(ctx, art.app, namespace)
-		}
-		return err
-	})
+	result, err := c.bring(ctx, a, e, r, commit, art, m)
 	if err == nil {
 		s := v1alpha1.Step{State: v1alpha1.StepPassed, Evidence: map[string]string{"commit": commit}, Message: result.String() + " in " + namespace}
 		if commit == before && !result.changed {
@@ -310,22 +309,98 @@ func (c *Controller) deploy(ctx context.Context, a *v1alpha1.App, r *repo.Reposi
 		}
 		return s
 	}
-	var failed *deploy.RolloutError
-	if !errors.As(err, &failed) || len(failed.Failures) == 0 {
+	text, failed := failure(err)
+	if !failed {
 		return erred(err)
 	}
-	text := failed.Failures[0].Error()
 	if before == "" || before == commit {
 		return refused("%s", text)
 	}
 	back, err := c.envs.putBack(ctx, r, ref, before, commit, m)
 	if err == nil {
-		_, err = c.envs.apply(ctx, a.Name, namespace, r, back)
+		_, _, err = c.envs.apply(ctx, a.Name, namespace, r, back, releasing{plan: e.Release})
 	}
 	if err != nil {
 		return refused("%s\nand what was there before could not be put back: %s", text, err)
 	}
 	return refused("%s\nwhat was there before is back (%s)", text, short(back))
+}
+
+// bring makes an environment equal to a desired state, by Releases where it has them,
+// and waits until it serves.
+func (c *Controller) bring(ctx context.Context, a *v1alpha1.App, e v1alpha1.Environment, r *repo.Repository, commit string, art artifacts, m *v1alpha1.Change) (result appliedState, err error) {
+	namespace := change.Namespace(a.Name, e)
+	key := client.ObjectKeyFromObject(m)
+	how := releasing{plan: e.Release}
+	if e.Release != nil {
+		how.make = &maker{change: fmt.Sprintf("%s/%s#%d", m.Namespace, m.Name, m.Status.Attempt), version: short(m.Status.Merged) + " " + m.Spec.Title, risk: m.Status.Risk}
+	}
+	for {
+		var h held
+		err = insist(ctx, func() (err error) {
+			var did appliedState
+			if did, h, err = c.envs.apply(ctx, a.Name, namespace, r, commit, how); err == nil {
+				result.add(did)
+				err = c.envs.served(ctx, without(art.app, h.services), namespace)
+			}
+			return err
+		})
+		if err != nil || len(h.waits) == 0 {
+			return result, err
+		}
+		told := ""
+		err = c.envs.released(ctx, namespace, h.waits, func(text string) {
+			if text != told && text != "" {
+				told = text
+				c.tell(ctx, key, change.DeployStep(e.Name), text)
+			}
+		})
+		if err != nil {
+			return result, err
+		}
+		for service := range h.waits {
+			result.add(appliedState{changed: true, text: "released " + service})
+		}
+	}
+}
+
+// without is an app without some services.
+func without(a *app.App, services map[string]bool) *app.App {
+	if len(services) == 0 {
+		return a
+	}
+	out := *a
+	out.Services = slices.DeleteFunc(slices.Clone(a.Services), func(s *app.Service) bool { return services[s.Name] })
+	return &out
+}
+
+// tell says what a step that runs is at.
+func (c *Controller) tell(ctx context.Context, key client.ObjectKey, step, text string) {
+	_, err := c.update(ctx, key, func(m *v1alpha1.Change) error {
+		if s := change.StepOf(m.Status.Steps, step); s != nil {
+			now := *s
+			now.Message = text
+			m.Status.Steps = change.SetStep(m.Status.Steps, now)
+		}
+		return nil
+	})
+	if err != nil {
+		c.Log.Warn("what a step is at is not written down", "change", key.Name, "step", step, "err", err)
+	}
+}
+
+// failure says why what was deployed is not what is to be, false if it can't be known.
+func failure(err error) (string, bool) {
+	if undone, ok := errors.AsType[*undoneError](err); ok {
+		return undone.Error(), true
+	}
+	if convicted, ok := errors.AsType[*convictedError](err); ok {
+		return convicted.Error(), true
+	}
+	if failed, ok := errors.AsType[*deploy.RolloutError](err); ok && len(failed.Failures) > 0 {
+		return failed.Failures[0].Error(), true
+	}
+	return "", false
 }
 
 // insistence is how long an API server may take until it knows our rights.
@@ -453,21 +528,36 @@ type appliedState struct {
 
 func (a appliedState) String() string { return a.text }
 
-// apply makes a namespace equal to the desired state that a commit has. What others
-// have changed of it is put back.
-func (e *environments) apply(ctx context.Context, appName, namespace string, r *repo.Repository, commit string) (appliedState, error) {
+// add is what is done after what was done.
+func (a *appliedState) add(b appliedState) {
+	switch {
+	case a.text == "" || !a.changed:
+		a.text = b.text
+	case b.changed:
+		a.text += ", " + b.text
+	}
+	a.changed = a.changed || b.changed
+}
+
+// apply makes a namespace equal to the desired state that a commit has, but for what is
+// left to releases. What others have changed of it is put back.
+func (e *environments) apply(ctx context.Context, appName, namespace string, r *repo.Repository, commit string, how releasing) (appliedState, held, error) {
 	files, err := e.desiredAt(ctx, r, commit)
 	if err != nil {
-		return appliedState{}, err
+		return appliedState{}, held{}, err
 	}
 	objs, err := deploy.ReadDesired(namespace, files)
 	if err != nil {
-		return appliedState{}, err
+		return appliedState{}, held{}, err
 	}
-	applier := &deploy.Applier{Client: e.typed, Dynamic: e.dynamic, Log: e.log, TakeOver: true}
+	objs, h, err := e.hold(ctx, namespace, objs, how)
+	if err != nil {
+		return appliedState{}, h, err
+	}
+	applier := &deploy.Applier{Client: e.typed, Dynamic: e.dynamic, Log: e.log, TakeOver: true, Leave: h.leave}
 	result, err := applier.Apply(ctx, appName, namespace, objs)
 	if err != nil {
-		return appliedState{}, err
+		return appliedState{}, h, err
 	}
 	count := map[deploy.Action]int{}
 	var names []string
@@ -484,7 +574,7 @@ func (e *environments) apply(ctx context.Context, appName, namespace string, r *
 			out.text = strings.Join(names[:5], ", ") + fmt.Sprintf(" and %d more", len(names)-5)
 		}
 	}
-	return out, nil
+	return out, h, nil
 }
 
 // served waits until the services of an app serve, or never will.

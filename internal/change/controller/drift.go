@@ -130,11 +130,11 @@ func (c *Controller) healOnce(ctx context.Context, p place, environment string) 
 	if err := c.client.Get(ctx, p.app, app); err != nil {
 		return client.IgnoreNotFound(err)
 	}
-	mine := slices.ContainsFunc(app.Spec.Environments, func(e v1alpha1.Environment) bool {
+	at := slices.IndexFunc(app.Spec.Environments, func(e v1alpha1.Environment) bool {
 		return e.Name == environment && change.Namespace(app.Name, e) == p.namespace
 	})
 	ns := &corev1.Namespace{}
-	if err := c.caches.Get(ctx, client.ObjectKey{Name: p.namespace}, ns); err != nil || ns.DeletionTimestamp != nil || !mine {
+	if err := c.caches.Get(ctx, client.ObjectKey{Name: p.namespace}, ns); err != nil || ns.DeletionTimestamp != nil || at < 0 {
 		return client.IgnoreNotFound(err)
 	}
 	r, err := c.store.Open(p.app.Namespace, p.app.Name)
@@ -148,12 +148,12 @@ func (c *Controller) healOnce(ctx context.Context, p place, environment string) 
 	if err != nil {
 		return err
 	}
-	return c.putRight(ctx, p, r, commit)
+	return c.putRight(ctx, p, r, commit, app.Spec.Environments[at].Release)
 }
 
 // putRight applies a desired state, and notes it if that changed anything.
-func (c *Controller) putRight(ctx context.Context, p place, r *repo.Repository, commit string) error {
-	result, err := c.envs.apply(ctx, p.app.Name, p.namespace, r, commit)
+func (c *Controller) putRight(ctx context.Context, p place, r *repo.Repository, commit string, plan *v1alpha1.ReleasePlan) error {
+	result, _, err := c.envs.apply(ctx, p.app.Name, p.namespace, r, commit, releasing{plan: plan})
 	if err == nil && !result.changed || context.Cause(ctx) != nil && errors.Is(context.Cause(ctx), errNewer) {
 		return err
 	}

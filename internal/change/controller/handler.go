@@ -21,6 +21,9 @@ func (c *Controller) handler() http.Handler {
 	mux.HandleFunc("GET "+change.FilesPath+"/{namespace}/{change}/{file}", c.serveFile)
 	mux.HandleFunc("POST "+change.ResultsPath+"/{namespace}/{app}", c.serveResults)
 	mux.Handle("POST "+change.HooksPath+"/{namespace}/{app}", c.webhooks())
+	for pattern, h := range c.Paths {
+		mux.Handle(pattern, h)
+	}
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) })
 	return mux
 }

@@ -125,7 +125,7 @@ func (c *Controller) preview(ctx context.Context, a *v1alpha1.App, namespace str
 	if bad := c.verified(ctx, a, run); bad != nil {
 		return *bad, nil
 	}
-	objs, err := art.render(namespace, previewGrace)
+	objs, err := art.render(namespace, previewGrace, false)
 	if err != nil {
 		return refused("%s", err), nil
 	}

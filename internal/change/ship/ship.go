@@ -125,6 +125,9 @@ func (s *Shipper) Register(ctx context.Context, with Registration) (*v1alpha1.Ap
 		return nil, err
 	}
 	u, err := apps.Get(ctx, s.Name, metav1.GetOptions{})
+	if unknownKind(err) {
+		return nil, errors.New("the cluster knows no Apps: install Bight into it with bight install")
+	}
 	if apierrors.IsNotFound(err) {
 		u, err = s.create(ctx, apps, with)
 	}
@@ -140,6 +143,13 @@ func (s *Shipper) Register(ctx context.Context, with Registration) (*v1alpha1.Ap
 			s.Name, s.Namespace, dot(app.Spec.Directory), dot(with.Directory))
 	}
 	return s.served(ctx, apps, app)
+}
+
+// unknownKind reports whether the API server knows no such kind, rather than no such
+// object, whose name it would say.
+func unknownKind(err error) bool {
+	status, ok := errors.AsType[*apierrors.StatusError](err)
+	return ok && apierrors.IsNotFound(err) && (status.Status().Details == nil || status.Status().Details.Name == "")
 }
 
 func dot(dir string) string {

@@ -7,6 +7,7 @@ package podports
 
 import (
 	"slices"
+	"strings"
 
 	core "k8s.io/api/core/v1"
 )
@@ -14,7 +15,9 @@ import (
 // Port is a TCP port of a pod.
 type Port struct {
 	Number int
-	Probes []string // HTTP paths that kubelet asks
+	// Probes are HTTP paths that kubelet asks under another name than its own. What it
+	// asks under its own is known by that.
+	Probes []string
 	// Silent says that kubelet probes the port without saying who it is: by a
 	// connection alone, or inside TLS.
 	Silent bool
@@ -65,7 +68,8 @@ func probes(c core.Container) []*core.Probe {
 }
 
 func (p *Port) add(h core.ProbeHandler) {
-	if h.HTTPGet != nil && !slices.Contains(p.Probes, h.HTTPGet.Path) {
+	named := func(o core.HTTPHeader) bool { return strings.EqualFold(o.Name, "User-Agent") }
+	if h.HTTPGet != nil && slices.ContainsFunc(h.HTTPGet.HTTPHeaders, named) && !slices.Contains(p.Probes, h.HTTPGet.Path) {
 		p.Probes = append(p.Probes, h.HTTPGet.Path)
 	}
 	if h.TCPSocket != nil || h.HTTPGet != nil && h.HTTPGet.Scheme == core.URISchemeHTTPS {

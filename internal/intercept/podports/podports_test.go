@@ -10,7 +10,8 @@ import (
 
 func TestPortsAndTheirProbes(t *testing.T) {
 	get := func(path string, port intstr.IntOrString, scheme core.URIScheme) *core.Probe {
-		return &core.Probe{ProbeHandler: core.ProbeHandler{HTTPGet: &core.HTTPGetAction{Path: path, Port: port, Scheme: scheme}}}
+		named := []core.HTTPHeader{{Name: "user-agent", Value: "probe"}}
+		return &core.Probe{ProbeHandler: core.ProbeHandler{HTTPGet: &core.HTTPGetAction{Path: path, Port: port, Scheme: scheme, HTTPHeaders: named}}}
 	}
 	ports := []core.ContainerPort{
 		{Name: "http", ContainerPort: 8080}, {Name: "dns", ContainerPort: 53, Protocol: core.ProtocolUDP}, {Name: "raw", ContainerPort: 7000, Protocol: core.ProtocolTCP},
@@ -35,6 +36,9 @@ func TestPortsAndTheirProbes(t *testing.T) {
 		}}, nil, []Port{{Number: 8080, Probes: []string{"/"}, Silent: true}, {Number: 7000, Silent: true}}},
 		{"probed ones", []core.Container{{Ports: ports[:1], ReadinessProbe: get("/", intstr.FromInt32(9001), "")}}, nil,
 			[]Port{{Number: 8080}, {Number: 9001, Probes: []string{"/"}}}},
+		{"kubelet says who it is", []core.Container{{Ports: ports[:1], ReadinessProbe: &core.Probe{ProbeHandler: core.ProbeHandler{HTTPGet: &core.HTTPGetAction{
+			Path: "/", Port: intstr.FromInt32(8080), HTTPHeaders: []core.HTTPHeader{{Name: "Accept", Value: "text/plain"}},
+		}}}}}, nil, []Port{{Number: 8080}}},
 		{"gRPC says who it is", []core.Container{{Ports: ports[:1], ReadinessProbe: &core.Probe{ProbeHandler: core.ProbeHandler{GRPC: &core.GRPCAction{Port: 8080}}}}}, nil,
 			[]Port{{Number: 8080}}},
 	} {

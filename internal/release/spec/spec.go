@@ -7,7 +7,9 @@
 package spec
 
 import (
+	"cmp"
 	"fmt"
+	"strings"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -49,6 +51,27 @@ func Plan(p v1alpha1.ReleasePlan) (release.Plan, error) {
 // the version is good, half for half a minute, and everything.
 func Usual() []release.Step {
 	return []release.Step{{Weight: release.All / 20, Proven: true}, {Weight: release.All / 2, For: 30 * time.Second}}
+}
+
+// ByRisk is a plan for a change of some risk, of 100, nil for one that is not known: a
+// plan with steps as it is, and one without with steps that are the smaller and the longer
+// the greater the risk.
+func ByRisk(p v1alpha1.ReleasePlan, risk *int32) v1alpha1.ReleasePlan {
+	if len(p.Steps) > 0 || risk == nil {
+		return p
+	}
+	step := func(percent int32, proven bool, lasts time.Duration) v1alpha1.ReleaseStep {
+		return v1alpha1.ReleaseStep{Weight: intstr.FromInt32(percent), Proven: proven, For: &metav1.Duration{Duration: lasts}}
+	}
+	switch {
+	case *risk <= 20:
+		p.Steps = []v1alpha1.ReleaseStep{step(10, true, 0), step(50, false, 10*time.Second)}
+	case *risk <= 60:
+		p.Steps = []v1alpha1.ReleaseStep{step(5, true, 0), step(50, false, 30*time.Second)}
+	default:
+		p.Steps = []v1alpha1.ReleaseStep{step(1, false, 30*time.Second), step(5, true, 0), step(25, false, time.Minute), step(50, false, time.Minute)}
+	}
+	return p
 }
 
 // Weight reads a share: 5, "5%" and "0.25" are percent. nil is 0. where is its name.
@@ -151,4 +174,65 @@ func Convicted(r *v1alpha1.Release) string {
 // routing.
 func Over(r *v1alpha1.Release) bool {
 	return release.Phase(r.Status.Phase).Ended() && r.Status.Route == nil
+}
+
+// Compare orders the Releases of a Deployment by when they were made: the one that counts
+// is the last.
+func Compare(a, b *v1alpha1.Release) int {
+	return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), strings.Compare(a.Name, b.Name))
+}
+
+// Tell says what somebody has ordered.
+func Tell(o v1alpha1.ReleaseOrders) string {
+	var all []string
+	switch {
+	case o.Undo:
+		return because("undo", o.Why)
+	case o.Promote:
+		all = append(all, "promote")
+	}
+	if o.Weight != nil {
+		if w, err := Weight(o.Weight, ""); err == nil {
+			all = append(all, w.String()+" of the requests")
+		}
+	}
+	if o.Paused {
+		all = append(all, "pause")
+	}
+	for _, r := range o.Routes {
+		all = append(all, Route(r)+" to "+r.To)
+	}
+	if len(all) == 0 {
+		all = append(all, "go on by the plan")
+	}
+	return because(strings.Join(all, ", "), o.Why)
+}
+
+func because(text, why string) string {
+	if why != "" {
+		text += " (" + why + ")"
+	}
+	return text
+}
+
+// Route says which requests a route is about.
+func Route(r v1alpha1.ReleaseRoute) string {
+	var all []string
+	for _, h := range r.Headers {
+		all = append(all, match(h))
+	}
+	for _, c := range r.Cookies {
+		all = append(all, "cookie "+match(c))
+	}
+	if r.Path != "" {
+		all = append(all, r.Path)
+	}
+	return "requests with " + strings.Join(all, " and ")
+}
+
+func match(h v1alpha1.HeaderMatch) string {
+	if h.Prefix {
+		return h.Name + "=" + h.Value + "*"
+	}
+	return h.Name + "=" + h.Value
 }

@@ -94,7 +94,7 @@ func (l *load) note(stream bool, ask func() (string, error)) {
 	case err != nil:
 		c.Failed++
 		if len(c.Errors) < 5 {
-			c.Errors = append(c.Errors, err.Error())
+			c.Errors = append(c.Errors, began.UTC().Format("15:04:05.000 ")+err.Error())
 		}
 		return
 	case stream:

@@ -6,15 +6,18 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log"
 	"net"
 	"net/http"
 	"os"
+	"os/signal"
 	"strconv"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/coder/websocket"
@@ -54,7 +57,22 @@ func Serve() {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	protocols.SetUnencryptedHTTP2(true)
-	log.Fatal((&http.Server{Handler: mux, Protocols: protocols}).Serve(s.listen(8080)))
+	server := &http.Server{Handler: mux, Protocols: protocols}
+	ended := make(chan os.Signal, 1)
+	signal.Notify(ended, syscall.SIGTERM)
+	go func() {
+		<-ended
+		if os.Getenv("GRACE") == "" {
+			os.Exit(0)
+		}
+		_ = server.Shutdown(context.Background())
+		os.Exit(0)
+	}()
+	err := server.Serve(s.listen(8080))
+	if errors.Is(err, http.ErrServerClosed) {
+		select {} // what is under way is answered
+	}
+	log.Fatal(err)
 }
 
 func (s *server) listen(port int) net.Listener {
@@ -69,6 +87,10 @@ func (s *server) listen(port int) net.Listener {
 func (s *server) answer(w http.ResponseWriter, r *http.Request) {
 	s.requests.Add(1)
 	w.Header().Set("X-Who", s.who)
+	if os.Getenv("BROKEN") != "" {
+		http.Error(w, "this version is broken", http.StatusInternalServerError)
+		return
+	}
 	host, _ := os.Hostname()
 	fmt.Fprintln(w, s.who, r.Proto, host)
 }

@@ -1,0 +1,285 @@
+package controller
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	appsv1 "k8s.io/api/apps/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/watch"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/bightdev/bight/api/v1alpha1"
+	"github.com/bightdev/bight/internal/deploy"
+	"github.com/bightdev/bight/internal/kube/follow"
+	"github.com/bightdev/bight/internal/release"
+	"github.com/bightdev/bight/internal/release/spec"
+)
+
+// releasing says how new versions come to an environment.
+type releasing struct {
+	// plan is that of its Releases, nil where there are none.
+	plan *v1alpha1.ReleasePlan
+	// make, if not nil, is how a Release is called that is to be made: by whom, and what
+	// people call its version. Without it none is made: who puts an environment back makes
+	// no new version of it.
+	make *maker
+}
+
+type maker struct {
+	change, version string
+	risk            *int32
+}
+
+// held are the objects of an environment that releases are at, and those Releases that a
+// desired state waits for.
+type held struct {
+	refs     map[deploy.Ref]bool
+	services map[string]bool   // whose Deployments are held
+	waits    map[string]string // Releases, by Deployment
+}
+
+func (h held) leave(r deploy.Ref) bool { return h.refs[r] }
+
+// convictedError says that a version may not come back.
+type convictedError struct{ service, release, why string }
+
+func (e *convictedError) Error() string {
+	return fmt.Sprintf("this version of %s was convicted, by release %s: %s", e.service, e.release, e.why)
+}
+
+// hold finds out which objects of a desired state are to be left to releases, and makes
+// the Releases that it takes. The objects come back with what tells their versions apart.
+func (e *environments) hold(ctx context.Context, namespace string, objs []deploy.Object, how releasing) ([]deploy.Object, held, error) {
+	h := held{refs: map[deploy.Ref]bool{}, services: map[string]bool{}, waits: map[string]string{}}
+	var all v1alpha1.ReleaseList
+	reader := client.Reader(e.client)
+	if how.make != nil {
+		reader = e.live // what has just ended has
+	}
+	if err := reader.List(ctx, &all, client.InNamespace(namespace)); err != nil {
+		return nil, h, err
+	}
+	if how.plan == nil && len(all.Items) == 0 {
+		return objs, h, nil
+	}
+	out := slices.Clone(objs)
+	for i, o := range objs {
+		if o.Kind != "Deployment" {
+			continue
+		}
+		template, stamped, err := stamp(o)
+		if err != nil {
+			return nil, h, err
+		}
+		if how.plan != nil {
+			out[i] = stamped
+		}
+		live, err := e.typed.AppsV1().Deployments(namespace).Get(ctx, o.Name, metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			continue // a first version has nothing to take over from
+		}
+		if err != nil {
+			return nil, h, err
+		}
+		c, err := choose(live, digestOf(template), all.Items, how)
+		if err == nil && c.make {
+			err = e.release(ctx, namespace, o.Name, template, c.old, how)
+		}
+		if err != nil {
+			return nil, h, err
+		}
+		if c.waits != "" {
+			h.waits[o.Name] = c.waits
+		}
+		if c.leave {
+			h.refs[o.Ref], h.services[o.Service] = true, true
+			for _, s := range objs {
+				if s.Kind == "Service" && s.Service == o.Service {
+					h.refs[s.Ref] = true
+				}
+			}
+		}
+	}
+	return out, h, nil
+}
+
+// stamp notes on a Deployment which template it has.
+func stamp(o deploy.Object) (template []byte, out deploy.Object, err error) {
+	u := &unstructured.Unstructured{}
+	if err := u.UnmarshalJSON(o.JSON); err != nil {
+		return nil, o, err
+	}
+	t, _, _ := unstructured.NestedMap(u.Object, "spec", "template")
+	if template, err = json.Marshal(t); err != nil {
+		return nil, o, err
+	}
+	all := u.GetAnnotations()
+	if all == nil {
+		all = map[string]string{}
+	}
+	all[v1alpha1.TemplateAnnotation] = digestOf(template)
+	u.SetAnnotations(all)
+	out = o
+	out.JSON, err = json.Marshal(u.Object)
+	return template, out, err
+}
+
+func digestOf(template []byte) string {
+	sum := sha256.Sum256(template)
+	return hex.EncodeToString(sum[:5])
+}
+
+// choice is what becomes of one Deployment.
+type choice struct {
+	leave bool              // it is left to releases
+	waits string            // the Release that the desired state waits for, "" for none
+	make  bool              // that is to be made
+	old   *v1alpha1.Release // in whose place
+}
+
+// choose decides what becomes of a Deployment whose template is to have a digest. all are
+// the Releases of its namespace.
+func choose(live *appsv1.Deployment, digest string, all []v1alpha1.Release, how releasing) (choice, error) {
+	var under, this *v1alpha1.Release
+	name := releaseName(live.Name, digest)
+	for i, r := range all {
+		if r.Spec.Deployment != live.Name {
+			continue
+		}
+		if !spec.Over(&r) && (under == nil || spec.Compare(under, &r) < 0) {
+			under = &all[i]
+		}
+		if r.Name == name {
+			this = &all[i]
+		}
+	}
+	if how.plan == nil || live.Annotations[v1alpha1.TemplateAnnotation] == digest {
+		return choice{leave: under != nil}, nil
+	}
+	switch {
+	case how.make == nil:
+		// Who puts back what was deployed finds another version here only if the release of
+		// what was deployed is under way, or came to nothing.
+		return choice{leave: this == nil || !promoted(this) || under != nil}, nil
+	case this != nil && promoted(this) && this.Spec.Change == how.make.change:
+		return choice{}, nil
+	case this != nil && (!spec.Over(this) || this.Spec.Change == how.make.change):
+		return choice{leave: true, waits: name}, nil
+	case this != nil && this.Status.Convicted:
+		return choice{}, &convictedError{live.Name, name, this.Status.Message}
+	}
+	return choice{leave: true, waits: name, make: true, old: this}, nil
+}
+
+// promoted says that a release has ended well, and nothing of it is left.
+func promoted(r *v1alpha1.Release) bool {
+	return r.Status.Phase == string(release.Promoted) && spec.Over(r)
+}
+
+// releaseName is how the Release of a template is called.
+func releaseName(deployment, digest string) string {
+	if len(deployment) > 240 {
+		deployment = deployment[:240]
+	}
+	return deployment + "-" + digest
+}
+
+// release makes a Release, in place of one that has come to nothing before.
+func (e *environments) release(ctx context.Context, namespace, name string, template []byte, old *v1alpha1.Release, how releasing) error {
+	if old != nil {
+		if err := client.IgnoreNotFound(e.client.Delete(ctx, old, client.Preconditions{UID: &old.UID})); err != nil {
+			return fmt.Errorf("remove the release that came to nothing: %w", err)
+		}
+	}
+	r := &v1alpha1.Release{}
+	r.Name, r.Namespace = releaseName(name, digestOf(template)), namespace
+	r.Labels = map[string]string{v1alpha1.ServiceLabel: name}
+	r.Spec = v1alpha1.ReleaseSpec{
+		Deployment: name, Service: name, Template: runtime.RawExtension{Raw: template},
+		Version: how.make.version, Change: how.make.change, Plan: spec.ByRisk(*how.plan, how.make.risk),
+	}
+	if _, err := spec.Plan(r.Spec.Plan); err != nil {
+		return fmt.Errorf("the release plan of the environment: %w", err)
+	}
+	if err := e.client.Create(ctx, r); err != nil {
+		return fmt.Errorf("make release %s: %w", r.Name, err)
+	}
+	return nil
+}
+
+// undoneError says that a release came to nothing.
+type undoneError struct{ service, release, why string }
+
+func (e *undoneError) Error() string {
+	return fmt.Sprintf("release %s of %s was undone: %s", e.release, e.service, e.why)
+}
+
+// released waits until Releases have ended, and tells how they are. The error is an
+// [undoneError] if one came to nothing.
+func (e *environments) released(ctx context.Context, namespace string, waits map[string]string, tell func(string)) error {
+	if len(waits) == 0 {
+		return nil
+	}
+	now := map[string]*v1alpha1.Release{}
+	over := errors.New("all have ended")
+	source := follow.Of(e.dynamic.Resource(v1alpha1.Releases()).Namespace(namespace), metav1.ListOptions{})
+	err := source.Changes(ctx, "", func(c follow.Change) error {
+		if c.Event == "" {
+			clear(now)
+		}
+		for _, o := range append(c.All, c.Object) {
+			if u, ok := o.(*unstructured.Unstructured); ok {
+				r := &v1alpha1.Release{}
+				if err := runtime.DefaultUnstructuredConverter.FromUnstructured(u.Object, r); err != nil {
+					return err
+				}
+				if now[r.Name] = r; c.Event == watch.Deleted {
+					delete(now, r.Name)
+				}
+			}
+		}
+		done, text, err := ended(waits, now)
+		tell(text)
+		if err != nil {
+			return err
+		}
+		if done {
+			return over
+		}
+		return nil
+	})
+	if err == over {
+		return nil
+	}
+	return err
+}
+
+// ended says whether all Releases have, and what there is to tell of those that have not.
+func ended(waits map[string]string, now map[string]*v1alpha1.Release) (done bool, text string, err error) {
+	var texts []string
+	done = true
+	for service, name := range waits {
+		r := now[name]
+		switch {
+		case r == nil:
+			return false, "", &undoneError{service, name, "somebody has deleted it"}
+		case !spec.Over(r):
+			done = false
+			texts = append(texts, service+": "+r.Status.Message)
+		case r.Status.Phase != string(release.Promoted):
+			return false, "", &undoneError{service, name, r.Status.Message}
+		}
+	}
+	slices.Sort(texts)
+	return done, strings.Join(texts, "; "), nil
+}

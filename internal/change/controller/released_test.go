@@ -1,0 +1,109 @@
+package controller
+
+import (
+	"errors"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	appsv1 "k8s.io/api/apps/v1"
+
+	"github.com/bightdev/bight/api/v1alpha1"
+	"github.com/bightdev/bight/internal/release"
+)
+
+func TestChooseWhatIsLeftToReleases(t *testing.T) {
+	rel := func(digest string, phase release.Phase, over bool, change string) v1alpha1.Release {
+		r := v1alpha1.Release{}
+		r.Name, r.Spec.Deployment, r.Spec.Change, r.Status.Phase = "cart-"+digest, "cart", change, string(phase)
+		if !over {
+			r.Status.Route = &v1alpha1.Routing{}
+		}
+		return r
+	}
+	convicted := rel("new", release.Undone, true, "shop/a#0")
+	convicted.Status.Convicted, convicted.Status.Message = true, "E = 5000"
+	stranger := rel("new", release.Progressing, false, "")
+	stranger.Name, stranger.Spec.Deployment = "stock-new", "stock"
+	plan := &v1alpha1.ReleasePlan{}
+	by := func(change string) releasing { return releasing{plan: plan, make: &maker{change: change}} }
+	heal := releasing{plan: plan}
+	tests := []struct {
+		name string
+		is   string // the digest that the Deployment was deployed with
+		all  []v1alpha1.Release
+		how  releasing
+		want choice
+		err  bool
+	}{
+		{"an environment without releases", "old", nil, releasing{}, choice{}, false},
+		{"one where somebody has begun one by hand", "old", []v1alpha1.Release{rel("x", release.Held, false, "")}, releasing{}, choice{leave: true}, false},
+		{"the same version", "new", nil, by("shop/a#0"), choice{}, false},
+		{"the same version, while another is released", "new", []v1alpha1.Release{rel("x", release.Held, false, "")}, by("shop/a#0"), choice{leave: true}, false},
+		{"a new version", "old", []v1alpha1.Release{stranger}, by("shop/a#0"), choice{leave: true, waits: "cart-new", make: true}, false},
+		{"of a Deployment of before", "", nil, by("shop/a#0"), choice{leave: true, waits: "cart-new", make: true}, false},
+		{"its release is under way", "old", []v1alpha1.Release{rel("new", release.Progressing, false, "shop/a#0")}, by("shop/a#0"), choice{leave: true, waits: "cart-new"}, false},
+		{"of another change", "old", []v1alpha1.Release{rel("new", release.Progressing, false, "shop/a#0")}, by("shop/b#0"), choice{leave: true, waits: "cart-new"}, false},
+		{"it is promoted and wound up", "old", []v1alpha1.Release{rel("new", release.Promoted, true, "shop/a#0")}, by("shop/a#0"), choice{}, false},
+		{"it is promoted and not wound up", "old", []v1alpha1.Release{rel("new", release.Promoted, false, "shop/a#0")}, by("shop/a#0"), choice{leave: true, waits: "cart-new"}, false},
+		{"it was undone, and is told so", "old", []v1alpha1.Release{rel("new", release.Undone, true, "shop/a#0")}, by("shop/a#0"), choice{leave: true, waits: "cart-new"}, false},
+		{"it was undone, and is tried again", "old", []v1alpha1.Release{rel("new", release.Undone, true, "shop/a#0")}, by("shop/a#1"), choice{leave: true, waits: "cart-new", make: true}, false},
+		{"it was released once, and something else since", "old", []v1alpha1.Release{rel("new", release.Promoted, true, "shop/a#0")}, by("shop/b#0"), choice{leave: true, waits: "cart-new", make: true}, false},
+		{"it was convicted", "old", []v1alpha1.Release{convicted}, by("shop/b#0"), choice{}, true},
+		{"putting back a convicted version", "old", []v1alpha1.Release{convicted}, heal, choice{leave: true}, false},
+		{"putting back before there is a release", "old", nil, heal, choice{leave: true}, false},
+		{"putting back what is promoted", "old", []v1alpha1.Release{rel("new", release.Promoted, true, "shop/a#0")}, heal, choice{}, false},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			live := &appsv1.Deployment{}
+			live.Name, live.Annotations = "cart", map[string]string{v1alpha1.TemplateAnnotation: tt.is}
+			got, err := choose(live, "new", tt.all, tt.how)
+			got.old = nil
+			if diff := cmp.Diff(tt.want, got, cmp.AllowUnexported(choice{})); diff != "" || (err != nil) != tt.err {
+				t.Errorf("%v (-want +got):\n%s", err, diff)
+			}
+			if bad := (*convictedError)(nil); tt.err && !errors.As(err, &bad) {
+				t.Errorf("the error is %v", err)
+			}
+		})
+	}
+}
+
+func TestEndedTellsOfEveryRelease(t *testing.T) {
+	rel := func(phase release.Phase, over bool, message string) *v1alpha1.Release {
+		r := &v1alpha1.Release{}
+		r.Status.Phase, r.Status.Message = string(phase), message
+		if !over {
+			r.Status.Route = &v1alpha1.Routing{}
+		}
+		return r
+	}
+	waits := map[string]string{"cart": "cart-1", "stock": "stock-1"}
+	tests := []struct {
+		name        string
+		cart, stock *v1alpha1.Release
+		done        bool
+		text        string
+		err         string
+	}{
+		{"both under way", rel(release.Starting, false, "waits"), rel(release.Held, false, "held"), false, "cart: waits; stock: held", ""},
+		{"one", rel(release.Promoted, true, ""), rel(release.Held, false, "held"), false, "stock: held", ""},
+		{"promoted, but not wound up", rel(release.Promoted, true, ""), rel(release.Promoted, false, "it has all requests"), false, "stock: it has all requests", ""},
+		{"both", rel(release.Promoted, true, ""), rel(release.Promoted, true, ""), true, "", ""},
+		{"one undone", rel(release.Promoted, true, ""), rel(release.Undone, true, "E = 5000"), false, "", "release stock-1 of stock was undone: E = 5000"},
+		{"one deleted", rel(release.Promoted, true, ""), nil, false, "", "release stock-1 of stock was undone: somebody has deleted it"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			now := map[string]*v1alpha1.Release{"cart-1": tt.cart, "stock-1": tt.stock}
+			done, text, err := ended(waits, now)
+			said := ""
+			if err != nil {
+				said = err.Error()
+			}
+			if done != tt.done || text != tt.text || said != tt.err {
+				t.Errorf("ended = %v, %q, %q", done, text, said)
+			}
+		})
+	}
+}

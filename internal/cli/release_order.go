@@ -1,0 +1,270 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/bightdev/bight/api/v1alpha1"
+	"github.com/bightdev/bight/internal/release"
+	"github.com/bightdev/bight/internal/release/client"
+	"github.com/bightdev/bight/internal/steer"
+	"github.com/bightdev/bight/internal/ui/term"
+)
+
+// orderFlags are those of a command that gives an order.
+type orderFlags struct {
+	releaseFlags
+	why     string
+	timeout time.Duration
+}
+
+// obeying is how long pods may take to obey, and scaling how long it may take to have
+// as many pods as all requests need.
+const (
+	obeying = 10 * time.Second
+	scaling = 10 * time.Minute
+)
+
+func (f *orderFlags) flags(p *Program, c *cobra.Command, timeout time.Duration) {
+	f.releaseFlags.flags(p, c)
+	c.Flags().StringVar(&f.why, "why", "", "the reason, for the others")
+	c.Flags().DurationVar(&f.timeout, "timeout", timeout, "how long it may take until every pod obeys")
+}
+
+// orderCommand is a command that gives an order to a release. order reads what it is
+// about; values are what may come after the name.
+func (p *Program) orderCommand(c *cobra.Command, timeout time.Duration, order func(args []string) (client.Order, error), values ...string) *cobra.Command {
+	var f orderFlags
+	c.RunE = func(c *cobra.Command, args []string) error {
+		o, err := order(args)
+		if err != nil {
+			return err
+		}
+		if len(f.why) > 1024 {
+			return usageError("--why has %d bytes, and 1024 are the most", len(f.why))
+		}
+		if f.timeout <= 0 {
+			return usageError("--timeout %s: give a time over 0, as in --timeout 30s", f.timeout)
+		}
+		return p.releases(&f.releaseFlags, func(rc *client.Client, printer *term.Printer) error {
+			return giveOrder(c.Context(), rc, printer, c.Name(), args[0], o, &f)
+		})
+	}
+	c.ValidArgsFunction = completeReleases(&f.target, values...)
+	f.flags(p, c, timeout)
+	return c
+}
+
+// giveOrder gives an order and says when every pod obeys it.
+func giveOrder(ctx context.Context, rc *client.Client, printer *term.Printer, command, name string, o client.Order, f *orderFlags) error {
+	task := printer.Task(term.Note, "", "waiting")
+	defer task.Drop()
+	a, err := rc.Give(ctx, name, o, f.why, f.timeout, func(waiting string) { task.Update("waiting: " + waiting) })
+	if err != nil {
+		return err
+	}
+	task.Drop()
+	// Of a share, or of none, all is said with it.
+	where := command != "route" && command != "promote" && a.Release.Spec.Orders.Weight == nil && !a.Release.Spec.Orders.Undo
+	return printer.Data(a, &term.Table{Empty: answerText(a, where)})
+}
+
+// answerText is what has become of an order, in a line: "25 % at 3 of 3 pods, 84 ms",
+// and where the release is now.
+func answerText(a *client.Answer, where bool) string {
+	text := fmt.Sprintf("%s at %d of %s, %s", a.Weight, a.Pods, term.Count(a.Of, "pod"), term.Duration(a.Took))
+	if a.Of == 0 {
+		text = fmt.Sprintf("%s, %s", a.Weight, term.Duration(a.Took))
+	}
+	if phase := strings.ToLower(a.Phase); phase != "" && where {
+		text += " (" + strings.TrimSuffix(phase+": "+joined(a.Message), ": ") + ")"
+	}
+	return text
+}
+
+func (p *Program) releaseOrderCommands() []*cobra.Command {
+	plain := func(order func() client.Order) func([]string) (client.Order, error) {
+		return func([]string) (client.Order, error) { return order(), nil }
+	}
+	name := exactlyOne("a name: of a deployment, or of a release")
+	return []*cobra.Command{
+		p.releaseWeightCommand(),
+		p.releaseRouteCommand(),
+		p.orderCommand(&cobra.Command{
+			Use: "pause NAME", Short: "Have the plan not go on", Args: name,
+			Long: `Have the plan not go on: the version keeps the share of the requests that it has. It
+is still judged, and undone if the evidence is against it.`,
+		}, obeying, plain(client.Pause)),
+		p.orderCommand(&cobra.Command{
+			Use: "resume NAME", Short: "Have the plan go on: after a pause, or where it waits for somebody's word", Args: name,
+			Long: `Have the plan go on: after bight release pause or, if it is not paused, where a step
+waits for somebody's word (hold) or no verdict came in time.`,
+		}, obeying, plain(client.Resume)),
+		p.orderCommand(&cobra.Command{
+			Use: "promote NAME", Short: "Give the version all requests, without waiting for evidence", Args: name,
+			Long: `Give the version all requests as fast as it gets the pods for them, without waiting
+for evidence. It is still judged, and undone if the evidence is against it.`,
+		}, scaling, plain(client.Promote)),
+		p.orderCommand(&cobra.Command{
+			Use: "undo NAME", Aliases: []string{"abort"}, Short: "Take all requests from the version, at once", Args: name,
+			Long: `Take all requests from the version, at once: the doors obey that order themselves and
+wait for no controller. The version does not count as refuted: bight release retry
+begins it anew.
+
+A promoted version can be undone as long as the pods of the version before are kept.`,
+		}, obeying, plain(client.Undo)),
+	}
+}
+
+func (p *Program) releaseWeightCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "weight NAME PERCENT|auto",
+		Short: "Give the version a share of the requests, or go back to the plan",
+		Long: `Give the version a share of the requests, in percent with at most two decimals,
+whatever the plan says; auto goes back to the plan, to the step that gives more than
+that. The version gets more only when it has the pods for it.`,
+		Example: `  bight release weight cart 25
+  bight release weight cart 0.5 --why "the cache is cold"
+  bight release weight cart auto`,
+		Args: func(c *cobra.Command, args []string) error {
+			if len(args) != 2 {
+				return usageError("%s needs a name and a share: %[1]s cart 25, or %[1]s cart auto", c.CommandPath())
+			}
+			return nil
+		},
+	}
+	var o *cobra.Command
+	o = p.orderCommand(c, obeying, func(args []string) (client.Order, error) {
+		if args[1] == "auto" {
+			return client.Unweigh(), nil
+		}
+		w, err := release.ParseWeight(args[1])
+		if err != nil {
+			return nil, usageError("%s: %w, or auto", o.CommandPath(), err)
+		}
+		return client.Weigh(w), nil
+	}, "auto")
+	return o
+}
+
+// routeFlags are those of bight release route.
+type routeFlags struct {
+	headers, cookies []string
+	path, to         string
+	clear            bool
+}
+
+func (p *Program) releaseRouteCommand() *cobra.Command {
+	var r routeFlags
+	c := p.orderCommand(&cobra.Command{
+		Use:   "route NAME --to canary|stable",
+		Short: "Give some requests to one of the versions, whatever its weight",
+		Long: `Give the requests with these headers, cookies and this path to one of the versions,
+whatever its weight. The newest route that is true of a request counts, before those
+of the plan. --clear ends all that were given by hand.`,
+		Example: `  bight release route cart --header 'x-tester=*' --to canary
+  bight release route cart --cookie plan=gold --to stable
+  bight release route cart --clear`,
+		Args: exactlyOne("a name: of a deployment, or of a release"),
+	}, obeying, func([]string) (client.Order, error) {
+		route, err := r.route()
+		switch {
+		case err != nil:
+			return nil, err
+		case route == nil:
+			return client.Undirect(), nil
+		}
+		return client.Direct(*route), nil
+	})
+	c.Flags().StringArrayVar(&r.headers, "header", nil, "requests with this header, NAME=VALUE (VALUE* for a beginning); may be repeated")
+	c.Flags().StringArrayVar(&r.cookies, "cookie", nil, "requests with this cookie, NAME=VALUE (VALUE* for a beginning); may be repeated")
+	c.Flags().StringVar(&r.path, "path", "", "requests for paths below this one")
+	c.Flags().StringVar(&r.to, "to", "", "the version that they go to: canary or stable")
+	c.Flags().BoolVar(&r.clear, "clear", false, "end all routes that were given by hand")
+	complete(c, "to", cobra.FixedCompletions([]string{v1alpha1.Canary, v1alpha1.Stable}, cobra.ShellCompDirectiveNoFileComp))
+	return c
+}
+
+// route reads the flags: nil is to clear.
+func (r *routeFlags) route() (*v1alpha1.ReleaseRoute, error) {
+	chooses := len(r.headers)+len(r.cookies) > 0 || r.path != ""
+	switch {
+	case r.clear && (chooses || r.to != ""):
+		return nil, usageError("--clear ends all routes that were given by hand: leave the other flags out")
+	case r.clear:
+		return nil, nil
+	case !chooses:
+		return nil, usageError("which requests? Name them with --header, --cookie or --path; for a share of all, there is bight release weight")
+	case r.to != v1alpha1.Canary && r.to != v1alpha1.Stable:
+		return nil, usageError("--to %q: say which version they go to, canary or stable", r.to)
+	}
+	route := &v1alpha1.ReleaseRoute{To: r.to}
+	for _, text := range r.headers {
+		h, err := steer.ParseHeader(text)
+		if err != nil {
+			return nil, usageError("%w", err)
+		}
+		route.Headers = append(route.Headers, v1alpha1.HeaderMatch{Name: h.Name, Value: h.Value, Prefix: h.Prefix})
+	}
+	for _, text := range r.cookies {
+		name, value, ok := strings.Cut(text, "=")
+		if !ok {
+			return nil, usageError("--cookie %q is not NAME=VALUE: write --cookie %s=VALUE, or %[2]s=* for any", text, text)
+		}
+		value, prefix := strings.CutSuffix(value, "*")
+		route.Cookies = append(route.Cookies, v1alpha1.HeaderMatch{Name: name, Value: value, Prefix: prefix})
+	}
+	if r.path != "" {
+		path, err := steer.ParsePath(r.path)
+		if err != nil {
+			return nil, usageError("--path %s: %w", r.path, err)
+		}
+		route.Path = path
+	}
+	if err := checkRoutes([]v1alpha1.ReleaseRoute{*route}, nil); err != nil {
+		return nil, usageError("%w", err)
+	}
+	return route, nil
+}
+
+// checkRoutes says what of routes and affinity no door takes.
+func checkRoutes(routes []v1alpha1.ReleaseRoute, a *v1alpha1.Affinity) error {
+	pod := netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, 2, 1}), 80) // any
+	s := &steer.Split{
+		Generation: 1, Service: "routes", Port: 80, Stable: v1alpha1.Stable,
+		Versions: []steer.Version{{Name: v1alpha1.Stable, Weight: steer.All}, {Name: v1alpha1.Canary, Addresses: []netip.AddrPort{pod}}},
+	}
+	if a != nil {
+		s.Affinity = &steer.Affinity{Header: a.Header, Cookie: a.Cookie, Give: a.Give}
+	}
+	matches := func(all []v1alpha1.HeaderMatch) (out []steer.HeaderMatch) {
+		for _, h := range all {
+			out = append(out, steer.HeaderMatch{Name: h.Name, Value: h.Value, Prefix: h.Prefix})
+		}
+		return out
+	}
+	for i, r := range routes {
+		if r.To != v1alpha1.Canary && r.To != v1alpha1.Stable {
+			return fmt.Errorf("routes[%d].to is %q: it is canary or stable", i, r.To)
+		}
+		one := *s
+		one.Cohorts = []steer.Cohort{{Name: r.Name, Match: steer.Match{Headers: matches(r.Headers), Path: r.Path}, Cookies: matches(r.Cookies), Version: r.To}}
+		if err := one.Check(); err != nil {
+			return fmt.Errorf("routes[%d]: %w", i, inner(err))
+		}
+	}
+	return inner(s.Check())
+}
+
+// inner is an error without what it is said about.
+func inner(err error) error {
+	if wrapped, ok := err.(interface{ Unwrap() error }); ok {
+		return wrapped.Unwrap()
+	}
+	return err
+}

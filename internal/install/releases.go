@@ -1,0 +1,67 @@
+package install
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	admissionv1 "k8s.io/api/admissionregistration/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	admissionac "k8s.io/client-go/applyconfigurations/admissionregistration/v1"
+
+	"github.com/bightdev/bight/api/v1alpha1"
+)
+
+// ordersPolicy has whoever orders something of a Release say who they are: what the
+// Release tells of its orders is true then.
+const ordersPolicy = "bight-release-orders"
+
+func (r *renderer) ordersPolicy() {
+	const (
+		had  = "has(oldObject.spec.orders)"
+		has  = "has(object.spec.orders)"
+		same = "(request.operation == 'UPDATE' && " + had + " == " + has + " && (!" + has + " || object.spec.orders == oldObject.spec.orders))"
+		none = "(request.operation == 'CREATE' && !" + has + ")"
+		mine = "(" + has + " && has(object.spec.orders.by) && object.spec.orders.by == request.userInfo.username)"
+	)
+	r.add(admissionac.ValidatingAdmissionPolicy(ordersPolicy).WithSpec(admissionac.ValidatingAdmissionPolicySpec().
+		WithFailurePolicy(admissionv1.Fail).
+		WithMatchConstraints(admissionac.MatchResources().WithResourceRules(admissionac.NamedRuleWithOperations().
+			WithAPIGroups(v1alpha1.Group).WithAPIVersions("*").WithResources("releases").
+			WithOperations(admissionv1.Create, admissionv1.Update))).
+		WithValidations(admissionac.Validation().
+			WithExpression(same + " || " + none + " || " + mine).
+			WithMessageExpression("'who orders something of a Release says so: set spec.orders.by to ' + request.userInfo.username").
+			WithReason(metav1.StatusReasonForbidden))))
+	r.add(admissionac.ValidatingAdmissionPolicyBinding(ordersPolicy).WithSpec(admissionac.ValidatingAdmissionPolicyBindingSpec().
+		WithPolicyName(ordersPolicy).WithValidationActions(admissionv1.Deny)))
+}
+
+// underWay says which releases are: without the controller, nobody would put back what
+// they have changed.
+func (i *Installer) underWay(ctx context.Context) error {
+	client, err := i.Cluster.Dynamic()
+	if err != nil {
+		return err
+	}
+	all, err := client.Resource(v1alpha1.Releases()).List(ctx, metav1.ListOptions{})
+	if apierrors.IsNotFound(err) || apierrors.IsForbidden(err) {
+		return nil // there is no such kind; or it will be seen that something can't be removed
+	}
+	if err != nil {
+		return fmt.Errorf("look for releases that are under way: %w", i.Cluster.Explain(err))
+	}
+	var names []string
+	for _, r := range all.Items {
+		if len(r.GetFinalizers()) > 0 {
+			names = append(names, r.GetNamespace()+"/"+r.GetName())
+		}
+	}
+	if len(names) == 0 {
+		return nil
+	}
+	return fmt.Errorf("%s: under way, and has changed a Deployment and a Service, which only the controller puts back: end it first with bight release promote or undo, "+
+		"and wait until bight release status says that it is over. If the controller can't any more, take off its finalizer (kubectl edit release) and look after the Deployment yourself",
+		strings.Join(names, ", "))
+}

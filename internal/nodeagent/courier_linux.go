@@ -1,0 +1,131 @@
+package nodeagent
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	core "k8s.io/api/core/v1"
+
+	"github.com/bightdev/bight/internal/release/spec"
+)
+
+const (
+	// controller is the Service of the controller.
+	controller = "bight-controller"
+	// account is where a pod has what its service account is known by.
+	account = "/var/run/secrets/kubernetes.io/serviceaccount/"
+	// delivery is how long the controller may take to answer.
+	delivery = 5 * time.Second
+)
+
+// errUnjudged says that the controller does not judge the release, or not any more.
+var errUnjudged = errors.New("the release is not judged")
+
+// courier brings batches to the controller. It may be used by several goroutines.
+type courier struct {
+	client *http.Client
+	// service reads the controller's Service.
+	service func(context.Context) (*core.Service, error)
+	token   func() (string, error)
+
+	mu sync.Mutex
+	at string // the controller's address, "" if it is not known
+}
+
+func newCourier(service func(context.Context) (*core.Service, error)) *courier {
+	return &courier{
+		service: service,
+		token: func() (string, error) {
+			b, err := os.ReadFile(account + "token") // which kubelet renews
+			return strings.TrimSpace(string(b)), err
+		},
+		client: &http.Client{
+			Transport: &http.Transport{IdleConnTimeout: time.Minute, MaxIdleConnsPerHost: 4},
+			// The token is the controller's to see.
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		},
+	}
+}
+
+// send brings a batch to the controller. After errUnjudged it is of no use; after any
+// other error it has to be sent again.
+func (c *courier) send(ctx context.Context, b *spec.Batch) error {
+	ctx, cancel := context.WithTimeout(ctx, delivery)
+	defer cancel()
+	err := c.post(ctx, b)
+	if err != nil && !errors.Is(err, errUnjudged) {
+		c.mu.Lock()
+		c.at = "" // it may be another by now
+		c.mu.Unlock()
+		return fmt.Errorf("bring what was counted of Release %s/%s to the controller: %w", b.Namespace, b.Release, err)
+	}
+	return err
+}
+
+func (c *courier) post(ctx context.Context, b *spec.Batch) error {
+	at, err := c.address(ctx)
+	if err != nil {
+		return err
+	}
+	token, err := c.token()
+	if err != nil {
+		return fmt.Errorf("read the service account's token: %w", err)
+	}
+	body, err := json.Marshal(b)
+	if err != nil {
+		return err
+	}
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+at+spec.EvidencePath, bytes.NewReader(body))
+	if err != nil {
+		return err
+	}
+	r.Header.Set("Authorization", "Bearer "+token)
+	r.Header.Set("Content-Type", "application/json")
+	resp, err := c.client.Do(r)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	why, _ := io.ReadAll(io.LimitReader(resp.Body, 512)) // the status says enough
+	switch resp.StatusCode {
+	case http.StatusNoContent:
+		return nil
+	case http.StatusNotFound:
+		return errUnjudged
+	}
+	return fmt.Errorf("it answers %s: %s", resp.Status, strings.TrimSpace(string(why)))
+}
+
+// address is that of the controller's Service. The Service is asked for, not its name,
+// since the agent may have no nameserver that knows it.
+func (c *courier) address(ctx context.Context) (string, error) {
+	c.mu.Lock()
+	at := c.at
+	c.mu.Unlock()
+	if at != "" {
+		return at, nil
+	}
+	s, err := c.service(ctx)
+	switch {
+	case err != nil:
+		return "", fmt.Errorf("find Service %s: %w", controller, err)
+	case s.Spec.ClusterIP == "" || s.Spec.ClusterIP == core.ClusterIPNone || len(s.Spec.Ports) == 0:
+		return "", fmt.Errorf("service %s has no address of its own: run bight install again", controller)
+	}
+	at = net.JoinHostPort(s.Spec.ClusterIP, strconv.Itoa(int(s.Spec.Ports[0].Port)))
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.at = at
+	return at, nil
+}

@@ -1,0 +1,339 @@
+package nodeagent
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/bightdev/bight/api/v1alpha1"
+	"github.com/bightdev/bight/internal/nodeagent/tally"
+	"github.com/bightdev/bight/internal/release/spec"
+	"github.com/bightdev/bight/internal/release/verdict"
+	"github.com/bightdev/bight/internal/steer"
+)
+
+const (
+	// tellEvery is how often what was counted is told to the controller.
+	tellEvery = 250 * time.Millisecond
+	// longestSilence is between attempts to reach it, and after it has said that it does
+	// not judge the release.
+	longestSilence = 5 * time.Second
+)
+
+// trial is what this node knows of one release: it judges it by the requests that come
+// to its pods of stable alone, and hands on what it has counted.
+type trial struct {
+	of      subject
+	node    string
+	log     *slog.Logger
+	changed func() // the release was convicted here
+
+	mu       sync.Mutex
+	judge    *verdict.Judge // nil if the release can't be judged
+	config   verdict.Config
+	problem  string // why not
+	state    verdict.State
+	tally    *tally.Tally
+	known    []netip.Addr // of the canary's pods
+	sinks    []*sink
+	outbox   outbox
+	news     chan struct{} // there is something that can't wait; has room for one
+	idle     bool          // nothing has come since the last tick
+	totals   v1alpha1.NodeDoors
+	verdicts string // why the release is convicted here, "" if it is not
+
+	entry entry // of the agent's loop alone
+}
+
+// sink is one door of a pod of stable, whose outcomes are about the release.
+type sink struct {
+	t       *trial
+	door    *tally.Door
+	decided func() uint64
+	closed  bool
+	// Of the door's connections, as they were sampled last.
+	old, unread, before int64
+	sampled             bool
+}
+
+// newTrial begins with what an earlier agent of this node has written of the release.
+func newTrial(of subject, node, boot string, log *slog.Logger, changed func(), r *v1alpha1.Release) *trial {
+	t := &trial{of: of, node: node, log: log.With("release", of.String()), changed: changed, news: make(chan struct{}, 1), idle: true}
+	t.outbox.Namespace, t.outbox.Release, t.outbox.UID, t.outbox.Node, t.outbox.Boot = of.Namespace, of.Name, of.uid, node, boot
+	for _, d := range r.Status.Doors {
+		if d.Node == node {
+			t.verdicts, t.outbox.Convicted = d.Convicted, d.Convicted
+			t.totals = v1alpha1.NodeDoors{Decided: d.Decided, Carried: d.Carried, Fallback: d.Fallback, Lost: d.Lost, Unread: d.Unread}
+		}
+	}
+	t.tally = tally.New(verdict.Config{}, v1alpha1.Canary)
+	return t
+}
+
+// effective is what doors of this node are to do with the release: what it says itself,
+// unless it is convicted here, which its status need not say yet.
+func (t *trial) effective(r *v1alpha1.Release) *v1alpha1.Routing {
+	if why := t.convicted(); why != "" && spec.Convicted(r) == "" {
+		r = r.DeepCopy()
+		r.Status.Doors = append(r.Status.Doors, v1alpha1.NodeDoors{Node: t.node, Convicted: why})
+	}
+	return spec.Effective(r)
+}
+
+// convicted is why the release is convicted here, "" if it is not.
+func (t *trial) convicted() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.verdicts
+}
+
+// follow takes in the release, and what is in effect of it, before any door obeys it.
+// What it returns are the times at which doors report what is still under way.
+func (t *trial) follow(r *v1alpha1.Release, route *v1alpha1.Routing, now time.Time) []time.Duration {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if err := t.judgeBy(r, route, now); err != nil {
+		if t.problem != err.Error() {
+			t.log.Warn("the release is not judged on this node", "err", err)
+		}
+		t.judge, t.problem = nil, err.Error()
+	} else {
+		t.problem = ""
+	}
+	pods := addresses(route)
+	t.tally.Routed(route.Generation, pods, now)
+	for _, p := range pods {
+		if !slices.Contains(t.known, p) {
+			t.observe(verdict.Observation{At: now, Pod: &verdict.Pod{Name: p.String(), Canary: true, Event: verdict.PodReady}})
+		}
+	}
+	for _, p := range t.known {
+		if !slices.Contains(pods, p) {
+			t.observe(verdict.Observation{At: now, Pod: &verdict.Pod{Name: p.String(), Canary: true, Event: verdict.PodGone}})
+		}
+	}
+	t.known = pods
+	return tally.Slow(t.config)
+}
+
+// judgeBy makes the judge, or another one that goes on where the last one was if the
+// release is to be judged otherwise now. The lock is held.
+func (t *trial) judgeBy(r *v1alpha1.Release, route *v1alpha1.Routing, now time.Time) error {
+	config, err := spec.Judge(r.Spec.Plan.Judge, route.Judges, true)
+	if err != nil {
+		return err
+	}
+	same, err := equal(config, t.config)
+	if err != nil || same && t.judge != nil {
+		return err
+	}
+	judge, err := verdict.New(config)
+	if err != nil {
+		return err
+	}
+	state := judge.Start(now)
+	if t.judge != nil {
+		kept, err := json.Marshal(t.state)
+		if err != nil {
+			return err
+		}
+		if state, err = judge.Load(kept); err != nil {
+			return err
+		}
+	}
+	t.judge, t.config, t.state = judge, config, state
+	t.tally.Judged(config)
+	return nil
+}
+
+// equal compares what can't be compared by ==.
+func equal(a, b verdict.Config) (bool, error) {
+	x, err := json.Marshal(a)
+	if err != nil {
+		return false, err
+	}
+	y, err := json.Marshal(b)
+	return string(x) == string(y), err
+}
+
+// observe gives the judge an observation. The lock is held.
+func (t *trial) observe(o verdict.Observation) {
+	if t.judge == nil || t.verdicts != "" {
+		return
+	}
+	var v verdict.Verdict
+	if t.state, v = t.judge.Next(t.state, o); v.Is != verdict.Bad {
+		return
+	}
+	t.verdicts = cmp.Or(v.Why, "the evidence is against the version")
+	t.outbox.Convicted = t.verdicts
+	t.log.Warn("the release is convicted by what this node has seen", "why", t.verdicts)
+	t.rouse()
+	t.changed()
+}
+
+func (t *trial) rouse() {
+	select {
+	case t.news <- struct{}{}:
+	default:
+	}
+}
+
+// open begins to listen to a door. decided is the number of the last request that it
+// has decided about.
+func (t *trial) open(name string, decided func() uint64) *sink {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	s := &sink{t: t, decided: decided, door: t.tally.Door(name, decided())}
+	t.sinks = append(t.sinks, s)
+	return s
+}
+
+// close says that the door decides about no more requests of the release.
+func (s *sink) close() {
+	t := s.t
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if s.closed {
+		return
+	}
+	s.closed = true
+	s.door.Close(s.decided(), time.Now())
+	t.sinks = slices.DeleteFunc(t.sinks, func(o *sink) bool { return o == s })
+	t.totals.Unread += s.unread
+}
+
+func (s *sink) isClosed() bool {
+	s.t.mu.Lock()
+	defer s.t.mu.Unlock()
+	return s.closed
+}
+
+// add takes in an outcome. It may be called by many goroutines at once.
+func (s *sink) add(o *steer.Outcome) {
+	t := s.t
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.idle = false
+	if !o.Running {
+		t.count(o)
+	}
+	if r := s.door.Add(o); r != nil {
+		t.observe(verdict.Observation{At: time.Now(), Request: r})
+	}
+}
+
+// count counts a request for people. The lock is held.
+func (t *trial) count(o *steer.Outcome) {
+	n := &t.totals
+	n.Decided++
+	if o.Version == v1alpha1.Canary {
+		n.Carried++
+	}
+	if o.Fallback {
+		n.Fallback++
+	}
+	if o.Broken && o.Status == 0 {
+		n.Lost++
+	}
+}
+
+// sample takes in what the door says of its connections.
+func (s *sink) sample(now steer.SplitStatus) {
+	s.t.mu.Lock()
+	defer s.t.mu.Unlock()
+	if !s.sampled {
+		s.sampled, s.before = true, now.Unread
+	}
+	s.old, s.unread = now.Old, now.Unread-s.before
+}
+
+// counters are what there is to tell of requests and connections.
+func (t *trial) counters() v1alpha1.NodeDoors {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	n := t.totals
+	n.Node, n.Convicted = t.node, t.verdicts
+	for _, s := range t.sinks {
+		n.Old += s.old
+		n.Unread += s.unread
+	}
+	return n
+}
+
+// tick lets count what may count by now, and returns what is to be sent, nil for
+// nothing.
+func (t *trial) tick(now time.Time) *spec.Batch {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, s := range t.sinks {
+		s.door.Mark(s.decided(), now)
+	}
+	counts := t.tally.Take(now)
+	if t.judge == nil {
+		return t.outbox.next()
+	}
+	if len(counts.Cells) > 0 || !t.idle {
+		t.observe(verdict.Observation{At: now, Counts: &counts})
+	}
+	t.idle = true
+	var told verdict.Counts
+	t.state, told = t.judge.Drain(t.state)
+	t.outbox.put(told)
+	return t.outbox.next()
+}
+
+// run tells the controller until ctx ends.
+func (t *trial) run(ctx context.Context, send func(context.Context, *spec.Batch) error) {
+	ticker := time.NewTicker(tellEvery)
+	defer ticker.Stop()
+	answers := make(chan error, 1)
+	under := false // one is on its way
+	var quiet time.Time
+	pause := tellEvery
+	for {
+		select {
+		case <-ticker.C:
+		case <-t.news:
+		case err := <-answers:
+			under = false
+			quiet, pause = t.answered(err, pause)
+			continue
+		case <-ctx.Done():
+			if under {
+				<-answers
+			}
+			return
+		}
+		now := time.Now()
+		if b := t.tick(now); b != nil && !under && !now.Before(quiet) {
+			under = true
+			go func() { answers <- send(ctx, b) }()
+		}
+	}
+}
+
+// answered takes in what has become of a batch. It returns until when to be quiet, and
+// how long to be so the next time.
+func (t *trial) answered(err error, pause time.Duration) (until time.Time, next time.Duration) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	switch {
+	case err == nil:
+		t.outbox.answered()
+		return until, tellEvery
+	case errors.Is(err, errUnjudged):
+		t.outbox.answered()
+		return time.Now().Add(longestSilence), tellEvery
+	}
+	if pause == tellEvery {
+		t.log.Warn("the controller does not know what this node has counted", "err", err)
+	}
+	return time.Now().Add(pause), min(2*pause, longestSilence)
+}

@@ -1,0 +1,323 @@
+package client
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	core "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/util/intstr"
+
+	"github.com/bightdev/bight/api/v1alpha1"
+	"github.com/bightdev/bight/internal/kube"
+	"github.com/bightdev/bight/internal/release"
+	"github.com/bightdev/bight/internal/release/spec"
+)
+
+// Order is what somebody wants of a release from now on: what its orders become. It
+// refuses what makes no sense as things are.
+type Order func(*v1alpha1.Release) (v1alpha1.ReleaseOrders, error)
+
+// maxRoutes is how many the API takes.
+const maxRoutes = 32
+
+// underWay is an order for releases that go on.
+func underWay(do func(r *v1alpha1.Release, o *v1alpha1.ReleaseOrders) error) Order {
+	return func(r *v1alpha1.Release) (v1alpha1.ReleaseOrders, error) {
+		o := *r.Spec.Orders.DeepCopy()
+		if err := goesOn(r); err != nil {
+			return o, err
+		}
+		return o, do(r, &o)
+	}
+}
+
+// goesOn is nil for a release that has neither ended nor is about to.
+func goesOn(r *v1alpha1.Release) error {
+	why := spec.Convicted(r)
+	switch phase := phaseOf(r); {
+	case phase.Ended():
+		return refuse("release %s is %s: %s", r.Name, lower(r.Status.Phase), r.Status.Message)
+	case phase == release.Undoing:
+		return refuse("release %s is being undone: %s", r.Name, r.Status.Message)
+	case why != "":
+		return refuse("release %s is being undone: %s", r.Name, why)
+	case r.Spec.Orders.Undo:
+		return refuse("release %s is being undone, as %s", r.Name, orderedBy(r.Spec.Orders))
+	}
+	return nil
+}
+
+func lower(s string) string { return strings.ToLower(s) }
+
+// orderedBy says who has ordered it, and why.
+func orderedBy(o v1alpha1.ReleaseOrders) string {
+	text := "somebody"
+	if o.By != "" {
+		text = o.By
+	}
+	text += " has ordered"
+	if o.Why != "" {
+		text += ": " + o.Why
+	}
+	return text
+}
+
+// promoting refuses orders that a release does not listen to any more that is being
+// promoted.
+func promoting(r *v1alpha1.Release) error {
+	if r.Spec.Orders.Promote || phaseOf(r) == release.Promoting {
+		return refuse("release %s is being promoted (%s): wait until it is, or undo it", r.Name, r.Status.Message)
+	}
+	return nil
+}
+
+// Weigh gives the version a share of the requests, whatever the plan says.
+func Weigh(w release.Weight) Order {
+	return underWay(func(r *v1alpha1.Release, o *v1alpha1.ReleaseOrders) error {
+		v := intstr.FromInt32(int32(w) / 100)
+		if w%100 != 0 {
+			v = intstr.FromString(strconv.FormatFloat(float64(w)/100, 'f', -1, 64) + "%")
+		}
+		o.Weight = &v
+		return promoting(r)
+	})
+}
+
+// Unweigh goes back to the plan.
+func Unweigh() Order {
+	return underWay(func(r *v1alpha1.Release, o *v1alpha1.ReleaseOrders) error {
+		o.Weight = nil
+		return promoting(r)
+	})
+}
+
+// Promote gives the version everything, without waiting for evidence.
+func Promote() Order {
+	return underWay(func(_ *v1alpha1.Release, o *v1alpha1.ReleaseOrders) error {
+		o.Promote, o.Paused, o.Weight = true, false, nil
+		return nil
+	})
+}
+
+// Pause has the plan not go on.
+func Pause() Order {
+	return underWay(func(r *v1alpha1.Release, o *v1alpha1.ReleaseOrders) error {
+		o.Paused = true
+		return promoting(r)
+	})
+}
+
+// Resume has the plan go on: after a pause, or after a step that waits for somebody's
+// word. Of both, it ends the pause: the word is for what one sees afterwards.
+func Resume() Order {
+	return underWay(func(r *v1alpha1.Release, o *v1alpha1.ReleaseOrders) error {
+		switch {
+		case o.Paused:
+			o.Paused = false
+			return nil
+		case o.Weight != nil:
+			return refuse("release %s has %s of the requests by hand: bight release weight %s auto goes back to the plan", r.Name, Percent(o.Weight), r.Spec.Deployment)
+		case phaseOf(r) != release.Held:
+			return refuse("release %s waits for nobody's word: %s", r.Name, r.Status.Message)
+		case r.Status.Canary.Ready == 0:
+			return refuse("release %s is held because none of its pods is ready: it goes on by itself when one is", r.Name)
+		}
+		o.Go++
+		return nil
+	})
+}
+
+// Undo takes everything from the version. One that is undone already stays so.
+func Undo() Order {
+	return func(r *v1alpha1.Release) (v1alpha1.ReleaseOrders, error) {
+		o := *r.Spec.Orders.DeepCopy()
+		switch {
+		case phaseOf(r) == release.Superseded:
+			return o, refuse("release %s is superseded: nothing of it is left to undo", r.Name)
+		case phaseOf(r) == release.Promoted && spec.Over(r):
+			return o, refuse("release %s is promoted, and nothing is left of the version before: bight release start %s --image with the image of that one", r.Name, r.Spec.Deployment)
+		}
+		o.Undo = o.Undo || phaseOf(r) != release.Undone
+		return o, nil
+	}
+}
+
+// Direct gives requests to one of the versions. It comes before all other routes, in
+// place of one with the same requests.
+func Direct(route v1alpha1.ReleaseRoute) Order {
+	return underWay(func(r *v1alpha1.Release, o *v1alpha1.ReleaseOrders) error {
+		others := slices.DeleteFunc(o.Routes, func(x v1alpha1.ReleaseRoute) bool {
+			x.Name, x.To = route.Name, route.To
+			return equality.Semantic.DeepEqual(x, route)
+		})
+		o.Routes = append([]v1alpha1.ReleaseRoute{route}, others...)
+		if n := len(o.Routes) + len(r.Spec.Plan.Routes); n > maxRoutes {
+			return refuse("release %s would have %d routes, and %d are the most: bight release route %s --clear", r.Name, n, maxRoutes, r.Spec.Deployment)
+		}
+		return nil
+	})
+}
+
+// Undirect ends all routes that were given by hand.
+func Undirect() Order {
+	return underWay(func(_ *v1alpha1.Release, o *v1alpha1.ReleaseOrders) error {
+		o.Routes = nil
+		return nil
+	})
+}
+
+// Percent writes a share of the API as people read it: "25 %".
+func Percent(v *intstr.IntOrString) string {
+	w, err := spec.Weight(v, "weight")
+	if err != nil {
+		return v.String()
+	}
+	return w.String()
+}
+
+// Answer is what has become of an order.
+type Answer struct {
+	Release *v1alpha1.Release `json:"-"`
+	Name    string            `json:"release"`
+	Weight  string            `json:"weight"` // of the requests: "25 %"
+	// Pods of stable obey, of so many.
+	Pods int `json:"pods"`
+	Of   int `json:"of"`
+	// Message is where the release is now.
+	Phase   string        `json:"phase"`
+	Message string        `json:"message"`
+	Took    time.Duration `json:"-"`
+	MS      float64       `json:"ms"`
+}
+
+func answer(r *v1alpha1.Release, took time.Duration) *Answer {
+	a := &Answer{
+		Release: r, Name: r.Name, Phase: r.Status.Phase, Message: r.Status.Message,
+		Took: took, MS: float64(took.Round(10*time.Microsecond)) / float64(time.Millisecond),
+	}
+	a.Weight = release.Weight(0).String()
+	if e := spec.Effective(r); e != nil {
+		a.Weight = release.Weight(e.Weight).String()
+	}
+	a.Pods, a.Of = Covered(r)
+	return a
+}
+
+// Give gives an order to the release that a name means, and returns when it is
+// observed. say is told what it waits for, each time that this is something else.
+func (c *Client) Give(ctx context.Context, name string, order Order, why string, timeout time.Duration, say func(waiting string)) (*Answer, error) {
+	by, err := c.who(ctx)
+	if err != nil {
+		return nil, err
+	}
+	began := time.Now()
+	given, err := c.order(ctx, name, order, by, why)
+	if err != nil {
+		return nil, err
+	}
+	limited, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	last, waiting := given, ""
+	err = c.Follow(limited, given, func(now *v1alpha1.Release) (bool, error) {
+		done, still := Observed(now)
+		if last = now; done || c.served(limited, now) {
+			return true, nil
+		}
+		if !given.Spec.Orders.Undo {
+			if err := goesOn(now); err != nil { // it never will be
+				return false, err
+			}
+		}
+		if still != waiting {
+			waiting = still
+			say(still)
+		}
+		return false, nil
+	})
+	if err != nil && ctx.Err() == nil && limited.Err() != nil {
+		return nil, &TimeoutError{Release: given, After: timeout, Waiting: waiting, Behind: c.Behind(ctx, last)}
+	}
+	if err != nil {
+		return nil, err
+	}
+	return answer(last, time.Since(began)), nil
+}
+
+// served reports whether the orders are what the doors do of all pods that get requests,
+// where others keep [Observed] from saying so: pods that no node has room for, maybe.
+func (c *Client) served(ctx context.Context, r *v1alpha1.Release) bool {
+	e := spec.Effective(r)
+	obey, of := Covered(r)
+	ready := int(r.Status.Stable.Ready)
+	if e == nil || untaken(r, e) != "" || ready >= of || obey < ready {
+		return false
+	}
+	names := serving(c.stablePods(ctx, r))
+	return len(names) >= ready && obeying(r, names)
+}
+
+// order writes an order. While the status is written by the controller and by the
+// agents, that takes more than one try.
+func (c *Client) order(ctx context.Context, name string, order Order, by, why string) (*v1alpha1.Release, error) {
+	for try := 1; ; try++ {
+		all, err := c.List(ctx)
+		if err != nil {
+			return nil, err
+		}
+		found, err := Find(all, name, c.namespace)
+		if err != nil {
+			return nil, err
+		}
+		if newest, err := Find(all, found.Spec.Deployment, c.namespace); err == nil && newest.Name != found.Name {
+			return nil, refuse("release %s is not the newest of deployment %s, which is %s: only that one takes orders", found.Name, found.Spec.Deployment, newest.Name)
+		}
+		o, err := order(found)
+		if err != nil {
+			return nil, err
+		}
+		if equality.Semantic.DeepEqual(o, found.Spec.Orders) && (why == "" || phaseOf(found).Ended()) {
+			return found, nil // as it is already
+		}
+		o.By, o.Why = by, why
+		given, err := c.write(ctx, found, o)
+		if err == nil {
+			return given, nil
+		}
+		if kube.KindOf(err) != kube.Conflict || try == 20 {
+			return nil, fmt.Errorf("order of release %s: %w", found.Name, err)
+		}
+	}
+}
+
+// Behind says which pods of stable do not obey a release, and why.
+func (c *Client) Behind(ctx context.Context, r *v1alpha1.Release) []string {
+	return Behind(r, c.stablePods(ctx, r))
+}
+
+// stablePods are the pods of the version before, as far as they may be listed.
+func (c *Client) stablePods(ctx context.Context, r *v1alpha1.Release) []core.Pod {
+	e := r.Status.Route
+	if e == nil || e.Stable == "" {
+		return nil
+	}
+	selects := labels.Set{}
+	for k, v := range e.Selector {
+		selects[k] = v
+	}
+	selects[appsv1.DefaultDeploymentUniqueLabelKey] = e.Stable
+	limited, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	list, err := c.typed.CoreV1().Pods(c.namespace).List(limited, metav1.ListOptions{LabelSelector: selects.String()})
+	if err != nil {
+		return nil // without them less can be said
+	}
+	return list.Items
+}

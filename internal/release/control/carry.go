@@ -1,0 +1,278 @@
+package control
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	autoscalingv1 "k8s.io/api/autoscaling/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	apimeta "k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/jsonmergepatch"
+
+	"github.com/bightdev/bight/api/v1alpha1"
+	"github.com/bightdev/bight/internal/release"
+)
+
+const (
+	// finalizer is on a Release as long as there is something to be put back.
+	finalizer = "bight.dev/release"
+	// manager is the field manager of what a release changes.
+	manager = "bight-release"
+	// turning is how long every node may take to hear that the Service selects others.
+	turning = 3 * time.Second
+	// calm is the least time between writes that only tell of more evidence.
+	calm = time.Second
+)
+
+// finalize puts the finalizer on a Release, or takes it off.
+func (d *desk) finalize(ctx context.Context, r *v1alpha1.Release, on bool) error {
+	all := slices.DeleteFunc(slices.Clone(r.Finalizers), func(f string) bool { return f == finalizer })
+	if on {
+		all = append(all, finalizer)
+	}
+	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"finalizers": all, "resourceVersion": r.ResourceVersion}})
+	if err != nil {
+		return err
+	}
+	_, err = d.c.dynamic.Resource(v1alpha1.Releases()).Namespace(r.Namespace).Patch(ctx, r.Name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: manager})
+	return expected(err)
+}
+
+// expected is an error that is none: of what has changed or gone meanwhile there will be
+// news.
+func expected(err error) error {
+	if apierrors.IsConflict(err) || apierrors.IsNotFound(err) {
+		return nil
+	}
+	return err
+}
+
+// engage makes a Deployment one with a canary: from now on it is the release's.
+func (d *desk) engage(ctx context.Context, co *course, plan release.Plan, template *corev1.PodTemplateSpec) error {
+	s := co.scene
+	b := settings(s.deployment)
+	if other := beforeOf(s.deployment); other != nil {
+		b = *other // of the release that this one takes the place of
+	} else {
+		b.Stable = s.setOf(&s.deployment.Spec.Template).Labels[hashLabel]
+	}
+	b.Release, b.Service = co.r.UID, co.r.Spec.Service
+	old := s.setWith(b.Stable)
+	if old == nil {
+		return refuse("the ReplicaSet of the version before is gone")
+	}
+	all, err := ports(s.service, &old.Spec.Template, template)
+	if err != nil {
+		return refuse("%s", err)
+	}
+	if err := d.selectPods(ctx, s.service, b.Stable); err != nil {
+		return fmt.Errorf("have Service %s select the old pods alone: %w", s.service.Name, err)
+	}
+	first := plan.Steps[0]
+	next := s.deployment.DeepCopy()
+	next.Spec.Template = *template
+	held(next, release.Need(s.want(), max(first.Weight, first.Mirror), first.Pods))
+	text, err := json.Marshal(b)
+	if err != nil {
+		return err
+	}
+	metav1.SetMetaDataAnnotation(&next.ObjectMeta, v1alpha1.ReleasedAnnotation, string(text))
+	// The doors take no generation that is less than one they have had, of another release
+	// maybe. The routing is written first: nobody may see the new pods before the doors know of
+	// the release.
+	co.routing = &v1alpha1.Routing{
+		Generation: time.Now().UnixMilli(), Selector: s.deployment.Spec.Selector.MatchLabels, Stable: b.Stable, Ports: all, Judges: judges(s, old),
+	}
+	co.State.Message = "makes the first pods"
+	if err := d.write(ctx, co); err != nil {
+		return err
+	}
+	made, err := d.c.typed.AppsV1().Deployments(next.Namespace).Update(ctx, next, metav1.UpdateOptions{FieldManager: manager})
+	if apierrors.IsInvalid(err) {
+		return refuse("the API server refuses the template: %s", err)
+	}
+	if err != nil {
+		return expected(err)
+	}
+	co.Template = digest(plain(&made.Spec.Template))
+	return d.write(ctx, co)
+}
+
+// judges is how many node agents may come to judge alone: those that have pods of
+// stable now, and as many again.
+func judges(s scene, stable *appsv1.ReplicaSet) int32 {
+	nodes := map[string]bool{}
+	for _, p := range s.podsOf(stable) {
+		nodes[p.Spec.NodeName] = true
+	}
+	return max(4, 2*int32(len(nodes)))
+}
+
+// selectPods has a Service select the pods with a hash alone, or with any if it is "".
+func (d *desk) selectPods(ctx context.Context, service *corev1.Service, hash string) error {
+	if service == nil || service.Spec.Selector[hashLabel] == hash {
+		return nil
+	}
+	var value any
+	if hash != "" {
+		value = hash
+	}
+	patch, err := json.Marshal(map[string]any{"spec": map[string]any{"selector": map[string]any{hashLabel: value}}})
+	if err != nil {
+		return err
+	}
+	_, err = d.c.typed.CoreV1().Services(service.Namespace).Patch(ctx, service.Name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: manager})
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	return err
+}
+
+// scale makes the canary's pods so many. More of them the Deployment's controller makes,
+// fewer it does not.
+func (d *desk) scale(ctx context.Context, co *course, pods int32) error {
+	s := co.scene
+	stable, canary := co.sets()
+	next := s.deployment.DeepCopy()
+	held(next, max(pods, 1))
+	if was := s.deployment.Spec.Strategy.RollingUpdate; was == nil || was.MaxSurge == nil || was.MaxSurge.IntVal != max(pods, 1) || s.deployment.Spec.MinReadySeconds != never {
+		_, err := d.c.typed.AppsV1().Deployments(next.Namespace).Update(ctx, next, metav1.UpdateOptions{FieldManager: manager})
+		return expected(err)
+	}
+	if canary == nil || canary == stable || stable == nil || canary.Spec.Replicas == nil || *canary.Spec.Replicas <= max(pods, 1) ||
+		stable.Spec.Replicas == nil || *stable.Spec.Replicas < s.want() || s.deployment.Status.ObservedGeneration < s.deployment.Generation {
+		return nil
+	}
+	_, err := d.c.typed.AppsV1().ReplicaSets(canary.Namespace).UpdateScale(ctx, canary.Name, &autoscalingv1.Scale{
+		ObjectMeta: metav1.ObjectMeta{Name: canary.Name, Namespace: canary.Namespace, ResourceVersion: canary.ResourceVersion},
+		Spec:       autoscalingv1.ScaleSpec{Replicas: max(pods, 1)},
+	}, metav1.UpdateOptions{FieldManager: manager})
+	return expected(err)
+}
+
+// release gives a Deployment its settings back, and a template if there is one.
+func (d *desk) release(ctx context.Context, s scene, template *corev1.PodTemplateSpec) error {
+	next := s.deployment.DeepCopy()
+	beforeOf(s.deployment).restore(next)
+	if template != nil {
+		next.Spec.Template = *plain(template)
+	}
+	_, err := d.c.typed.AppsV1().Deployments(next.Namespace).Update(ctx, next, metav1.UpdateOptions{FieldManager: manager})
+	return expected(err)
+}
+
+// wind takes away what a release has put up, when it has ended: first what requests
+// depend on least.
+func (d *desk) wind(ctx context.Context, co *course) (time.Time, error) {
+	s := co.scene
+	if s.deployment == nil || co.State.Phase == release.Superseded && (co.newer || !co.engaged()) {
+		return d.outside(ctx, co)
+	}
+	stable, canary := co.sets()
+	if b := beforeOf(s.deployment); b != nil && b.Release == co.r.UID {
+		switch {
+		case co.State.Phase != release.Promoted && stable != nil:
+			return time.Time{}, d.release(ctx, s, &stable.Spec.Template)
+		case co.State.Phase == release.Promoted && co.Turned.IsZero():
+			// Requests that still come to the old pods are carried by their doors.
+			if err := d.selectPods(ctx, s.service, co.routing.Canary); err != nil {
+				return time.Time{}, err
+			}
+			co.Turned, co.routing.Retire = time.Now(), true
+			co.routing.Generation++
+			return co.Turned.Add(turning), d.write(ctx, co)
+		case co.State.Phase == release.Promoted && time.Since(co.Turned) < turning:
+			return co.Turned.Add(turning), nil
+		}
+		return time.Time{}, d.release(ctx, s, nil)
+	}
+	gone := s.setWith(co.routing.Canary)
+	if co.State.Phase == release.Promoted {
+		gone = s.setWith(co.routing.Stable)
+	}
+	if gone != nil && gone != canary && len(s.pods[gone.UID]) > 0 {
+		return time.Time{}, nil // they end
+	}
+	if err := d.selectPods(ctx, s.service, ""); err != nil {
+		return time.Time{}, err
+	}
+	co.pods[0], co.pods[1] = co.version(s.setWith(co.routing.Stable)), co.version(s.setWith(co.routing.Canary))
+	co.routing = nil
+	co.say("the other pods are gone")
+	return time.Time{}, d.write(ctx, co)
+}
+
+// write writes down what is new. What only tells of more evidence waits for a moment.
+func (d *desk) write(ctx context.Context, co *course) error {
+	next, err := co.status()
+	if err != nil {
+		return err
+	}
+	was, is := *co.written, *next
+	was.Doors = nil
+	old, err := json.Marshal(was)
+	if err != nil {
+		return err
+	}
+	text, err := json.Marshal(is)
+	if err != nil {
+		return err
+	}
+	patch, err := jsonmergepatch.CreateThreeWayJSONMergePatch(old, text, old)
+	if err != nil || string(patch) == "{}" {
+		return err
+	}
+	if !co.news(&was, &is) && time.Since(co.wrote) < calm {
+		co.late = true
+		return nil
+	}
+	_, err = d.c.dynamic.Resource(v1alpha1.Releases()).Namespace(co.r.Namespace).Patch(ctx, co.r.Name, types.MergePatchType,
+		[]byte(`{"status":`+string(patch)+`}`), metav1.PatchOptions{FieldManager: manager}, "status")
+	if apierrors.IsNotFound(err) {
+		err = nil // it was deleted
+	}
+	if err == nil {
+		co.written, co.wrote, co.late = next, time.Now(), false
+	}
+	return err
+}
+
+// news reports whether a status has more than evidence to tell.
+func (co *course) news(was, is *v1alpha1.ReleaseStatus) bool {
+	if (was.Verdict == nil) != (is.Verdict == nil) || is.Verdict != nil && was.Verdict.Is != is.Verdict.Is {
+		return true
+	}
+	a, b := *was, *is
+	a.Verdict, b.Verdict, a.Evidence, b.Evidence = nil, nil, nil, nil
+	return digest(a) != digest(b)
+}
+
+// setCondition tells kubectl wait whether a release has ended.
+func setCondition(s *v1alpha1.ReleaseStatus, generation int64) {
+	c := metav1.Condition{Type: "Ended", Status: metav1.ConditionFalse, Reason: s.Phase, Message: s.Message, ObservedGeneration: generation}
+	if release.Phase(s.Phase).Ended() {
+		c.Status = metav1.ConditionTrue
+	}
+	if c.Reason != "" {
+		apimeta.SetStatusCondition(&s.Conditions, c)
+	}
+}
+
+// digest is the same for what is the same.
+func digest(v any) string {
+	b, err := json.Marshal(v)
+	if err != nil {
+		panic(err) // a value of the API
+	}
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(sum[:8])
+}

@@ -1,0 +1,306 @@
+package control
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+
+	appsv1 "k8s.io/api/apps/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
+
+	"github.com/bightdev/bight/api/v1alpha1"
+	"github.com/bightdev/bight/internal/release"
+	"github.com/bightdev/bight/internal/release/spec"
+	"github.com/bightdev/bight/internal/release/verdict"
+)
+
+// course is one release on its way: what is known of it, and what is seen.
+type course struct {
+	memory
+	r     *v1alpha1.Release
+	scene scene
+	newer bool
+
+	bench   *bench
+	routing *v1alpha1.Routing
+	events  []v1alpha1.ReleaseEvent
+	verdict *v1alpha1.VerdictStatus
+	pods    [2]v1alpha1.VersionStatus // stable's and canary's
+
+	written *v1alpha1.ReleaseStatus // what the API has
+	wrote   time.Time               // when
+	late    bool                    // there is more evidence, which is to be told soon
+	saved   time.Time               // when the evidence was written last
+}
+
+// memory is what is kept of a release in its status.
+type memory struct {
+	State release.State `json:"state"`
+	// Since is the generation of the routing from which doors obey State.Route.
+	Since int64 `json:"since,omitempty"`
+	// Turned is when the Service began to select the new pods.
+	Turned time.Time `json:"turned,omitzero"`
+	// Template is the digest of the template that the Deployment was given.
+	Template string `json:"template,omitempty"`
+	// Said is the digest of the orders that were told of.
+	Said string `json:"said,omitempty"`
+}
+
+func newCourse(r *v1alpha1.Release) (*course, error) {
+	co := &course{r: r, written: r.Status.DeepCopy()}
+	co.routing, co.events, co.verdict = r.Status.Route.DeepCopy(), slices.Clone(r.Status.Events), r.Status.Verdict.DeepCopy()
+	co.pods = [2]v1alpha1.VersionStatus{r.Status.Stable, r.Status.Canary}
+	if s := r.Status.State; s != nil && len(s.Raw) > 0 {
+		if err := json.Unmarshal(s.Raw, &co.memory); err != nil {
+			return nil, fmt.Errorf("read the state in the status of Release %s: %w", r.Name, err)
+		}
+	}
+	return co, nil
+}
+
+// over says that nothing is left to be done.
+func (co *course) over() bool { return co.State.Cleaned && co.routing == nil }
+
+// begun says that the Deployment was given the template.
+func (co *course) begun() bool { return co.Template != "" }
+
+// engaged says that the Deployment is this release's, and has its template.
+func (co *course) engaged() bool {
+	d := co.scene.deployment
+	if d == nil {
+		return false
+	}
+	b := beforeOf(d)
+	return b != nil && b.Release == co.r.UID && (co.Template == "" || co.Template == digest(plain(&d.Spec.Template)))
+}
+
+// sets are the ReplicaSets of both versions, nil for one that is not there.
+func (co *course) sets() (stable, canary *appsv1.ReplicaSet) {
+	if b := beforeOf(co.scene.deployment); b != nil {
+		stable = co.scene.setWith(b.Stable)
+	}
+	return stable, co.scene.setOf(&co.scene.deployment.Spec.Template)
+}
+
+// wishes are what the spec says.
+func (co *course) wishes() (release.Plan, release.Orders, error) {
+	plan, err := spec.Plan(co.r.Spec.Plan)
+	orders, wrong := spec.Orders(co.r.Spec.Orders)
+	if co.r.DeletionTimestamp != nil {
+		orders.Undo, orders.Why = true, "the Release was deleted"
+	}
+	return plan, orders, errors.Join(err, wrong)
+}
+
+// sit has the release judged, from when the first pods of the canary are there.
+func (co *course) sit() error {
+	if co.Template == "" { // a process before this one had no time to write it down
+		co.Template = digest(plain(&co.scene.deployment.Spec.Template))
+	}
+	if co.routing == nil {
+		return errors.New("the routing in its status is gone: undo it, or delete the Release")
+	}
+	if co.bench != nil {
+		return nil
+	}
+	var err error
+	co.bench, err = newBench(co.r, co.routing.Judges, co.State.Started)
+	return err
+}
+
+// judge returns the verdict on what is seen now.
+func (co *course) judge() verdict.Verdict {
+	stable, canary := co.sets()
+	if !co.State.Phase.Ended() {
+		co.bench.watch(co.scene, stable, canary, time.Now())
+		co.bench.observe(verdict.Observation{At: time.Now()})
+	}
+	v := co.bench.judge.Verdict(co.bench.state)
+	if alone := spec.Convicted(co.r); alone != "" && v.Is != verdict.Bad {
+		v.Is, v.Why = verdict.Bad, alone
+	}
+	return v
+}
+
+// world is what is seen.
+func (co *course) world(orders release.Orders, v verdict.Verdict) release.World {
+	stable, canary := co.sets()
+	want := co.scene.want()
+	return release.World{
+		Now: time.Now(), Orders: orders, Verdict: v.Is, Why: v.Why, Newer: co.newer,
+		Stable: co.scene.count(stable, want), Canary: co.scene.count(canary, want), Obeyed: co.obeyed(),
+	}
+}
+
+// obeyed is the generation of the state's route if every pod of stable that serves has a
+// door that obeys it, or else one less.
+func (co *course) obeyed() int64 {
+	stable, _ := co.sets()
+	covered := map[string]bool{}
+	for _, d := range co.r.Status.Doors {
+		if d.Generation >= co.Since {
+			for _, p := range d.Pods {
+				covered[p] = true
+			}
+		}
+	}
+	for _, p := range co.scene.podsOf(stable) {
+		if isReady(p) && !covered[p.Name] {
+			return co.State.Route.Generation - 1
+		}
+	}
+	if co.Since == 0 {
+		return co.State.Route.Generation - 1
+	}
+	return co.State.Route.Generation
+}
+
+// direct makes the routing what the state says. What differs has a new generation.
+func (co *course) direct() {
+	stable, canary := co.sets()
+	next := co.routing.DeepCopy()
+	route := co.State.Route
+	next.Weight, next.Mirror, next.Shut = int32(route.Weight), int32(route.Mirror), route.Shut
+	next.Held = max(next.Held, next.Weight)
+	if next.Weight == 0 {
+		next.Held = 0
+	}
+	next.Routes = append(slices.Clone(co.r.Spec.Orders.Routes), co.r.Spec.Plan.Routes...)
+	next.Affinity = co.r.Spec.Plan.Affinity
+	next.Addresses, next.Canary = nil, ""
+	if canary != nil && canary != stable {
+		next.Canary = canary.Labels[hashLabel]
+		for _, p := range co.scene.podsOf(canary) {
+			if isReady(p) && p.Status.PodIP != "" {
+				next.Addresses = append(next.Addresses, p.Status.PodIP)
+			}
+		}
+		slices.Sort(next.Addresses)
+	}
+	changed := !apiequality.Semantic.DeepEqual(next, co.routing)
+	if changed {
+		next.Generation++
+	}
+	if before := co.written.Route; co.Since == 0 || before == nil || before.Weight != next.Weight || before.Mirror != next.Mirror || before.Shut != next.Shut {
+		if changed || co.Since == 0 {
+			co.Since = next.Generation
+		}
+	}
+	co.routing = next
+	co.pods[0], co.pods[1] = co.version(stable), co.version(canary)
+}
+
+// version tells of the pods of a version.
+func (co *course) version(rs *appsv1.ReplicaSet) v1alpha1.VersionStatus {
+	if rs == nil {
+		return v1alpha1.VersionStatus{}
+	}
+	n := co.scene.count(rs, 0)
+	v := v1alpha1.VersionStatus{Hash: rs.Labels[hashLabel], Ready: n.Ready, Pods: n.All}
+	if rs.Spec.Replicas != nil {
+		v.Want = *rs.Spec.Replicas
+	}
+	if cs := rs.Spec.Template.Spec.Containers; len(cs) > 0 {
+		v.Image = cs[0].Image
+	}
+	return v
+}
+
+// maxEvents is how many are kept.
+const maxEvents = 50
+
+// say notes what has happened.
+func (co *course) say(format string, args ...any) {
+	co.events = append(co.events, v1alpha1.ReleaseEvent{Time: now(), Text: fmt.Sprintf(format, args...)})
+	if n := len(co.events); n > maxEvents {
+		co.events = co.events[n-maxEvents:]
+	}
+}
+
+// note notes what is new since a state.
+func (co *course) note(was release.State, v verdict.Verdict) {
+	if said := digest(co.r.Spec.Orders); said != co.Said {
+		switch o := co.r.Spec.Orders; {
+		case o.By != "" && co.Said == "":
+			co.say("%s has begun it", o.By)
+		case o.By != "":
+			co.say("%s has ordered: %s", o.By, spec.Tell(o))
+		}
+		co.Said = said
+	}
+	shown := status(v)
+	if co.verdict == nil || co.verdict.Is != shown.Is {
+		co.say("verdict: %s (%s)", shown.Is, shown.Why)
+	}
+	co.verdict = shown
+	s := co.State
+	if s.Route.Weight != was.Route.Weight {
+		co.say("%s of the requests", s.Route.Weight)
+	}
+	if s.Phase != was.Phase && s.Phase != release.Progressing {
+		co.say("%s: %s", s.Phase, s.Message)
+	}
+}
+
+// due is when to look again though nothing changes: for the evidence's sake.
+func (co *course) due() time.Time {
+	if co.bench == nil || co.State.Phase.Ended() {
+		return time.Time{}
+	}
+	at := co.bench.deadline
+	if co.late {
+		at = earlier(at, co.wrote.Add(calm))
+	}
+	if co.bench.dirty {
+		at = earlier(at, co.saved.Add(keepEvidence))
+	}
+	if at.Equal(co.bench.deadline) && at.Before(time.Now()) {
+		return time.Time{} // the verdict knows
+	}
+	return at
+}
+
+// status is what there is to be told. The doors are the node agents' to tell.
+func (co *course) status() (*v1alpha1.ReleaseStatus, error) {
+	s := &v1alpha1.ReleaseStatus{
+		Phase: string(co.State.Phase), Message: co.State.Message, Convicted: co.State.Convicted,
+		Started: micro(co.State.Started), Route: co.routing.DeepCopy(), Stable: co.pods[0], Canary: co.pods[1],
+		Verdict: co.verdict, Events: co.events, Evidence: co.written.Evidence,
+	}
+	if co.State.Phase.Ended() {
+		s.Ended = micro(co.State.Ended)
+	}
+	s.Weight = co.State.Route.Weight.String()
+	if plan, err := spec.Plan(co.r.Spec.Plan); err == nil {
+		s.Steps = int32(len(plan.Steps))
+		s.Step = min(int32(co.State.Step)+1, s.Steps)
+	}
+	raw, err := json.Marshal(co.memory)
+	if err != nil {
+		return nil, err
+	}
+	s.State = &runtime.RawExtension{Raw: raw}
+	if b := co.bench; b != nil && b.dirty && (time.Since(co.saved) >= keepEvidence || co.State.Phase != release.Phase(co.written.Phase)) {
+		raw, err := b.keep()
+		if err != nil {
+			return nil, err
+		}
+		s.Evidence, b.dirty, co.saved = &runtime.RawExtension{Raw: raw}, false, time.Now()
+	}
+	s.Conditions = slices.Clone(co.written.Conditions)
+	setCondition(s, co.r.Generation)
+	return s, nil
+}
+
+func micro(t time.Time) *metav1.MicroTime {
+	if t.IsZero() {
+		return nil
+	}
+	m := metav1.NewMicroTime(t.Truncate(time.Microsecond))
+	return &m
+}

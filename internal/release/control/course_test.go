@@ -1,0 +1,158 @@
+package control
+
+import (
+	"encoding/json"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+
+	"github.com/bightdev/bight/api/v1alpha1"
+	"github.com/bightdev/bight/internal/release"
+)
+
+// underWay is a release with two pods, at a twentieth.
+func underWay(t *testing.T) *course {
+	t.Helper()
+	s := stage()
+	s.add("two", 2)
+	s.deployment.Spec.Template = *template("two")
+	b, err := json.Marshal(before{Release: "r", Service: "cart", Stable: "one"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.deployment.Annotations = map[string]string{v1alpha1.ReleasedAnnotation: string(b)}
+	r := &v1alpha1.Release{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "cart-two", UID: "r"}}
+	r.Status.Route = &v1alpha1.Routing{Generation: 100, Stable: "one"}
+	co, err := newCourse(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	co.scene = s
+	co.State.Phase, co.State.Route = release.Progressing, release.Route{Generation: 3, Weight: 500}
+	return co
+}
+
+func (co *course) saves(t *testing.T) {
+	t.Helper()
+	var err error
+	if co.written, err = co.status(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestARoutingHasANewGenerationWhenItDiffers(t *testing.T) {
+	co := underWay(t)
+	steps := []struct {
+		name   string
+		change func()
+		newer  bool // than before
+		since  bool // the doors have to obey this very generation
+	}{
+		{"the first", func() {}, true, true},
+		{"nothing", func() {}, false, false},
+		{"a pod that is not ready any more", func() { co.scene.pods["two"][0].Status.Conditions = nil }, true, false},
+		{"another weight", func() { co.State.Route.Weight = 1000 }, true, true},
+		{"a route by hand", func() {
+			co.r.Spec.Orders.Routes = []v1alpha1.ReleaseRoute{{Path: "/x", To: v1alpha1.Canary}}
+		}, true, false},
+		{"undone", func() { co.State.Route = release.Route{Generation: 5, Shut: true} }, true, true},
+	}
+	for _, s := range steps {
+		was := co.routing.Generation
+		s.change()
+		co.direct()
+		if (co.routing.Generation > was) != s.newer {
+			t.Errorf("%s: generation %d after %d", s.name, co.routing.Generation, was)
+		}
+		if (co.Since == co.routing.Generation) != (s.since || !s.newer && co.Since == was) {
+			t.Errorf("%s: obeyed from generation %d on, of %d", s.name, co.Since, co.routing.Generation)
+		}
+		co.saves(t)
+	}
+	if r := co.routing; r.Weight != 0 || r.Held != 0 || !r.Shut || len(r.Addresses) != 1 || r.Canary != "two" {
+		t.Errorf("the routing is %+v", r)
+	}
+}
+
+func TestObeyedIsWhatEveryPodThatServesHasADoorFor(t *testing.T) {
+	co := underWay(t)
+	co.direct()
+	door := func(node string, generation int64, pods ...string) v1alpha1.NodeDoors {
+		return v1alpha1.NodeDoors{Node: node, Generation: generation, Pods: pods}
+	}
+	g := co.Since
+	tests := []struct {
+		name  string
+		doors []v1alpha1.NodeDoors
+		want  bool
+	}{
+		{"no doors", nil, false},
+		{"one pod without", []v1alpha1.NodeDoors{door("a", g, "cart-one-a", "cart-one-b")}, false},
+		{"one node is late", []v1alpha1.NodeDoors{door("a", g, "cart-one-a", "cart-one-b"), door("b", g-1, "cart-one-c")}, false},
+		{"all", []v1alpha1.NodeDoors{door("a", g, "cart-one-a", "cart-one-b"), door("b", g+1, "cart-one-c")}, true},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			co.r.Status.Doors = tt.doors
+			if got := co.obeyed() == co.State.Route.Generation; got != tt.want {
+				t.Errorf("obeyed: %v", got)
+			}
+		})
+	}
+	co.scene.pods["one"][2].Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionFalse}}
+	co.r.Status.Doors = tests[1].doors
+	if co.obeyed() != co.State.Route.Generation {
+		t.Error("a pod that does not serve is waited for")
+	}
+}
+
+// What is written is what the status was then: a change is seen as one.
+func TestWhatIsWrittenDoesNotChange(t *testing.T) {
+	co := underWay(t)
+	co.direct()
+	co.saves(t)
+	co.routing.Retire = true
+	if co.written.Route.Retire {
+		t.Error("what was written has changed by itself")
+	}
+}
+
+// A process that is killed is followed by another, which knows what it knew.
+func TestAnotherProcessGoesOn(t *testing.T) {
+	co := underWay(t)
+	if err := co.sit(); err != nil {
+		t.Fatal(err)
+	}
+	v := co.judge()
+	co.note(release.State{}, v)
+	co.direct()
+	co.saves(t)
+	r := co.r.DeepCopy()
+	r.Status = *co.written.DeepCopy()
+	// What the API keeps has been JSON.
+	object, err := runtime.DefaultUnstructuredConverter.ToUnstructured(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	read := &v1alpha1.Release{}
+	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(object, read); err != nil {
+		t.Fatal(err)
+	}
+	next, err := newCourse(read)
+	if err != nil {
+		t.Fatal(err)
+	}
+	next.scene = co.scene
+	if err := next.sit(); err != nil {
+		t.Fatal(err)
+	}
+	if digest(next.memory) != digest(co.memory) || digest(next.routing) != digest(co.routing) || len(next.bench.kept.Pods) != 5 {
+		t.Errorf("it knows %+v, %+v and %d pods", next.memory, next.routing, len(next.bench.kept.Pods))
+	}
+	next.judge()
+	if next.bench.dirty && digest(next.bench.kept.Pods) != digest(co.bench.kept.Pods) {
+		t.Error("pods have happened a second time")
+	}
+}

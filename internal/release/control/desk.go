@@ -1,0 +1,335 @@
+package control
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/bightdev/bight/api/v1alpha1"
+	"github.com/bightdev/bight/internal/release"
+	"github.com/bightdev/bight/internal/release/spec"
+)
+
+// keepEvidence is how often the judge's state is written down while it changes. What is
+// lost with this process counts for nothing, on either side.
+const keepEvidence = 3 * time.Second
+
+// again is the pause after an attempt that has failed, which grows to as much as
+// longest.
+const again, longest = 200 * time.Millisecond, 10 * time.Second
+
+// desk has the releases of one Deployment, of which the newest counts.
+type desk struct {
+	c    *Controller
+	key  types.NamespacedName
+	ward *ward
+	log  *slog.Logger
+	news chan struct{} // has room for one
+
+	mu       sync.Mutex
+	releases map[types.UID]*v1alpha1.Release
+	batches  []spec.Batch
+
+	courses map[types.UID]*course // of run alone
+}
+
+func newDesk(c *Controller, key types.NamespacedName) *desk {
+	return &desk{
+		c: c, key: key, log: c.Log.With("namespace", key.Namespace, "deployment", key.Name), news: make(chan struct{}, 1),
+		releases: map[types.UID]*v1alpha1.Release{}, courses: map[types.UID]*course{},
+	}
+}
+
+func (d *desk) rouse() {
+	select {
+	case d.news <- struct{}{}:
+	default:
+	}
+}
+
+func (d *desk) put(r *v1alpha1.Release) {
+	d.mu.Lock()
+	d.releases[r.UID] = r
+	d.mu.Unlock()
+	d.rouse()
+}
+
+func (d *desk) drop(uid types.UID) {
+	d.mu.Lock()
+	delete(d.releases, uid)
+	d.mu.Unlock()
+	d.rouse()
+}
+
+// retain drops all releases but these.
+func (d *desk) retain(those map[types.UID]bool) {
+	d.mu.Lock()
+	maps.DeleteFunc(d.releases, func(uid types.UID, _ *v1alpha1.Release) bool { return !those[uid] })
+	d.mu.Unlock()
+	d.rouse()
+}
+
+func (d *desk) idle() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return len(d.releases) == 0
+}
+
+// give brings a batch of evidence. It reports whether its release is judged.
+func (d *desk) give(b spec.Batch) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	r := d.releases[b.UID]
+	if r == nil || release.Phase(r.Status.Phase).Ended() || len(d.batches) >= maxBatches {
+		return r != nil && len(d.batches) >= maxBatches
+	}
+	d.batches = append(d.batches, b)
+	d.rouse()
+	return true
+}
+
+// maxBatches are more than wait at a desk that is well.
+const maxBatches = 10_000
+
+// take returns the releases, the newest first, and the batches that have come.
+func (d *desk) take() ([]*v1alpha1.Release, []spec.Batch) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	all := slices.Collect(maps.Values(d.releases))
+	slices.SortFunc(all, func(a, b *v1alpha1.Release) int { return -spec.Compare(a, b) })
+	batches := d.batches
+	d.batches = nil
+	return all, batches
+}
+
+// run looks whenever something has changed, until nothing is left to do.
+func (d *desk) run(ctx context.Context) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	pause := again
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-d.news:
+		case <-timer.C:
+		}
+		next, err := d.step(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err != nil:
+			d.log.Warn("a release does not go on", "err", err)
+			next, pause = time.Now().Add(pause), min(2*pause, longest)
+		default:
+			pause = again
+		}
+		if d.idle() && d.c.leave(d) {
+			return
+		}
+		if next.IsZero() {
+			timer.Stop()
+		} else {
+			timer.Reset(time.Until(next))
+		}
+	}
+}
+
+// step looks once. It returns when to look again though nothing has changed, the zero
+// time for never.
+func (d *desk) step(ctx context.Context) (next time.Time, err error) {
+	all, batches := d.take()
+	maps.DeleteFunc(d.courses, func(uid types.UID, _ *course) bool {
+		return !slices.ContainsFunc(all, func(r *v1alpha1.Release) bool { return r.UID == uid })
+	})
+	var errs []error
+	for i, r := range all {
+		at, err := d.look(ctx, r, i > 0, batches)
+		next, errs = earlier(next, at), append(errs, err)
+	}
+	return next, errors.Join(errs...)
+}
+
+func earlier(a, b time.Time) time.Time {
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
+	}
+	return a
+}
+
+// look brings one release further.
+func (d *desk) look(ctx context.Context, r *v1alpha1.Release, newer bool, batches []spec.Batch) (time.Time, error) {
+	co := d.courses[r.UID]
+	if co == nil {
+		var err error
+		if co, err = newCourse(r); err != nil {
+			return time.Time{}, err
+		}
+		d.courses[r.UID] = co
+	}
+	co.r, co.newer = r, newer
+	scene, seen := d.ward.look(r.Spec.Deployment, r.Spec.Service)
+	if !seen {
+		return time.Time{}, nil // the rest is about to come
+	}
+	co.scene = scene
+	for _, b := range batches {
+		if b.UID == r.UID && co.bench != nil {
+			co.bench.take(named(b, scene), time.Now())
+		}
+	}
+	return d.proceed(ctx, co)
+}
+
+// proceed decides, writes down and does what is to be done.
+func (d *desk) proceed(ctx context.Context, co *course) (time.Time, error) {
+	if r := co.r; r.DeletionTimestamp == nil && !slices.Contains(r.Finalizers, finalizer) && !co.over() {
+		return time.Time{}, d.finalize(ctx, r, true)
+	}
+	switch {
+	case co.over():
+		if co.r.DeletionTimestamp != nil || slices.Contains(co.r.Finalizers, finalizer) {
+			return time.Time{}, d.finalize(ctx, co.r, false)
+		}
+		return time.Time{}, nil
+	case co.State.Cleaned:
+		return d.wind(ctx, co)
+	case !co.engaged() && co.begun():
+		return d.outside(ctx, co)
+	case !co.engaged():
+		return d.begin(ctx, co)
+	}
+	if stable, canary := co.sets(); stable != nil && stable == canary {
+		if err := d.release(ctx, co.scene, nil); err != nil {
+			return time.Time{}, err
+		}
+		if err := d.selectPods(ctx, co.scene.service, ""); err != nil {
+			return time.Time{}, err
+		}
+		return d.close(ctx, co, release.Promoted, "the pods are of this version already")
+	}
+	plan, orders, err := co.wishes()
+	if err != nil {
+		return time.Time{}, d.tell(ctx, co, err.Error()) // it stays as it is until that makes sense
+	}
+	if err := co.sit(); err != nil {
+		return time.Time{}, err
+	}
+	v := co.judge()
+	was := co.State
+	state, actions := release.Next(plan, was, co.world(orders, v))
+	co.State = state
+	co.note(was, v)
+	co.direct()
+	if err := d.write(ctx, co); err != nil {
+		return time.Time{}, err
+	}
+	next := co.due()
+	for _, a := range actions {
+		switch a.Kind {
+		case release.Scale:
+			err = errors.Join(err, d.scale(ctx, co, a.Pods))
+		case release.Later:
+			next = earlier(next, a.At)
+		case release.Finish, release.Revert, release.Remove:
+			d.rouse() // it is wound up
+		}
+	}
+	return next, err
+}
+
+// begin waits until the Deployment is fit for a release, and then makes it one.
+func (d *desk) begin(ctx context.Context, co *course) (time.Time, error) {
+	r := co.r
+	if co.State.Phase == "" {
+		co.State.Phase, co.State.Started = release.Starting, time.Now().Truncate(time.Microsecond)
+		co.say("it begins")
+	}
+	plan, orders, err := co.wishes()
+	template := &corev1.PodTemplateSpec{}
+	if err == nil {
+		if err = json.Unmarshal(r.Spec.Template.Raw, template); err != nil {
+			err = refuse("spec.template is no pod template: %s", err)
+		}
+	}
+	switch {
+	case co.newer:
+		return d.close(ctx, co, release.Superseded, "a newer version has come before this one began")
+	case orders.Undo || r.DeletionTimestamp != nil:
+		return d.close(ctx, co, release.Undone, "undone before it began")
+	case time.Since(co.State.Started) > plan.Patience():
+		return d.close(ctx, co, release.Undone, fmt.Sprintf("it could not begin for %s: %s", plan.Patience(), co.State.Message))
+	}
+	if err == nil {
+		err = co.scene.fit(r, template)
+	}
+	if err == nil {
+		err = d.engage(ctx, co, plan, template)
+	}
+	var no refusal
+	if errors.As(err, &no) {
+		return d.close(ctx, co, release.Undone, no.why)
+	}
+	if err != nil {
+		return co.State.Started.Add(plan.Patience()), d.tell(ctx, co, err.Error())
+	}
+	return time.Time{}, nil
+}
+
+// outside ends a release whose Deployment somebody else has changed or removed.
+func (d *desk) outside(ctx context.Context, co *course) (time.Time, error) {
+	why := "somebody has changed the Deployment's template: what they want is rolled out in the Deployment's own way"
+	switch s := co.scene; {
+	case s.deployment == nil:
+		why = "the Deployment was deleted"
+	case co.newer:
+		why = "a newer version has come before this one was released"
+	default:
+		if b := beforeOf(s.deployment); b != nil && b.Release == co.r.UID {
+			if err := d.release(ctx, s, nil); err != nil {
+				return time.Time{}, err
+			}
+		}
+		if err := d.selectPods(ctx, s.service, ""); err != nil {
+			return time.Time{}, err
+		}
+	}
+	return d.close(ctx, co, release.Superseded, why)
+}
+
+// close ends a release of which nothing is left in the cluster.
+func (d *desk) close(ctx context.Context, co *course, phase release.Phase, why string) (time.Time, error) {
+	if s := co.scene; co.routing != nil && s.deployment != nil && beforeOf(s.deployment) == nil {
+		if err := d.selectPods(ctx, s.service, ""); err != nil {
+			return time.Time{}, err
+		}
+	}
+	co.State.Phase, co.State.Message, co.State.Cleaned = phase, why, true
+	if phase != release.Promoted {
+		co.State.Route = release.Route{Generation: co.State.Route.Generation, Shut: true}
+	}
+	if co.State.Ended.IsZero() {
+		co.State.Ended = time.Now()
+	}
+	co.routing = nil
+	co.say("%s: %s", phase, why)
+	return time.Time{}, d.write(ctx, co)
+}
+
+// tell says what a release waits for.
+func (d *desk) tell(ctx context.Context, co *course, text string) error {
+	if co.State.Message != text {
+		co.State.Message = text
+		co.say("%s", text)
+	}
+	return d.write(ctx, co)
+}

@@ -1,0 +1,257 @@
+package control
+
+import (
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"slices"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/utils/ptr"
+
+	"github.com/bightdev/bight/api/v1alpha1"
+	"github.com/bightdev/bight/internal/release"
+)
+
+const hashLabel = appsv1.DefaultDeploymentUniqueLabelKey
+
+// before is what a Deployment was before a release changed it. It is kept in
+// [v1alpha1.ReleasedAnnotation].
+type before struct {
+	Release types.UID `json:"release"`
+	// Service is the one that selects by hash, Stable the hash of the pods of before.
+	Service string `json:"service"`
+	Stable  string `json:"stable"`
+
+	MaxSurge                *intstr.IntOrString `json:"maxSurge,omitempty"`
+	MaxUnavailable          *intstr.IntOrString `json:"maxUnavailable,omitempty"`
+	MinReadySeconds         int32               `json:"minReadySeconds,omitempty"`
+	ProgressDeadlineSeconds *int32              `json:"progressDeadlineSeconds,omitempty"`
+}
+
+// beforeOf returns what a Deployment was, nil if no release has changed it.
+func beforeOf(d *appsv1.Deployment) *before {
+	text := d.Annotations[v1alpha1.ReleasedAnnotation]
+	if text == "" {
+		return nil
+	}
+	b := &before{}
+	if err := json.Unmarshal([]byte(text), b); err != nil {
+		return nil // somebody else's words
+	}
+	return b
+}
+
+// settings are those of a Deployment that a release changes.
+func settings(d *appsv1.Deployment) before {
+	b := before{MinReadySeconds: d.Spec.MinReadySeconds, ProgressDeadlineSeconds: d.Spec.ProgressDeadlineSeconds}
+	if r := d.Spec.Strategy.RollingUpdate; r != nil {
+		b.MaxSurge, b.MaxUnavailable = r.MaxSurge, r.MaxUnavailable
+	}
+	return b
+}
+
+// restore puts a Deployment's settings back.
+func (b before) restore(d *appsv1.Deployment) {
+	delete(d.Annotations, v1alpha1.ReleasedAnnotation)
+	d.Spec.MinReadySeconds, d.Spec.ProgressDeadlineSeconds = b.MinReadySeconds, b.ProgressDeadlineSeconds
+	d.Spec.Strategy.RollingUpdate = nil
+	if b.MaxSurge != nil || b.MaxUnavailable != nil {
+		d.Spec.Strategy.RollingUpdate = &appsv1.RollingUpdateDeployment{MaxSurge: b.MaxSurge, MaxUnavailable: b.MaxUnavailable}
+	}
+}
+
+// held has a Deployment make as many new pods as surge says, and take away no old one.
+func held(d *appsv1.Deployment, surge int32) {
+	d.Spec.MinReadySeconds, d.Spec.ProgressDeadlineSeconds = never, ptr.To[int32](never+1)
+	d.Spec.Strategy.Type = appsv1.RollingUpdateDeploymentStrategyType
+	d.Spec.Strategy.RollingUpdate = &appsv1.RollingUpdateDeployment{
+		MaxSurge: ptr.To(intstr.FromInt32(surge)), MaxUnavailable: ptr.To(intstr.FromInt32(0)),
+	}
+}
+
+// never is how many seconds no pod is ready for, but one: a Deployment's deadline has to
+// be later still, and is none at the largest number.
+const never = 1<<31 - 2
+
+// sameTemplate reports whether pods of both templates are of one version.
+func sameTemplate(a, b *corev1.PodTemplateSpec) bool {
+	return apiequality.Semantic.DeepEqual(plain(a), plain(b))
+}
+
+// plain is a template without what a ReplicaSet adds to it.
+func plain(t *corev1.PodTemplateSpec) *corev1.PodTemplateSpec {
+	t = t.DeepCopy()
+	delete(t.Labels, hashLabel)
+	return t
+}
+
+// setOf is the ReplicaSet of a template, nil if there is none. Of several it is the
+// oldest, as for the Deployment's own controller.
+func (s scene) setOf(t *corev1.PodTemplateSpec) *appsv1.ReplicaSet {
+	var found *appsv1.ReplicaSet
+	for _, rs := range s.sets {
+		if sameTemplate(&rs.Spec.Template, t) && (found == nil || rs.CreationTimestamp.Before(&found.CreationTimestamp)) {
+			found = rs
+		}
+	}
+	return found
+}
+
+// setWith is the ReplicaSet with a hash, nil if there is none.
+func (s scene) setWith(hash string) *appsv1.ReplicaSet {
+	i := slices.IndexFunc(s.sets, func(rs *appsv1.ReplicaSet) bool { return hash != "" && rs.Labels[hashLabel] == hash })
+	if i < 0 {
+		return nil
+	}
+	return s.sets[i]
+}
+
+// podsOf are the pods of a ReplicaSet that are not ending.
+func (s scene) podsOf(rs *appsv1.ReplicaSet) []*corev1.Pod {
+	if rs == nil {
+		return nil
+	}
+	var out []*corev1.Pod
+	for _, p := range s.pods[rs.UID] {
+		if p.DeletionTimestamp == nil && p.Status.Phase != corev1.PodFailed && p.Status.Phase != corev1.PodSucceeded {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+func isReady(p *corev1.Pod) bool {
+	return slices.ContainsFunc(p.Status.Conditions, func(c corev1.PodCondition) bool {
+		return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue
+	})
+}
+
+// count counts the pods of a ReplicaSet.
+func (s scene) count(rs *appsv1.ReplicaSet, want int32) release.Pods {
+	n := release.Pods{Want: want}
+	for _, p := range s.podsOf(rs) {
+		n.All++
+		if isReady(p) {
+			n.Ready++
+		}
+	}
+	return n
+}
+
+// want is how many pods the Deployment's owner, or a scaler, wants.
+func (s scene) want() int32 { return ptr.Deref(s.deployment.Spec.Replicas, 1) }
+
+// refusal says that a release can never begin.
+type refusal struct{ why string }
+
+func (r refusal) Error() string { return r.why }
+
+func refuse(format string, args ...any) error { return refusal{fmt.Sprintf(format, args...)} }
+
+// fit says what keeps a release from beginning now: a [refusal] if it is for good.
+func (s scene) fit(r *v1alpha1.Release, template *corev1.PodTemplateSpec) error {
+	d, name := s.deployment, "Deployment "+r.Spec.Deployment
+	switch {
+	case d == nil:
+		return fmt.Errorf("there is no %s in namespace %s", name, r.Namespace)
+	case d.DeletionTimestamp != nil:
+		return refuse("%s is being deleted", name)
+	case d.Spec.Strategy.Type == appsv1.RecreateDeploymentStrategyType:
+		return refuse("%s has strategy Recreate, which says that two versions of it must not run at once: give it RollingUpdate to release it step by step", name)
+	case s.service == nil:
+		return fmt.Errorf("there is no Service %s in namespace %s", r.Spec.Service, r.Namespace)
+	case len(s.service.Spec.Selector) == 0:
+		return refuse("Service %s selects no pods by itself", r.Spec.Service)
+	}
+	for k, v := range s.service.Spec.Selector {
+		if k != hashLabel && d.Spec.Template.Labels[k] != v {
+			return refuse("Service %s selects pods with label %s=%s, and those of %s have %q: name the Service that leads to them in spec.service", r.Spec.Service, k, v, name, d.Spec.Template.Labels[k])
+		}
+		if k != hashLabel && template.Labels[k] != v {
+			return refuse("Service %s selects pods with label %s=%s, and those of the new version have %q", r.Spec.Service, k, v, template.Labels[k])
+		}
+	}
+	if b := beforeOf(d); b != nil {
+		return nil // another release, which this one takes the place of
+	}
+	switch {
+	case d.Spec.Paused:
+		return fmt.Errorf("%s is paused: it begins when that has ended (kubectl rollout resume)", name)
+	case sameTemplate(&d.Spec.Template, template):
+		return refuse("%s has this template already", name)
+	case !s.settled():
+		return fmt.Errorf("%s is in the middle of a rollout (%d of %d pods are updated and available): it begins when that has ended",
+			name, min(d.Status.UpdatedReplicas, d.Status.AvailableReplicas), s.want())
+	}
+	return nil
+}
+
+// settled reports whether all pods of the Deployment are of its template, and serve.
+func (s scene) settled() bool {
+	d := s.deployment
+	return d.Status.ObservedGeneration >= d.Generation && d.Status.UpdatedReplicas == s.want() &&
+		d.Status.AvailableReplicas == s.want() && d.Status.Replicas == s.want() && s.setOf(&d.Spec.Template) != nil
+}
+
+// ports are those that a Service leads to, at pods of both templates.
+func ports(service *corev1.Service, stable, canary *corev1.PodTemplateSpec) ([]v1alpha1.RoutingPort, error) {
+	var out []v1alpha1.RoutingPort
+	for _, p := range service.Spec.Ports {
+		if cmp.Or(p.Protocol, corev1.ProtocolTCP) != corev1.ProtocolTCP {
+			continue
+		}
+		from, err := target(p, stable)
+		if err != nil {
+			return nil, fmt.Errorf("the old version has no port for port %d of Service %s: %w", p.Port, service.Name, err)
+		}
+		to, err := target(p, canary)
+		if err != nil {
+			return nil, fmt.Errorf("the new version has no port for port %d of Service %s: %w", p.Port, service.Name, err)
+		}
+		if slices.ContainsFunc(out, func(o v1alpha1.RoutingPort) bool { return o.Stable == from }) {
+			continue
+		}
+		out = append(out, v1alpha1.RoutingPort{Stable: from, Canary: to, Protocol: protocol(p)})
+	}
+	if len(out) == 0 {
+		return nil, fmt.Errorf("no port of Service %s is for TCP, so there are no requests to share", service.Name)
+	}
+	return out, nil
+}
+
+// target is the container's port that a Service's port leads to.
+func target(p corev1.ServicePort, t *corev1.PodTemplateSpec) (int32, error) {
+	switch {
+	case p.TargetPort.Type == intstr.String:
+		for _, c := range t.Spec.Containers {
+			for _, has := range c.Ports {
+				if has.Name == p.TargetPort.StrVal {
+					return has.ContainerPort, nil
+				}
+			}
+		}
+		return 0, fmt.Errorf("no container has a port named %s", p.TargetPort.StrVal)
+	case p.TargetPort.IntVal != 0:
+		return p.TargetPort.IntVal, nil
+	}
+	return p.Port, nil
+}
+
+// protocol is what the Service says that a port speaks, "" where it does not. Only what
+// is no HTTP has to be known.
+func protocol(p corev1.ServicePort) string {
+	switch said := ptr.Deref(p.AppProtocol, ""); said {
+	case "http", "kubernetes.io/h2c", "kubernetes.io/ws":
+		return "http"
+	case "grpc":
+		return "grpc"
+	case "tcp", "https", "tls", "kubernetes.io/wss", "mysql", "redis", "mongo", "postgresql":
+		return "tcp"
+	}
+	return ""
+}

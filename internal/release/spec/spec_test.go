@@ -1,0 +1,141 @@
+package spec
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/utils/ptr"
+
+	"github.com/bightdev/bight/api/v1alpha1"
+	"github.com/bightdev/bight/internal/release"
+)
+
+func TestPlan(t *testing.T) {
+	percent := func(s string) intstr.IntOrString { return intstr.Parse(s) }
+	tests := []struct {
+		name string
+		plan v1alpha1.ReleasePlan
+		want []release.Step
+		err  string
+	}{
+		{"the usual", v1alpha1.ReleasePlan{}, Usual(), ""},
+		{"numbers and texts", v1alpha1.ReleasePlan{Steps: []v1alpha1.ReleaseStep{
+			{Weight: percent("5"), Mirror: ptr.To(percent("10%")), Pods: 2},
+			{Weight: percent("0.25"), Hold: true, Proven: true, For: &metav1.Duration{Duration: time.Minute}},
+		}}, []release.Step{{Weight: 500, Mirror: 1000, Pods: 2}, {Weight: 25, Hold: true, Proven: true, For: time.Minute}}, ""},
+		{"more than all", v1alpha1.ReleasePlan{Steps: []v1alpha1.ReleaseStep{{Weight: percent("5")}, {Weight: percent("101")}}}, nil, "plan.steps[1].weight"},
+		{"no number", v1alpha1.ReleasePlan{Steps: []v1alpha1.ReleaseStep{{Weight: percent("some")}}}, nil, `plan.steps[0].weight: "some"`},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			got, err := Plan(tt.plan)
+			if (err == nil) != (tt.err == "") || err != nil && !strings.Contains(err.Error(), tt.err) {
+				t.Fatalf("the error is %v, want %q", err, tt.err)
+			}
+			if diff := cmp.Diff(tt.want, got.Steps); err == nil && diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestTheGreaterTheRiskTheSmallerTheFirstStep(t *testing.T) {
+	var last release.Weight
+	for _, risk := range []int32{100, 60, 20, 0} {
+		p, err := Plan(ByRisk(v1alpha1.ReleasePlan{}, &risk))
+		if err != nil {
+			t.Fatal(err)
+		}
+		proven := false
+		for _, s := range p.Steps {
+			proven = proven || s.Proven
+		}
+		if p.Steps[0].Weight < last || !proven {
+			t.Errorf("risk %d: %+v", risk, p.Steps)
+		}
+		last = p.Steps[0].Weight
+	}
+	own := v1alpha1.ReleasePlan{Steps: []v1alpha1.ReleaseStep{{Weight: intstr.FromInt32(50)}}}
+	if got := ByRisk(own, ptr.To[int32](100)); len(got.Steps) != 1 {
+		t.Errorf("a plan's own steps are %+v", got.Steps)
+	}
+}
+
+func TestEffective(t *testing.T) {
+	routed := func(change func(*v1alpha1.Release)) *v1alpha1.Release {
+		r := &v1alpha1.Release{}
+		r.Status.Phase = string(release.Progressing)
+		r.Status.Route = &v1alpha1.Routing{Generation: 7, Weight: 500, Mirror: 100, Held: 500}
+		change(r)
+		return r
+	}
+	shut := &v1alpha1.Routing{Generation: 8, Shut: true}
+	tests := []struct {
+		name   string
+		change func(*v1alpha1.Release)
+		want   *v1alpha1.Routing
+	}{
+		{"what the controller says", func(*v1alpha1.Release) {}, &v1alpha1.Routing{Generation: 7, Weight: 500, Mirror: 100, Held: 500}},
+		{"before it says anything", func(r *v1alpha1.Release) { r.Status.Route = nil }, nil},
+		{"undone by somebody, which it has not heard of", func(r *v1alpha1.Release) { r.Spec.Orders.Undo = true }, shut},
+		{"convicted by a node agent", func(r *v1alpha1.Release) {
+			r.Status.Doors = []v1alpha1.NodeDoors{{Node: "a"}, {Node: "b", Convicted: "E = 9000"}}
+		}, shut},
+		{"undone, and heard of", func(r *v1alpha1.Release) {
+			r.Spec.Orders.Undo = true
+			r.Status.Route = shut.DeepCopy()
+		}, shut},
+		{"promoted, and undone too late", func(r *v1alpha1.Release) {
+			r.Spec.Orders.Undo, r.Status.Phase = true, string(release.Promoted)
+			r.Status.Route.Weight = 10000
+		}, &v1alpha1.Routing{Generation: 7, Weight: 10000, Mirror: 100, Held: 500}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			if diff := cmp.Diff(tt.want, Effective(routed(tt.change))); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestJudgesShareTheirError(t *testing.T) {
+	central, err := Judge(v1alpha1.ReleaseJudge{}, 4, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	local, err := Judge(v1alpha1.ReleaseJudge{}, 4, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if sum := central.Alpha + 4*local.Alpha; sum < 0.000999 || sum > 0.001001 || !local.Tells || central.Tells {
+		t.Errorf("in all %g; of the controller's %+v, of an agent's %+v", sum, central, local)
+	}
+	if _, err := Judge(v1alpha1.ReleaseJudge{MaxErrors: ptr.To(intstr.FromString("many"))}, 1, false); err == nil || !strings.Contains(err.Error(), "plan.judge.maxErrors") {
+		t.Errorf("the error is %v", err)
+	}
+}
+
+func TestTell(t *testing.T) {
+	weight := ptr.To(intstr.FromInt32(25))
+	tests := []struct {
+		orders v1alpha1.ReleaseOrders
+		want   string
+	}{
+		{v1alpha1.ReleaseOrders{Go: 2}, "go on by the plan"},
+		{v1alpha1.ReleaseOrders{Weight: weight, Paused: true}, "25 % of the requests, pause"},
+		{v1alpha1.ReleaseOrders{Weight: weight, Undo: true, Why: "it is slow"}, "undo (it is slow)"},
+		{v1alpha1.ReleaseOrders{Routes: []v1alpha1.ReleaseRoute{{
+			Headers: []v1alpha1.HeaderMatch{{Name: "x-team", Value: "a", Prefix: true}}, Path: "/api", To: "canary",
+		}}}, "requests with x-team=a* and /api to canary"},
+	}
+	for _, tt := range tests {
+		if got := Tell(tt.orders); got != tt.want {
+			t.Errorf("Tell = %q, want %q", got, tt.want)
+		}
+	}
+}

@@ -1,0 +1,436 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	core "k8s.io/api/core/v1"
+	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/intstr"
+
+	"github.com/bightdev/bight/api/v1alpha1"
+)
+
+// TestRelease releases versions of a workload that Bight did not deploy, while others
+// ask it 400 times a second.
+func TestRelease(t *testing.T) {
+	b := newBay(t)
+	b.deployTill(b.namespace)
+	t.Cleanup(func() {
+		if t.Failed() { // one may be under way
+			_, _ = b.kubectl("delete", "releases.bight.dev", "-n", b.namespace, "--all", "--timeout", "60s")
+		}
+		if said, errs, code := b.bight("uninstall"); code != 0 {
+			t.Errorf("uninstall: exit code %d\n%s%s", code, said, errs)
+		}
+	})
+	if said, errs, code := b.bight("install"); code != 0 {
+		t.Fatalf("install: exit code %d\n%s%s", code, said, errs)
+	}
+	// With doors from the start, no request comes on a connection that is older.
+	b.patchTill(fmt.Sprintf(`{"spec":{"replicas":3,"template":{"metadata":{"annotations":{%q:"true"}}}}}`, v1alpha1.DoorsAnnotation))
+	b.unreleased()
+	// kube-proxy hears of pods that have ended when everybody does.
+	b.eventually("every request is answered", func() error {
+		if by := b.shares(100); by["app"] != 100 {
+			return fmt.Errorf("%v", by)
+		}
+		return nil
+	})
+	for _, step := range []struct {
+		name string
+		run  func(*bay)
+	}{
+		{"Refused", testReleaseRefused},
+		{"Promoted", testReleasePromoted},
+		{"ByHand", testReleaseByHand},
+		{"Convicted", testReleaseConvicted},
+		{"WithoutALeader", testUndoWithoutALeader},
+		{"KilledAgent", testReleaseKilledAgent},
+		{"NotReady", testReleaseNeverReady},
+		{"Superseded", testReleaseSuperseded},
+		{"Uninstall", testUninstallDuringARelease},
+	} {
+		if !t.Run(step.name, func(t *testing.T) { step.run(b.on(t)) }) {
+			t.Fatal("the rest builds on this")
+		}
+	}
+}
+
+func (b *bay) patchTill(patch string) {
+	b.Helper()
+	if _, err := client.AppsV1().Deployments(b.namespace).Patch(context(), tillNamed, types.MergePatchType, []byte(patch), meta.PatchOptions{}); err != nil {
+		b.Fatal(err)
+	}
+}
+
+// unreleased waits until the Deployment and the Service are as no release has ever been.
+func (b *bay) unreleased() {
+	b.Helper()
+	b.eventually("the Deployment is its own again", func() error {
+		d, err := client.AppsV1().Deployments(b.namespace).Get(context(), tillNamed, meta.GetOptions{})
+		if err != nil {
+			return err
+		}
+		s, err := client.CoreV1().Services(b.namespace).Get(context(), tillNamed, meta.GetOptions{})
+		if err != nil {
+			return err
+		}
+		n := *d.Spec.Replicas
+		if d.Spec.MinReadySeconds != 0 || *d.Spec.ProgressDeadlineSeconds != 600 || d.Spec.Strategy.RollingUpdate.MaxSurge.String() != "25%" ||
+			d.Annotations[v1alpha1.ReleasedAnnotation] != "" || len(s.Spec.Selector) != 1 {
+			return fmt.Errorf("%+v, selector %v", d.Spec, s.Spec.Selector)
+		}
+		if d.Status.Replicas != n || d.Status.AvailableReplicas != n || d.Status.UpdatedReplicas != n {
+			return fmt.Errorf("%+v", d.Status)
+		}
+		return nil
+	})
+}
+
+// plan writes a plan, and returns its file's name.
+func (b *bay) plan(text string) string {
+	b.Helper()
+	b.write("plan.yaml", text)
+	return b.dir + "/plan.yaml"
+}
+
+// hold is a plan that stays at a share until somebody says otherwise.
+const hold = "steps: [{weight: %v, hold: true}]\nkeep: 1s\n"
+
+// release begins a release, and waits until it has a phase.
+func (b *bay) release(word, plan, phase string, env ...string) string {
+	b.Helper()
+	args := []string{"release", "start", tillNamed, "-n", b.namespace, "--env", "WHO=" + word, "--plan", b.plan(plan), "--detach"}
+	for _, e := range env {
+		args = append(args, "--env", e)
+	}
+	if said, errs, code := b.bight(args...); code != 0 {
+		b.Fatalf("release start: exit code %d\n%s%s", code, said, errs)
+	}
+	b.reaches(phase)
+	return b.current().Name
+}
+
+// current is the newest release.
+func (b *bay) current() *v1alpha1.Release {
+	b.Helper()
+	out, err := b.kubectl("get", "releases.bight.dev", "-n", b.namespace, "--sort-by", ".metadata.creationTimestamp", "-o", "json")
+	if err != nil {
+		b.Fatal(err)
+	}
+	var all v1alpha1.ReleaseList
+	if err := json.Unmarshal([]byte(out), &all); err != nil || len(all.Items) == 0 {
+		b.Fatalf("there is no release: %v", err)
+	}
+	return &all.Items[len(all.Items)-1]
+}
+
+// reaches waits until the newest release has a phase.
+func (b *bay) reaches(phase string) *v1alpha1.Release {
+	b.Helper()
+	var r *v1alpha1.Release
+	b.eventually("the release is "+phase, func() error {
+		if r = b.current(); r.Status.Phase != phase {
+			return fmt.Errorf("it is %s: %s", r.Status.Phase, r.Status.Message)
+		}
+		return nil
+	})
+	return r
+}
+
+// order gives an order, and returns what was said.
+func (b *bay) order(args ...string) string {
+	b.Helper()
+	said, errs, code := b.bight(append([]string{"release"}, append(args, "-n", b.namespace)...)...)
+	if code != 0 {
+		b.Fatalf("release %v: exit code %d\n%s%s", args, code, said, errs)
+	}
+	return said + errs
+}
+
+// shares asks n times, on a connection each, and counts who answers: nobody, too.
+func (b *bay) shares(n int, headers ...string) map[string]int {
+	b.Helper()
+	by := map[string]int{}
+	c := b.client(false, false)
+	for range n {
+		a, err := b.ask(c, till, headers...)
+		if err != nil {
+			b.Logf("a request fails: %v", err)
+			by["nobody"]++
+			continue
+		}
+		by[a.who]++
+	}
+	return by
+}
+
+func testReleaseRefused(b *bay) {
+	for _, tt := range []struct {
+		args []string
+		want string
+		code int
+	}{
+		{[]string{"start", "tell", "--env", "WHO=two"}, "tell", 4},
+		{[]string{"start", tillNamed}, "--image", 2},
+		{[]string{"start", tillNamed, "--env", "WHO=two", "--plan", b.plan("steps: [{weight: 120}]")}, "120", 2},
+		{[]string{"weight", tillNamed, "5"}, tillNamed, 4},
+	} {
+		_, errs, code := b.bight(append([]string{"release"}, append(tt.args, "-n", b.namespace)...)...)
+		if code != tt.code || !strings.Contains(errs, tt.want) {
+			b.Errorf("release %v: exit code %d\n%s", tt.args, code, errs)
+		}
+	}
+	b.unreleased()
+}
+
+// testReleasePromoted brings a good version to everybody by a plan, and loses nothing.
+func testReleasePromoted(b *bay) {
+	b.load("/start?url="+strings.TrimSuffix(till, "/"), nil)
+	said := b.order("start", tillNamed, "--env", "WHO=two", "--plan", b.plan("steps: [{weight: 20, for: 1s}, {weight: 50, for: 1s}]\nkeep: 2s\n"))
+	b.Log(said)
+	b.eventually("all requests are the new version's", func() error {
+		if by := b.shares(20); by["two"] != 20 {
+			return fmt.Errorf("%v", by)
+		}
+		return nil
+	})
+	b.unreleased()
+	var got counts
+	b.load("/stop", &got)
+	b.Logf("%d requests and %d streams, answered by %v; slowest %.1f ms; %d failed", got.Requests, got.Streams, got.By, got.Slowest, got.Failed)
+	if got.Failed > 0 || got.By["app"] == 0 || got.By["two"] == 0 {
+		b.Errorf("%v", got.Errors)
+	}
+	r := b.current()
+	if r.Status.Phase != "Promoted" || len(r.Finalizers) > 0 || r.Status.Route != nil {
+		b.Errorf("what is left: %s, %v, %+v", r.Status.Phase, r.Finalizers, r.Status.Route)
+	}
+	for _, p := range b.tillPods() {
+		is := func(e core.EnvVar) bool { return e == core.EnvVar{Name: "WHO", Value: "two"} }
+		if p.DeletionTimestamp == nil && !slices.ContainsFunc(p.Spec.Containers[0].Env, is) {
+			b.Errorf("pod %s is not of the new version", p.Name)
+		}
+	}
+}
+
+// testReleaseByHand changes weights and routes in the middle of a release.
+func testReleaseByHand(b *bay) {
+	b.release("three", fmt.Sprintf(hold, 0), "Held")
+	if by := b.shares(100); by["two"] != 100 {
+		b.Errorf("0 %% is %v", by)
+	}
+	b.load("/start?url="+strings.TrimSuffix(till, "/"), nil)
+	var took []time.Duration
+	for i, w := range []int{25, 50, 10, 75, 5, 30, 60, 20, 0, 25} {
+		began := time.Now()
+		said := b.order("weight", tillNamed, fmt.Sprint(w))
+		took = append(took, time.Since(began))
+		if i == 0 {
+			b.Log(strings.TrimSpace(said))
+		}
+	}
+	slices.Sort(took)
+	b.Logf("a weight is observed everywhere, the command's start included: %s at the median, %s at most", took[len(took)/2], took[len(took)-1])
+	if by := b.shares(400); by["three"] < 60 || by["three"] > 140 || by["two"]+by["three"] != 400 {
+		b.Errorf("25 %% is %v", by)
+	}
+	b.order("route", tillNamed, "--header", "x-team=ada", "--to", "canary")
+	b.order("weight", tillNamed, "0")
+	if by := b.shares(30, "X-Team", "ada"); by["three"] != 30 {
+		b.Errorf("requests of ada's are answered by %v", by)
+	}
+	if by := b.shares(100); by["two"] != 100 {
+		b.Errorf("requests of others are answered by %v", by)
+	}
+	b.order("undo", tillNamed, "--why", "that was all")
+	if by := b.shares(50, "X-Team", "ada"); by["two"] != 50 {
+		b.Errorf("what is undone answers: %v", by)
+	}
+	b.reaches("Undone")
+	b.unreleased()
+	var got counts
+	b.load("/stop", &got)
+	b.Logf("%d requests, answered by %v; %d failed", got.Requests, got.By, got.Failed)
+	if got.Failed > 0 || got.By["three"] == 0 {
+		b.Errorf("%v", got.Errors)
+	}
+}
+
+// testReleaseConvicted has a version that always fails undone by the evidence alone.
+func testReleaseConvicted(b *bay) {
+	b.load("/start?url="+strings.TrimSuffix(till, "/"), nil)
+	b.release("broken", "steps: [{weight: 5, proven: true}]\nkeep: 1s\n", "Undone", "BROKEN=yes")
+	r := b.current()
+	var got counts
+	b.load("/stop", &got)
+	b.Logf("%s", r.Status.Message)
+	b.Logf("%d requests, answered by %v; %d failed before it was convicted", got.Requests, got.By, got.Failed)
+	if !r.Status.Convicted || r.Status.Verdict == nil || r.Status.Verdict.Is != "bad" || got.Failed == 0 || got.Failed > 20 {
+		b.Errorf("convicted: %v, verdict %+v, errors %v", r.Status.Convicted, r.Status.Verdict, got.Errors)
+	}
+	b.unreleased()
+	if by := b.shares(50); by["two"] != 50 {
+		b.Errorf("afterwards, %v", by)
+	}
+	_, errs, code := b.bight("release", "start", tillNamed, "--env", "WHO=broken", "--env", "BROKEN=yes", "-n", b.namespace, "--detach")
+	if code == 0 || !strings.Contains(errs, "--again") {
+		b.Errorf("a convicted version comes back: exit code %d\n%s", code, errs)
+	}
+}
+
+// testUndoWithoutALeader undoes while no controller runs.
+func testUndoWithoutALeader(b *bay) {
+	b.release("four", fmt.Sprintf(hold, 50), "Held")
+	scale := func(n int) {
+		patch := fmt.Appendf(nil, `{"spec":{"replicas":%d}}`, n)
+		if _, err := client.AppsV1().StatefulSets("bight-system").Patch(context(), "bight-controller", types.MergePatchType, patch, meta.PatchOptions{}); err != nil {
+			b.Fatal(err)
+		}
+		b.eventually("there are so many controllers", func() error {
+			s, err := client.AppsV1().StatefulSets("bight-system").Get(context(), "bight-controller", meta.GetOptions{})
+			if err == nil && (int(s.Status.Replicas) != n || int(s.Status.ReadyReplicas) != n) {
+				err = fmt.Errorf("%+v", s.Status)
+			}
+			return err
+		})
+	}
+	scale(0)
+	b.load("/start?url="+strings.TrimSuffix(till, "/"), nil)
+	began := time.Now()
+	said := b.order("undo", tillNamed)
+	b.Logf("undone without a controller in %s: %s", time.Since(began).Round(time.Millisecond), strings.TrimSpace(said))
+	if by := b.shares(100); by["two"] != 100 {
+		b.Errorf("what is undone answers: %v", by)
+	}
+	scale(1)
+	b.reaches("Undone")
+	b.unreleased()
+	var got counts
+	b.load("/stop", &got)
+	if got.Failed > 0 {
+		b.Errorf("%d of %d requests failed: %v", got.Failed, got.Requests, got.Errors)
+	}
+}
+
+// testReleaseKilledAgent ends the node agent while it shares requests.
+func testReleaseKilledAgent(b *bay) {
+	b.release("five", fmt.Sprintf(hold, 50), "Held")
+	b.load("/start?url="+strings.TrimSuffix(till, "/"), nil)
+	b.eventually("both answer", func() error {
+		if by := b.shares(20); by["five"] == 0 || by["two"] == 0 {
+			return fmt.Errorf("%v", by)
+		}
+		return nil
+	})
+	agents := b.nodeAgents()
+	if len(agents) != 1 {
+		b.Fatalf("%d node agents run", len(agents))
+	}
+	var pid int
+	if _, err := fmt.Sscanf(agents[0], "/proc/%d/", &pid); err != nil {
+		b.Fatal(err)
+	}
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		b.Fatal(err)
+	}
+	b.eventually("both answer again", func() error {
+		if by := b.shares(20); by["five"] == 0 || by["two"] == 0 {
+			return fmt.Errorf("%v", by)
+		}
+		return nil
+	})
+	var got counts
+	b.load("/stop", &got)
+	b.Logf("%d requests and %d streams, answered by %v; %d failed when the agent was killed: %v", got.Requests, got.Streams, got.By, got.Failed, got.Errors)
+	b.order("undo", tillNamed)
+	b.reaches("Undone")
+	b.unreleased()
+}
+
+// testReleaseNeverReady has a version whose pods never are.
+func testReleaseNeverReady(b *bay) {
+	b.release("six", "steps: [{weight: 10}]\nready: 4s\nkeep: 1s\n", "Undone", "OFFSET=1000")
+	if r := b.current(); !strings.Contains(r.Status.Message, "none of its pods was ready after 4s") {
+		b.Errorf("it says %q", r.Status.Message)
+	}
+	b.unreleased()
+	if by := b.shares(20); by["two"] != 20 {
+		b.Errorf("%v", by)
+	}
+}
+
+// testReleaseSuperseded begins another version in the middle of one, and then changes
+// the Deployment by hand.
+func testReleaseSuperseded(b *bay) {
+	first := b.release("seven", fmt.Sprintf(hold, 30), "Held")
+	if _, errs, code := b.bight("release", "start", tillNamed, "--env", "WHO=eight", "-n", b.namespace); code == 0 || !strings.Contains(errs, first) {
+		b.Errorf("a second release in the middle of the first: exit code %d\n%s", code, errs)
+	}
+	// One that no person has begun takes its place.
+	r := b.current()
+	second := &v1alpha1.Release{TypeMeta: r.TypeMeta, ObjectMeta: meta.ObjectMeta{Name: "till-eight", Namespace: b.namespace}, Spec: r.Spec}
+	second.Spec.Template.Raw = bytes.ReplaceAll(r.Spec.Template.Raw, []byte(`"seven"`), []byte(`"eight"`))
+	second.Spec.Plan.Steps[0].Weight, second.Spec.Orders = intstr.FromInt32(40), v1alpha1.ReleaseOrders{}
+	content, err := json.Marshal(second)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.write("second.json", string(content))
+	if out, err := b.kubectl("create", "-f", b.dir+"/second.json"); err != nil {
+		b.Fatal(out, err)
+	}
+	b.eventually("the second is what is released", func() error {
+		if r := b.current(); r.Name != second.Name || r.Status.Phase != "Held" || r.Status.Step != 1 || r.Status.Weight != "40 %" {
+			return fmt.Errorf("%s is %s: %s", r.Name, r.Status.Phase, r.Status.Message)
+		}
+		return nil
+	})
+	if out, err := b.kubectl("get", "releases.bight.dev", "-n", b.namespace, first, "-o", "jsonpath={.status.phase}"); err != nil || out != "Superseded" {
+		b.Errorf("the first is %q, %v", out, err)
+	}
+	if by := b.shares(200); by["seven"] > 0 || by["nobody"] > 0 || by["eight"] < 40 || by["eight"] > 120 {
+		b.Errorf("40 %% is %v", by)
+	}
+	if out, err := b.kubectl("set", "env", "-n", b.namespace, "deployment/till", "WHO=nine"); err != nil {
+		b.Fatal(out, err)
+	}
+	b.reaches("Superseded")
+	b.unreleased()
+	b.eventually("what was set by hand answers", func() error {
+		if by := b.shares(10); by["nine"] != 10 {
+			return fmt.Errorf("%v", by)
+		}
+		return nil
+	})
+}
+
+// testUninstallDuringARelease is refused, and changes nothing.
+func testUninstallDuringARelease(b *bay) {
+	name := b.release("ten", fmt.Sprintf(hold, 50), "Held")
+	_, errs, code := b.bight("uninstall")
+	if code == 0 || !strings.Contains(errs, name) {
+		b.Errorf("uninstall: exit code %d\n%s", code, errs)
+	}
+	b.order("promote", tillNamed)
+	b.reaches("Promoted")
+	b.unreleased()
+	if by := b.shares(20); by["ten"] != 20 {
+		b.Errorf("%v", by)
+	}
+	for _, p := range b.tillPods() {
+		if p.Status.Phase != core.PodRunning {
+			b.Errorf("%s is %s", p.Name, p.Status.Phase)
+		}
+	}
+}

@@ -1,0 +1,219 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"regexp"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/bightdev/bight/api/v1alpha1"
+)
+
+// TestShipRelease ships to an environment where new versions take over step by step.
+func TestShipRelease(t *testing.T) {
+	d := newDock(t)
+	d.commit("The app")
+	d.ships(0, "--env", "prod:canary")
+	d.plan(`{"keep": "1s", "steps": [{"weight": 30, "for": "1s"}]}`)
+	for _, step := range []struct {
+		name string
+		run  func(*dock)
+	}{
+		{"Promoted", testShipPromoted},
+		{"Undone", testShipUndone},
+	} {
+		ok := t.Run(step.name, func(t *testing.T) {
+			on := *d
+			l := *d.lab
+			l.T = t
+			on.lab = &l
+			step.run(&on)
+		})
+		if !ok {
+			t.Fatal("the rest builds on this")
+		}
+	}
+}
+
+// pour asks cart as other pods do, from that of stock, a hundred times a second until
+// stop, and counts what fails.
+func (d *dock) pour() (stop func() (asked, failed int)) {
+	d.Helper()
+	way := d.start("connect", "svc/stock", "--proxy", "--port", "0", "-n", d.prod)
+	var proxy *url.URL
+	d.eventually("there is a way", func() error {
+		found := regexp.MustCompile(`HTTP_PROXY=(\S+)`).FindStringSubmatch(way.output.String())
+		if found == nil {
+			return fmt.Errorf("it says %q", way.output)
+		}
+		var err error
+		proxy, err = url.Parse(found[1])
+		return err
+	})
+	c := http.Client{Transport: &http.Transport{Proxy: http.ProxyURL(proxy)}, Timeout: 20 * time.Second}
+	at := "http://cart." + d.prod + ":8080/"
+	// kube-proxy hears of pods that are ready when everybody does.
+	d.eventually("cart answers", func() error {
+		response, err := c.Get(at)
+		if err == nil {
+			response.Body.Close()
+			if response.StatusCode != http.StatusOK {
+				err = errors.New(response.Status)
+			}
+		}
+		return err
+	})
+	done := make(chan struct{})
+	var tasks sync.WaitGroup
+	asked, failed := 0, 0
+	tasks.Go(func() {
+		tick := time.NewTicker(10 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			select {
+			case <-done:
+				return
+			case <-tick.C:
+			}
+			asked++
+			body := ""
+			response, err := c.Get(at)
+			if err == nil {
+				var b []byte
+				b, err = io.ReadAll(response.Body)
+				body = string(b)
+				response.Body.Close()
+			}
+			if err == nil && response.StatusCode != http.StatusOK {
+				err = fmt.Errorf("%s: %s", response.Status, strings.TrimSpace(body))
+			}
+			if err == nil {
+				continue
+			}
+			if failed++; failed <= 5 {
+				d.Logf("%s a request fails: %v", time.Now().UTC().Format("15:04:05.000"), err)
+			}
+		}
+	})
+	return func() (int, int) {
+		close(done)
+		tasks.Wait()
+		way.signal(syscall.SIGINT)
+		return asked, failed
+	}
+}
+
+// plan sets the plan of the environment.
+func (d *dock) plan(text string) {
+	d.Helper()
+	patch := `[{"op": "replace", "path": "/spec/environments/0/release", "value": ` + text + `}]`
+	if out, err := d.kubectl("patch", "app.bight.dev", d.namespace, "-n", d.namespace, "--type", "json", "-p", patch); err != nil {
+		d.Fatal(out, err)
+	}
+}
+
+// releases are those of the environment.
+func (d *dock) releases() map[string]v1alpha1.Release {
+	d.Helper()
+	out, err := d.kubectl("get", "releases.bight.dev", "-n", d.prod, "-o", "json")
+	if err != nil {
+		d.Fatal(out, err)
+	}
+	var all v1alpha1.ReleaseList
+	if err := json.Unmarshal([]byte(out), &all); err != nil {
+		d.Fatal(err)
+	}
+	by := map[string]v1alpha1.Release{}
+	for _, r := range all.Items {
+		by[r.Spec.Version] = r
+	}
+	return by
+}
+
+// testShipPromoted ships a good version of one service, which loses no request.
+func testShipPromoted(d *dock) {
+	d.write("cart/main.go", shipped("cart", "second"))
+	name := d.commit("second")
+	stop := d.pour()
+	said := d.ships(0)
+	d.serves(d.prod, "cart", "second")
+	asked, failed := stop()
+	d.Logf("%d requests, %d failed", asked, failed)
+	if failed > 0 || asked < 100 {
+		d.Errorf("%d of %d requests failed", failed, asked)
+	}
+	if !strings.Contains(said, "released cart") {
+		d.Errorf("bight ship does not tell of the release:\n%s", said)
+	}
+	all := d.releases()
+	version := d.git("rev-parse", "HEAD")[:12] + " second"
+	if r := all[version]; len(all) != 1 || r.Status.Phase != "Promoted" || r.Spec.Deployment != "cart" || !strings.HasPrefix(r.Spec.Change, d.namespace+"/"+name) {
+		d.Errorf("%d releases; that of %s: %+v", len(all), version, r.Spec)
+	}
+	// The same again has nothing to release.
+	d.write("README.md", "Words.\n")
+	d.commit("Words")
+	d.ships(0)
+	if all := d.releases(); len(all) != 1 {
+		d.Errorf("what is the same is released: %d releases", len(all))
+	}
+}
+
+// testShipUndone ships a version that fails, which the evidence is against.
+func testShipUndone(d *dock) {
+	d.plan(`{"keep": "1s", "steps": [{"weight": 30, "proven": true}]}`)
+	broken := strings.Replace(shipped("cart", "third"), "fmt.Fprintln(w, word)", "http.Error(w, word, 500)\n\t\tfmt.Fprintln(w)", 1)
+	d.write("cart/main.go", broken)
+	name := d.commit("third")
+	stop := d.pour()
+	said := d.ships(1)
+	asked, failed := stop()
+	d.Logf("%d requests, %d failed before it was undone", asked, failed)
+	if failed == 0 || failed > 20 || !strings.Contains(said, "was undone: E = ") {
+		d.Errorf("%d of %d requests failed; bight ship said\n%s", failed, asked, said)
+	}
+	d.serves(d.prod, "cart", "second")
+	// Nobody brings it back: neither who heals the environment, nor another change.
+	image := func() string {
+		out, err := d.kubectl("get", "deployment", "cart", "-n", d.prod, "-o", "jsonpath={.spec.template.spec.containers[0].image}")
+		if err != nil {
+			d.Fatal(out, err)
+		}
+		return out
+	}
+	was := image()
+	if out, err := d.kubectl("set", "image", "-n", d.prod, "deployment/cart", "cart=localhost:1/other:v1"); err != nil {
+		d.Fatal(out, err)
+	}
+	d.eventually("the environment is put back", func() error {
+		if is := image(); is != was {
+			return fmt.Errorf("it has %s", is)
+		}
+		return nil
+	})
+	d.serves(d.prod, "cart", "second")
+	if out, errs, code := d.bight("change", "retry", name, "-n", d.namespace); code != 0 {
+		d.Fatalf("change retry: exit code %d\n%s%s", code, out, errs)
+	}
+	d.eventually("it is refused again", func() error {
+		c := d.change(name)
+		if c.Status.Phase != v1alpha1.Refused && c.Status.Phase != v1alpha1.Failed || c.Status.Attempt == 0 {
+			return fmt.Errorf("it is %s: %s", c.Status.Phase, c.Status.Message)
+		}
+		return nil
+	})
+	if c := d.change(name); !strings.Contains(c.Status.Message, "was convicted") {
+		d.Errorf("it says %q", c.Status.Message)
+	}
+	d.serves(d.prod, "cart", "second")
+}
