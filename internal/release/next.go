@@ -75,6 +75,14 @@ func (d *decision) scale(pods int32) {
 	d.add(Action{Kind: Scale, Pods: pods})
 }
 
+// hindrance is why pods are not ready, as the end of a sentence.
+func (d *decision) hindrance() string {
+	if d.Hindrance == "" {
+		return ""
+	}
+	return " (" + d.Hindrance + ")"
+}
+
 // need is how many pods a share of the requests takes.
 func (d *decision) need(w Weight, least int32) int32 { return Need(d.Stable.Want, w, least) }
 
@@ -101,7 +109,7 @@ func (d *decision) undoing() (why string, convicted bool) {
 	case d.Verdict == verdict.Inconclusive && d.Doubt == UndoInDoubt:
 		return "there was no verdict in time: " + d.World.Why, false
 	case d.Phase == Starting && d.Now.Sub(d.Started) >= d.Plan.Patience():
-		return fmt.Sprintf("none of its pods was ready after %s", d.Plan.Patience()), false
+		return fmt.Sprintf("none of its pods was ready after %s%s", d.Plan.Patience(), d.hindrance()), false
 	}
 	return "", false
 }
@@ -179,9 +187,9 @@ func (d *decision) supersede() {
 // start waits for the first pods. Until there are any, and whenever there are none,
 // the canary gets no request.
 func (d *decision) start() {
-	d.say(d.Phase, "waits for the first pod to be ready")
+	d.say(d.Phase, "waits for the first pod to be ready%s", d.hindrance())
 	if d.Phase != Starting {
-		d.say(Held, "none of its pods is ready: it gets no requests until one is")
+		d.say(Held, "none of its pods is ready%s: it gets no requests until one is", d.hindrance())
 	} else {
 		d.later(d.Started, d.Plan.Patience())
 	}
@@ -229,7 +237,7 @@ func (d *decision) give(weight, mirror Weight, least int32) bool {
 	d.scale(need)
 	// What it has already it keeps, though a pod of it is not ready at the moment.
 	if d.Canary.Ready < need && max(weight, mirror) > max(d.Route.Weight, d.Route.Mirror) {
-		d.say(Progressing, "waits for %d of %d pods to be ready before it gets %s of the requests", need-d.Canary.Ready, need, weight)
+		d.say(Progressing, "waits for %d of %d pods to be ready before it gets %s of the requests%s", need-d.Canary.Ready, need, weight, d.hindrance())
 		d.route(d.Route.Weight, d.Route.Mirror)
 		return false
 	}
@@ -290,7 +298,7 @@ func (d *decision) promote() {
 	d.scale(need)
 	if d.Canary.Ready < need && d.Route.Weight < All {
 		able := Weight(int64(All) * int64(d.Canary.Ready) / int64(need))
-		d.say(Promoting, "%d of %d pods are ready", d.Canary.Ready, need)
+		d.say(Promoting, "%d of %d pods are ready%s", d.Canary.Ready, need, d.hindrance())
 		d.route(max(able, d.Route.Weight), 0)
 		return
 	}

@@ -236,6 +236,33 @@ func TestPodsThatAreNeverReady(t *testing.T) {
 }
 
 // Whatever happens in whatever order, what the package promises is kept.
+func TestItSaysWhyPodsAreNotReady(t *testing.T) {
+	d := newDrive(Plan{Steps: []Step{{Weight: 1000}, {Weight: 5000}}, Ready: time.Minute})
+	said := d.meets(func(w *World) { w.Hindrance = "exceeded quota: pods" })
+	if !strings.Contains(said, "waits for the first pod to be ready (exceeded quota: pods)") {
+		t.Errorf("it says %q", said)
+	}
+	if said := d.meets(after(time.Minute)); !strings.Contains(said, "none of its pods was ready after 1m0s (exceeded quota: pods)") {
+		t.Errorf("in the end it says %q", said)
+	}
+}
+
+// A door that says nothing any more keeps nothing from ending.
+func TestUndoingEndsThoughADoorIsSilent(t *testing.T) {
+	d := upTo20(t)
+	d.world.Orders.Undo = true
+	d.next()
+	d.next()
+	if d.state.Phase != Undoing {
+		t.Fatalf("it is %s", d.state.Phase)
+	}
+	d.world.Now = d.world.Now.Add(time.Hour)
+	d.next()
+	if d.state.Phase != Undone {
+		t.Errorf("after an hour it is %s", d.state.Phase)
+	}
+}
+
 func FuzzNext(f *testing.F) {
 	for seed := range uint64(20) {
 		f.Add(seed)

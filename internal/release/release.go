@@ -195,6 +195,9 @@ type World struct {
 	Verdict        verdict.Kind
 	Why            string // of the verdict
 	Stable, Canary Pods
+	// Hindrance is what keeps the canary's pods from being there or ready, "" if nothing
+	// is known of that.
+	Hindrance string
 	// Obeyed is the lowest generation of the route that a door obeys, if every pod has
 	// one. A pod that has just appeared obeys nothing.
 	Obeyed int64

@@ -226,9 +226,18 @@ func testReleasePromoted(b *bay) {
 
 // testReleaseByHand changes weights and routes in the middle of a release.
 func testReleaseByHand(b *bay) {
-	b.release("three", fmt.Sprintf(hold, 0), "Held")
+	name := b.release("three", fmt.Sprintf(hold, 0), "Held")
 	if by := b.shares(100); by["two"] != 100 {
 		b.Errorf("0 %% is %v", by)
+	}
+	for patch, want := range map[string]string{
+		`{"spec":{"deployment":"cart"}}`:                              "can't be changed",
+		`{"spec":{"template":{"metadata":{"labels":{"other":"x"}}}}}`: "can't be changed",
+		`{"spec":{"orders":{"undo":true,"by":"eve"}}}`:                "who orders something of a Release says so",
+	} {
+		if out, err := b.kubectl("patch", "release.bight.dev", name, "-n", b.namespace, "--type", "merge", "-p", patch); err == nil || !strings.Contains(err.Error()+out, want) {
+			b.Errorf("%s: %v, want %q\n%s", patch, err, want, out)
+		}
 	}
 	b.load("/start?url="+strings.TrimSuffix(till, "/"), nil)
 	var took []time.Duration

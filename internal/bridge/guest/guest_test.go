@@ -23,7 +23,9 @@ func cartPod(changes ...func(*core.Pod)) *core.Pod {
 		ObjectMeta: metav1.ObjectMeta{Name: "cart-1", Namespace: "shop", UID: "u1"},
 		Spec: core.PodSpec{Containers: []core.Container{{
 			Name: "cart", Ports: []core.ContainerPort{{Name: "http", ContainerPort: 8080}, {ContainerPort: 7000}},
-			ReadinessProbe: &core.Probe{ProbeHandler: core.ProbeHandler{HTTPGet: &core.HTTPGetAction{Path: "/healthz", Port: intstr.FromString("http")}}},
+			ReadinessProbe: &core.Probe{ProbeHandler: core.ProbeHandler{HTTPGet: &core.HTTPGetAction{
+				Path: "/healthz", Port: intstr.FromString("http"), HTTPHeaders: []core.HTTPHeader{{Name: "User-Agent", Value: "probe"}},
+			}}},
 		}, {Name: "proxy"}}},
 		Status: core.PodStatus{
 			Phase: core.PodRunning, HostIP: "10.0.0.1", HostIPs: []core.HostIP{{IP: "10.0.0.1"}, {IP: "fd00::1"}},

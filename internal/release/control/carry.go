@@ -74,8 +74,8 @@ func (d *desk) engage(ctx context.Context, co *course, plan release.Plan, templa
 	if err != nil {
 		return refuse("%s", err)
 	}
-	if err := d.selectPods(ctx, s.service, b.Stable); err != nil {
-		return fmt.Errorf("have Service %s select the old pods alone: %w", s.service.Name, err)
+	if err := d.selectPods(ctx, s, b.Stable); err != nil {
+		return err
 	}
 	first := plan.Steps[0]
 	next := s.deployment.DeepCopy()
@@ -117,11 +117,9 @@ func judges(s scene, stable *appsv1.ReplicaSet) int32 {
 	return max(4, 2*int32(len(nodes)))
 }
 
-// selectPods has a Service select the pods with a hash alone, or with any if it is "".
-func (d *desk) selectPods(ctx context.Context, service *corev1.Service, hash string) error {
-	if service == nil || service.Spec.Selector[hashLabel] == hash {
-		return nil
-	}
+// selectPods has the Services that lead to the Deployment select the pods with a hash
+// alone, or any if it is "".
+func (d *desk) selectPods(ctx context.Context, s scene, hash string) error {
 	var value any
 	if hash != "" {
 		value = hash
@@ -130,11 +128,16 @@ func (d *desk) selectPods(ctx context.Context, service *corev1.Service, hash str
 	if err != nil {
 		return err
 	}
-	_, err = d.c.typed.CoreV1().Services(service.Namespace).Patch(ctx, service.Name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: manager})
-	if apierrors.IsNotFound(err) {
-		return nil
+	for _, service := range s.leading() {
+		if service.Spec.Selector[hashLabel] == hash {
+			continue
+		}
+		_, err := d.c.typed.CoreV1().Services(service.Namespace).Patch(ctx, service.Name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: manager})
+		if err != nil && !apierrors.IsNotFound(err) {
+			return fmt.Errorf("have Service %s select the pods of one version: %w", service.Name, err)
+		}
 	}
-	return err
+	return nil
 }
 
 // scale makes the canary's pods so many. More of them the Deployment's controller makes,
@@ -184,7 +187,7 @@ func (d *desk) wind(ctx context.Context, co *course) (time.Time, error) {
 			return time.Time{}, d.release(ctx, s, &stable.Spec.Template)
 		case co.State.Phase == release.Promoted && co.Turned.IsZero():
 			// Requests that still come to the old pods are carried by their doors.
-			if err := d.selectPods(ctx, s.service, co.routing.Canary); err != nil {
+			if err := d.selectPods(ctx, s, co.routing.Canary); err != nil {
 				return time.Time{}, err
 			}
 			co.Turned, co.routing.Retire = time.Now(), true
@@ -202,7 +205,7 @@ func (d *desk) wind(ctx context.Context, co *course) (time.Time, error) {
 	if gone != nil && gone != canary && len(s.pods[gone.UID]) > 0 {
 		return time.Time{}, nil // they end
 	}
-	if err := d.selectPods(ctx, s.service, ""); err != nil {
+	if err := d.selectPods(ctx, s, ""); err != nil {
 		return time.Time{}, err
 	}
 	co.pods[0], co.pods[1] = co.version(s.setWith(co.routing.Stable)), co.version(s.setWith(co.routing.Canary))

@@ -134,6 +134,7 @@ func (co *course) world(orders release.Orders, v verdict.Verdict) release.World 
 	return release.World{
 		Now: time.Now(), Orders: orders, Verdict: v.Is, Why: v.Why, Newer: co.newer,
 		Stable: co.scene.count(stable, want), Canary: co.scene.count(canary, want), Obeyed: co.obeyed(),
+		Hindrance: co.scene.hindrance(canary),
 	}
 }
 

@@ -212,7 +212,7 @@ func (d *desk) proceed(ctx context.Context, co *course) (time.Time, error) {
 		if err := d.release(ctx, co.scene, nil); err != nil {
 			return time.Time{}, err
 		}
-		if err := d.selectPods(ctx, co.scene.service, ""); err != nil {
+		if err := d.selectPods(ctx, co.scene, ""); err != nil {
 			return time.Time{}, err
 		}
 		return d.close(ctx, co, release.Promoted, "the pods are of this version already")
@@ -222,6 +222,10 @@ func (d *desk) proceed(ctx context.Context, co *course) (time.Time, error) {
 		return time.Time{}, d.tell(ctx, co, err.Error()) // it stays as it is until that makes sense
 	}
 	if err := co.sit(); err != nil {
+		return time.Time{}, err
+	}
+	// Whoever else owns a Service may have put it back.
+	if err := d.selectPods(ctx, co.scene, co.routing.Stable); err != nil {
 		return time.Time{}, err
 	}
 	v := co.judge()
@@ -299,7 +303,7 @@ func (d *desk) outside(ctx context.Context, co *course) (time.Time, error) {
 				return time.Time{}, err
 			}
 		}
-		if err := d.selectPods(ctx, s.service, ""); err != nil {
+		if err := d.selectPods(ctx, s, ""); err != nil {
 			return time.Time{}, err
 		}
 	}
@@ -309,7 +313,7 @@ func (d *desk) outside(ctx context.Context, co *course) (time.Time, error) {
 // close ends a release of which nothing is left in the cluster.
 func (d *desk) close(ctx context.Context, co *course, phase release.Phase, why string) (time.Time, error) {
 	if s := co.scene; co.routing != nil && s.deployment != nil && beforeOf(s.deployment) == nil {
-		if err := d.selectPods(ctx, s.service, ""); err != nil {
+		if err := d.selectPods(ctx, s, ""); err != nil {
 			return time.Time{}, err
 		}
 	}

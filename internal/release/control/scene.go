@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -196,6 +197,42 @@ func (s scene) settled() bool {
 	d := s.deployment
 	return d.Status.ObservedGeneration >= d.Generation && d.Status.UpdatedReplicas == s.want() &&
 		d.Status.AvailableReplicas == s.want() && d.Status.Replicas == s.want() && s.setOf(&d.Spec.Template) != nil
+}
+
+// leading are the Services that lead to pods of the Deployment: each of them has to be
+// kept from the new ones.
+func (s scene) leading() []*corev1.Service {
+	return slices.DeleteFunc(slices.Clone(s.services), func(service *corev1.Service) bool {
+		for k, v := range service.Spec.Selector {
+			if k != hashLabel && s.deployment.Spec.Template.Labels[k] != v {
+				return true
+			}
+		}
+		return len(service.Spec.Selector) == 0
+	})
+}
+
+// hindrance is what keeps pods of the new version from being there or ready, as far as
+// the cluster says, "" for nothing.
+func (s scene) hindrance(canary *appsv1.ReplicaSet) string {
+	for _, c := range s.deployment.Status.Conditions {
+		if c.Type == appsv1.DeploymentReplicaFailure && c.Status == corev1.ConditionTrue {
+			return c.Message
+		}
+	}
+	for _, p := range s.podsOf(canary) {
+		for _, c := range p.Status.ContainerStatuses {
+			if w := c.State.Waiting; w != nil && w.Reason != "ContainerCreating" && w.Reason != "PodInitializing" {
+				return strings.TrimSuffix(p.Name+": "+w.Reason+": "+w.Message, ": ")
+			}
+		}
+		for _, c := range p.Status.Conditions {
+			if c.Type == corev1.PodScheduled && c.Status == corev1.ConditionFalse {
+				return p.Name + ": " + c.Message
+			}
+		}
+	}
+	return ""
 }
 
 // ports are those that a Service leads to, at pods of both templates.

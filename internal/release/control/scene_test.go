@@ -101,6 +101,56 @@ func TestFit(t *testing.T) {
 	}
 }
 
+func TestEveryServiceThatLeadsToThePodsIsKeptFromTheNewOnes(t *testing.T) {
+	s := stage()
+	service := func(name string, selector map[string]string) {
+		s.services = append(s.services, &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: corev1.ServiceSpec{Selector: selector}})
+	}
+	service("cart", map[string]string{"app": "cart"})
+	service("cart-inside", map[string]string{"app": "cart", hashLabel: "one"})
+	service("stock", map[string]string{"app": "stock"})
+	service("elsewhere", nil)
+	var got []string
+	for _, service := range s.leading() {
+		got = append(got, service.Name)
+	}
+	if diff := cmp.Diff([]string{"cart", "cart-inside"}, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+func TestHindrance(t *testing.T) {
+	tests := []struct {
+		name   string
+		change func(*scene, *appsv1.ReplicaSet)
+		want   string
+	}{
+		{"nothing", func(*scene, *appsv1.ReplicaSet) {}, ""},
+		{"a quota", func(s *scene, _ *appsv1.ReplicaSet) {
+			s.deployment.Status.Conditions = []appsv1.DeploymentCondition{{Type: appsv1.DeploymentReplicaFailure, Status: corev1.ConditionTrue, Message: "exceeded quota: pods"}}
+		}, "exceeded quota: pods"},
+		{"an image that is not there", func(s *scene, rs *appsv1.ReplicaSet) {
+			s.pods[rs.UID][0].Status.ContainerStatuses = []corev1.ContainerStatus{{State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "ErrImagePull", Message: "not found"}}}}
+		}, "cart-two-a: ErrImagePull: not found"},
+		{"one that is being made", func(s *scene, rs *appsv1.ReplicaSet) {
+			s.pods[rs.UID][0].Status.ContainerStatuses = []corev1.ContainerStatus{{State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "ContainerCreating"}}}}
+		}, ""},
+		{"no room", func(s *scene, rs *appsv1.ReplicaSet) {
+			s.pods[rs.UID][0].Status.Conditions = []corev1.PodCondition{{Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Message: "0/1 nodes are available"}}
+		}, "cart-two-a: 0/1 nodes are available"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			s := stage()
+			rs := s.add("two", 1)
+			tt.change(&s, rs)
+			if got := s.hindrance(rs); got != tt.want {
+				t.Errorf("hindrance = %q, want %q", got, tt.want)
+			}
+		})
+	}
+}
+
 func TestADeploymentGetsItsSettingsBack(t *testing.T) {
 	d := stage().deployment
 	d.Spec.MinReadySeconds, d.Spec.ProgressDeadlineSeconds = 5, ptr.To[int32](120)

@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -132,6 +133,7 @@ func ownerOf(o metav1.Object, kind string) string {
 type scene struct {
 	deployment *appsv1.Deployment // nil: there is none
 	service    *corev1.Service    // nil: there is none
+	services   []*corev1.Service  // all of the namespace
 	sets       []*appsv1.ReplicaSet
 	pods       map[types.UID][]*corev1.Pod // by ReplicaSet, those that end included, by name
 }
@@ -146,6 +148,9 @@ func (w *ward) look(deployment, service string) (scene, bool) {
 	}
 	if s.deployment == nil {
 		return s, true
+	}
+	for _, name := range slices.Sorted(maps.Keys(w.services)) {
+		s.services = append(s.services, w.services[name])
 	}
 	for _, rs := range w.sets {
 		if metav1.IsControlledBy(rs, s.deployment) {
