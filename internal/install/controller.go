@@ -33,6 +33,7 @@ func (r *renderer) controller(s Settings) {
 	r.clients(replicas)
 	r.ticketPolicy()
 	r.ordersPolicy()
+	r.doorsPolicy()
 	r.add(coreac.PersistentVolumeClaim(Controller, Namespace).WithSpec(coreac.PersistentVolumeClaimSpec().
 		WithAccessModes(corev1.ReadWriteOnce).
 		WithResources(coreac.VolumeResourceRequirements().WithRequests(corev1.ResourceList{corev1.ResourceStorage: size}))))

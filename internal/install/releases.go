@@ -38,6 +38,33 @@ func (r *renderer) ordersPolicy() {
 		WithPolicyName(ordersPolicy).WithValidationActions(admissionv1.Deny)))
 }
 
+// doorsPolicy has node agents write what they say of doors, and nothing else: who has one
+// node must not lead the requests of the others astray.
+const doorsPolicy = "bight-release-doors"
+
+func (r *renderer) doorsPolicy() {
+	same := []string{"has(oldObject.status)", "has(object.status)"}
+	for _, field := range []string{
+		"phase", "message", "weight", "step", "steps", "started", "ended", "convicted", "route", "stable", "canary", "verdict", "events", "state", "evidence", "conditions",
+	} {
+		was, is := "oldObject.status."+field, "object.status."+field
+		same = append(same, "has("+was+") == has("+is+") && (!has("+is+") || "+was+" == "+is+")")
+	}
+	user := "system:serviceaccount:" + Namespace + ":" + NodeAgents
+	r.add(admissionac.ValidatingAdmissionPolicy(doorsPolicy).WithSpec(admissionac.ValidatingAdmissionPolicySpec().
+		WithFailurePolicy(admissionv1.Fail).
+		WithMatchConstraints(admissionac.MatchResources().WithResourceRules(admissionac.NamedRuleWithOperations().
+			WithAPIGroups(v1alpha1.Group).WithAPIVersions("*").WithResources("releases/status").
+			WithOperations(admissionv1.Create, admissionv1.Update))).
+		WithMatchConditions(admissionac.MatchCondition().WithName("a-node-agent").WithExpression("request.userInfo.username == '" + user + "'")).
+		WithValidations(admissionac.Validation().
+			WithExpression(strings.Join(same, " && ")).
+			WithMessage("a node agent says what its doors do, in status.doors, and nothing else").
+			WithReason(metav1.StatusReasonForbidden))))
+	r.add(admissionac.ValidatingAdmissionPolicyBinding(doorsPolicy).WithSpec(admissionac.ValidatingAdmissionPolicyBindingSpec().
+		WithPolicyName(doorsPolicy).WithValidationActions(admissionv1.Deny)))
+}
+
 // underWay says which releases are: without the controller, nobody would put back what
 // they have changed.
 func (i *Installer) underWay(ctx context.Context) error {

@@ -56,7 +56,14 @@ func (a *Agent) noteRelease(o runtime.Object) {
 		a.Log.Warn("a Release can't be read", "name", u.GetNamespace()+"/"+u.GetName(), "err", err)
 		return
 	}
-	a.releases[types.NamespacedName{Namespace: r.Namespace, Name: r.Name}] = r
+	name := types.NamespacedName{Namespace: r.Namespace, Name: r.Name}
+	if spec.Over(r) {
+		delete(a.releases, name)
+		return
+	}
+	// What doors have nothing to do with is not kept: there may be many.
+	r.ManagedFields, r.Spec.Template, r.Status.State, r.Status.Evidence, r.Status.Events = nil, runtime.RawExtension{}, nil, nil, nil
+	a.releases[name] = r
 }
 
 // onTrial is a trial that runs.
@@ -131,8 +138,8 @@ func (a *Agent) doors(want map[types.UID]*wanted, now time.Time) map[subject]any
 		entries[of] = &n
 	}
 	for uid, w := range want {
-		if w.trial == nil {
-			continue
+		if w.trial == nil || w.pod.DeletionTimestamp != nil {
+			continue // one that ends covers nothing
 		}
 		of := w.share.of
 		n := entries[of]

@@ -14,6 +14,7 @@ func Next(p Plan, s State, w World) (State, []Action) {
 	if d.Phase == "" {
 		d.Phase, d.Started, d.Route.Generation = Starting, w.Now, 1
 	}
+	d.convict()
 	switch why, convicted := d.undoing(); {
 	case why != "":
 		d.undo(why, convicted)
@@ -87,10 +88,10 @@ func (d *decision) hindrance() string {
 func (d *decision) need(w Weight, least int32) int32 { return Need(d.Stable.Want, w, least) }
 
 // Need is how many pods a share of the requests takes if all of them take so many; it is
-// at least one, and no fewer than least.
+// at least one and no fewer than least, but no more than all.
 func Need(all int32, w Weight, least int32) int32 {
 	share := (int64(all)*int64(w) + int64(All) - 1) / int64(All)
-	return max(int32(share), least, 1)
+	return min(max(int32(share), least, 1), max(all, 1))
 }
 
 // undoing says why the release is to be undone, "" for no reason. It looks at nothing
@@ -114,11 +115,20 @@ func (d *decision) undoing() (why string, convicted bool) {
 	return "", false
 }
 
+// convict notes that the evidence is against a version that is being undone already.
+func (d *decision) convict() {
+	if d.World.Verdict == verdict.Bad && (d.Phase == Undoing || d.Phase == Undone) && !d.Convicted && !d.Cleaned {
+		d.Convicted = true
+		d.Message = cmp.Or(d.World.Why, "the evidence is against it")
+		d.add(Action{Kind: Convict, Why: d.Message})
+	}
+}
+
 // undo takes all requests from the canary, whatever the state of stable's pods: they
 // were good enough before. Only if there are none at all there is nothing to go back
 // to.
 func (d *decision) undo(why string, convicted bool) {
-	if d.Stable.All == 0 {
+	if d.Stable.All == 0 && d.Stable.Want > 0 && d.Canary.All > 0 {
 		d.say(Held, "it is to be undone (%s), but no pod of the version before exists: bring one back", why)
 		d.route(d.Route.Weight, 0)
 		return

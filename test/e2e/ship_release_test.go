@@ -31,6 +31,7 @@ func TestShipRelease(t *testing.T) {
 	}{
 		{"Promoted", testShipPromoted},
 		{"Undone", testShipUndone},
+		{"PutBack", testShipPutBack},
 	} {
 		ok := t.Run(step.name, func(t *testing.T) {
 			on := *d
@@ -214,6 +215,29 @@ func testShipUndone(d *dock) {
 	})
 	if c := d.change(name); !strings.Contains(c.Status.Message, "was convicted") {
 		d.Errorf("it says %q", c.Status.Message)
+	}
+	d.serves(d.prod, "cart", "second")
+}
+
+// testShipPutBack ships what was there before, while the release of something newer is
+// under way.
+func testShipPutBack(d *dock) {
+	d.plan(`{"keep": "1s", "steps": [{"weight": 30, "hold": true}]}`)
+	d.write("cart/main.go", shipped("cart", "fourth"))
+	d.commit("fourth")
+	version := d.git("rev-parse", "HEAD")[:12] + " fourth"
+	d.start("ship", "-n", d.namespace)
+	d.eventually("it is released", func() error {
+		if r := d.releases()[version]; r.Status.Phase != "Held" {
+			return fmt.Errorf("it is %s: %s", r.Status.Phase, r.Status.Message)
+		}
+		return nil
+	})
+	d.write("cart/main.go", shipped("cart", "second"))
+	d.commit("back to second")
+	d.ships(0)
+	if r := d.releases()[version]; r.Status.Phase != "Undone" || !strings.Contains(r.Status.Message, "a change puts back what was there before") {
+		d.Errorf("it is %s: %s", r.Status.Phase, r.Status.Message)
 	}
 	d.serves(d.prod, "cart", "second")
 }

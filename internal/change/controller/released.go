@@ -9,8 +9,10 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
+	authenticationv1 "k8s.io/api/authentication/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -46,6 +48,7 @@ type held struct {
 	refs     map[deploy.Ref]bool
 	services map[string]bool   // whose Deployments are held
 	waits    map[string]string // Releases, by Deployment
+	ends     map[string]string // those that are undone, whatever comes of them
 }
 
 func (h held) leave(r deploy.Ref) bool { return h.refs[r] }
@@ -60,7 +63,7 @@ func (e *convictedError) Error() string {
 // hold finds out which objects of a desired state are to be left to releases, and makes
 // the Releases that it takes. The objects come back with what tells their versions apart.
 func (e *environments) hold(ctx context.Context, namespace string, objs []deploy.Object, how releasing) ([]deploy.Object, held, error) {
-	h := held{refs: map[deploy.Ref]bool{}, services: map[string]bool{}, waits: map[string]string{}}
+	h := held{refs: map[deploy.Ref]bool{}, services: map[string]bool{}, waits: map[string]string{}, ends: map[string]string{}}
 	var all v1alpha1.ReleaseList
 	reader := client.Reader(e.client)
 	if how.make != nil {
@@ -91,9 +94,19 @@ func (e *environments) hold(ctx context.Context, namespace string, objs []deploy
 		if err != nil {
 			return nil, h, err
 		}
+		if !stepwise(o, objs, live) {
+			continue
+		}
 		c, err := choose(live, digestOf(template), all.Items, how)
 		if err == nil && c.make {
 			err = e.release(ctx, namespace, o.Name, template, c.old, how)
+		}
+		if err != nil {
+			return nil, h, err
+		}
+		if err == nil && c.undo != nil {
+			err = e.undo(ctx, c.undo, "a change puts back what was there before")
+			h.ends[o.Name] = c.undo.Name
 		}
 		if err != nil {
 			return nil, h, err
@@ -111,6 +124,32 @@ func (e *environments) hold(ctx context.Context, namespace string, objs []deploy
 		}
 	}
 	return out, h, nil
+}
+
+// stepwise reports whether new versions of a Deployment can take over step by step: not if
+// two must not run at once, nor if nobody asks it by a Service, nor if it has no pods.
+func stepwise(o deploy.Object, objs []deploy.Object, live *appsv1.Deployment) bool {
+	asked := slices.ContainsFunc(objs, func(s deploy.Object) bool { return s.Kind == "Service" && s.Service == o.Service })
+	d := &appsv1.Deployment{}
+	return o.Decode(d) == nil && asked && d.Spec.Strategy.Type != appsv1.RecreateDeploymentStrategyType &&
+		live.Spec.Strategy.Type != appsv1.RecreateDeploymentStrategyType && (live.Spec.Replicas == nil || *live.Spec.Replicas > 0)
+}
+
+// undo orders that a release be undone.
+func (e *environments) undo(ctx context.Context, r *v1alpha1.Release, why string) error {
+	if r.Spec.Orders.Undo {
+		return nil
+	}
+	me, err := e.typed.AuthenticationV1().SelfSubjectReviews().Create(ctx, &authenticationv1.SelfSubjectReview{}, metav1.CreateOptions{})
+	if err != nil {
+		return fmt.Errorf("ask who this is: %w", err)
+	}
+	was := r.DeepCopy()
+	r.Spec.Orders.Undo, r.Spec.Orders.Why, r.Spec.Orders.By = true, why, me.Status.UserInfo.Username
+	if err := e.client.Patch(ctx, r, client.MergeFrom(was)); client.IgnoreNotFound(err) != nil {
+		return fmt.Errorf("undo release %s: %w", r.Name, err)
+	}
+	return nil
 }
 
 // stamp notes on a Deployment which template it has.
@@ -144,6 +183,7 @@ type choice struct {
 	leave bool              // it is left to releases
 	waits string            // the Release that the desired state waits for, "" for none
 	make  bool              // that is to be made
+	undo  *v1alpha1.Release // that is to be undone, and waited for
 	old   *v1alpha1.Release // in whose place
 }
 
@@ -164,6 +204,9 @@ func choose(live *appsv1.Deployment, digest string, all []v1alpha1.Release, how 
 		}
 	}
 	if how.plan == nil || live.Annotations[v1alpha1.TemplateAnnotation] == digest {
+		if how.make != nil && under != nil && under.Name != name {
+			return choice{leave: true, undo: under}, nil // what is wanted is what was there before
+		}
 		return choice{leave: under != nil}, nil
 	}
 	switch {
@@ -211,10 +254,19 @@ func (e *environments) release(ctx context.Context, namespace, name string, temp
 	if _, err := spec.Plan(r.Spec.Plan); err != nil {
 		return fmt.Errorf("the release plan of the environment: %w", err)
 	}
-	if err := e.client.Create(ctx, r); err != nil {
-		return fmt.Errorf("make release %s: %w", r.Name, err)
+	for tries := 0; ; tries++ {
+		err := e.client.Create(ctx, r)
+		if err == nil {
+			return nil
+		}
+		if !apierrors.IsAlreadyExists(err) || tries >= 50 || ctx.Err() != nil {
+			return fmt.Errorf("make release %s: %w", r.Name, err)
+		}
+		select { // the old one is about to go
+		case <-time.After(200 * time.Millisecond):
+		case <-ctx.Done():
+		}
 	}
-	return nil
 }
 
 // undoneError says that a release came to nothing.
@@ -226,10 +278,7 @@ func (e *undoneError) Error() string {
 
 // released waits until Releases have ended, and tells how they are. The error is an
 // [undoneError] if one came to nothing.
-func (e *environments) released(ctx context.Context, namespace string, waits map[string]string, tell func(string)) error {
-	if len(waits) == 0 {
-		return nil
-	}
+func (e *environments) released(ctx context.Context, namespace string, h held, tell func(string)) error {
 	now := map[string]*v1alpha1.Release{}
 	over := errors.New("all have ended")
 	source := follow.Of(e.dynamic.Resource(v1alpha1.Releases()).Namespace(namespace), metav1.ListOptions{})
@@ -248,7 +297,7 @@ func (e *environments) released(ctx context.Context, namespace string, waits map
 				}
 			}
 		}
-		done, text, err := ended(waits, now)
+		done, text, err := ended(h, now)
 		tell(text)
 		if err != nil {
 			return err
@@ -258,17 +307,23 @@ func (e *environments) released(ctx context.Context, namespace string, waits map
 		}
 		return nil
 	})
-	if err == over {
+	if errors.Is(err, over) {
 		return nil
 	}
 	return err
 }
 
 // ended says whether all Releases have, and what there is to tell of those that have not.
-func ended(waits map[string]string, now map[string]*v1alpha1.Release) (done bool, text string, err error) {
+func ended(h held, now map[string]*v1alpha1.Release) (done bool, text string, err error) {
 	var texts []string
 	done = true
-	for service, name := range waits {
+	for service, name := range h.ends {
+		if r := now[name]; r != nil && !spec.Over(r) {
+			done = false
+			texts = append(texts, service+": "+r.Status.Message)
+		}
+	}
+	for service, name := range h.waits {
 		r := now[name]
 		switch {
 		case r == nil:

@@ -38,7 +38,8 @@ func TestChooseWhatIsLeftToReleases(t *testing.T) {
 		{"an environment without releases", "old", nil, releasing{}, choice{}, false},
 		{"one where somebody has begun one by hand", "old", []v1alpha1.Release{rel("x", release.Held, false, "")}, releasing{}, choice{leave: true}, false},
 		{"the same version", "new", nil, by("shop/a#0"), choice{}, false},
-		{"the same version, while another is released", "new", []v1alpha1.Release{rel("x", release.Held, false, "")}, by("shop/a#0"), choice{leave: true}, false},
+		{"the same version, while another is released", "new", []v1alpha1.Release{rel("x", release.Held, false, "")}, by("shop/a#0"), choice{leave: true, undo: &v1alpha1.Release{}}, false},
+		{"putting back the same version, while another is released", "new", []v1alpha1.Release{rel("x", release.Held, false, "")}, heal, choice{leave: true}, false},
 		{"a new version", "old", []v1alpha1.Release{stranger}, by("shop/a#0"), choice{leave: true, waits: "cart-new", make: true}, false},
 		{"of a Deployment of before", "", nil, by("shop/a#0"), choice{leave: true, waits: "cart-new", make: true}, false},
 		{"its release is under way", "old", []v1alpha1.Release{rel("new", release.Progressing, false, "shop/a#0")}, by("shop/a#0"), choice{leave: true, waits: "cart-new"}, false},
@@ -58,7 +59,9 @@ func TestChooseWhatIsLeftToReleases(t *testing.T) {
 			live := &appsv1.Deployment{}
 			live.Name, live.Annotations = "cart", map[string]string{v1alpha1.TemplateAnnotation: tt.is}
 			got, err := choose(live, "new", tt.all, tt.how)
-			got.old = nil
+			if got.old = nil; got.undo != nil {
+				got.undo = &v1alpha1.Release{} // whichever
+			}
 			if diff := cmp.Diff(tt.want, got, cmp.AllowUnexported(choice{})); diff != "" || (err != nil) != tt.err {
 				t.Errorf("%v (-want +got):\n%s", err, diff)
 			}
@@ -96,7 +99,7 @@ func TestEndedTellsOfEveryRelease(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			now := map[string]*v1alpha1.Release{"cart-1": tt.cart, "stock-1": tt.stock}
-			done, text, err := ended(waits, now)
+			done, text, err := ended(held{waits: waits}, now)
 			said := ""
 			if err != nil {
 				said = err.Error()
@@ -105,5 +108,20 @@ func TestEndedTellsOfEveryRelease(t *testing.T) {
 				t.Errorf("ended = %v, %q, %q", done, text, said)
 			}
 		})
+	}
+}
+
+func TestWhatIsUndoneIsWaitedFor(t *testing.T) {
+	r := &v1alpha1.Release{}
+	r.Status.Phase, r.Status.Message, r.Status.Route = string(release.Undoing), "by somebody", &v1alpha1.Routing{}
+	h := held{ends: map[string]string{"cart": "cart-1"}}
+	if done, text, err := ended(h, map[string]*v1alpha1.Release{"cart-1": r}); done || err != nil || text != "cart: by somebody" {
+		t.Errorf("ended = %v, %q, %v", done, text, err)
+	}
+	r.Status.Phase, r.Status.Route = string(release.Undone), nil
+	for _, now := range []map[string]*v1alpha1.Release{{"cart-1": r}, {}} {
+		if done, _, err := ended(h, now); !done || err != nil {
+			t.Errorf("ended = %v, %v", done, err)
+		}
 	}
 }

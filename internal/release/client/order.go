@@ -135,6 +135,16 @@ func Resume() Order {
 	})
 }
 
+// gone says that a release is promoted, and the pods of the version before are gone or
+// about to be.
+func gone(r *v1alpha1.Release) bool {
+	return phaseOf(r) == release.Promoted && (r.Status.Route == nil || r.Status.Route.Retire)
+}
+
+func tooLate(r *v1alpha1.Release) error {
+	return refuse("release %s is promoted, and nothing is left of the version before: bight release start %s --image with the image of that one", r.Name, r.Spec.Deployment)
+}
+
 // Undo takes everything from the version. One that is undone already stays so.
 func Undo() Order {
 	return func(r *v1alpha1.Release) (v1alpha1.ReleaseOrders, error) {
@@ -142,8 +152,8 @@ func Undo() Order {
 		switch {
 		case phaseOf(r) == release.Superseded:
 			return o, refuse("release %s is superseded: nothing of it is left to undo", r.Name)
-		case phaseOf(r) == release.Promoted && spec.Over(r):
-			return o, refuse("release %s is promoted, and nothing is left of the version before: bight release start %s --image with the image of that one", r.Name, r.Spec.Deployment)
+		case gone(r):
+			return o, tooLate(r)
 		}
 		o.Undo = o.Undo || phaseOf(r) != release.Undone
 		return o, nil
@@ -230,6 +240,9 @@ func (c *Client) Give(ctx context.Context, name string, order Order, why string,
 		done, still := Observed(now)
 		if last = now; done || c.served(limited, now) {
 			return true, nil
+		}
+		if given.Spec.Orders.Undo && gone(now) {
+			return false, tooLate(now)
 		}
 		if !given.Spec.Orders.Undo {
 			if err := goesOn(now); err != nil { // it never will be

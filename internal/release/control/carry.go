@@ -74,7 +74,7 @@ func (d *desk) engage(ctx context.Context, co *course, plan release.Plan, templa
 	if err != nil {
 		return refuse("%s", err)
 	}
-	if err := d.selectPods(ctx, s, b.Stable); err != nil {
+	if err := d.pin(ctx, s, b.Stable); err != nil {
 		return err
 	}
 	first := plan.Steps[0]
@@ -117,9 +117,38 @@ func judges(s scene, stable *appsv1.ReplicaSet) int32 {
 	return max(4, 2*int32(len(nodes)))
 }
 
-// selectPods has the Services that lead to the Deployment select the pods with a hash
-// alone, or any if it is "".
-func (d *desk) selectPods(ctx context.Context, s scene, hash string) error {
+// pin has the Services that lead to the Deployment select the pods with a hash alone.
+func (d *desk) pin(ctx context.Context, s scene, hash string) error {
+	for _, service := range s.leading() {
+		if err := d.selectHash(ctx, service, hash); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// unpin has the Services select the pods of any version again, unless the Deployment is
+// another release's.
+func (d *desk) unpin(ctx context.Context, co *course) error {
+	if s := co.scene; s.deployment != nil && beforeOf(s.deployment) != nil {
+		return nil
+	}
+	var hashes []string
+	if co.routing != nil {
+		hashes = []string{co.routing.Stable, co.routing.Canary}
+	}
+	for _, service := range co.scene.pinned(hashes...) {
+		if err := d.selectHash(ctx, service, ""); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (d *desk) selectHash(ctx context.Context, service *corev1.Service, hash string) error {
+	if service.Spec.Selector[hashLabel] == hash {
+		return nil
+	}
 	var value any
 	if hash != "" {
 		value = hash
@@ -128,14 +157,9 @@ func (d *desk) selectPods(ctx context.Context, s scene, hash string) error {
 	if err != nil {
 		return err
 	}
-	for _, service := range s.leading() {
-		if service.Spec.Selector[hashLabel] == hash {
-			continue
-		}
-		_, err := d.c.typed.CoreV1().Services(service.Namespace).Patch(ctx, service.Name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: manager})
-		if err != nil && !apierrors.IsNotFound(err) {
-			return fmt.Errorf("have Service %s select the pods of one version: %w", service.Name, err)
-		}
+	_, err = d.c.typed.CoreV1().Services(service.Namespace).Patch(ctx, service.Name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: manager})
+	if err != nil && !apierrors.IsNotFound(err) {
+		return fmt.Errorf("have Service %s select the pods of one version: %w", service.Name, err)
 	}
 	return nil
 }
@@ -151,13 +175,23 @@ func (d *desk) scale(ctx context.Context, co *course, pods int32) error {
 		_, err := d.c.typed.AppsV1().Deployments(next.Namespace).Update(ctx, next, metav1.UpdateOptions{FieldManager: manager})
 		return expected(err)
 	}
-	if canary == nil || canary == stable || stable == nil || canary.Spec.Replicas == nil || *canary.Spec.Replicas <= max(pods, 1) ||
-		stable.Spec.Replicas == nil || *stable.Spec.Replicas < s.want() || s.deployment.Status.ObservedGeneration < s.deployment.Generation {
+	if canary == nil || canary == stable || stable == nil || canary.Spec.Replicas == nil || stable.Spec.Replicas == nil ||
+		s.deployment.Status.ObservedGeneration < s.deployment.Generation {
 		return nil
 	}
-	_, err := d.c.typed.AppsV1().ReplicaSets(canary.Namespace).UpdateScale(ctx, canary.Name, &autoscalingv1.Scale{
-		ObjectMeta: metav1.ObjectMeta{Name: canary.Name, Namespace: canary.Namespace, ResourceVersion: canary.ResourceVersion},
-		Spec:       autoscalingv1.ScaleSpec{Replicas: max(pods, 1)},
+	if *stable.Spec.Replicas < s.want() { // a scaler has wanted more, and the canary got some of them
+		return d.resize(ctx, stable, s.want())
+	}
+	if *canary.Spec.Replicas > max(pods, 1) {
+		return d.resize(ctx, canary, max(pods, 1))
+	}
+	return nil
+}
+
+func (d *desk) resize(ctx context.Context, rs *appsv1.ReplicaSet, pods int32) error {
+	_, err := d.c.typed.AppsV1().ReplicaSets(rs.Namespace).UpdateScale(ctx, rs.Name, &autoscalingv1.Scale{
+		ObjectMeta: metav1.ObjectMeta{Name: rs.Name, Namespace: rs.Namespace, ResourceVersion: rs.ResourceVersion},
+		Spec:       autoscalingv1.ScaleSpec{Replicas: pods},
 	}, metav1.UpdateOptions{FieldManager: manager})
 	return expected(err)
 }
@@ -187,7 +221,7 @@ func (d *desk) wind(ctx context.Context, co *course) (time.Time, error) {
 			return time.Time{}, d.release(ctx, s, &stable.Spec.Template)
 		case co.State.Phase == release.Promoted && co.Turned.IsZero():
 			// Requests that still come to the old pods are carried by their doors.
-			if err := d.selectPods(ctx, s, co.routing.Canary); err != nil {
+			if err := d.pin(ctx, s, co.routing.Canary); err != nil {
 				return time.Time{}, err
 			}
 			co.Turned, co.routing.Retire = time.Now(), true
@@ -205,7 +239,7 @@ func (d *desk) wind(ctx context.Context, co *course) (time.Time, error) {
 	if gone != nil && gone != canary && len(s.pods[gone.UID]) > 0 {
 		return time.Time{}, nil // they end
 	}
-	if err := d.selectPods(ctx, s, ""); err != nil {
+	if err := d.unpin(ctx, co); err != nil {
 		return time.Time{}, err
 	}
 	co.pods[0], co.pods[1] = co.version(s.setWith(co.routing.Stable)), co.version(s.setWith(co.routing.Canary))
@@ -234,7 +268,8 @@ func (d *desk) write(ctx context.Context, co *course) error {
 	if err != nil || string(patch) == "{}" {
 		return err
 	}
-	if !co.news(&was, &is) && time.Since(co.wrote) < calm {
+	key := co.essence(next)
+	if key == co.told && time.Since(co.wrote) < calm {
 		co.late = true
 		return nil
 	}
@@ -244,19 +279,23 @@ func (d *desk) write(ctx context.Context, co *course) error {
 		err = nil // it was deleted
 	}
 	if err == nil {
-		co.written, co.wrote, co.late = next, time.Now(), false
+		if next.Evidence != co.written.Evidence {
+			co.bench.dirty, co.saved = false, time.Now()
+		}
+		co.written, co.told, co.wrote, co.late = next, key, time.Now(), false
 	}
 	return err
 }
 
-// news reports whether a status has more than evidence to tell.
-func (co *course) news(was, is *v1alpha1.ReleaseStatus) bool {
-	if (was.Verdict == nil) != (is.Verdict == nil) || is.Verdict != nil && was.Verdict.Is != is.Verdict.Is {
-		return true
+// essence is the same for statuses that differ in words and evidence only.
+func (co *course) essence(s *v1alpha1.ReleaseStatus) string {
+	m := co.memory
+	m.State.Message = ""
+	verdict := ""
+	if s.Verdict != nil {
+		verdict = s.Verdict.Is
 	}
-	a, b := *was, *is
-	a.Verdict, b.Verdict, a.Evidence, b.Evidence = nil, nil, nil, nil
-	return digest(a) != digest(b)
+	return digest([]any{m, s.Phase, s.Route, s.Stable, s.Canary, s.Events, s.Step, s.Steps, s.Convicted, verdict, co.r.Generation})
 }
 
 // setCondition tells kubectl wait whether a release has ended.

@@ -53,6 +53,7 @@ type Controller struct {
 	desks map[types.NamespacedName]*desk // by Deployment
 	wards map[string]*ward               // by namespace
 	life  context.Context                // of desks; nil while this process does not lead
+	seen  bool                           // all Releases, once
 	tasks sync.WaitGroup
 }
 
@@ -71,7 +72,7 @@ func (c *Controller) Run(ctx context.Context) error {
 	c.mu.Unlock()
 	defer func() {
 		c.mu.Lock()
-		c.life = nil
+		c.life, c.seen = nil, false
 		c.mu.Unlock()
 	}()
 	all := follow.Of(c.dynamic.Resource(v1alpha1.Releases()), metav1.ListOptions{})
@@ -96,6 +97,7 @@ func (c *Controller) take(change follow.Change) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.seen = true
 	for _, d := range c.desks {
 		d.retain(seen)
 	}

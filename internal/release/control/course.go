@@ -1,6 +1,7 @@
 package control
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -34,6 +35,7 @@ type course struct {
 
 	written *v1alpha1.ReleaseStatus // what the API has
 	wrote   time.Time               // when
+	told    string                  // the essence of what was written
 	late    bool                    // there is more evidence, which is to be told soon
 	saved   time.Time               // when the evidence was written last
 }
@@ -79,6 +81,16 @@ func (co *course) engaged() bool {
 	return b != nil && b.Release == co.r.UID && (co.Template == "" || co.Template == digest(plain(&d.Spec.Template)))
 }
 
+// same says that the Deployment has the release's template, and its pods had it before.
+func (co *course) same() bool {
+	template := &co.scene.deployment.Spec.Template
+	if co.routing == nil || co.Template != digest(plain(template)) {
+		return false
+	}
+	rs := co.scene.setWith(co.routing.Stable)
+	return rs != nil && rs == co.scene.setOf(template)
+}
+
 // sets are the ReplicaSets of both versions, nil for one that is not there.
 func (co *course) sets() (stable, canary *appsv1.ReplicaSet) {
 	if b := beforeOf(co.scene.deployment); b != nil {
@@ -91,7 +103,7 @@ func (co *course) sets() (stable, canary *appsv1.ReplicaSet) {
 func (co *course) wishes() (release.Plan, release.Orders, error) {
 	plan, err := spec.Plan(co.r.Spec.Plan)
 	orders, wrong := spec.Orders(co.r.Spec.Orders)
-	if co.r.DeletionTimestamp != nil {
+	if co.r.DeletionTimestamp != nil && !co.State.Phase.Ended() {
 		orders.Undo, orders.Why = true, "the Release was deleted"
 	}
 	return plan, orders, errors.Join(err, wrong)
@@ -103,7 +115,7 @@ func (co *course) sit() error {
 		co.Template = digest(plain(&co.scene.deployment.Spec.Template))
 	}
 	if co.routing == nil {
-		return errors.New("the routing in its status is gone: undo it, or delete the Release")
+		return errors.New("the routing in its status is gone")
 	}
 	if co.bench != nil {
 		return nil
@@ -115,13 +127,18 @@ func (co *course) sit() error {
 
 // judge returns the verdict on what is seen now.
 func (co *course) judge() verdict.Verdict {
-	stable, canary := co.sets()
-	if !co.State.Phase.Ended() {
-		co.bench.watch(co.scene, stable, canary, time.Now())
-		co.bench.observe(verdict.Observation{At: time.Now()})
+	v := verdict.Verdict{Is: verdict.Collecting}
+	alone := spec.Convicted(co.r)
+	if co.bench != nil {
+		stable, canary := co.sets()
+		if !co.State.Phase.Ended() {
+			co.bench.watch(co.scene, stable, canary, time.Now())
+			co.bench.passes(time.Now())
+		}
+		v = co.bench.judge.Verdict(co.bench.state)
+		alone = cmp.Or(alone, co.bench.alone)
 	}
-	v := co.bench.judge.Verdict(co.bench.state)
-	if alone := spec.Convicted(co.r); alone != "" && v.Is != verdict.Bad {
+	if alone != "" && v.Is != verdict.Bad {
 		v.Is, v.Why = verdict.Bad, alone
 	}
 	return v
@@ -132,7 +149,7 @@ func (co *course) world(orders release.Orders, v verdict.Verdict) release.World 
 	stable, canary := co.sets()
 	want := co.scene.want()
 	return release.World{
-		Now: time.Now(), Orders: orders, Verdict: v.Is, Why: v.Why, Newer: co.newer,
+		Now: time.Now(), Orders: orders, Verdict: v.Is, Why: v.Why,
 		Stable: co.scene.count(stable, want), Canary: co.scene.count(canary, want), Obeyed: co.obeyed(),
 		Hindrance: co.scene.hindrance(canary),
 	}
@@ -171,6 +188,7 @@ func (co *course) direct() {
 	if next.Weight == 0 {
 		next.Held = 0
 	}
+	next.Judges = max(next.Judges, judges(co.scene, stable))
 	next.Routes = append(slices.Clone(co.r.Spec.Orders.Routes), co.r.Spec.Plan.Routes...)
 	next.Affinity = co.r.Spec.Plan.Affinity
 	next.Addresses, next.Canary = nil, ""
@@ -253,15 +271,15 @@ func (co *course) due() time.Time {
 	if co.bench == nil || co.State.Phase.Ended() {
 		return time.Time{}
 	}
-	at := co.bench.deadline
+	var at time.Time
+	if co.bench.deadline.After(time.Now()) {
+		at = co.bench.deadline
+	}
 	if co.late {
 		at = earlier(at, co.wrote.Add(calm))
 	}
 	if co.bench.dirty {
 		at = earlier(at, co.saved.Add(keepEvidence))
-	}
-	if at.Equal(co.bench.deadline) && at.Before(time.Now()) {
-		return time.Time{} // the verdict knows
 	}
 	return at
 }
@@ -291,7 +309,7 @@ func (co *course) status() (*v1alpha1.ReleaseStatus, error) {
 		if err != nil {
 			return nil, err
 		}
-		s.Evidence, b.dirty, co.saved = &runtime.RawExtension{Raw: raw}, false, time.Now()
+		s.Evidence = &runtime.RawExtension{Raw: raw}
 	}
 	s.Conditions = slices.Clone(co.written.Conditions)
 	setCondition(s, co.r.Generation)

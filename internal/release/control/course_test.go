@@ -3,6 +3,7 @@ package control
 import (
 	"encoding/json"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -10,6 +11,8 @@ import (
 
 	"github.com/bightdev/bight/api/v1alpha1"
 	"github.com/bightdev/bight/internal/release"
+	"github.com/bightdev/bight/internal/release/spec"
+	"github.com/bightdev/bight/internal/release/verdict"
 )
 
 // underWay is a release with two pods, at a twentieth.
@@ -154,5 +157,39 @@ func TestAnotherProcessGoesOn(t *testing.T) {
 	next.judge()
 	if next.bench.dirty && digest(next.bench.kept.Pods) != digest(co.bench.kept.Pods) {
 		t.Error("pods have happened a second time")
+	}
+}
+
+func TestABenchKeepsWhatItHasSeen(t *testing.T) {
+	co := underWay(t)
+	if err := co.sit(); err != nil {
+		t.Fatal(err)
+	}
+	b := co.bench
+	b.passes(time.Now())
+	if b.dirty {
+		t.Error("time alone is something to be kept")
+	}
+	counts := verdict.Counts{Cells: []verdict.Cell{{Weight: 0.05, Canary: verdict.Tally{Failed: 1}}}}
+	batch := spec.Batch{Node: "a", Boot: "x", Seq: 1, Counts: counts, Convicted: "E = 9000"}
+	b.take(batch, time.Now())
+	if !b.dirty || b.alone != "E = 9000" {
+		t.Errorf("dirty %v, alone %q", b.dirty, b.alone)
+	}
+	was, err := b.keep()
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.take(batch, time.Now())
+	if is, err := b.keep(); err != nil || string(is) != string(was) {
+		t.Errorf("the same batch counts twice: %v", err)
+	}
+	for evidence, seqs := range map[string]int{string(was): 1, `{"judge":{"of":"another program"},"seqs":{"a/x":7}}`: 0, `7`: 0} {
+		r := co.r.DeepCopy()
+		r.Status.Evidence = &runtime.RawExtension{Raw: []byte(evidence)}
+		next, err := newBench(r, 4, time.Now())
+		if err != nil || len(next.kept.Seqs) != seqs {
+			t.Errorf("%.40s: %v, %v", evidence, next.kept.Seqs, err)
+		}
 	}
 }

@@ -39,7 +39,9 @@ type desk struct {
 	releases map[types.UID]*v1alpha1.Release
 	batches  []spec.Batch
 
-	courses map[types.UID]*course // of run alone
+	// Of run alone.
+	courses map[types.UID]*course
+	all     []*v1alpha1.Release // as they were taken
 }
 
 func newDesk(c *Controller, key types.NamespacedName) *desk {
@@ -151,12 +153,24 @@ func (d *desk) step(ctx context.Context) (next time.Time, err error) {
 	maps.DeleteFunc(d.courses, func(uid types.UID, _ *course) bool {
 		return !slices.ContainsFunc(all, func(r *v1alpha1.Release) bool { return r.UID == uid })
 	})
+	d.all = all
 	var errs []error
 	for i, r := range all {
 		at, err := d.look(ctx, r, i > 0, batches)
 		next, errs = earlier(next, at), append(errs, err)
 	}
+	d.giveBack(slices.DeleteFunc(batches, func(b spec.Batch) bool {
+		co := d.courses[b.UID]
+		return co != nil && (co.bench != nil || co.over())
+	}))
 	return next, errors.Join(errs...)
+}
+
+// giveBack keeps batches for when there is a bench for them.
+func (d *desk) giveBack(batches []spec.Batch) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.batches = append(slices.DeleteFunc(batches, func(b spec.Batch) bool { return d.releases[b.UID] == nil }), d.batches...)
 }
 
 func earlier(a, b time.Time) time.Time {
@@ -209,23 +223,20 @@ func (d *desk) proceed(ctx context.Context, co *course) (time.Time, error) {
 		return d.begin(ctx, co)
 	}
 	if stable, canary := co.sets(); stable != nil && stable == canary {
-		if err := d.release(ctx, co.scene, nil); err != nil {
-			return time.Time{}, err
-		}
-		if err := d.selectPods(ctx, co.scene, ""); err != nil {
-			return time.Time{}, err
-		}
-		return d.close(ctx, co, release.Promoted, "the pods are of this version already")
+		return time.Time{}, d.release(ctx, co.scene, nil) // its pods are of this version already
 	}
 	plan, orders, err := co.wishes()
-	if err != nil {
+	if err == nil {
+		err = co.sit()
+	}
+	if err != nil && (co.routing == nil || !orders.Undo && spec.Convicted(co.r) == "") {
 		return time.Time{}, d.tell(ctx, co, err.Error()) // it stays as it is until that makes sense
 	}
-	if err := co.sit(); err != nil {
-		return time.Time{}, err
+	if err != nil { // to undo it takes no plan and no judge
+		plan = release.Plan{Steps: spec.Usual()}
 	}
 	// Whoever else owns a Service may have put it back.
-	if err := d.selectPods(ctx, co.scene, co.routing.Stable); err != nil {
+	if err := d.pin(ctx, co.scene, co.routing.Stable); err != nil {
 		return time.Time{}, err
 	}
 	v := co.judge()
@@ -234,6 +245,7 @@ func (d *desk) proceed(ctx context.Context, co *course) (time.Time, error) {
 	co.State = state
 	co.note(was, v)
 	co.direct()
+	err = nil
 	if err := d.write(ctx, co); err != nil {
 		return time.Time{}, err
 	}
@@ -274,58 +286,79 @@ func (d *desk) begin(ctx context.Context, co *course) (time.Time, error) {
 		return d.close(ctx, co, release.Undone, fmt.Sprintf("it could not begin for %s: %s", plan.Patience(), co.State.Message))
 	}
 	if err == nil {
-		err = co.scene.fit(r, template)
+		if _, wrong := spec.Judge(r.Spec.Plan.Judge, 1, false); wrong != nil {
+			err = refuse("%s", wrong)
+		}
 	}
 	if err == nil {
+		err = d.fit(co, template)
+	}
+	fits := err == nil
+	if fits {
 		err = d.engage(ctx, co, plan, template)
+	} else if left := d.unpin(ctx, co); left != nil { // by an attempt that did not get through
+		return time.Time{}, left
 	}
-	var no refusal
-	if errors.As(err, &no) {
+	switch no, final := errors.AsType[refusal](err); {
+	case final:
 		return d.close(ctx, co, release.Undone, no.why)
-	}
-	if err != nil {
+	case err != nil && fits:
+		return time.Time{}, errors.Join(d.tell(ctx, co, err.Error()), err)
+	case err != nil:
 		return co.State.Started.Add(plan.Patience()), d.tell(ctx, co, err.Error())
 	}
 	return time.Time{}, nil
 }
 
-// outside ends a release whose Deployment somebody else has changed or removed.
+// fit says what keeps a release from beginning now.
+func (d *desk) fit(co *course, template *corev1.PodTemplateSpec) error {
+	for _, r := range d.all {
+		if r.UID != co.r.UID && release.Phase(r.Status.Phase) == release.Promoted && !spec.Over(r) {
+			return fmt.Errorf("release %s is promoted, and the pods of before it are about to end: it begins after that", r.Name)
+		}
+	}
+	return co.scene.fit(co.r, template)
+}
+
+// outside ends a release whose Deployment is not its own any more. What was undone is
+// undone all the same.
 func (d *desk) outside(ctx context.Context, co *course) (time.Time, error) {
 	why := "somebody has changed the Deployment's template: what they want is rolled out in the Deployment's own way"
-	switch s := co.scene; {
+	s := co.scene
+	mine := s.deployment != nil && beforeOf(s.deployment) != nil && beforeOf(s.deployment).Release == co.r.UID
+	switch {
 	case s.deployment == nil:
 		why = "the Deployment was deleted"
+	case mine:
+		var template *corev1.PodTemplateSpec
+		if stable, _ := co.sets(); stable != nil && (co.State.Phase == release.Undoing || co.State.Phase == release.Undone) {
+			template = &stable.Spec.Template
+		}
+		return time.Time{}, d.release(ctx, s, template)
+	case co.State.Phase == release.Undoing:
+		return d.close(ctx, co, release.Undone, co.State.Message)
+	case co.same():
+		return d.close(ctx, co, release.Promoted, "the pods are of this version already")
 	case co.newer:
 		why = "a newer version has come before this one was released"
-	default:
-		if b := beforeOf(s.deployment); b != nil && b.Release == co.r.UID {
-			if err := d.release(ctx, s, nil); err != nil {
-				return time.Time{}, err
-			}
-		}
-		if err := d.selectPods(ctx, s, ""); err != nil {
-			return time.Time{}, err
-		}
 	}
 	return d.close(ctx, co, release.Superseded, why)
 }
 
-// close ends a release of which nothing is left in the cluster.
+// close ends a release of which nothing is left in the cluster. One that has ended before
+// stays what it was.
 func (d *desk) close(ctx context.Context, co *course, phase release.Phase, why string) (time.Time, error) {
-	if s := co.scene; co.routing != nil && s.deployment != nil && beforeOf(s.deployment) == nil {
-		if err := d.selectPods(ctx, s, ""); err != nil {
-			return time.Time{}, err
-		}
+	if err := d.unpin(ctx, co); err != nil {
+		return time.Time{}, err
 	}
-	co.State.Phase, co.State.Message, co.State.Cleaned = phase, why, true
-	if phase != release.Promoted {
+	if !co.State.Phase.Ended() {
+		co.State.Phase, co.State.Message, co.State.Ended = phase, why, time.Now()
+		co.say("%s: %s", phase, why)
+	}
+	if co.State.Phase != release.Promoted {
 		co.State.Route = release.Route{Generation: co.State.Route.Generation, Shut: true}
 	}
-	if co.State.Ended.IsZero() {
-		co.State.Ended = time.Now()
-	}
-	co.routing = nil
-	co.say("%s: %s", phase, why)
+	co.State.Cleaned, co.routing = true, nil
 	return time.Time{}, d.write(ctx, co)
 }
 

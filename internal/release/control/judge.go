@@ -26,6 +26,8 @@ type bench struct {
 	deadline time.Time
 	// dirty says that there is something to be kept.
 	dirty bool
+	// alone is why a node agent has convicted the version by what it has seen.
+	alone string
 }
 
 // notes are kept with the judge's state, so that nothing counts twice.
@@ -55,11 +57,15 @@ func newBench(r *v1alpha1.Release, judges int32, at time.Time) (*bench, error) {
 	}
 	b.state, b.deadline = b.judge.Start(at), at.Add(orElse(c.Deadline, 30*time.Minute)+time.Second)
 	if e := r.Status.Evidence; e != nil && len(e.Raw) > 0 {
-		if err := json.Unmarshal(e.Raw, &b.kept); err != nil {
-			return nil, fmt.Errorf("read the evidence in the status: %w", err)
+		// What can't be read, of another version of this program maybe, counts for nothing.
+		state, err := verdict.State{}, json.Unmarshal(e.Raw, &b.kept)
+		if err == nil {
+			state, err = b.judge.Load(b.kept.Judge)
 		}
-		if b.state, err = b.judge.Load(b.kept.Judge); err != nil {
-			return nil, fmt.Errorf("read the evidence in the status: %w", err)
+		if err == nil {
+			b.state = state
+		} else {
+			b.kept = notes{}
 		}
 	}
 	if b.kept.Pods == nil {
@@ -92,6 +98,11 @@ func (b *bench) observe(o verdict.Observation) {
 	b.dirty = true
 }
 
+// passes tells the judge that time has passed, which is nothing to be kept.
+func (b *bench) passes(at time.Time) {
+	b.state, _ = b.judge.Next(b.state, verdict.Observation{At: at})
+}
+
 // take counts a batch, unless it has counted before.
 func (b *bench) take(batch spec.Batch, at time.Time) {
 	key := batch.Node + "/" + batch.Boot
@@ -99,6 +110,7 @@ func (b *bench) take(batch spec.Batch, at time.Time) {
 		return
 	}
 	b.kept.Seqs[key] = batch.Seq
+	b.alone = cmp.Or(b.alone, batch.Convicted)
 	counts := batch.Counts
 	b.observe(verdict.Observation{At: at, Counts: &counts})
 }

@@ -185,18 +185,21 @@ func (s scene) fit(r *v1alpha1.Release, template *corev1.PodTemplateSpec) error 
 		return fmt.Errorf("%s is paused: it begins when that has ended (kubectl rollout resume)", name)
 	case sameTemplate(&d.Spec.Template, template):
 		return refuse("%s has this template already", name)
+	case s.want() == 0:
+		return refuse("%s has no pods (replicas: 0), so there is nothing to take over from", name)
 	case !s.settled():
-		return fmt.Errorf("%s is in the middle of a rollout (%d of %d pods are updated and available): it begins when that has ended",
-			name, min(d.Status.UpdatedReplicas, d.Status.AvailableReplicas), s.want())
+		return fmt.Errorf("%s is in the middle of a rollout (%d of %d pods are updated): it begins when that has ended",
+			name, d.Status.UpdatedReplicas, s.want())
 	}
 	return nil
 }
 
-// settled reports whether all pods of the Deployment are of its template, and serve.
+// settled reports whether all pods of the Deployment are of its template. They need not
+// serve: a release may be what mends them.
 func (s scene) settled() bool {
 	d := s.deployment
 	return d.Status.ObservedGeneration >= d.Generation && d.Status.UpdatedReplicas == s.want() &&
-		d.Status.AvailableReplicas == s.want() && d.Status.Replicas == s.want() && s.setOf(&d.Spec.Template) != nil
+		d.Status.Replicas == s.want() && s.setOf(&d.Spec.Template) != nil
 }
 
 // leading are the Services that lead to pods of the Deployment: each of them has to be
@@ -209,6 +212,18 @@ func (s scene) leading() []*corev1.Service {
 			}
 		}
 		return len(service.Spec.Selector) == 0
+	})
+}
+
+// pinned are the Services that select one version of the Deployment, by the hash of one of
+// its ReplicaSets or by one of those given.
+func (s scene) pinned(hashes ...string) []*corev1.Service {
+	for _, rs := range s.sets {
+		hashes = append(hashes, rs.Labels[hashLabel])
+	}
+	return slices.DeleteFunc(slices.Clone(s.services), func(service *corev1.Service) bool {
+		has := service.Spec.Selector[hashLabel]
+		return has == "" || !slices.Contains(hashes, has)
 	})
 }
 

@@ -2,6 +2,7 @@ package control
 
 import (
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 
@@ -73,8 +74,10 @@ func TestFit(t *testing.T) {
 		{"two versions must not run at once", func(s *scene) { s.deployment.Spec.Strategy.Type = appsv1.RecreateDeploymentStrategyType }, "two", "give it RollingUpdate", true},
 		{"paused", func(s *scene) { s.deployment.Spec.Paused = true }, "two", "is paused", false},
 		{"the same version", func(*scene) {}, "one", "has this template already", true},
-		{"a rollout", func(s *scene) { s.deployment.Status.AvailableReplicas = 2 }, "two", "2 of 3 pods are updated and available", false},
+		{"a rollout", func(s *scene) { s.deployment.Status.UpdatedReplicas = 2 }, "two", "2 of 3 pods are updated", false},
 		{"what was changed and not seen", func(s *scene) { s.deployment.Generation = 5 }, "two", "in the middle of a rollout", false},
+		{"pods that do not serve", func(s *scene) { s.deployment.Status.AvailableReplicas = 1 }, "two", "", false},
+		{"no pods", func(s *scene) { s.deployment.Spec.Replicas = ptr.To[int32](0) }, "two", "has no pods", true},
 		{"no Service", func(s *scene) { s.service = nil }, "two", "there is no Service cart", false},
 		{"a Service without selector", func(s *scene) { s.service.Spec.Selector = nil }, "two", "selects no pods by itself", true},
 		{"a Service of others", func(s *scene) { s.service.Spec.Selector["app"] = "stock" }, "two", `selects pods with label app=stock, and those of Deployment cart have "cart"`, true},
@@ -115,6 +118,24 @@ func TestEveryServiceThatLeadsToThePodsIsKeptFromTheNewOnes(t *testing.T) {
 		got = append(got, service.Name)
 	}
 	if diff := cmp.Diff([]string{"cart", "cart-inside"}, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+// A Service that a release has pinned is found by the hash, whatever became of the rest.
+func TestPinned(t *testing.T) {
+	s := stage()
+	for name, hash := range map[string]string{"cart": "one", "free": "", "other": "seven", "old": "gone"} {
+		s.services = append(s.services, &corev1.Service{
+			ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: corev1.ServiceSpec{Selector: map[string]string{"app": "x", hashLabel: hash}},
+		})
+	}
+	var got []string
+	for _, service := range s.pinned("gone") {
+		got = append(got, service.Name)
+	}
+	slices.Sort(got)
+	if diff := cmp.Diff([]string{"cart", "old"}, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 }

@@ -35,23 +35,29 @@ func (c *Controller) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, fmt.Sprintf("that is no batch of evidence: %v", err), http.StatusBadRequest)
 		return
 	}
-	if !c.give(b) {
+	judged, known := c.give(b)
+	switch {
+	case !known:
+		http.Error(w, "the releases are not known yet", http.StatusServiceUnavailable)
+		return
+	case !judged:
 		http.Error(w, "the release is not judged", http.StatusNotFound)
 		return
 	}
 	w.WriteHeader(http.StatusNoContent)
 }
 
-// give brings a batch to the desk that has its release.
-func (c *Controller) give(b spec.Batch) bool {
+// give brings a batch to the desk that has its release. known is false as long as not all
+// releases were seen.
+func (c *Controller) give(b spec.Batch) (judged, known bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for key, d := range c.desks {
 		if key.Namespace == b.Namespace && d.give(b) {
-			return true
+			return true, true
 		}
 	}
-	return false
+	return false, c.seen
 }
 
 var errStranger = errors.New("evidence is taken from node agents only")

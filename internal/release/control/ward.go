@@ -146,11 +146,11 @@ func (w *ward) look(deployment, service string) (scene, bool) {
 	if len(w.unseen) > 0 {
 		return s, false
 	}
-	if s.deployment == nil {
-		return s, true
-	}
 	for _, name := range slices.Sorted(maps.Keys(w.services)) {
 		s.services = append(s.services, w.services[name])
+	}
+	if s.deployment == nil {
+		return s, true
 	}
 	for _, rs := range w.sets {
 		if metav1.IsControlledBy(rs, s.deployment) {

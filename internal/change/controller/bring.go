@@ -1,0 +1,93 @@
+package controller
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/bightdev/bight/api/v1alpha1"
+	"github.com/bightdev/bight/internal/app"
+	"github.com/bightdev/bight/internal/change"
+	"github.com/bightdev/bight/internal/change/repo"
+	"github.com/bightdev/bight/internal/deploy"
+)
+
+// bring makes an environment equal to a desired state, by Releases where it has them,
+// and waits until it serves.
+func (c *Controller) bring(ctx context.Context, a *v1alpha1.App, e v1alpha1.Environment, r *repo.Repository, commit string, art artifacts, m *v1alpha1.Change) (result appliedState, err error) {
+	namespace := change.Namespace(a.Name, e)
+	key := client.ObjectKeyFromObject(m)
+	how := releasing{plan: e.Release}
+	if e.Release != nil {
+		how.make = &maker{change: fmt.Sprintf("%s/%s#%d", m.Namespace, m.Name, m.Status.Attempt), version: short(m.Status.Merged) + " " + m.Spec.Title, risk: m.Status.Risk}
+	}
+	for {
+		var h held
+		err = insist(ctx, func() (err error) {
+			var did appliedState
+			if did, h, err = c.envs.apply(ctx, a.Name, namespace, r, commit, how); err == nil {
+				result.add(did)
+				err = c.envs.served(ctx, without(art.app, h.services), namespace)
+			}
+			return err
+		})
+		if err != nil || len(h.waits)+len(h.ends) == 0 {
+			return result, err
+		}
+		told := ""
+		err = c.envs.released(ctx, namespace, h, func(text string) {
+			if text != told && text != "" {
+				told = text
+				c.tell(ctx, key, change.DeployStep(e.Name), text)
+			}
+		})
+		if err != nil {
+			return result, err
+		}
+		for service := range h.waits {
+			result.add(appliedState{changed: true, text: "released " + service})
+		}
+	}
+}
+
+// without is an app without some services.
+func without(a *app.App, services map[string]bool) *app.App {
+	if len(services) == 0 {
+		return a
+	}
+	out := *a
+	out.Services = slices.DeleteFunc(slices.Clone(a.Services), func(s *app.Service) bool { return services[s.Name] })
+	return &out
+}
+
+// tell says what a step that runs is at.
+func (c *Controller) tell(ctx context.Context, key client.ObjectKey, step, text string) {
+	_, err := c.update(ctx, key, func(m *v1alpha1.Change) error {
+		if s := change.StepOf(m.Status.Steps, step); s != nil {
+			now := *s
+			now.Message = text
+			m.Status.Steps = change.SetStep(m.Status.Steps, now)
+		}
+		return nil
+	})
+	if err != nil {
+		c.Log.Warn("what a step is at is not written down", "change", key.Name, "step", step, "err", err)
+	}
+}
+
+// failure says why what was deployed is not what is to be, false if it can't be known.
+func failure(err error) (string, bool) {
+	if undone, ok := errors.AsType[*undoneError](err); ok {
+		return undone.Error(), true
+	}
+	if convicted, ok := errors.AsType[*convictedError](err); ok {
+		return convicted.Error(), true
+	}
+	if failed, ok := errors.AsType[*deploy.RolloutError](err); ok && len(failed.Failures) > 0 {
+		return failed.Failures[0].Error(), true
+	}
+	return "", false
+}
