@@ -284,8 +284,16 @@ func (s *Shipper) Fetch(ctx context.Context, src *Source, app *v1alpha1.App) (re
 	}
 	defer remote.Close()
 	ref = "bight/" + app.Spec.Branch
-	_, err = git(ctx, src.Root, remote.Env(), "fetch", "--quiet", "--no-tags", remote.URL, "+refs/heads/"+app.Spec.Branch+":refs/remotes/"+ref)
-	return ref, err
+	for tries := 0; ; tries++ {
+		_, err = git(ctx, src.Root, remote.Env(), "fetch", "--quiet", "--no-tags", remote.URL, "+refs/heads/"+app.Spec.Branch+":refs/remotes/"+ref)
+		if err == nil || ctx.Err() != nil || tries >= 10 {
+			return ref, err
+		}
+		select { // another controller may be about to act
+		case <-time.After(time.Second):
+		case <-ctx.Done():
+		}
+	}
 }
 
 // Follow calls see with a change whenever it has changed, until it has ended or is

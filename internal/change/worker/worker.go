@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/bightdev/bight/api/v1alpha1"
 	"github.com/bightdev/bight/internal/app"
@@ -199,7 +200,17 @@ func placeOf(o work.Order, use string) place {
 func (w *Worker) open(ctx context.Context, at place, commit string, src repo.Source, with []string) (*slot, error) {
 	s, first := w.take(at, strings.Join(append([]string{at.name, commit}, with...), " "))
 	if first {
-		s.copy, s.err = repo.Checkout(ctx, src, commit, s.dir, repo.CheckoutOptions{With: with})
+		for tries := 0; ; tries++ {
+			s.copy, s.err = repo.Checkout(ctx, src, commit, s.dir, repo.CheckoutOptions{With: with})
+			if s.err == nil || final(s.err) || ctx.Err() != nil || tries >= 5 {
+				break
+			}
+			w.Log.Debug("check out again", "commit", commit, "err", s.err)
+			select { // another controller may be about to act
+			case <-time.After(time.Second):
+			case <-ctx.Done():
+			}
+		}
 		close(s.ready)
 		return s, s.err
 	}
@@ -242,4 +253,10 @@ func (w *Worker) leave(s *slot) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	s.users--
+}
+
+// final says that an error of a checkout is about the commit, and not about the way to it.
+func final(err error) bool {
+	return errors.As(err, new(*repo.DeniedError)) || errors.As(err, new(*repo.NotFoundError)) || errors.As(err, new(*repo.TooLargeError)) ||
+		errors.As(err, new(*repo.UnsafeTreeError)) || errors.As(err, new(*repo.ConflictError)) || errors.As(err, new(*repo.UnrelatedError))
 }

@@ -58,16 +58,15 @@ func Serve() {
 	protocols.SetHTTP1(true)
 	protocols.SetUnencryptedHTTP2(true)
 	server := &http.Server{Handler: mux, Protocols: protocols}
-	ended := make(chan os.Signal, 1)
-	signal.Notify(ended, syscall.SIGTERM)
-	go func() {
-		<-ended
-		if os.Getenv("GRACE") == "" {
+	if os.Getenv("GRACE") != "" {
+		ended := make(chan os.Signal, 1)
+		signal.Notify(ended, syscall.SIGTERM)
+		go func() {
+			<-ended
+			_ = server.Shutdown(context.Background())
 			os.Exit(0)
-		}
-		_ = server.Shutdown(context.Background())
-		os.Exit(0)
-	}()
+		}()
+	}
 	err := server.Serve(s.listen(8080))
 	if errors.Is(err, http.ErrServerClosed) {
 		select {} // what is under way is answered
