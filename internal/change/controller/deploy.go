@@ -14,6 +14,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -326,17 +327,17 @@ func (c *Controller) deploy(ctx context.Context, a *v1alpha1.App, r *repo.Reposi
 	return refused("%s\nwhat was there before is back (%s)", text, short(back))
 }
 
-// insistence is how long an API server may take until it knows our rights.
+// insistence is how long an API server may take until it is there and knows our rights.
 const insistence = 30 * time.Second
 
-// insist tries again for a while when an API server says that we have no right: one
-// that has just started does not know yet who has which.
+// insist tries again for a while when an API server goes away, or says that we have no
+// right: one that has just started does not know yet who has which.
 func insist(ctx context.Context, do func() error) error {
 	ctx, cancel := context.WithTimeout(ctx, insistence)
 	defer cancel()
 	for pause := 100 * time.Millisecond; ; pause = min(2*pause, 2*time.Second) {
 		err := do()
-		if !withoutRight(err) {
+		if !withoutRight(err) && !away(err) {
 			return err
 		}
 		select {
@@ -345,6 +346,12 @@ func insist(ctx context.Context, do func() error) error {
 		case <-time.After(pause):
 		}
 	}
+}
+
+// away reports whether an error is for want of an API server.
+func away(err error) bool {
+	return err != nil && (utilnet.IsConnectionReset(err) || utilnet.IsConnectionRefused(err) || utilnet.IsProbableEOF(err) || utilnet.IsHTTP2ConnectionLost(err) ||
+		apierrors.IsServiceUnavailable(err) || apierrors.IsServerTimeout(err) || apierrors.IsTooManyRequests(err))
 }
 
 // withoutRight reports whether an error is for want of a right, and not of a quota's or
