@@ -22,8 +22,6 @@ func Next(p Plan, s State, w World) (State, []Action) {
 		d.undone()
 	case d.Phase.Ended():
 		d.afterwards()
-	case d.World.Newer:
-		d.supersede()
 	case d.Phase == Promoting || d.Orders.Promote:
 		d.promote()
 	case d.Canary.Ready == 0:
@@ -136,7 +134,6 @@ func (d *decision) undo(why string, convicted bool) {
 	d.say(Undoing, "%s", why)
 	d.Ended, d.Convicted = d.Now, convicted
 	d.shut()
-	d.add(Action{Kind: Freeze, Why: why})
 	if convicted {
 		d.add(Action{Kind: Convict, Why: why})
 	}
@@ -178,20 +175,9 @@ func (d *decision) afterwards() {
 	switch d.Phase {
 	case Promoted:
 		d.add(Action{Kind: Finish})
-	case Superseded:
-		d.add(Action{Kind: Remove})
 	default:
 		d.add(Action{Kind: Revert, Why: d.Message})
 	}
-}
-
-// supersede ends a release that nobody wants any more. The newer one begins with
-// stable as it is.
-func (d *decision) supersede() {
-	d.say(Superseded, "a newer version has come before this one was released")
-	d.Ended = d.Now
-	d.shut()
-	d.later(d.Ended, d.Plan.keep())
 }
 
 // start waits for the first pods. Until there are any, and whenever there are none,

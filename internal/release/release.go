@@ -132,7 +132,7 @@ const (
 	Undoing     Phase = "Undoing"     // no request is the canary's, which not every door has confirmed
 	Promoted    Phase = "Promoted"
 	Undone      Phase = "Undone"
-	Superseded  Phase = "Superseded" // a newer version has taken its place
+	Superseded  Phase = "Superseded" // something newer has taken its place, which Next is not asked about
 )
 
 // Ended reports whether a release is over.
@@ -201,8 +201,6 @@ type World struct {
 	// Obeyed is the lowest generation of the route that a door obeys, if every pod has
 	// one. A pod that has just appeared obeys nothing.
 	Obeyed int64
-	// Newer says that a newer version is to be released.
-	Newer bool
 }
 
 // Kind says what an action does.
@@ -214,8 +212,6 @@ const (
 	Scale   Kind = "scale"   // make the canary's pods Pods many
 	Finish  Kind = "finish"  // the canary is what the service is now: replace stable's pods
 	Revert  Kind = "revert"  // what was before is what the service is to be; remove the canary's pods
-	Remove  Kind = "remove"  // remove the canary's pods; something newer is what the service is to be
-	Freeze  Kind = "freeze"  // keep the evidence
 	Convict Kind = "convict" // refuse the version from now on
 	Later   Kind = "later"   // ask again at At
 )

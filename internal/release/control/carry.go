@@ -211,7 +211,7 @@ func (d *desk) release(ctx context.Context, s scene, template *corev1.PodTemplat
 // depend on least.
 func (d *desk) wind(ctx context.Context, co *course) (time.Time, error) {
 	s := co.scene
-	if s.deployment == nil || co.State.Phase == release.Superseded && (co.newer || !co.engaged()) {
+	if s.deployment == nil {
 		return d.outside(ctx, co)
 	}
 	stable, canary := co.sets()

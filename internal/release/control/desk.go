@@ -256,7 +256,7 @@ func (d *desk) proceed(ctx context.Context, co *course) (time.Time, error) {
 			err = errors.Join(err, d.scale(ctx, co, a.Pods))
 		case release.Later:
 			next = earlier(next, a.At)
-		case release.Finish, release.Revert, release.Remove:
+		case release.Finish, release.Revert:
 			d.rouse() // it is wound up
 		}
 	}
