@@ -23,23 +23,11 @@ import (
 // each runs one test after the other on the same repository.
 func (d *dock) each(t *testing.T, tests []dockTest) {
 	for _, step := range tests {
-		ok := t.Run(step.name, func(t *testing.T) {
-			on := *d
-			l := *d.lab
-			l.T = t
-			on.lab = &l
-			step.run(&on)
-		})
-		if !ok && t.Context().Err() == nil {
+		if !d.step(t, step) && t.Context().Err() == nil {
 			d.git("reset", "--quiet", "--hard", "bight/main")
 			d.git("clean", "--quiet", "-fd")
 		}
 	}
-}
-
-type dockTest struct {
-	name string
-	run  func(*dock)
 }
 
 // now is a change as the cluster has it, or nil.

@@ -25,25 +25,11 @@ func TestShipRelease(t *testing.T) {
 	d.commit("The app")
 	d.ships(0, "--env", "prod:canary")
 	d.plan(`{"keep": "1s", "steps": [{"weight": 30, "for": "1s"}]}`)
-	for _, step := range []struct {
-		name string
-		run  func(*dock)
-	}{
+	d.chain(t, []dockTest{
 		{"Promoted", testShipPromoted},
 		{"Undone", testShipUndone},
 		{"PutBack", testShipPutBack},
-	} {
-		ok := t.Run(step.name, func(t *testing.T) {
-			on := *d
-			l := *d.lab
-			l.T = t
-			on.lab = &l
-			step.run(&on)
-		})
-		if !ok {
-			t.Fatal("the rest builds on this")
-		}
-	}
+	})
 }
 
 // pour asks cart as other pods do, from that of stock, a hundred times a second until

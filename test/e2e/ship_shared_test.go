@@ -20,25 +20,11 @@ func TestShipShared(t *testing.T) {
 	sandbox := d.namespace + "-up"
 	d.vacate(sandbox)
 	t.Cleanup(func() { _ = client.CoreV1().Namespaces().Delete(context(), sandbox, deleteNow()) })
-	for _, step := range []struct {
-		name string
-		run  func(*dock)
-	}{
+	d.chain(t, []dockTest{
 		{"InnerLoop", testInnerLoopCounts},
 		{"AnotherWorker", testAnotherWorkersResults},
 		{"Split", testSplitOverWorkers},
-	} {
-		ok := t.Run(step.name, func(t *testing.T) {
-			on := *d
-			l := *d.lab
-			l.T = t
-			on.lab = &l
-			step.run(&on)
-		})
-		if !ok {
-			t.Fatal("the rest builds on this")
-		}
-	}
+	})
 }
 
 // unheard is a word that no run of this test has built before.

@@ -58,6 +58,32 @@ func newDock(t *testing.T) *dock {
 	return d
 }
 
+// dockTest is one of several tests on the same repository.
+type dockTest struct {
+	name string
+	run  func(*dock)
+}
+
+// step runs one, and reports whether it has passed.
+func (d *dock) step(t *testing.T, s dockTest) bool {
+	return t.Run(s.name, func(t *testing.T) {
+		on := *d
+		l := *d.lab
+		l.T = t
+		on.lab = &l
+		s.run(&on)
+	})
+}
+
+// chain runs one after the other, each of which builds on those before.
+func (d *dock) chain(t *testing.T, tests []dockTest) {
+	for _, s := range tests {
+		if !d.step(t, s) {
+			t.Fatal("the rest builds on this")
+		}
+	}
+}
+
 // install brings the controller of this version into the cluster.
 func (d *dock) install(args ...string) {
 	d.Helper()

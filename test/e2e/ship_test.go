@@ -23,10 +23,7 @@ import (
 // TestShip takes commits of one app to its environment, one after the other.
 func TestShip(t *testing.T) {
 	d := newDock(t)
-	for _, step := range []struct {
-		name string
-		run  func(*dock)
-	}{
+	d.chain(t, []dockTest{
 		{"First", testFirstShip},
 		{"Again", testShipAgain},
 		{"NothingTouched", testShipNothing},
@@ -44,18 +41,7 @@ func TestShip(t *testing.T) {
 		{"WorkerKilled", testShipWorkerKilled},
 		{"NoRight", testShipNoRight},
 		{"PreviewEnds", testPreviewEnds},
-	} {
-		ok := t.Run(step.name, func(t *testing.T) {
-			on := *d
-			l := *d.lab
-			l.T = t
-			on.lab = &l
-			step.run(&on)
-		})
-		if !ok {
-			t.Fatal("the rest builds on this")
-		}
-	}
+	})
 }
 
 func testFirstShip(d *dock) {

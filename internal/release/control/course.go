@@ -115,7 +115,7 @@ func (co *course) sit() error {
 		co.Template = digest(plain(&co.scene.deployment.Spec.Template))
 	}
 	if co.routing == nil {
-		return errors.New("the routing in its status is gone")
+		co.reroute()
 	}
 	if co.bench != nil {
 		return nil
@@ -123,6 +123,19 @@ func (co *course) sit() error {
 	var err error
 	co.bench, err = newBench(co.r, co.routing.Judges, co.State.Started)
 	return err
+}
+
+// reroute makes the routing of a release whose status somebody has emptied: what has begun
+// goes on from no requests at all. Ports that can't be found are not shared.
+func (co *course) reroute() {
+	d := co.scene.deployment
+	stable, _ := co.sets()
+	co.routing = &v1alpha1.Routing{
+		Generation: time.Now().UnixMilli(), Selector: d.Spec.Selector.MatchLabels, Stable: beforeOf(d).Stable, Judges: judges(co.scene, stable),
+	}
+	if stable != nil && co.scene.service != nil {
+		co.routing.Ports, _ = ports(co.scene.service, &stable.Spec.Template, &d.Spec.Template)
+	}
 }
 
 // judge returns the verdict on what is seen now.

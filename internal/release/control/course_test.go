@@ -193,3 +193,25 @@ func TestABenchKeepsWhatItHasSeen(t *testing.T) {
 		}
 	}
 }
+
+// A status that somebody has emptied keeps nobody from undoing.
+func TestAnEmptyStatus(t *testing.T) {
+	was := underWay(t)
+	r := was.r.DeepCopy()
+	r.Status = v1alpha1.ReleaseStatus{}
+	co, err := newCourse(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	co.scene = was.scene
+	if !co.engaged() {
+		t.Fatal("the Deployment is not its own")
+	}
+	if err := co.sit(); err != nil {
+		t.Fatal(err)
+	}
+	co.direct()
+	if r := co.routing; r.Stable != "one" || r.Canary != "two" || r.Weight != 0 || len(r.Ports) != 1 || len(r.Selector) == 0 {
+		t.Errorf("the routing is %+v", r)
+	}
+}

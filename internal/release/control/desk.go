@@ -226,10 +226,10 @@ func (d *desk) proceed(ctx context.Context, co *course) (time.Time, error) {
 		return time.Time{}, d.release(ctx, co.scene, nil) // its pods are of this version already
 	}
 	plan, orders, err := co.wishes()
-	if err == nil {
-		err = co.sit()
+	if seat := co.sit(); err == nil {
+		err = seat
 	}
-	if err != nil && (co.routing == nil || !orders.Undo && spec.Convicted(co.r) == "") {
+	if err != nil && !orders.Undo && spec.Convicted(co.r) == "" {
 		return time.Time{}, d.tell(ctx, co, err.Error()) // it stays as it is until that makes sense
 	}
 	if err != nil { // to undo it takes no plan and no judge
