@@ -285,7 +285,7 @@ func testReleaseConvicted(b *bay) {
 	b.load("/stop", &got)
 	b.Logf("%s", r.Status.Message)
 	b.Logf("%d requests, answered by %v; %d failed before it was convicted", got.Requests, got.By, got.Failed)
-	if !r.Status.Convicted || r.Status.Verdict == nil || r.Status.Verdict.Is != "bad" || got.Failed == 0 || got.Failed > 20 {
+	if !r.Status.Convicted || r.Status.Verdict == nil || r.Status.Verdict.Is != "bad" || got.Failed == 0 || got.Failed > 12 {
 		b.Errorf("convicted: %v, verdict %+v, errors %v", r.Status.Convicted, r.Status.Verdict, got.Errors)
 	}
 	b.unreleased()
@@ -362,6 +362,10 @@ func testReleaseKilledAgent(b *bay) {
 	var got counts
 	b.load("/stop", &got)
 	b.Logf("%d requests and %d streams, answered by %v; %d failed when the agent was killed: %v", got.Requests, got.Streams, got.By, got.Failed, got.Errors)
+	// Of what was on its way through the agent, on the load's twelve connections, and no more.
+	if got.Failed > 16 {
+		b.Errorf("%d failed", got.Failed)
+	}
 	b.order("undo", tillNamed)
 	b.reaches("Undone")
 	b.unreleased()
