@@ -62,6 +62,7 @@ type arm struct {
 	known     map[netip.AddrPort]int
 	rests     []rest
 	next      atomic.Uint64
+	recorded  atomic.Uint64
 }
 
 // rest is until when a pod is asked only after the others, and until when not at all

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/netip"
@@ -33,10 +34,16 @@ func (s *streams) toVersion(w http.ResponseWriter, in *incoming, seen Request, m
 	if c := s.mirrorTo(in, dec); c != nil {
 		defer c.end()
 	}
+	tape := dec.record(s.c.client.conn.LocalAddr())
+	if tape != nil {
+		tape.r = in.r
+		in.body = io.TeeReader(in.body, tape)
+	}
 	in.give = dec.give
 	answered := func(r *http.Response) {
 		resp = r
 		dec.flight.answer(r.StatusCode)
+		tape.hear(dec.flight, r)
 	}
 	for !dec.local() {
 		if err = s.toPeer(w, in, dec, answered); err == nil || in.r.Context().Err() != nil {

@@ -168,7 +168,7 @@ func (x *exchange) send() {
 	}
 	x.c.client.settle()
 	var seen func([]byte)
-	if x.d.keep.Load() || x.d.copies != nil {
+	if x.d.keep.Load() || x.d.copies != nil || x.d.tape != nil {
 		seen = x.d.seen
 	}
 	sending := make(chan error, 1)
@@ -248,8 +248,12 @@ func (x *exchange) reply(ctx context.Context, a *answer) verdict {
 	p := up.bytes()
 	head := marked(p[:a.size], x.mark)
 	give := ""
+	var said func([]byte)
 	if x.d.dec != nil {
 		x.d.dec.flight.answer(a.status)
+		if x.d.tape.hears(x.d.dec.flight, p[:a.size], a.status, false) {
+			said = x.d.tape.said
+		}
 		if give = x.d.dec.give; give != "" && !x.d.dec.fell {
 			head = withField(head, "Set-Cookie", give)
 		}
@@ -269,6 +273,9 @@ func (x *exchange) reply(ctx context.Context, a *answer) verdict {
 		head = withField(head, "Connection", "close")
 	}
 	n, err := a.body.take(p[a.size:])
+	if said != nil {
+		said(p[a.size : a.size+n])
+	}
 	out := p[:a.size+n]
 	if len(head) != a.size || x.farewell {
 		out = append(head, p[a.size:a.size+n]...)
@@ -284,7 +291,7 @@ func (x *exchange) reply(ctx context.Context, a *answer) verdict {
 		returning := make(chan error, 1)
 		x.returning = returning
 		go func() { // step or drop waits for it
-			returning <- relay(x.c.client.conn, &up.source, &a.body, nil)
+			returning <- relay(x.c.client.conn, &up.source, &a.body, said)
 		}()
 	}
 	return goOn

@@ -44,6 +44,9 @@ type Outcome struct {
 	// client says it belongs to, or else the client's IP address.
 	Key    string
 	Client string // address and port
+
+	// Pair is what was kept of it, nil if nothing was: see Record.
+	Pair *Pair
 }
 
 // Drawn says that the weights alone have decided.
@@ -58,6 +61,7 @@ type flight struct {
 	crossed    int // how many of the watch's times
 	in         bool
 	answered   bool
+	tape       *tape
 }
 
 // watchlist has the requests that are not answered yet, by when that began, so that
@@ -235,12 +239,15 @@ func (f *flight) end(broken, cancelled bool, why string) {
 		f.Latency = f.Took
 	}
 	f.Broken, f.Cancelled, f.Err = broken && !cancelled, cancelled, why
+	if f.tape.keeps(&f.Outcome) {
+		f.Pair = f.tape.pair()
+	}
 	if w.tell != nil {
 		w.tell(&f.Outcome)
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	f.Outcome = Outcome{}
+	f.Outcome, f.tape = Outcome{}, nil
 	f.next, w.free = w.free, f
 }
 

@@ -28,6 +28,7 @@ type delivery struct {
 	keep   atomic.Bool // kept is all of it so far
 	copies spools      // mirrors
 	dec    *decision   // of a split; nil if none has decided
+	tape   *tape       // what is kept of it; nil for nothing
 }
 
 // seen is shown the body as it goes by.
@@ -40,6 +41,7 @@ func (d *delivery) seen(p []byte) {
 			d.kept = append(d.kept, p...)
 		}
 	}
+	d.tape.asked(p)
 	_, _ = d.copies.Write(p) // never fails
 }
 

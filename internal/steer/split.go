@@ -40,6 +40,8 @@ type Split struct {
 	// Slow are times without an answer, in order. A request in flight that crosses one
 	// is reported then.
 	Slow []time.Duration `json:"slowNs,omitempty"`
+	// Record says what is kept of requests, nil for nothing.
+	Record *Record `json:"record,omitempty"`
 }
 
 // Version is one version of the service.
@@ -231,7 +233,7 @@ func (s *Split) Check() error {
 		}
 	}
 	if err == nil {
-		err = errors.Join(s.Affinity.check(), s.checkMirror(), s.checkSlow())
+		err = errors.Join(s.Affinity.check(), s.checkMirror(), s.checkSlow(), s.Record.check())
 	}
 	if err != nil {
 		return fmt.Errorf("split of %s, port %d: %w", s.Service, s.Port, err)
