@@ -109,6 +109,36 @@ type ReleasePlan struct {
 	// Judge is what the version is judged by.
 	// +optional
 	Judge ReleaseJudge `json:"judge,omitzero"`
+	// Evidence is what is kept of requests.
+	// +optional
+	Evidence ReleaseEvidence `json:"evidence,omitzero"`
+}
+
+// ReleaseEvidence is what is kept of requests that failed or were slow, and of some
+// others, to show them and to ask a laptop the same things again when the version is
+// undone. What is secret by its name or its looks is never kept.
+type ReleaseEvidence struct {
+	// Off keeps nothing.
+	// +optional
+	Off bool `json:"off,omitempty"`
+	// NoBodies keeps nothing of what requests and answers are about.
+	// +optional
+	NoBodies bool `json:"noBodies,omitempty"`
+	// NoAgain never asks stable what the version has failed at. Only requests that change
+	// nothing (GET, HEAD, OPTIONS) are asked again, at most 32.
+	// +optional
+	NoAgain bool `json:"noAgain,omitempty"`
+	// Headers are kept besides those that nobody is known by.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=64
+	Headers []string `json:"headers,omitempty"`
+	// Hide are fields of JSON and of forms, and parameters, whose values are not kept,
+	// besides the usual ones: password, token, email and such.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=64
+	Hide []string `json:"hide,omitempty"`
 }
 
 // ReleaseStep is one stretch of a plan. It is over when all of what it asks for is true.

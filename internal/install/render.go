@@ -187,6 +187,8 @@ func (r *renderer) rights() {
 			// A Release changes a Deployment, which who may edit may do anyway.
 			rbacac.PolicyRule().WithAPIGroups(v1alpha1.Group).WithResources("releases").
 				WithVerbs("get", "list", "watch", "create", "update", "patch", "delete"),
+			// What users have sent, without what is secret: not for who may only look.
+			rbacac.PolicyRule().WithAPIGroups(v1alpha1.Group).WithResources("releases/evidence").WithVerbs("get"),
 		))
 	r.add(rbacac.ClusterRole(viewers).
 		WithLabels(map[string]string{"rbac.authorization.k8s.io/aggregate-to-view": "true"}).

@@ -63,17 +63,30 @@ func newCourier(service func(context.Context) (*core.Service, error)) *courier {
 func (c *courier) send(ctx context.Context, b *spec.Batch) error {
 	ctx, cancel := context.WithTimeout(ctx, delivery)
 	defer cancel()
-	err := c.post(ctx, b)
+	return c.bring(ctx, spec.EvidencePath, b, "what was counted of Release "+b.Namespace+"/"+b.Release)
+}
+
+// sendPairs brings requests and their answers, as send does.
+func (c *courier) sendPairs(ctx context.Context, p *spec.Pairs) error {
+	ctx, cancel := context.WithTimeout(ctx, 6*delivery)
+	defer cancel()
+	return c.bring(ctx, spec.PairsPath, p, "the evidence of Release "+p.Namespace+"/"+p.Release)
+}
+
+func isUnjudged(err error) bool { return errors.Is(err, errUnjudged) }
+
+func (c *courier) bring(ctx context.Context, path string, what any, name string) error {
+	err := c.post(ctx, path, what)
 	if err != nil && !errors.Is(err, errUnjudged) {
 		c.mu.Lock()
 		c.at = "" // it may be another by now
 		c.mu.Unlock()
-		return fmt.Errorf("bring what was counted of Release %s/%s to the controller: %w", b.Namespace, b.Release, err)
+		return fmt.Errorf("bring %s to the controller: %w", name, err)
 	}
 	return err
 }
 
-func (c *courier) post(ctx context.Context, b *spec.Batch) error {
+func (c *courier) post(ctx context.Context, path string, what any) error {
 	at, err := c.address(ctx)
 	if err != nil {
 		return err
@@ -82,11 +95,11 @@ func (c *courier) post(ctx context.Context, b *spec.Batch) error {
 	if err != nil {
 		return fmt.Errorf("read the service account's token: %w", err)
 	}
-	body, err := json.Marshal(b)
+	body, err := json.Marshal(what)
 	if err != nil {
 		return err
 	}
-	r, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+at+spec.EvidencePath, bytes.NewReader(body))
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+at+path, bytes.NewReader(body))
 	if err != nil {
 		return err
 	}

@@ -144,7 +144,7 @@ func (p *post) listen(g *gate.Gate, port int, of string, w *wanted) {
 	}
 	l := &listening{of: of}
 	if w.trial != nil {
-		l.sink = w.trial.open(fmt.Sprintf("%s:%d", w.pod.Name, port), g.Decided(port))
+		l.sink = w.trial.open(fmt.Sprintf("%s:%d", w.pod.Name, port), port, g.Decided(port))
 		p.sinks.put(door{port, of}, l.sink)
 	}
 	if p.sharing == nil {

@@ -85,7 +85,8 @@ func (a *Agent) share(ctx context.Context, running *sync.WaitGroup, want map[typ
 		of := releaseSubject(r)
 		t := a.trials[of]
 		if t == nil && a.concerns(w) {
-			t = &onTrial{trial: newTrial(of, a.Node, a.boot, a.Log, a.rouse, r)}
+			rec := newRecorder(of, a.Node, a.Log.With("release", of.String()), a.courier.sendPairs)
+			t = &onTrial{trial: newTrial(of, a.Node, a.boot, a.Log, a.rouse, r, rec)}
 			var life context.Context
 			life, t.end = context.WithCancel(ctx)
 			running.Go(func() { t.run(life, a.courier.send) })
@@ -95,6 +96,9 @@ func (a *Agent) share(ctx context.Context, running *sync.WaitGroup, want map[typ
 			live[of] = true
 			w.route = t.effective(r)
 			w.slow = t.follow(r, w.route, now)
+			if t.recorder.follow(r.Spec.Plan.Evidence, w.slow); w.route.Shut {
+				t.recorder.freeze(ctx, running)
+			}
 		}
 		all = append(all, w)
 	}

@@ -192,6 +192,7 @@ func (r routing) split(p v1alpha1.RoutingPort) (*steer.Split, error) {
 	}
 	s := &steer.Split{
 		Generation: route.Generation, Of: string(r.release.UID), Service: r.release.Spec.Service, Port: int(p.Stable), Slow: r.slow,
+		Record: recording(r.release, r.slow),
 		Stable: v1alpha1.Stable, Versions: []steer.Version{{Name: v1alpha1.Stable, Weight: steer.All - canary.Weight}, canary},
 	}
 	for _, c := range route.Routes {

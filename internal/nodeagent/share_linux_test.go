@@ -64,6 +64,7 @@ func TestStableSharesItsRequests(t *testing.T) {
 	w := sharesOf(podOf("a", hashed("old")), r)
 	want := &share{of: releaseSubject(r), generation: 7, local: "stable", splits: []*steer.Split{{
 		Generation: 7, Of: "uid-r", Service: "cart", Port: 8080, Stable: "stable", Slow: []time.Duration{30 * time.Second},
+		Record: &steer.Record{Body: 16 << 10, Every: 20},
 		Versions: []steer.Version{{Name: "stable", Weight: 9500}, {
 			Name: "canary", Weight: 500, Held: 2500,
 			Addresses: []netip.AddrPort{netip.MustParseAddrPort("10.0.0.2:8081"), netip.MustParseAddrPort("[fd00::2]:8081")},

@@ -43,6 +43,7 @@ type trial struct {
 	known    []netip.Addr // of the canary's pods
 	sinks    []*sink
 	outbox   outbox
+	recorder *recorder
 	news     chan struct{} // there is something that can't wait; has room for one
 	idle     bool          // nothing has come since the last tick
 	totals   v1alpha1.NodeDoors
@@ -55,6 +56,7 @@ type trial struct {
 type sink struct {
 	t       *trial
 	door    *tally.Door
+	port    int
 	decided func() uint64
 	closed  bool
 	// Of the door's connections, as they were sampled last.
@@ -63,8 +65,8 @@ type sink struct {
 }
 
 // newTrial begins with what an earlier agent of this node has written of the release.
-func newTrial(of subject, node, boot string, log *slog.Logger, changed func(), r *v1alpha1.Release) *trial {
-	t := &trial{of: of, node: node, log: log.With("release", of.String()), changed: changed, news: make(chan struct{}, 1), idle: true}
+func newTrial(of subject, node, boot string, log *slog.Logger, changed func(), r *v1alpha1.Release, rec *recorder) *trial {
+	t := &trial{of: of, node: node, log: log.With("release", of.String()), changed: changed, news: make(chan struct{}, 1), idle: true, recorder: rec}
 	t.outbox.Namespace, t.outbox.Release, t.outbox.UID, t.outbox.Node, t.outbox.Boot = of.Namespace, of.Name, of.uid, node, boot
 	for _, d := range r.Status.Doors {
 		if d.Node == node {
@@ -187,10 +189,10 @@ func (t *trial) rouse() {
 
 // open begins to listen to a door. decided is the number of the last request that it
 // has decided about.
-func (t *trial) open(name string, decided func() uint64) *sink {
+func (t *trial) open(name string, port int, decided func() uint64) *sink {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	s := &sink{t: t, decided: decided, door: t.tally.Door(name, decided())}
+	s := &sink{t: t, decided: decided, port: port, door: t.tally.Door(name, decided())}
 	t.sinks = append(t.sinks, s)
 	return s
 }
@@ -218,6 +220,7 @@ func (s *sink) isClosed() bool {
 // add takes in an outcome. It may be called by many goroutines at once.
 func (s *sink) add(o *steer.Outcome) {
 	t := s.t
+	t.recorder.add(o, s.door.ID(o), s.port)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.idle = false

@@ -6,12 +6,14 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"runtime/debug"
 	"syscall"
 
 	"k8s.io/client-go/rest"
 
 	"github.com/bightdev/bight/internal/change/controller"
+	"github.com/bightdev/bight/internal/change/review/secrets"
 	"github.com/bightdev/bight/internal/cli"
 	"github.com/bightdev/bight/internal/install"
 	"github.com/bightdev/bight/internal/kube"
@@ -35,10 +37,16 @@ func (Loop) Control(ctx context.Context, s cli.ControllerSettings) error {
 	cluster := kube.New(config, "", "")
 	releases := &control.Controller{
 		Cluster: cluster, Agents: "system:serviceaccount:" + namespace + ":" + install.NodeAgents, Log: s.Log,
+		Dir: filepath.Join(s.Dir, "evidence"), Secrets: new(secrets.Checker).Search,
 	}
 	return (&controller.Controller{
 		Cluster: cluster, Dir: s.Dir, Listen: s.Listen, Pod: pod, Namespace: namespace,
 		HookCommand: s.Hook, Version: s.Version, Log: s.Log,
-		Beside: releases.Run, Paths: map[string]http.Handler{"POST " + spec.EvidencePath: releases},
+		Beside: releases.Run, Paths: map[string]http.Handler{
+			"POST " + spec.EvidencePath: releases, "POST " + spec.PairsPath: http.HandlerFunc(releases.TakePairs),
+		},
+		Guarded: map[string]controller.Guarded{"GET " + spec.BundlePath + "/{namespace}/{name}": {
+			Resource: "releases", Subresource: "evidence", Handler: http.HandlerFunc(releases.GiveBundle),
+		}},
 	}).Run(ctx)
 }

@@ -30,9 +30,7 @@ func (c *conn) toVersion(ctx context.Context, d *delivery, mark string) bool {
 		return c.toApp(ctx, d, mark)
 	}
 	d.dec = dec
-	if d.tape = dec.record(c.client.conn.LocalAddr()); d.tape != nil {
-		d.tape.head = d.raw
-	}
+	d.tape = dec.record(c.client.conn.LocalAddr(), d.raw, nil)
 	if s := c.mirror(ctx, d, dec); s != nil {
 		d.copies = append(d.copies, s)
 		defer s.end()

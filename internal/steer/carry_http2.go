@@ -34,9 +34,8 @@ func (s *streams) toVersion(w http.ResponseWriter, in *incoming, seen Request, m
 	if c := s.mirrorTo(in, dec); c != nil {
 		defer c.end()
 	}
-	tape := dec.record(s.c.client.conn.LocalAddr())
+	tape := dec.record(s.c.client.conn.LocalAddr(), nil, in.r)
 	if tape != nil {
-		tape.r = in.r
 		in.body = io.TeeReader(in.body, tape)
 	}
 	in.give = dec.give

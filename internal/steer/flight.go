@@ -183,6 +183,9 @@ func (w *watchlist) check() {
 			o := f.Outcome
 			o.Running, o.Latency, o.Took = true, now.Sub(f.Time), now.Sub(f.Time)
 			f.Told = o.Latency
+			if f.crossed == len(w.slow) && f.tape != nil {
+				o.Pair = f.tape.pair()
+			}
 			if w.tell != nil {
 				w.tell(&o) // under the lock: the end is told after it
 			}

@@ -14,7 +14,8 @@ import (
 )
 
 // Record says what a door keeps of the requests that a split decides about, and of
-// their answers. What it keeps comes with their last Outcome.
+// their answers. What it keeps comes with their last Outcome, and with the one that says
+// that it has crossed the last of Split.Slow.
 type Record struct {
 	// Body is how many bytes of each body are kept.
 	Body int `json:"body"`
@@ -80,17 +81,21 @@ type tape struct {
 	answer     Kept
 }
 
-// record begins to keep what passes by, nil if nothing is to be kept.
-func (dec *decision) record(dialled net.Addr) *tape {
+// record begins to keep what passes by, nil if nothing is to be kept: a request of HTTP/1
+// has a head, one of HTTP/2 is r.
+func (dec *decision) record(dialled net.Addr, head []byte, r2 *http.Request) *tape {
 	r := dec.s.Record
 	if r == nil {
 		return nil
 	}
-	t := &tape{record: *r, door: dec.d, dialled: dialled, stable: dec.s.Versions[dec.to].Name == dec.s.Stable}
+	t := &tape{record: *r, door: dec.d, dialled: dialled, stable: dec.s.Versions[dec.to].Name == dec.s.Stable, head: head, r: r2}
 	if r.Every > 0 {
 		t.chosen = dec.s.arms[dec.to].recorded.Add(1)%uint64(r.Every) == 1%uint64(r.Every)
 	}
-	dec.flight.tape = t
+	f := dec.flight
+	f.w.mu.Lock()
+	defer f.w.mu.Unlock()
+	f.tape = t
 	return t
 }
 

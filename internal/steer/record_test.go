@@ -120,6 +120,7 @@ func TestSomeOfWhatWentWellIsKept(t *testing.T) {
 
 func TestSlowOnesAreKept(t *testing.T) {
 	wait := make(chan struct{})
+	hung := func(s *Split) { s.Slow = []time.Duration{20 * time.Millisecond, 30 * time.Millisecond} }
 	slow := func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/slow" {
 			<-wait
@@ -127,11 +128,11 @@ func TestSlowOnesAreKept(t *testing.T) {
 		_, _ = io.WriteString(w, "at last")
 	}
 	v := newVersions(t, serve(t, http.HandlerFunc(slow)), unused(t))
-	v.set(t, v.split(0, func(s *Split) { s.Record = &Record{Body: 64, Slow: 50 * time.Millisecond} }))
+	v.set(t, v.split(0, func(s *Split) { s.Record = &Record{Body: 64, Slow: 50 * time.Millisecond} }, hung))
 	time.AfterFunc(60*time.Millisecond, func() { close(wait) })
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	defer cancel()
-	for i, path := range []string{"/slow", "/quick"} {
+	for _, path := range []string{"/slow", "/quick"} {
 		r, _ := http.NewRequestWithContext(ctx, "GET", "http://"+v.stable.addr+path, nil)
 		resp, err := http.DefaultClient.Do(r)
 		if err != nil {
@@ -139,7 +140,17 @@ func TestSlowOnesAreKept(t *testing.T) {
 		}
 		_, _ = io.Copy(io.Discard, resp.Body)
 		_ = resp.Body.Close()
-		o := v.outcomes.nth(t, i)
+		if path == "/slow" { // it is told while it is under way, too
+			if o := v.outcomes.nth(t, 1); !o.Running || o.Pair == nil || o.Pair.Target != path || o.Pair.Answer != nil {
+				t.Errorf("of one that hangs was told %+v", o)
+			}
+		}
+		eventually(t, "it has ended", func() bool {
+			all := v.outcomes.list()
+			return len(all) > 0 && !all[len(all)-1].Running && (path == "/slow" || all[len(all)-1].ID == 2)
+		})
+		all := v.outcomes.list()
+		o := all[len(all)-1]
 		if path == "/slow" && (o.Pair == nil || string(o.Pair.Answer.Body.Bytes) != "at last") {
 			t.Errorf("of a slow one was kept %+v", o.Pair)
 		}

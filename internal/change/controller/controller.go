@@ -57,8 +57,10 @@ type Controller struct {
 	// HookCommand runs this program's git hooks.
 	HookCommand []string
 	// Beside is what else is done while this process leads, and Paths what else is served.
-	Beside  func(context.Context) error
-	Paths   map[string]http.Handler
+	Beside func(context.Context) error
+	Paths  map[string]http.Handler
+	// Guarded is served to those who may.
+	Guarded map[string]Guarded
 	Version string
 	Log     *slog.Logger
 
@@ -73,6 +75,7 @@ type Controller struct {
 	results   *results
 	newest    newest
 	tickets   tickets
+	tokens    *access.Kubernetes
 	envs      environments
 	images    verifier
 	sources   sources
@@ -145,11 +148,12 @@ func (c *Controller) set(m ctrl.Manager) error {
 	c.envs.typed, c.envs.dynamic, c.envs.client, c.envs.live, c.envs.log = typed, dynamic, c.client, c.live, c.Log
 	c.wake = make(chan v1alpha1.App, 1024)
 	c.hub = &work.Hub{Keeper: keeper{c}, Log: c.Log, May: c.mayWork}
+	c.tokens = &access.Kubernetes{
+		Tokens: typed.AuthenticationV1().TokenReviews(), Rights: typed.AuthorizationV1().SubjectAccessReviews(), Keep: 5 * time.Second,
+	}
 	c.git = &repo.Server{
 		Store: c.store, HookCommand: c.HookCommand, Log: c.Log, OnPush: c.pushed,
-		Access: &gate{tickets: &c.tickets, tokens: &access.Kubernetes{
-			Tokens: typed.AuthenticationV1().TokenReviews(), Rights: typed.AuthorizationV1().SubjectAccessReviews(), Keep: 5 * time.Second,
-		}},
+		Access: &gate{tickets: &c.tickets, tokens: c.tokens},
 	}
 	r, err := ctrlcontroller.New("app", m, ctrlcontroller.Options{
 		Reconciler: reconcile.Func(c.reconcile), MaxConcurrentReconciles: 8, NeedLeaderElection: ptr.To(true),

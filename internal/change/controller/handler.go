@@ -3,6 +3,7 @@ package controller
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"strings"
 
@@ -12,6 +13,7 @@ import (
 	"github.com/bightdev/bight/api/v1alpha1"
 	"github.com/bightdev/bight/internal/change"
 	"github.com/bightdev/bight/internal/change/repo"
+	"github.com/bightdev/bight/internal/change/repo/access"
 )
 
 func (c *Controller) handler() http.Handler {
@@ -23,6 +25,9 @@ func (c *Controller) handler() http.Handler {
 	mux.Handle("POST "+change.HooksPath+"/{namespace}/{app}", c.webhooks())
 	for pattern, h := range c.Paths {
 		mux.Handle(pattern, h)
+	}
+	for pattern, g := range c.Guarded {
+		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) { c.guard(w, r, g) })
 	}
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) })
 	return mux
@@ -47,6 +52,32 @@ func (c *Controller) may(r *http.Request, namespace, app, verb string) (int, err
 		return http.StatusServiceUnavailable, err
 	}
 	return http.StatusOK, nil
+}
+
+// Guarded is something about one object of ours, whose namespace and name are the values
+// {namespace} and {name} of the path: it is served to those who may get its subresource.
+type Guarded struct {
+	Resource, Subresource string
+	Handler               http.Handler
+}
+
+func (c *Controller) guard(w http.ResponseWriter, r *http.Request, g Guarded) {
+	namespace, name := r.PathValue("namespace"), r.PathValue("name")
+	user, err := c.git.Access.Authenticate(r.Context(), r)
+	if err == nil {
+		err = c.tokens.MayRead(r.Context(), user, g.Resource, g.Subresource, namespace, name)
+	}
+	switch {
+	case errors.Is(err, repo.ErrUnauthenticated):
+		http.Error(w, err.Error(), http.StatusUnauthorized)
+	case errors.Is(err, access.ErrDenied):
+		http.Error(w, fmt.Sprintf("%s may not get %s/%s of %s in namespace %s: the right get on %[2]s/%[3]s of bight.dev is missing",
+			user.Name, g.Resource, g.Subresource, name, namespace), http.StatusForbidden)
+	case err != nil:
+		http.Error(w, err.Error(), http.StatusServiceUnavailable)
+	default:
+		g.Handler.ServeHTTP(w, r)
+	}
 }
 
 // mayWork tells whether somebody may be a worker for an app, "" for all.

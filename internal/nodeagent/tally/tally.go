@@ -166,11 +166,14 @@ func (d *Door) Add(o *steer.Outcome) *verdict.Request {
 	return nil
 }
 
+// ID is how a request is known among all those of a release.
+func (d *Door) ID(o *steer.Outcome) string { return d.name + "/" + strconv.FormatUint(o.ID, 10) }
+
 // request is an outcome in the judge's terms, nil if it counts for nothing.
 func (d *Door) request(o *steer.Outcome) *verdict.Request {
 	t := d.t
 	r := &verdict.Request{
-		ID: d.name + "/" + strconv.FormatUint(o.ID, 10), Canary: o.Version == t.canary,
+		ID: d.ID(o), Canary: o.Version == t.canary,
 		Answer: verdict.Answer{Status: o.Status, Broken: o.Broken, Cancelled: o.Cancelled, Running: o.Running},
 		Weight: float64(o.Weight) / float64(steer.All), Elapsed: o.Latency, Told: o.Told, Chosen: !o.Drawn(),
 	}

@@ -43,7 +43,11 @@ type Controller struct {
 	Cluster *kube.Cluster
 	// Agents is the user that node agents are: who else sends evidence is refused.
 	Agents string
-	Log    *slog.Logger
+	// Dir is where the evidence of releases is kept, "" for nowhere.
+	Dir string
+	// Secrets returns the secrets in a text. nil finds none.
+	Secrets func(ctx context.Context, text string) ([]string, error)
+	Log     *slog.Logger
 
 	typed   kubernetes.Interface
 	dynamic dynamic.Interface
@@ -75,6 +79,7 @@ func (c *Controller) Run(ctx context.Context) error {
 		c.life, c.seen = nil, false
 		c.mu.Unlock()
 	}()
+	c.tasks.Go(func() { c.sweep(ctx) })
 	all := follow.Of(c.dynamic.Resource(v1alpha1.Releases()), metav1.ListOptions{})
 	all.Always(ctx, func(err error) { c.Log.Warn("releases are not seen", "err", err) }, c.take)
 	return nil

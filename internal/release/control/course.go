@@ -38,6 +38,7 @@ type course struct {
 	told    string                  // the essence of what was written
 	late    bool                    // there is more evidence, which is to be told soon
 	saved   time.Time               // when the evidence was written last
+	shelved bool                    // what is known of it is kept
 }
 
 // memory is what is kept of a release in its status.
@@ -149,6 +150,7 @@ func (co *course) judge() verdict.Verdict {
 			co.bench.passes(time.Now())
 		}
 		v = co.bench.judge.Verdict(co.bench.state)
+		co.bench.trace(v, time.Now())
 		alone = cmp.Or(alone, co.bench.alone)
 	}
 	if alone != "" && v.Is != verdict.Bad {

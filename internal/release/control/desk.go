@@ -249,6 +249,7 @@ func (d *desk) proceed(ctx context.Context, co *course) (time.Time, error) {
 	if err := d.write(ctx, co); err != nil {
 		return time.Time{}, err
 	}
+	d.shelve(ctx, co)
 	next := co.due()
 	for _, a := range actions {
 		switch a.Kind {

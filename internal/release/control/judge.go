@@ -12,6 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/bightdev/bight/api/v1alpha1"
+	"github.com/bightdev/bight/internal/release/evidence"
 	"github.com/bightdev/bight/internal/release/spec"
 	"github.com/bightdev/bight/internal/release/verdict"
 )
@@ -37,6 +38,8 @@ type notes struct {
 	Pods map[string]seenPod `json:"pods,omitempty"`
 	// Seqs are the last batches that count, by node and run of its agent.
 	Seqs map[string]int64 `json:"seqs,omitempty"`
+	// Path is what E has come to.
+	Path []evidence.Point `json:"path,omitempty"`
 }
 
 type seenPod struct {

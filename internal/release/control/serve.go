@@ -22,12 +22,7 @@ const maxBatch = 1 << 20
 
 // ServeHTTP takes evidence from node agents: see [spec.EvidencePath].
 func (c *Controller) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if err := c.agent(r); err != nil {
-		code := http.StatusServiceUnavailable
-		if errors.Is(err, errStranger) {
-			code = http.StatusForbidden
-		}
-		http.Error(w, err.Error(), code)
+	if !c.fromAgent(w, r) {
 		return
 	}
 	var b spec.Batch
@@ -45,6 +40,18 @@ func (c *Controller) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.WriteHeader(http.StatusNoContent)
+}
+
+// fromAgent says whether a request is from a node agent, and answers it if it is not.
+func (c *Controller) fromAgent(w http.ResponseWriter, r *http.Request) bool {
+	err := c.agent(r)
+	switch {
+	case errors.Is(err, errStranger):
+		http.Error(w, err.Error(), http.StatusForbidden)
+	case err != nil:
+		http.Error(w, err.Error(), http.StatusServiceUnavailable)
+	}
+	return err == nil
 }
 
 // give brings a batch to the desk that has its release. known is false as long as not all

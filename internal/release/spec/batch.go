@@ -3,6 +3,7 @@ package spec
 import (
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/bightdev/bight/internal/release/evidence"
 	"github.com/bightdev/bight/internal/release/verdict"
 )
 
@@ -10,6 +11,24 @@ import (
 // when the batch counts, or has counted before; 404 when the release is not judged any
 // more; anything else is to be tried again.
 const EvidencePath = "/evidence"
+
+// PairsPath is where the controller takes [Pairs], by POST as JSON. It answers 204 when
+// they are kept, 404 when nobody wants them, anything else is to be tried again.
+const PairsPath = EvidencePath + "/pairs"
+
+// BundlePath is where the controller has an [evidence.Bundle], below it NAMESPACE/RELEASE,
+// for who may get releases/evidence. It answers 404 when there is none.
+const BundlePath = EvidencePath + "/bundles"
+
+// Pairs are what a node agent has kept of the requests of a release. Those that come
+// later from the same node take their place.
+type Pairs struct {
+	Namespace string          `json:"namespace"`
+	Release   string          `json:"release"`
+	UID       types.UID       `json:"uid"`
+	Node      string          `json:"node"`
+	Pairs     []evidence.Pair `json:"pairs"`
+}
 
 // Batch is what a node agent has counted of a release since the batch before. The same
 // Seq again is the same batch, so that each counts once.

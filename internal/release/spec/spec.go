@@ -17,6 +17,7 @@ import (
 
 	"github.com/bightdev/bight/api/v1alpha1"
 	"github.com/bightdev/bight/internal/release"
+	"github.com/bightdev/bight/internal/release/evidence"
 	"github.com/bightdev/bight/internal/release/verdict"
 )
 
@@ -137,6 +138,11 @@ func Judge(j v1alpha1.ReleaseJudge, judges int32, local bool) (verdict.Config, e
 	}
 	_, err := verdict.New(c)
 	return c, err
+}
+
+// Evidence reads what is to be hidden of requests.
+func Evidence(e v1alpha1.ReleaseEvidence) *evidence.Rules {
+	return &evidence.Rules{Headers: e.Headers, Fields: e.Hide, NoBodies: e.NoBodies}
 }
 
 // alpha is the probability with which a healthy version may be convicted, in all.

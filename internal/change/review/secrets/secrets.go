@@ -131,6 +131,21 @@ func (c *Checker) file(ctx context.Context, f *review.FileDiff) (review.Result, 
 	return res, nil
 }
 
+// Search returns the secrets in a text. It may be used by several goroutines.
+func (c *Checker) Search(ctx context.Context, text string) ([]string, error) {
+	c.once.Do(func() { c.detector, c.err = newDetector(c.Config) })
+	if c.err != nil {
+		return nil, fmt.Errorf("read the rules for secrets: %w", c.err)
+	}
+	var all []string
+	for _, f := range c.search(ctx, "", text) {
+		if f.Secret != "" {
+			all = append(all, f.Secret)
+		}
+	}
+	return all, context.Cause(ctx)
+}
+
 func (c *Checker) search(ctx context.Context, path, text string) []report.Finding {
 	//lint:ignore SA1019 DetectContext takes nothing else
 	found := c.detector.DetectContext(ctx, detect.Fragment{Raw: text, FilePath: path})

@@ -1,0 +1,233 @@
+package nodeagent
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/bightdev/bight/api/v1alpha1"
+	"github.com/bightdev/bight/internal/release/evidence"
+	"github.com/bightdev/bight/internal/release/spec"
+	"github.com/bightdev/bight/internal/release/verdict"
+	"github.com/bightdev/bight/internal/steer"
+)
+
+const (
+	// keptBody is how much of a body is kept, and keptEvery of how many requests that go
+	// well one is.
+	keptBody, keptEvery = 16 << 10, 20
+	// keptRate is how many requests of one version are kept in a second: in a storm the
+	// first tell what the others would.
+	keptRate = 50
+	// mostAgain is how many requests stable is asked again, and longestAgain how long it
+	// may take for one.
+	mostAgain, longestAgain = 32, 3 * time.Second
+	// deliverPairs is for how long the controller is tried.
+	deliverPairs = 3 * time.Minute
+)
+
+// recording is what doors keep of the requests of a release, by the times at which they
+// report one that is under way.
+func recording(r *v1alpha1.Release, slow []time.Duration) *steer.Record {
+	if r.Spec.Plan.Evidence.Off {
+		return nil
+	}
+	rec := &steer.Record{Body: keptBody, Every: keptEvery, Slow: tail(slow)}
+	if r.Spec.Plan.Evidence.NoBodies {
+		rec.Body = 0
+	}
+	return rec
+}
+
+// recorder keeps what this node has seen of the requests of a release, until the version
+// is shut out; then it brings that to the controller. It may be used by several
+// goroutines.
+type recorder struct {
+	of   subject
+	node string
+	log  *slog.Logger
+	send func(context.Context, *spec.Pairs) error
+
+	mu     sync.Mutex
+	rules  *evidence.Rules
+	again  bool          // stable may be asked
+	slow   time.Duration // from when on a request is slow; 0 if that is not known
+	hung   time.Duration
+	ring   evidence.Ring
+	second time.Time      // the one that is counted
+	counts map[string]int // in it, by version
+	asked  int
+	asking sync.WaitGroup
+	shut   bool
+}
+
+func newRecorder(of subject, node string, log *slog.Logger, send func(context.Context, *spec.Pairs) error) *recorder {
+	return &recorder{
+		of: of, node: node, log: log, send: send, rules: &evidence.Rules{}, counts: map[string]int{},
+		ring: evidence.Ring{Most: 40, Bytes: 4 << 20, Age: 15 * time.Minute},
+	}
+}
+
+// follow takes in what is to be kept.
+func (r *recorder) follow(e v1alpha1.ReleaseEvidence, slow []time.Duration) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.rules, r.again, r.slow = spec.Evidence(e), !e.NoAgain, tail(slow)
+	if n := len(slow); n > 0 {
+		r.hung = slow[n-1]
+	}
+}
+
+// tail is the latency from which on a request counts as slow: of the quantiles of stable,
+// the last but one. slow are the times at which doors report a request that is under way,
+// of which the last is when it hangs.
+func tail(slow []time.Duration) time.Duration {
+	if n := len(slow); n > 2 {
+		return slow[n-3]
+	}
+	return 0
+}
+
+// add keeps what became of a request. id and pod are what it is known by.
+func (r *recorder) add(o *steer.Outcome, id string, port int) {
+	if o.Pair == nil {
+		return
+	}
+	r.mu.Lock()
+	if second := o.Time.Truncate(time.Second); second != r.second {
+		r.second = second
+		clear(r.counts)
+	}
+	r.counts[o.Version]++
+	full := r.shut || r.counts[o.Version] > keptRate || r.hung > 0 && o.Told >= r.hung // it is kept already
+	rules, slow := r.rules, r.slow
+	r.mu.Unlock()
+	if full {
+		return
+	}
+	p := pairOf(o, id, r.node, port)
+	if p.Class == evidence.Sample && slow > 0 && o.Latency >= slow {
+		p.Class, p.Why = evidence.Slow, fmt.Sprintf("%s until it answered", o.Latency.Round(time.Millisecond))
+	}
+	rules.Redact(p)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.shut {
+		return
+	}
+	r.ring.Add(p)
+	if again := o.Pair.Again; again != nil && r.again && p.Class != evidence.Sample && p.Version == v1alpha1.Canary && len(p.Stable) == 0 && r.asked < mostAgain {
+		r.asked++
+		r.asking.Go(func() { r.ask(p, again, rules) })
+	}
+}
+
+// ask asks stable the same thing, twice, one request at a time.
+func (r *recorder) ask(p *evidence.Pair, again func(context.Context) (*steer.PairAnswer, error), rules *evidence.Rules) {
+	ctx, cancel := context.WithTimeout(context.Background(), longestAgain)
+	defer cancel()
+	for range 2 {
+		got, err := again(ctx)
+		if err != nil {
+			return // there is nothing to compare with
+		}
+		a := answerOf(got)
+		rules.Answer(a)
+		r.mu.Lock()
+		before := p.Size()
+		p.Stable = append(p.Stable, *a)
+		r.ring.Grown(p.Size() - before)
+		r.mu.Unlock()
+	}
+}
+
+// freeze brings what was kept to the controller, once, in the background.
+func (r *recorder) freeze(ctx context.Context, running *sync.WaitGroup) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.shut {
+		return
+	}
+	r.shut = true
+	running.Go(func() { r.deliver(ctx) })
+}
+
+func (r *recorder) deliver(ctx context.Context) {
+	r.asking.Wait()
+	r.mu.Lock()
+	all := spec.Pairs{Namespace: r.of.Namespace, Release: r.of.Name, UID: r.of.uid, Node: r.node}
+	for _, p := range r.ring.Pairs() {
+		all.Pairs = append(all.Pairs, *p)
+	}
+	r.ring = evidence.Ring{}
+	r.mu.Unlock()
+	if len(all.Pairs) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, deliverPairs)
+	defer cancel()
+	for pause := tellEvery; ; pause = min(2*pause, longestSilence) {
+		err := r.send(ctx, &all)
+		if err == nil || isUnjudged(err) {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			r.log.Warn("the evidence of this node is lost", "requests", len(all.Pairs), "err", err)
+			return
+		case <-time.After(pause):
+		}
+	}
+}
+
+// pairOf is what a door has kept, in terms of evidence.
+func pairOf(o *steer.Outcome, id, node string, port int) *evidence.Pair {
+	q := o.Pair
+	p := &evidence.Pair{
+		ID: id, Class: evidence.Sample, Version: o.Version, Node: node, Time: o.Time, Elapsed: o.Latency,
+		Request: evidence.Request{
+			Method: q.Method, Target: q.Target, Host: q.Host, HTTP2: q.HTTP2, Header: q.Header,
+			Body: evidence.Body{Bytes: q.Body.Bytes, Cut: q.Body.Cut}, Port: port,
+		},
+		Answer: answerOf(q.Answer),
+	}
+	if o.Pod.IsValid() {
+		p.Pod = o.Pod.Addr().Unmap().String()
+	}
+	a := verdict.Answer{Status: o.Status, Broken: o.Broken, Cancelled: o.Cancelled}
+	if o.GRPC >= 0 {
+		a.GRPC = &o.GRPC
+	}
+	switch {
+	case o.Running:
+		p.Class, p.Why = evidence.Failed, fmt.Sprintf("no answer for %s", o.Latency.Round(time.Millisecond))
+	case o.Fallback:
+		// What has come is stable's.
+		p.Class, p.Why = evidence.Failed, "no pod of the version has answered"
+		if p.Answer != nil {
+			p.Stable, p.Answer = []evidence.Answer{*p.Answer}, nil
+		}
+	case verdict.Classify(a) == verdict.Failed:
+		p.Class, p.Why = evidence.Failed, why(o)
+	}
+	return p
+}
+
+func why(o *steer.Outcome) string {
+	switch {
+	case o.Err != "":
+		return o.Err
+	case o.GRPC > 0:
+		return fmt.Sprintf("gRPC status %d", o.GRPC)
+	}
+	return fmt.Sprintf("status %d", o.Status)
+}
+
+func answerOf(a *steer.PairAnswer) *evidence.Answer {
+	if a == nil {
+		return nil
+	}
+	return &evidence.Answer{Status: a.Status, Header: a.Header, Trailer: a.Trailer, Body: evidence.Body{Bytes: a.Body.Bytes, Cut: a.Body.Cut}}
+}

@@ -1,0 +1,302 @@
+package control
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/ptr"
+
+	"github.com/bightdev/bight/api/v1alpha1"
+	"github.com/bightdev/bight/internal/release"
+	"github.com/bightdev/bight/internal/release/evidence"
+	"github.com/bightdev/bight/internal/release/spec"
+	"github.com/bightdev/bight/internal/release/verdict"
+)
+
+const (
+	// maxPairs is more than a node sends at once.
+	maxPairs = 32 << 20
+	// keepBundles is for how long evidence is kept, and sweepEvery how often it is looked
+	// for what is older.
+	keepBundles, sweepEvery = 7 * 24 * time.Hour, time.Hour
+	// logLines and logBytes are what is kept of a pod's log.
+	logLines, logBytes = 200, 64 << 10
+	// factPods is of how many pods more is kept than that they were there.
+	factPods = 5
+)
+
+// TakePairs takes what node agents have kept of requests: see [spec.PairsPath].
+func (c *Controller) TakePairs(w http.ResponseWriter, r *http.Request) {
+	if !c.fromAgent(w, r) {
+		return
+	}
+	var p spec.Pairs
+	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxPairs)).Decode(&p); err != nil {
+		http.Error(w, fmt.Sprintf("that is no evidence: %v", err), http.StatusBadRequest)
+		return
+	}
+	judged, known := c.wants(p.Namespace, p.UID)
+	switch {
+	case !known:
+		http.Error(w, "the releases are not known yet", http.StatusServiceUnavailable)
+		return
+	case !judged:
+		http.Error(w, "there is no such release under way", http.StatusNotFound)
+		return
+	}
+	if err := c.shelf().put(p.Namespace, p.Release, p.UID, nodeFile(p.Node), p); err != nil {
+		http.Error(w, err.Error(), http.StatusServiceUnavailable)
+		return
+	}
+	w.WriteHeader(http.StatusNoContent)
+}
+
+// wants says whether a release has something left to do here.
+func (c *Controller) wants(namespace string, uid types.UID) (judged, known bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for key, d := range c.desks {
+		if key.Namespace == namespace && d.knows(uid) {
+			return true, true
+		}
+	}
+	return false, c.seen
+}
+
+func (d *desk) knows(uid types.UID) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.releases[uid] != nil
+}
+
+// GiveBundle serves the evidence of a release: see [spec.BundlePath].
+func (c *Controller) GiveBundle(w http.ResponseWriter, r *http.Request) {
+	b, err := c.shelf().bundle(r.PathValue("namespace"), r.PathValue("name"))
+	switch {
+	case errors.Is(err, evidence.ErrNone):
+		http.Error(w, err.Error(), http.StatusNotFound)
+		return
+	case err != nil:
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	_ = json.NewEncoder(w).Encode(b) // who asked is gone if it fails
+}
+
+func (c *Controller) shelf() *shelf { return &shelf{dir: c.Dir, hide: c.hide} }
+
+// hide takes out of a text what looks like a secret. What can't be searched is not kept.
+func (c *Controller) hide(text []byte) ([]byte, error) {
+	if c.Secrets == nil {
+		return text, nil
+	}
+	found, err := c.Secrets(context.Background(), string(text))
+	if err != nil {
+		return nil, err
+	}
+	out := string(text)
+	for _, s := range found {
+		if strings.Contains(evidence.Hidden, s) {
+			continue
+		}
+		out = strings.ReplaceAll(out, s, evidence.Hidden)
+	}
+	if !json.Valid([]byte(out)) {
+		return nil, errors.New("what is left without its secrets is no JSON")
+	}
+	return []byte(out), nil
+}
+
+// sweep removes old evidence, until ctx ends.
+func (c *Controller) sweep(ctx context.Context) {
+	ticker := time.NewTicker(sweepEvery)
+	defer ticker.Stop()
+	for {
+		if err := c.shelf().sweep(time.Now().Add(-keepBundles)); err != nil {
+			c.Log.Warn("old evidence is not removed", "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+	}
+}
+
+// shelve keeps, in the background, what is known of a release whose version was just
+// shut out: its pods are there for a moment more.
+func (d *desk) shelve(ctx context.Context, co *course) {
+	if co.shelved || !co.State.Route.Shut || co.r.Spec.Plan.Evidence.Off {
+		return
+	}
+	co.shelved = true
+	r := co.r
+	if d.c.shelf().has(r.Namespace, r.Name, r.UID, factsFile) {
+		return
+	}
+	facts := co.facts()
+	pods := slices.Clone(co.canaryPods())
+	d.c.tasks.Go(func() {
+		ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+		defer cancel()
+		for i := range facts.Pods[:min(len(pods), factPods)] {
+			d.c.tellOfPod(ctx, &facts.Pods[i], pods[i])
+		}
+		facts.Canary.Commit = d.c.commitOf(ctx, r.Spec.Change)
+		facts.Stable.Commit = d.c.commitOf(ctx, d.c.before(ctx, r))
+		if err := d.c.shelf().put(r.Namespace, r.Name, r.UID, factsFile, facts); err != nil {
+			d.log.Warn("what is known of a release is not kept", "release", r.Name, "err", err)
+		}
+	})
+}
+
+// before is the change that made what is stable, as far as releases tell.
+func (c *Controller) before(ctx context.Context, r *v1alpha1.Release) string {
+	var all v1alpha1.ReleaseList
+	list, err := c.dynamic.Resource(v1alpha1.Releases()).Namespace(r.Namespace).List(ctx, metav1.ListOptions{
+		LabelSelector: v1alpha1.ServiceLabel + "=" + r.Labels[v1alpha1.ServiceLabel],
+	})
+	if err != nil || runtime.DefaultUnstructuredConverter.FromUnstructured(list.UnstructuredContent(), &all) != nil {
+		return ""
+	}
+	slices.SortFunc(all.Items, func(a, b v1alpha1.Release) int { return -spec.Compare(&a, &b) })
+	for i := range all.Items {
+		if o := &all.Items[i]; release.Phase(o.Status.Phase) == release.Promoted && spec.Compare(o, r) < 0 {
+			return o.Spec.Change
+		}
+	}
+	return ""
+}
+
+// commitOf is the commit of a change, NAMESPACE/NAME, "" if that is not known.
+func (c *Controller) commitOf(ctx context.Context, change string) string {
+	namespace, name, ok := strings.Cut(change, "/")
+	if !ok {
+		return ""
+	}
+	u, err := c.dynamic.Resource(v1alpha1.Changes()).Namespace(namespace).Get(ctx, name, metav1.GetOptions{})
+	var m v1alpha1.Change
+	if err != nil || runtime.DefaultUnstructuredConverter.FromUnstructured(u.Object, &m) != nil {
+		return ""
+	}
+	return m.Spec.Commit
+}
+
+func (co *course) canaryPods() []*corev1.Pod {
+	stable, canary := co.sets()
+	if canary == nil || canary == stable {
+		return nil
+	}
+	return co.scene.podsOf(canary)
+}
+
+// facts are what is known of a release now.
+func (co *course) facts() *evidence.Bundle {
+	r := co.r
+	stable, canary := co.sets()
+	b := &evidence.Bundle{
+		Format: evidence.Format, Release: r.Name, Namespace: r.Namespace, UID: string(r.UID), Deployment: r.Spec.Deployment,
+		Service: r.Spec.Service, Version: r.Spec.Version, Change: r.Spec.Change, Time: time.Now().Truncate(time.Millisecond),
+		Why: co.State.Message, Convicted: co.State.Convicted,
+		Stable: evidence.Version{Hash: co.pods[0].Hash, Image: co.pods[0].Image}, Canary: evidence.Version{Hash: co.pods[1].Hash, Image: co.pods[1].Image},
+	}
+	if v := co.verdict; v != nil {
+		b.E, b.AbortAt = v.E, v.AbortAt
+		if co.State.Convicted && v.Why != "" {
+			b.Why = v.Why
+		}
+	}
+	if co.bench != nil {
+		b.Path = slices.Clone(co.bench.kept.Path)
+		for _, m := range co.bench.judge.Verdict(co.bench.state).Moved {
+			b.Moved = append(b.Moved, m.ID)
+		}
+	}
+	if stable != nil && canary != nil && stable != canary {
+		b.Differs = differs(&stable.Spec.Template, &canary.Spec.Template)
+	}
+	for _, p := range co.canaryPods() {
+		f := evidence.PodFacts{Name: p.Name, Node: p.Spec.NodeName, Ready: isReady(p)}
+		for _, c := range p.Status.ContainerStatuses {
+			f.Restarts += c.RestartCount
+			if t := c.LastTerminationState.Terminated; t != nil {
+				f.Last = fmt.Sprintf("%s: %s, exit code %d", c.Name, t.Reason, t.ExitCode)
+			}
+		}
+		b.Pods = append(b.Pods, f)
+	}
+	return b
+}
+
+// tellOfPod adds a pod's events and the end of its log.
+func (c *Controller) tellOfPod(ctx context.Context, f *evidence.PodFacts, p *corev1.Pod) {
+	events, err := c.typed.CoreV1().Events(p.Namespace).List(ctx, metav1.ListOptions{FieldSelector: "involvedObject.uid=" + string(p.UID)})
+	if err == nil {
+		slices.SortFunc(events.Items, func(a, b corev1.Event) int { return a.LastTimestamp.Compare(b.LastTimestamp.Time) })
+		for _, e := range events.Items {
+			f.Events = append(f.Events, evidence.Text(fmt.Sprintf("%s %s: %s", e.LastTimestamp.UTC().Format(time.RFC3339), e.Reason, e.Message)))
+		}
+	}
+	for _, container := range p.Spec.Containers {
+		for _, previous := range []bool{f.Restarts > 0, false} { // how it ended tells more
+			text := c.logOf(ctx, p, container.Name, previous)
+			if text == "" {
+				continue
+			}
+			if len(p.Spec.Containers) > 1 {
+				f.Log += "== " + container.Name + "\n"
+			}
+			f.Log += evidence.Text(text)
+			break
+		}
+	}
+}
+
+func (c *Controller) logOf(ctx context.Context, p *corev1.Pod, container string, previous bool) string {
+	r, err := c.typed.CoreV1().Pods(p.Namespace).GetLogs(p.Name, &corev1.PodLogOptions{
+		Container: container, Previous: previous, TailLines: ptr.To[int64](logLines), LimitBytes: ptr.To[int64](logBytes),
+	}).Stream(ctx)
+	if err != nil {
+		return "" // there is none
+	}
+	defer r.Close()
+	text, _ := io.ReadAll(r) // what came before an error tells something too
+	return string(text)
+}
+
+// mostPoints is how many points of E's path are kept.
+const mostPoints = 64
+
+// trace keeps what E has come to. When there are many points, every other is dropped.
+func (b *bench) trace(v verdict.Verdict, at time.Time) {
+	s := status(v)
+	p := evidence.Point{Time: at.Truncate(time.Millisecond), E: v.E, Requests: s.Requests, Errors: s.Errors}
+	if n := len(b.kept.Path); n > 0 {
+		last := b.kept.Path[n-1]
+		if last.Errors == p.Errors && last.E == p.E && (p.Requests == last.Requests || p.Time.Sub(last.Time) < 5*time.Second) {
+			return
+		}
+	}
+	if b.kept.Path = append(b.kept.Path, p); len(b.kept.Path) > mostPoints {
+		kept := b.kept.Path[:0]
+		for i, p := range b.kept.Path {
+			if i%2 == 0 {
+				kept = append(kept, p)
+			}
+		}
+		b.kept.Path = kept
+	}
+}

@@ -1,0 +1,212 @@
+package control
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/bightdev/bight/api/v1alpha1"
+	"github.com/bightdev/bight/internal/release/evidence"
+	"github.com/bightdev/bight/internal/release/spec"
+	"github.com/bightdev/bight/internal/release/verdict"
+)
+
+func pairsOf(node string, ids ...string) spec.Pairs {
+	p := spec.Pairs{Namespace: "shop", Release: "cart-2", UID: "u", Node: node}
+	for _, id := range ids {
+		p.Pairs = append(p.Pairs, evidence.Pair{ID: id, Class: evidence.Failed, Version: "canary", Request: evidence.Request{Method: "GET", Target: "/" + id}})
+	}
+	return p
+}
+
+func TestEvidenceIsKept(t *testing.T) {
+	s := &shelf{dir: t.TempDir()}
+	if _, err := s.bundle("shop", "cart-2"); !errors.Is(err, evidence.ErrNone) {
+		t.Errorf("before there is any: %v", err)
+	}
+	put := func(release, file string, uid types.UID, what any) {
+		t.Helper()
+		if err := s.put("shop", release, uid, file, what); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put("cart-2", nodeFile("a"), "u", pairsOf("a", "1", "2"))
+	put("cart-2", nodeFile("a"), "u", pairsOf("a", "1", "3")) // sent again
+	put("cart-2", nodeFile("b"), "u", pairsOf("b", "4"))
+	put("cart-2", factsFile, "u", &evidence.Bundle{Format: 1, Release: "cart-2", Why: "E = 9000", Moved: []string{"4"}})
+	put("other", nodeFile("a"), "v", pairsOf("a", "9"))
+	b, err := s.bundle("shop", "cart-2")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := b.Why
+	for _, p := range b.Pairs {
+		got += " " + p.ID
+	}
+	if got != "E = 9000 4 1 3" {
+		t.Errorf("there is %q", got)
+	}
+	for _, name := range []string{"", "..", "a/b", `a\b`} {
+		if err := s.put("shop", name, "u", "x", 1); err == nil {
+			t.Errorf("%q was taken for a name", name)
+		}
+		if _, err := s.bundle(name, "cart-2"); !errors.Is(err, evidence.ErrNone) {
+			t.Errorf("%q: %v", name, err)
+		}
+	}
+}
+
+func TestOldEvidenceIsRemoved(t *testing.T) {
+	s := &shelf{dir: t.TempDir()}
+	for _, release := range []string{"old", "new"} {
+		if err := s.put("shop", release, "u", factsFile, &evidence.Bundle{Format: 1}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	old := time.Now().Add(-2 * keepBundles)
+	if err := os.Chtimes(filepath.Join(s.dir, "shop", "old", "u"), old, old); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.sweep(time.Now().Add(-keepBundles)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(filepath.Join(s.dir, "shop", "old")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the old one is there: %v", err)
+	}
+	if !s.has("shop", "new", "u", factsFile) {
+		t.Error("the new one is gone")
+	}
+}
+
+func TestSecretsAreTakenOutBeforeAnythingIsWritten(t *testing.T) {
+	c := &Controller{Dir: t.TempDir(), Secrets: func(_ context.Context, text string) ([]string, error) {
+		if strings.Contains(text, "unreadable") {
+			return nil, errors.New("too much")
+		}
+		return []string{"s3cr3t", "idd"}, nil
+	}}
+	p := pairsOf("a", "1")
+	p.Pairs[0].Why = "the key s3cr3t is wrong, twice: s3cr3t"
+	if err := c.shelf().put("shop", "cart-2", "u", nodeFile("a"), p); err != nil {
+		t.Fatal(err)
+	}
+	b, err := c.shelf().bundle("shop", "cart-2")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b.Pairs[0].Why != "the key [hidden] is wrong, twice: [hidden]" {
+		t.Errorf("kept is %q", b.Pairs[0].Why)
+	}
+	p.Pairs[0].Why = "unreadable"
+	if err := c.shelf().put("shop", "cart-2", "u", nodeFile("b"), p); err == nil || c.shelf().has("shop", "cart-2", "u", nodeFile("b")) {
+		t.Errorf("what was not searched was kept: %v", err)
+	}
+}
+
+func TestEvidenceIsTakenFromAgentsAndGivenToPeople(t *testing.T) {
+	c, r := serving(t)
+	c.Dir = t.TempDir()
+	post := func(token string, body []byte) int {
+		w := httptest.NewRecorder()
+		q := httptest.NewRequest(http.MethodPost, spec.PairsPath, bytes.NewReader(body))
+		q.Header.Set("Authorization", "Bearer "+token)
+		c.TakePairs(w, q)
+		return w.Code
+	}
+	p := pairsOf("a", "1")
+	p.Namespace, p.Release, p.UID = r.Namespace, r.Name, r.UID
+	good, _ := json.Marshal(p)
+	p.UID = "another"
+	strange, _ := json.Marshal(p)
+	for _, tt := range []struct {
+		what, token string
+		body        []byte
+		want        int
+	}{
+		{"a stranger", "stranger", good, 403}, {"nonsense", "agent", []byte("{"), 400}, {"another release", "agent", strange, 404}, {"an agent", "agent", good, 204},
+	} {
+		if got := post(tt.token, tt.body); got != tt.want {
+			t.Errorf("%s: %d, want %d", tt.what, got, tt.want)
+		}
+	}
+	for name, want := range map[string]int{r.Name: 200, "none": 404} {
+		w := httptest.NewRecorder()
+		q := httptest.NewRequest(http.MethodGet, "/", nil)
+		q.SetPathValue("namespace", r.Namespace)
+		q.SetPathValue("name", name)
+		c.GiveBundle(w, q)
+		if w.Code != want || want == 200 && !strings.Contains(w.Body.String(), `"target":"/1"`) {
+			t.Errorf("%s: %d %s", name, w.Code, w.Body)
+		}
+	}
+}
+
+func TestWhatDiffersBetweenVersions(t *testing.T) {
+	version := func(image, level, password string, extra bool) *corev1.PodTemplateSpec {
+		t := &corev1.PodTemplateSpec{Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "app", Image: image, Env: []corev1.EnvVar{
+			{Name: "LEVEL", Value: level}, {Name: "DB_PASSWORD", Value: password},
+		}}}}}
+		if extra {
+			t.Annotations = map[string]string{"note": "ghp_abcdefghijklmnopqrstuvwxyz0123"}
+		}
+		return t
+	}
+	got := differs(version("cart:1", "info", "a", false), version("cart:2", "debug", "b", true))
+	want := []string{
+		"metadata.annotations.note: [hidden] (new)",
+		"spec.containers[app].env[LEVEL].value: info -> debug",
+		"spec.containers[app].image: cart:1 -> cart:2",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+func TestThePathOfEIsBounded(t *testing.T) {
+	b := &bench{}
+	at := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	for i := range 1000 {
+		v := verdict.Verdict{E: float64(i), Metrics: []verdict.Metric{{Name: "errors", N: int64(10 * i), Bad: int64(i)}}}
+		b.trace(v, at.Add(time.Duration(i)*time.Second))
+		b.trace(v, at.Add(time.Duration(i)*time.Second)) // nothing new
+	}
+	n := len(b.kept.Path)
+	if n > mostPoints || n < mostPoints/4 || b.kept.Path[0].E != 0 || b.kept.Path[n-1].E < 900 {
+		t.Errorf("%d points, from %v to %v", n, b.kept.Path[0], b.kept.Path[n-1])
+	}
+	for i := 1; i < n; i++ {
+		if !b.kept.Path[i].Time.After(b.kept.Path[i-1].Time) {
+			t.Fatal(fmt.Sprint("out of order: ", b.kept.Path))
+		}
+	}
+}
+
+// serving is a controller with one release under way, which knows two tokens.
+func serving(t *testing.T) (*Controller, *v1alpha1.Release) {
+	t.Helper()
+	c := &Controller{Agents: "agents", Log: slog.New(slog.DiscardHandler), desks: map[types.NamespacedName]*desk{}, seen: true}
+	c.known.all = map[[sha256.Size]byte]bearer{
+		sha256.Sum256([]byte("agent")): {"agents", time.Now().Add(time.Hour)}, sha256.Sum256([]byte("stranger")): {"ada", time.Now().Add(time.Hour)},
+	}
+	r := &v1alpha1.Release{}
+	r.Namespace, r.Name, r.UID, r.Spec.Deployment = "shop", "cart-2", "u", "cart"
+	key := types.NamespacedName{Namespace: "shop", Name: "cart"}
+	c.desks[key] = newDesk(c, key)
+	c.desks[key].releases[r.UID] = r
+	return c, r
+}

@@ -1,0 +1,214 @@
+package evidence
+
+import (
+	"bytes"
+	"compress/gzip"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func TestWhatIsHidden(t *testing.T) {
+	tests := []struct {
+		name, kind, body, want string
+		cut                    bool
+	}{
+		{"fields", "application/json", `{"user": "ada", "password" : "horse staple", "n":1}`, `{"user": "ada", "password" : "[hidden]", "n":1}`, false},
+		{"types stay", "application/json; charset=utf-8", `{"token":12345,"apiKey":true,"api-key":null}`, `{"token":0,"apiKey":false,"api-key":null}`, false},
+		{"all below", "application/problem+json", `{"credentials":{"a":"b","list":[1,{"c":"d"}]},"e":"f"}`, `{"credentials":{"a":"[hidden]","list":[0,{"c":"[hidden]"}]},"e":"f"}`, false},
+		{"in lists", "application/json", `[{"secret":"x"},{"name":"y"}]`, `[{"secret":"[hidden]"},{"name":"y"}]`, false},
+		{"a string that looks like one", "application/json", `{"note":"use ghp_abcdefghijklmnopqrstuvwxyz0123"}`, `{"note":"use [hidden]"}`, false},
+		{"cut in a secret", "application/json", `{"id": 7, "password":"hors`, `{"id": 7, "password"`, true},
+		{"cut in a text", "application/json", `{"id": 7, "note":"hors`, `{"id": 7, "note"`, true},
+		{"several values", "application/json", "{\"pin\":\"1\"}\n{\"pin\":\"2\"}\n", "{\"pin\":\"[hidden]\"}\n{\"pin\":\"[hidden]\"}\n", false},
+		{"an escaped name", "application/json", `{"pass\u0077ord":"x"}`, `{"pass\u0077ord":"[hidden]"}`, false},
+		{"a field of one's own", "application/json", `{"customer":"x"}`, `{"customer":"[hidden]"}`, false},
+		{"without a type", "", `{"password":"x"}`, `{"password":"[hidden]"}`, false},
+		{"a form", "application/x-www-form-urlencoded", "name=ada&password=x%20y&%zz=1&auth%5Btoken%5D=5", "name=ada&password=%5Bhidden%5D&%zz=%5Bhidden%5D&auth%5Btoken%5D=%5Bhidden%5D", false},
+		{"text", "text/plain", "see postgres://u:pw@db/x and Bearer abcdefgh12", "see [hidden]db/x and [hidden]", false},
+		{"a key", "text/plain", "-----BEGIN RSA PRIVATE KEY-----\nabc", "[hidden]", false},
+		{"files", "multipart/form-data; boundary=x", "--x", "", true},
+	}
+	rules := &Rules{Fields: []string{"customer"}}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			p := &Pair{Request: Request{Method: "POST", Target: "/", Body: Body{Bytes: []byte(tt.body)}}}
+			if tt.kind != "" {
+				p.Request.Header = map[string][]string{"Content-Type": {tt.kind}}
+			}
+			rules.Redact(p)
+			b := p.Request.Body
+			if string(b.Bytes) != tt.want || b.Cut != tt.cut {
+				t.Errorf("kept is %s (cut %v), want %s (cut %v)", b.Bytes, b.Cut, tt.want, tt.cut)
+			}
+			if !b.Cut && b.Changed != (tt.want != tt.body) {
+				t.Errorf("it is said to be changed: %v", b.Changed)
+			}
+		})
+	}
+}
+
+func TestHeadersAndParametersAreHidden(t *testing.T) {
+	p := &Pair{
+		Request: Request{Method: "GET", Target: "/a?q=1&access_token=abc&next=Bearer%20abcdefghi", Header: map[string][]string{
+			"Authorization": {"Bearer x"}, "Cookie": {"a=b"}, "Accept": {"text/html"}, "X-Tenant": {"7"}, "X-Forwarded-For": {"10.0.0.1"},
+		}},
+		Answer: &Answer{Status: 500, Header: map[string][]string{"Set-Cookie": {"a=b"}, "Content-Type": {"text/plain"}}, Body: Body{Bytes: []byte("oops")}},
+		Why:    "status 500: eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.abc",
+	}
+	(&Rules{Headers: []string{"x-tenant"}}).Redact(p)
+	want := Request{Method: "GET", Target: "/a?q=1&access_token=%5Bhidden%5D&next=%5Bhidden%5D", Header: map[string][]string{
+		"Authorization": {Hidden}, "Cookie": {Hidden}, "Accept": {"text/html"}, "X-Tenant": {"7"}, "X-Forwarded-For": {Hidden},
+	}, Hidden: []string{"Authorization", "Cookie", "X-Forwarded-For", "access_token", "next"}}
+	if diff := cmp.Diff(want, p.Request); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	if p.Answer.Header["Set-Cookie"][0] != Hidden || string(p.Answer.Body.Bytes) != "oops" || p.Why != "status 500: "+Hidden {
+		t.Errorf("the answer is %+v, why %q", p.Answer, p.Why)
+	}
+}
+
+func TestCompressedBodiesAreReadAndHidden(t *testing.T) {
+	var z bytes.Buffer
+	w := gzip.NewWriter(&z)
+	_, _ = w.Write([]byte(`{"password":"x"}`))
+	_ = w.Close()
+	for _, tt := range []struct {
+		encoding string
+		body     []byte
+		want     string
+		cut      bool
+	}{{"gzip", z.Bytes(), `{"password":"[hidden]"}`, false}, {"gzip", z.Bytes()[:20], "", true}, {"br", []byte("secret"), "", true}} {
+		a := &Answer{Header: map[string][]string{"Content-Encoding": {tt.encoding}, "Content-Type": {"application/json"}}, Body: Body{Bytes: tt.body}}
+		(&Rules{}).Answer(a)
+		if a.Body.Cut != tt.cut || !tt.cut && string(a.Body.Bytes) != tt.want || strings.Contains(string(a.Body.Bytes), "x\"") {
+			t.Errorf("%s: %q, cut %v", tt.encoding, a.Body.Bytes, a.Body.Cut)
+		}
+	}
+}
+
+func TestNoBodies(t *testing.T) {
+	p := &Pair{Request: Request{Method: "POST", Target: "/", Body: Body{Bytes: []byte("x")}}}
+	(&Rules{NoBodies: true}).Redact(p)
+	if len(p.Request.Body.Bytes) > 0 || !p.Request.Body.Cut {
+		t.Errorf("kept is %+v", p.Request.Body)
+	}
+}
+
+func FuzzNoSecretIsLeft(f *testing.F) {
+	for _, s := range []string{`{"password":"SECRETVALUE"}`, `[{"a":{"token":["SECRETVALUE"]}}]`, `{"password":"SECRET`, `{"a":1}{"password":"SECRETVALUE"`, `{`, `null`} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		hidden := map[string]bool{}
+		out, whole := (&Rules{}).json([]byte(s), hidden)
+		var before, after any
+		if err := json.Unmarshal([]byte(s), &before); err == nil {
+			if !whole {
+				t.Fatalf("%q is JSON, and was cut: %q", s, out)
+			}
+			if err := json.Unmarshal(out, &after); err != nil {
+				t.Fatalf("%q became %q: %v", s, out, err)
+			}
+			look(t, after, false)
+		}
+	})
+}
+
+// look fails if there is a text below a secret name.
+func look(t *testing.T, v any, hides bool) {
+	switch v := v.(type) {
+	case map[string]any:
+		for name, of := range v {
+			look(t, of, hides || (&Rules{}).Secret(name))
+		}
+	case []any:
+		for _, of := range v {
+			look(t, of, hides)
+		}
+	case string:
+		if hides && v != Hidden {
+			t.Errorf("%q is left", v)
+		}
+	case float64:
+		if hides && v != 0 {
+			t.Errorf("%v is left", v)
+		}
+	}
+}
+
+func TestARingKeepsWhatIsOfInterest(t *testing.T) {
+	r := &Ring{Most: 3, Bytes: 6000, Age: time.Minute}
+	start := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	n := 0
+	add := func(class Class, version string, after time.Duration, size int) {
+		n++
+		r.Add(&Pair{ID: fmt.Sprint(n), Class: class, Version: version, Time: start.Add(after), Request: Request{Body: Body{Bytes: make([]byte, size)}}})
+	}
+	ids := func() (out []string) {
+		for _, p := range r.Pairs() {
+			out = append(out, p.ID)
+		}
+		return out
+	}
+	add(Sample, "stable", 0, 0)
+	for i := range 4 {
+		add(Failed, "canary", time.Duration(i)*time.Second, 0)
+	}
+	if diff := cmp.Diff([]string{"1", "3", "4", "5"}, ids()); diff != "" {
+		t.Errorf("more of one class (-want +got):\n%s", diff)
+	}
+	add(Slow, "canary", 5*time.Second, 3600) // there is no room for the sample any more
+	if diff := cmp.Diff([]string{"3", "4", "5", "6"}, ids()); diff != "" {
+		t.Errorf("more bytes (-want +got):\n%s", diff)
+	}
+	add(Failed, "stable", 5*time.Second, 10_000)
+	add(Failed, "stable", 62500*time.Millisecond, 0)
+	if diff := cmp.Diff([]string{"5", "6", "8"}, ids()); diff != "" {
+		t.Errorf("older, and too large for any room (-want +got):\n%s", diff)
+	}
+	r.Grown(1000)
+	if diff := cmp.Diff([]string{"5", "8"}, ids()); diff != "" {
+		t.Errorf("one has grown (-want +got):\n%s", diff)
+	}
+}
+
+func TestABundleIsReadAsItWasWritten(t *testing.T) {
+	b := &Bundle{Format: Format, Release: "cart-1", Moved: []string{"b"}, Pairs: []Pair{
+		{ID: "s", Class: Sample, Version: "canary", Request: Request{Method: "GET", Target: "/"}},
+		{ID: "f", Class: Failed, Version: "stable", Request: Request{Method: "GET", Target: "/"}},
+		{ID: "a", Class: Failed, Version: "canary", Request: Request{Method: "GET", Target: "/", Body: Body{Bytes: []byte{0xff, 0}}}},
+		{ID: "b", Class: Failed, Version: "canary", Request: Request{Method: "POST", Target: "/x", Body: Body{Bytes: []byte("text"), Cut: true}},
+			Answer: &Answer{Status: 500, Trailer: map[string][]string{"Grpc-Status": {"13"}}}},
+	}}
+	b.Sort()
+	var order []string
+	for _, p := range b.Pairs {
+		order = append(order, p.ID)
+	}
+	if diff := cmp.Diff([]string{"b", "a", "s", "f"}, order); diff != "" {
+		t.Errorf("the order (-want +got):\n%s", diff)
+	}
+	text, err := json.Marshal(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := Read(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(b, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	for text, want := range map[string]string{
+		"{": "no evidence", `{"format":2}`: "format 2", `{"format":1,"pairs":[{"request":{"method":"GET","target":"evil"}}]}`: "pairs[0]",
+	} {
+		if _, err := Read([]byte(text)); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: the error is %v, want %q", text, err, want)
+		}
+	}
+}
