@@ -45,11 +45,33 @@ func (b *Bridge) plain(ctx context.Context, w *way, o Order, pod *reach.Pod, cov
 	g.Go(func() error { return (&proxy.Server{Dial: l.dialer.DialContext, Log: b.Log}).Serve(beside, ln) })
 	env = proxied(env, ln.Addr().String())
 	g.Go(func() error { b.tellRevoked(beside, covering); return nil })
+	b.Say("the command has this machine's network, with a proxy to the cluster's (ALL_PROXY); addresses of services in its variables lead through loopback ports")
+	return o.here(ctx, env)
+}
+
+// Alone runs a command as it is, without a cluster: of the order count the command, where
+// it runs, its streams and Started.
+func Alone(ctx context.Context, o Order) (int, error) {
+	o.begun(dialHere)
+	return o.here(ctx, o.Env)
+}
+
+// here runs the command on this machine.
+func (o *Order) here(ctx context.Context, env []string) (int, error) {
 	cmd := exec.CommandContext(ctx, o.Command[0], o.Command[1:]...)
 	cmd.Dir, cmd.Env = o.Dir, env
-	// A nil *os.File is no nil reader.
+	cmd.Cancel = func() error {
+		if cmd.Process.Signal(os.Interrupt) != nil { // Windows has no way to
+			return cmd.Process.Kill()
+		}
+		return nil
+	}
+	// A nil *os.File is no nil reader. Who has nothing to read needs no terminal, and can
+	// be ended with all that it has started.
 	if o.Stdin != nil {
 		cmd.Stdin = o.Stdin
+	} else {
+		defer apart(cmd)()
 	}
 	if o.Stdout != nil {
 		cmd.Stdout = o.Stdout
@@ -57,14 +79,7 @@ func (b *Bridge) plain(ctx context.Context, w *way, o Order, pod *reach.Pod, cov
 	if o.Stderr != nil {
 		cmd.Stderr = o.Stderr
 	}
-	cmd.Cancel = func() error {
-		if cmd.Process.Signal(os.Interrupt) != nil { // Windows has no way to
-			return cmd.Process.Kill()
-		}
-		return nil
-	}
 	cmd.WaitDelay = 5 * time.Second
-	b.Say("the command has this machine's network, with a proxy to the cluster's (ALL_PROXY); addresses of services in its variables lead through loopback ports")
 	return exitCode(o.Command[0], cmd.Run())
 }
 

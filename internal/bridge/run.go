@@ -40,6 +40,8 @@ type Order struct {
 	Plain bool
 	// Publish are ports of the command to open on this machine's loopback too.
 	Publish []uint16
+	// Started, if not nil, is called when the command runs, with a way to its ports.
+	Started func(dial func(ctx context.Context, network string, port uint16) (net.Conn, error))
 }
 
 // Run runs a command with the cluster's network, and with the environment and files
@@ -113,6 +115,7 @@ func (b *Bridge) Run(ctx context.Context, o Order) (int, error) {
 			}
 			dial := inside(j.DialInside)
 			started.Store(&dial)
+			o.begun(j.DialInside)
 			return b.accompany(ctx, w, j, o, files, &calls, covering)
 		} else {
 			b.Say(fmt.Sprintf("the command has no network of its own: %v", why))
@@ -120,7 +123,14 @@ func (b *Bridge) Run(ctx context.Context, o Order) (int, error) {
 	}
 	dial := inside(dialHere)
 	started.Store(&dial)
+	o.begun(dialHere)
 	return b.plain(ctx, w, o, pod, covering)
+}
+
+func (o *Order) begun(dial inside) {
+	if o.Started != nil {
+		o.Started(dial)
+	}
 }
 
 // inside connects to a port of the command.

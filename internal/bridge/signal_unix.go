@@ -4,6 +4,7 @@ package bridge
 
 import (
 	"os"
+	"os/exec"
 	"syscall"
 )
 
@@ -13,4 +14,16 @@ func signalOf(s *os.ProcessState) int {
 		return int(status.Signal())
 	}
 	return 0
+}
+
+// apart gives a command a group of processes of its own, all of which end with it. What
+// it returns is called when the command has ended.
+func apart(cmd *exec.Cmd) (end func()) {
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
+	return func() {
+		if cmd.Process != nil {
+			_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // none may be left
+		}
+	}
 }

@@ -118,6 +118,7 @@ func (p *Program) commands() []*cobra.Command {
 		p.shipCommand(),
 		p.changeCommand(),
 		p.releaseCommand(),
+		p.replayCommand(),
 		p.workerCommand(),
 		p.clusterCommand(),
 		p.installCommand(),

@@ -13,11 +13,13 @@ import (
 	"time"
 
 	core "k8s.io/api/core/v1"
+	rbac "k8s.io/api/rbac/v1"
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"github.com/bightdev/bight/api/v1alpha1"
+	"github.com/bightdev/bight/internal/release/evidence"
 )
 
 // TestRelease releases versions of a workload that Bight did not deploy, while others
@@ -54,6 +56,7 @@ func TestRelease(t *testing.T) {
 		{"Promoted", testReleasePromoted},
 		{"ByHand", testReleaseByHand},
 		{"Convicted", testReleaseConvicted},
+		{"Replayed", testReplay},
 		{"WithoutALeader", testUndoWithoutALeader},
 		{"KilledAgent", testReleaseKilledAgent},
 		{"NotReady", testReleaseNeverReady},
@@ -295,6 +298,85 @@ func testReleaseConvicted(b *bay) {
 	_, errs, code := b.bight("release", "start", tillNamed, "--env", "WHO=broken", "--env", "BROKEN=yes", "-n", b.namespace, "--detach")
 	if code == 0 || !strings.Contains(errs, "--again") {
 		b.Errorf("a convicted version comes back: exit code %d\n%s", code, errs)
+	}
+}
+
+// testReplay asks code on this machine what has convicted the version of the step before.
+func testReplay(b *bay) {
+	name := b.current().Name
+	var kept evidence.Bundle
+	b.eventually("the evidence is with the controller", func() error {
+		said, errs, code := b.bight("replay", tillNamed, "-n", b.namespace, "-o", "json")
+		if code != 0 {
+			return fmt.Errorf("exit code %d: %s", code, errs)
+		}
+		if err := json.Unmarshal([]byte(said), &kept); err != nil {
+			return err
+		}
+		if kept.Deployment == "" || len(kept.Pairs) == 0 {
+			return fmt.Errorf("%s", said)
+		}
+		return nil
+	})
+	failed, same := 0, 0
+	for _, p := range kept.Pairs {
+		if p.Class == evidence.Failed && p.Version == v1alpha1.Canary {
+			failed++
+			if p.Answer != nil && p.Answer.Status == 500 && len(p.Stable) == 2 && p.Stable[0].Status == 200 {
+				same++
+			}
+		}
+	}
+	moved := slices.DeleteFunc(slices.Clone(kept.Moved), func(id string) bool {
+		return slices.ContainsFunc(kept.Pairs, func(p evidence.Pair) bool { return p.ID == id })
+	})
+	b.Logf("%d requests were kept; %d failed at the version, of which stable answered %d; %d moved E", len(kept.Pairs), failed, same, len(kept.Moved))
+	if kept.Release != name || !kept.Convicted || failed == 0 || same == 0 || len(kept.Moved) == 0 || len(moved) > 0 || len(kept.Path) < 2 {
+		b.Errorf("of release %s: %d failed, %d answered by stable, %d of %d that moved E are missing, the path is %v", kept.Release, failed, same, len(moved), len(kept.Moved), kept.Path)
+	}
+	if len(kept.Pods) == 0 || !strings.Contains(kept.Pods[0].Log, "this version is broken") || !slices.Contains(kept.Differs, "spec.containers[till].env[BROKEN].value: yes (new)") {
+		b.Errorf("the pods are %+v, what differs is %q", kept.Pods, kept.Differs)
+	}
+
+	// In the pod's environment, the code as it was, and as it is now.
+	replayed := func(want int, args ...string) string {
+		b.Helper()
+		said, errs, code := b.bight(append([]string{"replay", name, "-n", b.namespace, "--once"}, args...)...)
+		if code != want {
+			b.Errorf("replay %q: exit code %d, want %d\n%s%s", args, code, want, said, errs)
+		}
+		return errs
+	}
+	program := b.program("cart")
+	for _, alone := range [][]string{nil, {"--alone"}} {
+		said := replayed(1, append(alone, "--", "env", "BROKEN=yes", "WHO=here", program)...)
+		if !strings.Contains(said, "status 500, stable's is 200") {
+			b.Errorf("of the broken one is said\n%s", said)
+		}
+		if said = replayed(0, append(alone, "--", "env", "WHO=here", program)...); !strings.Contains(said, " 0 failed") {
+			b.Errorf("of the other is said\n%s", said)
+		}
+	}
+	if said := replayed(1, "--", "false"); !strings.Contains(said, "has ended with 1 before anybody could reach it at port 8080") {
+		b.Errorf("of a command that ends is said\n%s", said)
+	}
+
+	// A test of it.
+	dir := b.dir + "/testdata/replay"
+	if said, errs, code := b.bight("replay", name, "-n", b.namespace, "--save-test="+dir); code != 0 {
+		b.Fatalf("exit code %d\n%s%s", code, said, errs)
+	}
+	for env, want := range map[string]int{"WHO=here": 0, "BROKEN=yes": 1} {
+		if said, errs, code := b.bight("replay", dir+"/"+name+".json", "--once", "--", "env", env, program); code != want {
+			b.Errorf("%s: exit code %d, want %d\n%s%s", env, code, want, said, errs)
+		}
+	}
+
+	// Who may only look sees no request of anybody.
+	pods := rbac.PolicyRule{APIGroups: []string{""}, Resources: []string{"pods"}, Verbs: []string{"list"}} // grant waits for it
+	b.grant("watcher", pods, rbac.PolicyRule{APIGroups: []string{"bight.dev"}, Resources: []string{"releases", "tickets"}, Verbs: []string{"get", "list", "watch", "create", "delete"}})
+	if _, errs, code := b.bight("replay", name, "-n", b.namespace, "--kubeconfig", as(b.T, "watcher")); code == 0 || !strings.Contains(errs, "releases/evidence") {
+		b.Errorf("a viewer gets it: exit code %d\n%s", code, errs)
 	}
 }
 

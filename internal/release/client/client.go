@@ -159,6 +159,23 @@ func some(names []string) string {
 	return strings.Join(names, ", ")
 }
 
+// Of returns all releases that a name means, the newest first: those of the Deployment
+// of that name, or else that release alone, or those of the Kubernetes Service.
+func (c *Client) Of(ctx context.Context, name string) ([]v1alpha1.Release, error) {
+	all, err := c.List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	one, err := Find(all, name, c.namespace)
+	if err != nil {
+		return nil, err
+	}
+	if one.Spec.Deployment != name && one.Name == name {
+		return []v1alpha1.Release{*one}, nil
+	}
+	return slices.DeleteFunc(all, func(r v1alpha1.Release) bool { return r.Spec.Deployment != one.Spec.Deployment }), nil
+}
+
 // Get returns the release that a name means.
 func (c *Client) Get(ctx context.Context, name string) (*v1alpha1.Release, error) {
 	all, err := c.List(ctx)

@@ -72,6 +72,9 @@ func walk(path string, v any, into map[string]string) {
 			if m, ok := of.(map[string]any); ok {
 				if name, ok := m["name"].(string); ok {
 					at = fmt.Sprintf("%s[%s]", path, name)
+					if len(m) > 1 {
+						delete(m, "name")
+					}
 					if _, has := m["value"]; has && (&evidence.Rules{}).Secret(name) {
 						m["value"] = evidence.Hidden
 					}

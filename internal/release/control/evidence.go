@@ -245,9 +245,9 @@ func (co *course) facts() *evidence.Bundle {
 func (c *Controller) tellOfPod(ctx context.Context, f *evidence.PodFacts, p *corev1.Pod) {
 	events, err := c.typed.CoreV1().Events(p.Namespace).List(ctx, metav1.ListOptions{FieldSelector: "involvedObject.uid=" + string(p.UID)})
 	if err == nil {
-		slices.SortFunc(events.Items, func(a, b corev1.Event) int { return a.LastTimestamp.Compare(b.LastTimestamp.Time) })
+		slices.SortFunc(events.Items, func(a, b corev1.Event) int { return happened(a).Compare(happened(b)) })
 		for _, e := range events.Items {
-			f.Events = append(f.Events, evidence.Text(fmt.Sprintf("%s %s: %s", e.LastTimestamp.UTC().Format(time.RFC3339), e.Reason, e.Message)))
+			f.Events = append(f.Events, evidence.Text(fmt.Sprintf("%s %s: %s", happened(e).UTC().Format(time.RFC3339), e.Reason, e.Message)))
 		}
 	}
 	for _, container := range p.Spec.Containers {
@@ -263,6 +263,16 @@ func (c *Controller) tellOfPod(ctx context.Context, f *evidence.PodFacts, p *cor
 			break
 		}
 	}
+}
+
+// happened is when an event was last seen, which those who make events say in three ways.
+func happened(e corev1.Event) time.Time {
+	for _, at := range []time.Time{e.LastTimestamp.Time, e.EventTime.Time} {
+		if !at.IsZero() {
+			return at
+		}
+	}
+	return e.CreationTimestamp.Time
 }
 
 func (c *Controller) logOf(ctx context.Context, p *corev1.Pod, container string, previous bool) string {

@@ -57,6 +57,9 @@ func Serve() {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	protocols.SetUnencryptedHTTP2(true)
+	if os.Getenv("BROKEN") != "" {
+		log.Print("this version is broken")
+	}
 	server := &http.Server{Handler: mux, Protocols: protocols}
 	if os.Getenv("GRACE") != "" {
 		ended := make(chan os.Signal, 1)

@@ -1,0 +1,279 @@
+package cli
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/bightdev/bight/internal/bridge"
+	"github.com/bightdev/bight/internal/release/client"
+	"github.com/bightdev/bight/internal/release/evidence"
+	"github.com/bightdev/bight/internal/replay"
+	"github.com/bightdev/bight/internal/ui/term"
+)
+
+// replayFlags are the flags of bight replay, and of those that replay for another reason.
+type replayFlags struct {
+	releaseFlags
+	to, save                string
+	port                    int
+	headers                 []string
+	all, strict, once, bare bool
+}
+
+func (f *replayFlags) flags(p *Program, c *cobra.Command) {
+	f.releaseFlags.flags(p, c)
+	c.Flags().Lookup("namespace").Usage = "namespace of the release (default: the context's)"
+	c.Flags().IntVar(&f.port, "port", 0, "port of COMMAND (default: that of the service's container)")
+	c.Flags().StringArrayVarP(&f.headers, "header", "H", nil, "header to send with each request, NAME=VALUE: in place of one that was hidden, for example")
+	c.Flags().BoolVar(&f.all, "all", false, "send requests that could change something, too: POST, PUT, DELETE and such")
+	c.Flags().BoolVar(&f.strict, "strict", false, "an answer whose body differs from stable's fails")
+	c.Flags().BoolVar(&f.bare, "alone", false, "run COMMAND as it is, without the cluster's network and the pod's environment")
+}
+
+func (p *Program) replayCommand() *cobra.Command {
+	var f replayFlags
+	c := &cobra.Command{
+		Use:   "replay RELEASE|FILE [flags] [-- COMMAND [ARG...]]",
+		Short: "Ask a program here what convicted a release",
+		Long: `Send the requests that convicted a release to the code on this machine, and say for
+each whether it passes now: whether it is answered as stable has answered it, or, where
+that is not known, without an error. Again after each save, until Ctrl-C; with --once,
+once, and the exit code is 1 if a request fails.
+
+RELEASE is a release, or a Deployment, which means its newest release that has
+evidence; FILE is what --save-test has written. Without a COMMAND and --to, the
+evidence is shown.
+
+COMMAND runs as though it were in the service's pod (see bight run): what it asks of
+other services is answered by those in the cluster. It is started anew after each save.
+With --alone, and where the evidence is a FILE's, it runs without the cluster.
+With --to, the requests go to a program that runs already.
+
+What is secret was never kept: headers by which users are known, fields with names such
+as password and token, texts that look like keys. --header gives a header again.
+Requests that could change something are not sent without --all.`,
+		Example: `  bight replay cart
+  bight replay cart -- go run ./cmd/cart
+  bight replay cart --to http://localhost:8080 --header "Authorization=Bearer $TOKEN"
+  bight replay cart --save-test
+  bight replay testdata/replay/cart-7.json --once -- go run ./cmd/cart`,
+		RunE: func(c *cobra.Command, args []string) error {
+			name, command, err := split(c, args)
+			if err != nil {
+				return err
+			}
+			return p.replay(c.Context(), &f, name, command)
+		},
+		ValidArgsFunction: completeReleases(&f.target),
+	}
+	f.flags(p, c)
+	c.Flags().StringVar(&f.to, "to", "", "URL of a program that runs already: http://HOST:PORT")
+	c.Flags().BoolVar(&f.once, "once", false, "send the requests once, and end")
+	c.Flags().StringVar(&f.save, "save-test", "", "write the evidence to a file in this directory: the next change must pass it in its preview")
+	c.Flags().Lookup("save-test").NoOptDefVal = replay.TestDir
+	return c
+}
+
+// split takes the one name before -- and the command after it.
+func split(c *cobra.Command, args []string) (name string, command []string, err error) {
+	before := args
+	if dash := c.ArgsLenAtDash(); dash >= 0 {
+		before, command = args[:dash], args[dash:]
+		if len(command) == 0 {
+			return "", nil, usageError("%s: there is no command after --", c.CommandPath())
+		}
+	}
+	switch len(before) {
+	case 0:
+		return "", nil, usageError("%s: name a release or a Deployment; bight release history lists them", c.CommandPath())
+	case 1:
+		return before[0], command, nil
+	}
+	return "", nil, usageError("%s takes one release, not %q; a command to run comes after --", c.CommandPath(), before)
+}
+
+// check refuses flags that make no sense together.
+func (f *replayFlags) check(command []string) (http.Header, error) {
+	switch {
+	case f.to != "" && len(command) > 0:
+		return nil, usageError("--to is for a program that runs already: leave out the command, or --to")
+	case len(command) == 0 && (f.bare || f.port != 0):
+		return nil, usageError("--alone and --port are about the command, which is missing: name it after --")
+	case f.port < 0 || f.port > 65535:
+		return nil, usageError("--port %d: a port is between 1 and 65535", f.port)
+	}
+	if f.to != "" {
+		u, err := url.Parse(f.to)
+		if err != nil || u.Scheme != "http" || u.Host == "" || strings.Trim(u.Path, "/") != "" {
+			return nil, usageError("--to %s: give http://HOST:PORT", f.to)
+		}
+	}
+	h := http.Header{}
+	for _, text := range f.headers {
+		name, value, ok := strings.Cut(text, "=")
+		if !ok || name == "" {
+			return nil, usageError("--header %s: give NAME=VALUE", text)
+		}
+		h.Add(name, value)
+	}
+	return h, nil
+}
+
+func (p *Program) replay(ctx context.Context, f *replayFlags, name string, command []string) error {
+	header, err := f.check(command)
+	if err != nil {
+		return err
+	}
+	printer := p.printer(f.output == "json", nil)
+	defer printer.Close()
+	b, isFile, err := p.evidence(ctx, f, name, printer)
+	if err != nil {
+		return err
+	}
+	if f.save != "" {
+		if err := saveTest(printer, b, f.save); err != nil || len(command) == 0 && f.to == "" {
+			return err
+		}
+	}
+	if len(command) == 0 && f.to == "" {
+		return showEvidence(printer, b, f.output == "json")
+	}
+	s := &stage{
+		p: p, f: f, printer: printer, bundle: b, pairs: replay.Of(b), command: command,
+		player: &replay.Player{Header: header, All: f.all, Strict: f.strict},
+	}
+	if len(s.pairs) == 0 {
+		return fmt.Errorf("nothing was kept of requests for release %s: there is nothing to replay (bight replay %s shows what is known)", b.Release, name)
+	}
+	if f.output != "json" {
+		printer.Note("", headline(b, time.Now()))
+	}
+	leave, err := s.set(ctx, isFile)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	return s.run(ctx)
+}
+
+// set makes ready what the command is run in: the cluster, unless the evidence is a file's
+// or the command is to be alone.
+func (s *stage) set(ctx context.Context, isFile bool) (leave func(), err error) {
+	s.order = bridge.Order{Command: s.command, Env: os.Environ()}
+	s.order.Stderr, _ = s.p.Stderr.(*os.File)
+	if s.order.Stdout, _ = s.p.Stdout.(*os.File); s.f.output == "json" {
+		s.order.Stdout = s.order.Stderr
+	}
+	if len(s.command) == 0 || s.f.bare || isFile {
+		return func() {}, nil
+	}
+	t := s.f.target
+	t.namespace = cmp.Or(t.namespace, s.bundle.Namespace)
+	of, err := s.p.subject(ctx, &t, "", "deployment/"+s.bundle.Deployment, s.printer)
+	if err != nil {
+		return nil, err
+	}
+	if leave, err = of.admit(ctx, nil, true); err != nil {
+		return nil, err
+	}
+	s.bridge, s.order.Service = of.bridge, of.name
+	return leave, nil
+}
+
+// evidence reads a file, or asks the controller.
+func (p *Program) evidence(ctx context.Context, f *replayFlags, name string, printer *term.Printer) (b *evidence.Bundle, isFile bool, err error) {
+	if strings.ContainsAny(name, `/\`) || strings.HasSuffix(name, ".json") {
+		text, err := os.ReadFile(name)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, true, codedError{code: exitNotFound, err: fmt.Errorf("there is no file %s: bight replay RELEASE --save-test writes one", name)}
+		}
+		if err == nil {
+			b, err = evidence.Read(text)
+		}
+		if err != nil {
+			return nil, true, fmt.Errorf("read %s: %w", name, err)
+		}
+		return b, true, nil
+	}
+	if err := f.target.check(); err != nil {
+		return nil, false, err
+	}
+	cluster, _, err := f.target.load(printer)
+	if err != nil {
+		return nil, false, err
+	}
+	f.target.log(p.Stderr)
+	rc, err := client.New(cluster)
+	if err != nil {
+		return nil, false, err
+	}
+	all, err := rc.Of(ctx, name)
+	if err != nil {
+		return nil, false, releaseError(err)
+	}
+	to := controllerClient(cluster, rc.Namespace())
+	if err := to.Open(ctx); err != nil {
+		return nil, false, err
+	}
+	defer to.Close()
+	for _, r := range all {
+		b, err := to.Evidence(ctx, r.Namespace, r.Name)
+		if errors.Is(err, evidence.ErrNone) {
+			continue
+		}
+		if err != nil {
+			return nil, false, err
+		}
+		return b, false, nil
+	}
+	why := "requests are kept when a version is undone, for a week"
+	if r := all[0]; !r.Status.Convicted && r.Status.Ended == nil {
+		why = "it is under way: " + why
+	}
+	return nil, false, codedError{code: exitNotFound, err: fmt.Errorf("there is no evidence of %s in namespace %s: %s", name, rc.Namespace(), why)}
+}
+
+// saveTest writes a bundle to where the next change's preview finds it.
+func saveTest(printer *term.Printer, b *evidence.Bundle, dir string) error {
+	file := filepath.Join(dir, b.Release+".json")
+	text, n, err := replay.Test(b)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	if err := os.WriteFile(file, text, 0o644); err != nil {
+		return err
+	}
+	printer.Note("", fmt.Sprintf("%s has %s; look at what is in it, commit it, and the next change's preview must answer %s", file, term.Count(n, "request"), them(n)))
+	return nil
+}
+
+func them(n int) string {
+	if n == 1 {
+		return "it"
+	}
+	return "them"
+}
+
+// dialTo connects to a program that runs already.
+func dialTo(to string) func(context.Context, int) (net.Conn, error) {
+	u, _ := url.Parse(to) // it was checked
+	address := net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), "80"))
+	return func(ctx context.Context, _ int) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "tcp", address)
+	}
+}
