@@ -2,20 +2,13 @@ package cli
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
-	"io"
 	"net"
-	"os"
-	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
 	"github.com/bightdev/bight/internal/bridge"
-	"github.com/bightdev/bight/internal/ignore"
-	"github.com/bightdev/bight/internal/live"
 	"github.com/bightdev/bight/internal/release/evidence"
 	"github.com/bightdev/bight/internal/replay"
 	"github.com/bightdev/bight/internal/ui/term"
@@ -53,7 +46,9 @@ func (s *stage) run(ctx context.Context) error {
 	}
 	watched, stop := context.WithCancel(ctx)
 	defer stop()
-	saves, err := s.watch(watched)
+	saves, err := replay.Saves(watched, ".", s.f.target.log(s.p.Stderr), func(err error) {
+		s.printer.Warn("", err.Error(), "end with Ctrl-C and start again after a save")
+	})
 	if err != nil {
 		return err
 	}
@@ -64,9 +59,6 @@ func (s *stage) run(ctx context.Context) error {
 	}
 	return nil
 }
-
-// errSaved ends a round: there is something newer to try.
-var errSaved = errors.New("files were saved")
 
 // endedError says that the command has ended before it listened.
 type endedError struct {
@@ -282,70 +274,4 @@ func (s *stage) outcome(all []replay.Result) error {
 		return errors.New("no request was sent")
 	}
 	return nil
-}
-
-// watch tells of saved files whose content is another than before.
-func (s *stage) watch(ctx context.Context) (<-chan string, error) {
-	root, err := filepath.Abs(".")
-	if err != nil {
-		return nil, err
-	}
-	rules := ignore.In(root, ".")
-	w := &live.Watcher{Roots: []string{root}, Log: s.f.target.log(s.p.Stderr), Ignore: func(path string, dir bool) bool {
-		rel, err := filepath.Rel(root, path)
-		return err != nil || slices.Contains([]string{".git", ".hg", ".svn", "node_modules"}, filepath.Base(rel)) || rel != "." && rules.Ignored(filepath.ToSlash(rel), dir)
-	}}
-	batches, saves := make(chan live.Batch), make(chan string)
-	go func() {
-		if err := w.Run(ctx, batches); err != nil && ctx.Err() == nil {
-			s.printer.Warn("", err.Error(), "end with Ctrl-C and start again after a save")
-		}
-	}()
-	go func() {
-		known := map[string][sha256.Size]byte{}
-		for {
-			var b live.Batch
-			select {
-			case b = <-batches:
-			case <-ctx.Done():
-				return
-			}
-			var changed []string
-			for _, path := range b.Paths {
-				sum := digestOf(path)
-				if was, has := known[path]; !has || was != sum {
-					known[path] = sum
-					rel, _ := filepath.Rel(root, path)
-					changed = append(changed, rel)
-				}
-			}
-			if len(changed) == 0 {
-				continue
-			}
-			text := changed[0]
-			if n := len(changed) - 1; n > 0 {
-				text += fmt.Sprintf(" and %d more", n)
-			}
-			select {
-			case saves <- text:
-			case <-ctx.Done():
-				return
-			}
-		}
-	}()
-	return saves, nil
-}
-
-// digestOf is that of a file's content, of nothing if it can't be read.
-func digestOf(path string) (sum [sha256.Size]byte) {
-	f, err := os.Open(path)
-	if err != nil {
-		return sum
-	}
-	defer f.Close()
-	h := sha256.New()
-	if _, err := io.Copy(h, f); err != nil {
-		return sum
-	}
-	return [sha256.Size]byte(h.Sum(nil))
 }
