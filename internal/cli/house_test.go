@@ -61,7 +61,7 @@ var mayImport = map[string][]string{
 	"internal/change/controller": {
 		"api/v1alpha1", "internal/app", "internal/deploy", "internal/kube", "internal/session",
 		"=internal/change", "internal/change/work", "internal/change/repo", "internal/change/host", "internal/change/attest",
-		"internal/change/suite", "internal/change/apart", "internal/release",
+		"internal/change/suite", "internal/change/apart", "internal/release", "internal/replay", "internal/ui",
 	},
 	"internal/doctor": {"internal/app", "internal/kube", "internal/deploy", "internal/image"},
 	"internal/session": {

@@ -36,7 +36,7 @@ stands.`,
 	}
 	c.AddCommand(p.releaseStartCommand(), p.releaseStatusCommand(), p.releaseWatchCommand(), p.releaseHistoryCommand())
 	c.AddCommand(p.releaseOrderCommands()...)
-	c.AddCommand(p.releaseRetryCommand())
+	c.AddCommand(p.releaseRetryCommand(), p.releaseBlameCommand())
 	return c
 }
 

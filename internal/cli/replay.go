@@ -148,7 +148,7 @@ func (p *Program) replay(ctx context.Context, f *replayFlags, name string, comma
 		}
 	}
 	if len(command) == 0 && f.to == "" {
-		return showEvidence(printer, b, f.output == "json")
+		return p.showEvidence(printer, b, f.output == "json")
 	}
 	s := &stage{
 		p: p, f: f, printer: printer, bundle: b, pairs: replay.Of(b), command: command,

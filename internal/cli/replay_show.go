@@ -26,25 +26,27 @@ func headline(b *evidence.Bundle, now time.Time) string {
 }
 
 // showEvidence prints what is known of a release that was undone.
-func showEvidence(printer *term.Printer, b *evidence.Bundle, asJSON bool) error {
+func (p *Program) showEvidence(printer *term.Printer, b *evidence.Bundle, asJSON bool) error {
 	if asJSON {
 		return printer.Data(b, nil)
 	}
 	if err := printer.Data(nil, factsTable(b, time.Now())); err != nil {
 		return err
 	}
+	fmt.Fprintln(p.Stdout)
 	if err := printer.Data(nil, pairsTable(b)); err != nil {
 		return err
 	}
-	for _, p := range b.Pods {
-		if p.Log == "" {
+	fmt.Fprintln(p.Stdout)
+	for _, pod := range b.Pods {
+		if pod.Log == "" {
 			continue
 		}
-		lines := strings.Split(strings.TrimRight(p.Log, "\n"), "\n")
+		lines := strings.Split(strings.TrimRight(pod.Log, "\n"), "\n")
 		if n := len(lines) - shownLog; n > 0 {
 			lines = append([]string{fmt.Sprintf("(%d lines before; all are in -o json)", n)}, lines[n:]...)
 		}
-		printer.Log(p.Name, strings.Join(lines, "\n"))
+		printer.Log(pod.Name, strings.Join(lines, "\n"))
 		break // of one pod: the others mostly say the same
 	}
 	if len(b.Pairs) > 0 {
@@ -70,7 +72,7 @@ func factsTable(b *evidence.Bundle, now time.Time) *term.Table {
 		add("undone", term.Duration(now.Sub(b.Time))+" ago")
 	}
 	add("why", joined(b.Why))
-	if n := len(b.Path); n > 1 {
+	if n := len(b.Path); n > 1 && !strings.HasPrefix(b.Why, "E = ") {
 		last := b.Path[n-1]
 		add("evidence", fmt.Sprintf("E = %s, abort at %s, after %s of %s in %s", b.E, b.AbortAt, plural(last.Errors, "error"),
 			plural(last.Requests, "request"), term.Duration(last.Time.Sub(b.Path[0].Time))))

@@ -31,6 +31,7 @@ type stage struct {
 	pairs   []*evidence.Pair
 	command []string
 	player  *replay.Player
+	quiet   bool           // what comes of requests is not printed
 	bridge  *bridge.Bridge // nil for none
 	order   bridge.Order
 }
@@ -185,11 +186,11 @@ func (s *stage) play(ctx context.Context) []replay.Result {
 	asJSON := s.f.output == "json"
 	began := time.Now()
 	all := s.player.Play(ctx, s.pairs, func(r replay.Result) {
-		if !asJSON {
+		if !asJSON && !s.quiet {
 			s.print(r)
 		}
 	})
-	if ctx.Err() != nil {
+	if ctx.Err() != nil || s.quiet {
 		return all
 	}
 	n := replay.Count(all)

@@ -54,6 +54,9 @@ type Player struct {
 	All bool
 	// Strict fails answers whose bodies differ.
 	Strict bool
+	// Errors fails only what is an error, whatever stable has answered: the program has
+	// other data.
+	Errors bool
 	// Patience is how long an answer may take: 30 s.
 	Patience time.Duration
 }
@@ -95,7 +98,11 @@ func (p *Player) one(ctx context.Context, to clients, pair *evidence.Pair) Resul
 		return Result{State: Skipped, Why: why}
 	}
 	a, elapsed, err := p.send(ctx, to, pair)
-	r := Judge(pair, a, elapsed, err, p.Strict)
+	of := *pair
+	if p.Errors {
+		of.Stable, of.Class = nil, evidence.Failed
+	}
+	r := Judge(&of, a, elapsed, err, p.Strict)
 	r.Answer, r.Elapsed = a, elapsed
 	return r
 }

@@ -133,6 +133,12 @@ func TestRequestsAreSentAsTheyWere(t *testing.T) {
 			if n := Count(p.Play(t.Context(), pairs[1:3], nil)); n[Passed] != 1 || n[Skipped] != 1 {
 				t.Errorf("with all: %v", n)
 			}
+			// With other data, what is no error passes.
+			p.Errors = true
+			if r := p.Play(t.Context(), []*evidence.Pair{{Class: evidence.Sample, Answer: answer(404, ""), Request: evidence.Request{Method: "GET", Target: "/away", HTTP2: h2, Port: 8080}}}, nil)[0]; r.State != Passed {
+				t.Errorf("it is %+v", r)
+			}
+			got = got[:3]
 			proto := map[bool]string{false: "HTTP/1.1", true: "HTTP/2.0"}[h2]
 			want := []string{proto + " GET cart.shop /a?b=%20c 7 [mine] ", proto + " GET program:8080 /away  [mine] ", proto + " POST program:8080 /b  [mine] x"}
 			if diff := cmp.Diff(want, got); diff != "" {

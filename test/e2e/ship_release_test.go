@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/bightdev/bight/api/v1alpha1"
+	"github.com/bightdev/bight/internal/change"
 )
 
 // TestShipRelease ships to an environment where new versions take over step by step.
@@ -28,6 +29,7 @@ func TestShipRelease(t *testing.T) {
 	d.chain(t, []dockTest{
 		{"Promoted", testShipPromoted},
 		{"Undone", testShipUndone},
+		{"Replayed", testShipReplayed},
 		{"PutBack", testShipPutBack},
 	})
 }
@@ -203,6 +205,46 @@ func testShipUndone(d *dock) {
 		d.Errorf("it says %q", c.Status.Message)
 	}
 	d.serves(d.prod, "cart", "second")
+}
+
+// testShipReplayed keeps what convicted the version of the step before as a test: what
+// still fails at it never leaves its preview.
+func testShipReplayed(d *dock) {
+	d.plan(`{"keep": "1s", "steps": [{"weight": 30, "for": "1s"}]}`)
+	dir := d.dir + "/cart/testdata/replay"
+	if out, errs, code := d.bight("replay", "cart", "-n", d.prod, "--save-test="+dir); code != 0 {
+		d.Fatalf("replay --save-test: exit code %d\n%s%s", code, out, errs)
+	}
+	before := len(d.releases())
+	d.write("cart/main.go", strings.Replace(shipped("cart", "fifth"), "fmt.Fprintln(w, word)", "http.Error(w, word, 503)\n\t\tfmt.Fprintln(w)", 1))
+	d.commit("fifth")
+	said := d.ships(1)
+	if !strings.Contains(said, "such requests convicted release cart-") || !strings.Contains(said, "cart/testdata/replay/") || len(d.releases()) != before {
+		d.Errorf("what fails at it goes on: %d releases, %d before; bight ship said\n%s", len(d.releases()), before, said)
+	}
+	// Which commit it was, is found by the same evidence.
+	program := "go run -C cart ."
+	out, errs, code := d.bight("release", "blame", "cart", "-n", d.prod, "--alone", "--", "sh", "-c", program)
+	if code != 0 || !strings.Contains(out, "third") {
+		d.Errorf("release blame: exit code %d\n%s%s", code, out, errs)
+	}
+	d.write("cart/main.go", shipped("cart", "sixth"))
+	name := d.commit("sixth")
+	d.ships(0)
+	d.serves(d.prod, "cart", "sixth")
+	step := change.StepOf(d.change(name).Status.Steps, v1alpha1.PreviewStep)
+	for _, r := range d.change(name).Status.Runs {
+		if s := change.StepOf(r.Steps, v1alpha1.PreviewStep); s != nil {
+			step = s
+		}
+	}
+	if step == nil || !strings.Contains(step.Message, "that convicted earlier releases pass") {
+		d.Errorf("the preview says %+v", step)
+	}
+	// The next test expects what was there before.
+	d.write("cart/main.go", shipped("cart", "second"))
+	d.commit("second again")
+	d.ships(0)
 }
 
 // testShipPutBack ships what was there before, while the release of something newer is

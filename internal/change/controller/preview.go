@@ -166,6 +166,13 @@ func (c *Controller) preview(ctx context.Context, a *v1alpha1.App, namespace str
 	if err := smoke(ctx, art.app, namespace); err != nil {
 		return refused("%s", err), nil
 	}
+	replayed, err := c.replays(ctx, a, run.Commit, art.app, namespace)
+	switch {
+	case ctx.Err() != nil:
+		return erred(err), nil
+	case err != nil:
+		return refused("%s", err), nil
+	}
 	links := 0
 	urls := map[string]string{}
 	for _, s := range art.app.Services {
@@ -174,7 +181,7 @@ func (c *Controller) preview(ctx context.Context, a *v1alpha1.App, namespace str
 			urls[s.Name] = fmt.Sprintf("http://%s.%s.svc:%d", s.Name, namespace, s.Ports[0].Number)
 		}
 	}
-	done := v1alpha1.Step{State: v1alpha1.StepPassed, Message: fmt.Sprintf("%d services and %d links answer in %s", len(art.app.Services), links, namespace)}
+	done := v1alpha1.Step{State: v1alpha1.StepPassed, Message: withReplays(fmt.Sprintf("%d services and %d links answer in %s", len(art.app.Services), links, namespace), replayed)}
 	if !result.Changed() {
 		done.Cached = "the preview runs these very images already"
 	}

@@ -1,0 +1,209 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/bightdev/bight/internal/replay"
+	"github.com/bightdev/bight/internal/ui/term"
+)
+
+func (p *Program) releaseBlameCommand() *cobra.Command {
+	var f replayFlags
+	var good, bad string
+	c := &cobra.Command{
+		Use:   "blame RELEASE|FILE [flags] -- COMMAND [ARG...]",
+		Short: "Find the commit that convicted a release",
+		Long: `Find the first commit at which a request that convicted a release fails: COMMAND is
+run for some of the commits between the one that was stable and the one that was
+released, as in bight replay, each in a checkout of its own below a temporary directory.
+Nothing in this working tree is changed. It is run in the directory that corresponds to
+this one. A commit at which it does not come to listen is passed over.`,
+		Example: `  bight release blame cart -- go run ./cmd/cart
+  bight release blame cart --good v1.4.0 -- go run ./cmd/cart`,
+		RunE: func(c *cobra.Command, args []string) error {
+			name, command, err := split(c, args)
+			if err != nil {
+				return err
+			}
+			if len(command) == 0 {
+				return usageError("%s: name the command that runs the service, as in -- go run .", c.CommandPath())
+			}
+			return p.blame(c.Context(), &f, name, command, good, bad)
+		},
+		ValidArgsFunction: completeReleases(&f.target),
+	}
+	f.flags(p, c)
+	c.Flags().StringVar(&good, "good", "", "commit at which the requests pass (default: that of what was stable)")
+	c.Flags().StringVar(&bad, "bad", "", "commit at which they fail (default: that of the release)")
+	return c
+}
+
+func (p *Program) blame(ctx context.Context, f *replayFlags, name string, command []string, good, bad string) error {
+	header, err := f.check(command)
+	if err != nil {
+		return err
+	}
+	printer := p.printer(f.output == "json", nil)
+	defer printer.Close()
+	b, isFile, err := p.evidence(ctx, f, name, printer)
+	if err != nil {
+		return err
+	}
+	if good == "" {
+		good = b.Stable.Commit
+	}
+	if bad == "" {
+		bad = b.Canary.Commit
+	}
+	if good == "" || bad == "" {
+		return usageError("it is not known which commits release %s is between, as it was not shipped by a change: give --good and --bad", b.Release)
+	}
+	commits, err := between(ctx, good, bad)
+	if err != nil {
+		return err
+	}
+	s := &stage{
+		p: p, f: f, printer: printer, bundle: b, pairs: replay.Of(b), command: command, quiet: true,
+		player: &replay.Player{Header: header, All: f.all, Strict: f.strict},
+	}
+	if len(s.pairs) == 0 {
+		return fmt.Errorf("nothing was kept of requests for release %s: there is nothing to replay", b.Release)
+	}
+	leave, err := s.set(ctx, isFile)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	return s.blame(ctx, commits)
+}
+
+// commit is one that may be to blame.
+type commit struct {
+	Hash   string `json:"commit"`
+	Title  string `json:"title"`
+	Author string `json:"author"`
+}
+
+func (c commit) String() string { return c.Hash[:min(12, len(c.Hash))] + " " + c.Title }
+
+// blame tries commits.
+func (s *stage) blame(ctx context.Context, commits []commit) error {
+	asJSON := s.f.output == "json"
+	s.printer.Note("", fmt.Sprintf("%s between what was stable and release %s", term.Count(len(commits), "commit"), s.bundle.Release))
+	tell := func(c commit, is replay.Tried, why string) {
+		words := map[replay.Tried]string{replay.IsGood: "passes", replay.IsBad: "fails", replay.IsUnknown: "can't be told"}
+		s.printer.Note("", c.String()+": "+words[is]+parens(why))
+	}
+	try := func(i int) (replay.Tried, error) {
+		is, why, err := s.try(ctx, commits[i].Hash)
+		if err == nil {
+			tell(commits[i], is, why)
+		}
+		return is, err
+	}
+	// What is assumed of the last is seen first: that the requests fail here, too.
+	is, err := try(len(commits) - 1)
+	if err != nil {
+		return err
+	}
+	if is != replay.IsBad {
+		return fmt.Errorf("at %s, which was released, no request fails here: what convicted it does not come from the code alone (data, configuration, load); bight replay %s shows the evidence",
+			commits[len(commits)-1], s.bundle.Release)
+	}
+	first, last, err := replay.Bisect(len(commits), try)
+	switch {
+	case errors.Is(err, replay.ErrUnclear):
+		var some []string
+		for _, c := range commits[first : last+1] {
+			some = append(some, c.String())
+		}
+		return fmt.Errorf("it is one of these, of which all but the last can't be told: %s", strings.Join(some, "; "))
+	case err != nil:
+		return err
+	}
+	c := commits[first]
+	if asJSON {
+		return s.printer.Data(c, nil)
+	}
+	return s.printer.Data(nil, &term.Table{Head: []string{"FIRST THAT FAILS", "BY", "TITLE"}, Rows: [][]string{{c.Hash[:min(12, len(c.Hash))], c.Author, c.Title}}})
+}
+
+// try plays at one commit.
+func (s *stage) try(ctx context.Context, hash string) (is replay.Tried, why string, err error) {
+	dir, err := os.MkdirTemp("", "bight-blame-*")
+	if err != nil {
+		return 0, "", err
+	}
+	defer os.RemoveAll(dir)
+	tree := filepath.Join(dir, "tree")
+	if _, err := gitHere(ctx, "worktree", "add", "--quiet", "--detach", tree, hash); err != nil {
+		return 0, "", err
+	}
+	defer func() {
+		_, gone := gitHere(context.WithoutCancel(ctx), "worktree", "remove", "--force", tree)
+		err = errors.Join(err, gone)
+	}()
+	below, err := gitHere(ctx, "rev-parse", "--show-prefix")
+	if err != nil {
+		return 0, "", err
+	}
+	s.order.Dir = filepath.Join(tree, filepath.FromSlash(below))
+	if _, err := os.Stat(s.order.Dir); err != nil {
+		return replay.IsUnknown, "it has no directory " + below, nil
+	}
+	all, err := s.round(ctx, nil)
+	var early *endedError
+	switch {
+	case errors.As(err, &early):
+		return replay.IsUnknown, early.Error(), nil
+	case err != nil:
+		return 0, "", err
+	}
+	for _, r := range all {
+		if r.State == replay.Failed {
+			return replay.IsBad, r.Name + ": " + r.Why, nil
+		}
+	}
+	if replay.Count(all)[replay.Passed] == 0 {
+		return 0, "", errors.New("no request was sent: " + all[0].Why + " (--all sends what could change something, too)")
+	}
+	return replay.IsGood, "", nil
+}
+
+// between are the commits after good up to bad, the oldest first.
+func between(ctx context.Context, good, bad string) ([]commit, error) {
+	out, err := gitHere(ctx, "log", "--reverse", "--first-parent", "--format=%H%x00%an%x00%s", good+".."+bad)
+	if err != nil {
+		return nil, fmt.Errorf("%w; --good and --bad name commits that are in this repository", err)
+	}
+	var all []commit
+	for line := range strings.SplitSeq(out, "\n") {
+		if parts := strings.SplitN(line, "\x00", 3); len(parts) == 3 {
+			all = append(all, commit{Hash: parts[0], Author: parts[1], Title: parts[2]})
+		}
+	}
+	if len(all) == 0 {
+		return nil, fmt.Errorf("there is no commit after %s up to %s: --good names one that comes before --bad", good, bad)
+	}
+	return all, nil
+}
+
+// gitHere runs git in this directory and returns what it prints.
+func gitHere(ctx context.Context, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, "git", args...)
+	var errs strings.Builder
+	cmd.Stderr = &errs
+	out, err := cmd.Output()
+	if err != nil {
+		return "", fmt.Errorf("git %s: %w: %s", strings.Join(args, " "), err, strings.TrimSpace(errs.String()))
+	}
+	return strings.TrimRight(string(out), "\n"), nil
+}
