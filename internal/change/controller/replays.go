@@ -5,8 +5,13 @@ import (
 	"fmt"
 	"net"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 
 	"github.com/bightdev/bight/api/v1alpha1"
 	"github.com/bightdev/bight/internal/app"
@@ -50,7 +55,7 @@ func (c *Controller) replays(ctx context.Context, a *v1alpha1.App, commit string
 		if err != nil {
 			return n, fmt.Errorf("%s: %w", f.Path, err)
 		}
-		passed, err := askAgain(ctx, b, of, namespace)
+		passed, err := c.askAgain(ctx, b, of, namespace)
 		if err != nil {
 			return n, fmt.Errorf("%w (%s)", err, f.Path)
 		}
@@ -67,7 +72,7 @@ func isReplay(f repo.Entry) bool {
 
 // askAgain asks a service of a preview what one release was convicted by. The preview's data
 // are not those of stable, so only errors fail.
-func askAgain(ctx context.Context, b *evidence.Bundle, of *app.App, namespace string) (n int, err error) {
+func (c *Controller) askAgain(ctx context.Context, b *evidence.Bundle, of *app.App, namespace string) (n int, err error) {
 	s := of.Service(b.Deployment)
 	if s == nil {
 		s = of.Service(b.Service)
@@ -75,8 +80,12 @@ func askAgain(ctx context.Context, b *evidence.Bundle, of *app.App, namespace st
 	if s == nil {
 		return 0, fmt.Errorf("the evidence is about service %s, which the app does not have any more: remove the file", b.Deployment)
 	}
+	at, err := c.envs.podOf(ctx, s.Name, namespace)
+	if err != nil {
+		return 0, err
+	}
 	p := &replay.Player{All: true, Errors: true, Dial: func(ctx context.Context, port int) (net.Conn, error) {
-		return new(net.Dialer).DialContext(ctx, "tcp", net.JoinHostPort(s.Name+"."+namespace+".svc", strconv.Itoa(port)))
+		return new(net.Dialer).DialContext(ctx, "tcp", net.JoinHostPort(at, strconv.Itoa(port)))
 	}}
 	all := p.Play(ctx, replay.Of(b), nil)
 	if err := context.Cause(ctx); err != nil {
@@ -88,6 +97,27 @@ func askAgain(ctx context.Context, b *evidence.Bundle, of *app.App, namespace st
 		}
 	}
 	return replay.Count(all)[replay.Passed], nil
+}
+
+// podOf is the address of a pod that a Service leads to. The Service itself may lead to one
+// that is about to end, for as long as kube-proxy has not heard of that.
+func (e *environments) podOf(ctx context.Context, service, namespace string) (string, error) {
+	s, err := e.typed.CoreV1().Services(namespace).Get(ctx, service, metav1.GetOptions{})
+	if err != nil {
+		return "", err
+	}
+	pods, err := e.typed.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{LabelSelector: labels.FormatLabels(s.Spec.Selector)})
+	if err != nil {
+		return "", err
+	}
+	for i := range pods.Items {
+		p := &pods.Items[i]
+		ready := slices.ContainsFunc(p.Status.Conditions, func(c corev1.PodCondition) bool { return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue })
+		if ready && p.DeletionTimestamp == nil && p.Status.PodIP != "" {
+			return p.Status.PodIP, nil
+		}
+	}
+	return "", fmt.Errorf("service %s has no pod that is ready in %s", service, namespace)
 }
 
 // withReplays adds to what a preview has shown.

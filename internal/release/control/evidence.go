@@ -1,6 +1,7 @@
 package control
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -181,8 +182,10 @@ func (c *Controller) before(ctx context.Context, r *v1alpha1.Release) string {
 	return ""
 }
 
-// commitOf is the commit of a change, NAMESPACE/NAME, "" if that is not known.
+// commitOf is the commit that came of a change, NAMESPACE/NAME#ATTEMPT, "" if that is not
+// known.
 func (c *Controller) commitOf(ctx context.Context, change string) string {
+	change, _, _ = strings.Cut(change, "#")
 	namespace, name, ok := strings.Cut(change, "/")
 	if !ok {
 		return ""
@@ -192,7 +195,7 @@ func (c *Controller) commitOf(ctx context.Context, change string) string {
 	if err != nil || runtime.DefaultUnstructuredConverter.FromUnstructured(u.Object, &m) != nil {
 		return ""
 	}
-	return m.Spec.Commit
+	return cmp.Or(m.Status.Merged, m.Spec.Commit)
 }
 
 func (co *course) canaryPods() []*corev1.Pod {
