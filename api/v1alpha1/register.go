@@ -33,10 +33,16 @@ func Tickets() schema.GroupVersionResource { return GroupVersion().WithResource(
 // Releases is the resource that Releases are.
 func Releases() schema.GroupVersionResource { return GroupVersion().WithResource("releases") }
 
+// ReleasePolicies is the resource that ReleasePolicies are.
+func ReleasePolicies() schema.GroupVersionResource {
+	return GroupVersion().WithResource("releasepolicies")
+}
+
 // AddToScheme makes a scheme know the kinds.
 func AddToScheme(s *runtime.Scheme) error {
 	s.AddKnownTypes(GroupVersion(), &Intercept{}, &InterceptList{},
-		&App{}, &AppList{}, &Change{}, &ChangeList{}, &Ticket{}, &TicketList{}, &Release{}, &ReleaseList{})
+		&App{}, &AppList{}, &Change{}, &ChangeList{}, &Ticket{}, &TicketList{}, &Release{}, &ReleaseList{},
+		&ReleasePolicy{}, &ReleasePolicyList{})
 	metav1.AddToGroupVersion(s, GroupVersion())
 	return nil
 }

@@ -75,9 +75,13 @@ type ReleaseSpec struct {
 	// behind stays behind.
 	// +optional
 	Plan ReleasePlan `json:"plan,omitzero"`
-	// Orders hold until they are changed.
+	// Orders hold until they are changed. A ReleasePolicy of the namespace may refuse what is
+	// new in them; then those of before hold on. Undo is never refused.
 	// +optional
 	Orders ReleaseOrders `json:"orders,omitzero"`
+	// Ask are orders that somebody wants and may not give: somebody else approves them.
+	// +optional
+	Ask *ReleaseOrders `json:"ask,omitempty"`
 }
 
 // ReleasePlan is what happens by itself. Without steps it is: 5 % until the evidence
@@ -253,6 +257,15 @@ type ReleaseOrders struct {
 	// +optional
 	// +kubebuilder:validation:MaxLength=512
 	By string `json:"by,omitempty"`
+	// Groups are some of those that By is in, for a ReleasePolicy; admission refuses others.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=64
+	Groups []string `json:"groups,omitempty"`
+	// Asked is who has asked for these orders, if By has only approved them.
+	// +optional
+	// +kubebuilder:validation:MaxLength=512
+	Asked string `json:"asked,omitempty"`
 	// Why is what they said.
 	// +optional
 	// +kubebuilder:validation:MaxLength=1024
@@ -283,6 +296,9 @@ type ReleaseStatus struct {
 	// Convicted tells that the evidence was against the version: it does not come back.
 	// +optional
 	Convicted bool `json:"convicted,omitempty"`
+	// Refused are orders that a ReleasePolicy does not allow: those of before hold.
+	// +optional
+	Refused *ReleaseRefusal `json:"refused,omitempty"`
 	// Route is what the doors are to do.
 	// +optional
 	Route *Routing `json:"route,omitempty"`
@@ -316,6 +332,84 @@ type ReleaseStatus struct {
 	// +listType=map
 	// +listMapKey=type
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
+}
+
+// ReleaseRefusal is why orders do not hold.
+type ReleaseRefusal struct {
+	// Generation is that of the Release, with these orders.
+	Generation int64 `json:"generation"`
+	// Policy and Rule are what refuses them.
+	Policy string `json:"policy"`
+	// +optional
+	Rule string `json:"rule,omitempty"`
+	// Why is one line, for people.
+	Why string `json:"why"`
+	// Orders are those that hold instead.
+	// +optional
+	Orders ReleaseOrders `json:"orders,omitzero"`
+}
+
+// ReleasePolicy bounds what people may order of the Releases of its namespace. All
+// policies of a namespace hold. To undo a release is always allowed.
+//
+// +kubebuilder:object:root=true
+// +kubebuilder:subresource:status
+// +kubebuilder:resource:categories=bight
+// +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
+// +kubebuilder:printcolumn:name="Message",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].message`
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+type ReleasePolicy struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	Spec ReleasePolicySpec `json:"spec"`
+	// +optional
+	Status ReleasePolicyStatus `json:"status,omitzero"`
+}
+
+// ReleasePolicySpec says what must be true of each order.
+type ReleasePolicySpec struct {
+	// +listType=map
+	// +listMapKey=name
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=64
+	Rules []ReleaseRule `json:"rules"`
+}
+
+// ReleaseRule is one thing that must be true of each order.
+type ReleaseRule struct {
+	// Name is for people.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=128
+	Name string `json:"name"`
+	// Expression is CEL, with what Kubernetes adds to it, and is true if the order is
+	// allowed. It knows user (name, groups), asked (who has asked the user for it, or ""),
+	// order (weight in percent, promote, paused, routes), release (deployment, service,
+	// version, change, phase, weight, verdict, requests, errors, annotations) and now.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=4096
+	Expression string `json:"expression"`
+	// Message is what who is refused is told.
+	// +optional
+	// +kubebuilder:validation:MaxLength=1024
+	Message string `json:"message,omitempty"`
+}
+
+// ReleasePolicyStatus says whether the rules can be read.
+type ReleasePolicyStatus struct {
+	// +optional
+	// +listType=map
+	// +listMapKey=type
+	Conditions []metav1.Condition `json:"conditions,omitempty"`
+}
+
+// ReleasePolicyList is a list of ReleasePolicies.
+//
+// +kubebuilder:object:root=true
+type ReleasePolicyList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+	Items           []ReleasePolicy `json:"items"`
 }
 
 // Routing is how requests are shared by the doors of stable's pods.

@@ -43,7 +43,7 @@ var mayImport = map[string][]string{
 		"internal/release",
 	},
 	"internal/change":        {"api/v1alpha1"},
-	"internal/change/review": {"internal/app"},
+	"internal/change/review": {"internal/app", "internal/expr"},
 	"internal/change/repo":   {},
 	"internal/change/host":   {},
 	"internal/change/queue":  {},
@@ -73,6 +73,8 @@ var mayImport = map[string][]string{
 	"internal/release/control":  {"internal/release", "internal/kube", "api/v1alpha1"},
 	"internal/release/spec":     {"internal/release", "api/v1alpha1"},
 	"internal/release/evidence": {},
+	"internal/release/bounds":   {"internal/release", "api/v1alpha1", "internal/expr"},
+	"internal/expr":             {},
 	"internal/replay":           {"internal/release", "internal/live", "internal/ignore"},
 	"internal/release/client":   {"internal/release", "internal/release/spec", "internal/kube", "api/v1alpha1"},
 	"internal/cli": {

@@ -12,6 +12,7 @@ import (
 	"github.com/bightdev/bight/api/v1alpha1"
 	"github.com/bightdev/bight/internal/release"
 	"github.com/bightdev/bight/internal/release/client"
+	"github.com/bightdev/bight/internal/release/spec"
 	"github.com/bightdev/bight/internal/steer"
 	"github.com/bightdev/bight/internal/ui/term"
 )
@@ -21,6 +22,7 @@ type orderFlags struct {
 	releaseFlags
 	why     string
 	timeout time.Duration
+	ask     bool
 }
 
 // obeying is how long pods may take to obey, and scaling how long it may take to have
@@ -34,6 +36,9 @@ func (f *orderFlags) flags(p *Program, c *cobra.Command, timeout time.Duration) 
 	f.releaseFlags.flags(p, c)
 	c.Flags().StringVar(&f.why, "why", "", "the reason, for the others")
 	c.Flags().DurationVar(&f.timeout, "timeout", timeout, "how long it may take until every pod obeys")
+	if c.Name() != "undo" && c.Name() != "approve" {
+		c.Flags().BoolVar(&f.ask, "ask", false, "do not order it but ask for it: somebody who may approves it")
+	}
 }
 
 // orderCommand is a command that gives an order to a release. order reads what it is
@@ -52,6 +57,9 @@ func (p *Program) orderCommand(c *cobra.Command, timeout time.Duration, order fu
 			return usageError("--timeout %s: give a time over 0, as in --timeout 30s", f.timeout)
 		}
 		return p.releases(&f.releaseFlags, func(rc *client.Client, printer *term.Printer) error {
+			if f.ask {
+				return askOrder(c.Context(), rc, printer, args[0], o, f.why)
+			}
 			return giveOrder(c.Context(), rc, printer, c.Name(), args[0], o, &f)
 		})
 	}
@@ -72,6 +80,43 @@ func giveOrder(ctx context.Context, rc *client.Client, printer *term.Printer, co
 	// Of a share, or of none, all is said with it.
 	where := command != "route" && command != "promote" && a.Release.Spec.Orders.Weight == nil && !a.Release.Spec.Orders.Undo
 	return printer.Data(a, &term.Table{Empty: answerText(a, where)})
+}
+
+// askOrder asks for an order that somebody else approves.
+func askOrder(ctx context.Context, rc *client.Client, printer *term.Printer, name string, o client.Order, why string) error {
+	r, err := rc.Ask(ctx, name, o, why)
+	if err != nil {
+		return err
+	}
+	return printer.Data(r, &term.Table{Empty: fmt.Sprintf("asked: %s. bight release approve %s, by somebody who may, gives it", askText(r), r.Spec.Deployment)})
+}
+
+// askText says what somebody asks for.
+func askText(r *v1alpha1.Release) string {
+	o := r.Spec.Ask
+	if o == nil {
+		return ""
+	}
+	return o.By + " asks for " + spec.Tell(*o)
+}
+
+func (p *Program) releaseDeclineCommand() *cobra.Command {
+	var f releaseFlags
+	c := &cobra.Command{
+		Use: "decline NAME", Short: "Take back what somebody has asked for", Args: exactlyOne("a name: of a deployment, or of a release"),
+		RunE: func(c *cobra.Command, args []string) error {
+			return p.releases(&f, func(rc *client.Client, printer *term.Printer) error {
+				r, err := rc.Decline(c.Context(), args[0])
+				if err != nil {
+					return err
+				}
+				return printer.Data(r, &term.Table{Empty: "declined"})
+			})
+		},
+		ValidArgsFunction: completeReleases(&f.target),
+	}
+	f.flags(p, c)
+	return c
 }
 
 // answerText is what has become of an order, in a line: "25 % at 3 of 3 pods, 84 ms",
@@ -118,6 +163,12 @@ begins it anew.
 
 A promoted version can be undone as long as the pods of the version before are kept.`,
 		}, obeying, plain(client.Undo)),
+		p.orderCommand(&cobra.Command{
+			Use: "approve NAME", Short: "Give the orders that somebody has asked for", Args: name,
+			Long: `Give the orders that somebody has asked for with --ask, as your own: the policies of the
+namespace judge you, and know who has asked. bight release status shows them.`,
+		}, scaling, plain(client.Approve)),
+		p.releaseDeclineCommand(),
 	}
 }
 

@@ -138,7 +138,13 @@ func releaseTable(r *v1alpha1.Release, behind []string, now time.Time) *term.Tab
 	for _, x := range routes(r) {
 		add("route", x)
 	}
-	add("orders", orders(r.Spec.Orders))
+	if x := r.Status.Refused; x != nil {
+		add("orders", orders(x.Orders))
+		add("! refused", fmt.Sprintf("%s: policy %s, rule %s: %s", orders(r.Spec.Orders), x.Policy, x.Rule, joined(x.Why)))
+	} else {
+		add("orders", orders(r.Spec.Orders))
+	}
+	add("asked", askText(r))
 	add("verdict", verdictText(r.Status.Verdict))
 	add("stable", podsText(r.Status.Stable))
 	add("canary", podsText(r.Status.Canary))
@@ -233,8 +239,12 @@ func routeText(x v1alpha1.ReleaseRoute) string {
 // orders are what people want beyond the plan.
 func orders(o v1alpha1.ReleaseOrders) string {
 	by := o.By
-	if o.By = ""; equality.Semantic.DeepEqual(o, v1alpha1.ReleaseOrders{}) {
+	asked := o.Asked
+	if o.By, o.Groups, o.Asked = "", nil, ""; equality.Semantic.DeepEqual(o, v1alpha1.ReleaseOrders{}) {
 		return ""
+	}
+	if asked != "" {
+		return cmp.Or(by, "somebody") + " has approved what " + asked + " asked for: " + spec.Tell(o)
 	}
 	return cmp.Or(by, "somebody") + " has ordered: " + spec.Tell(o)
 }

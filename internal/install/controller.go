@@ -93,6 +93,8 @@ func (r *renderer) controllerRights() {
 	r.add(coreac.ServiceAccount(Controller, Namespace))
 	r.add(rbacac.ClusterRole(Controller).WithRules(
 		rule(v1alpha1.Group, []string{"apps", "apps/status", "apps/finalizers", "changes", "changes/status", "tickets", "releases", "releases/status"}, all...),
+		rule(v1alpha1.Group, []string{"releasepolicies"}, "get", "list", "watch"),
+		rule(v1alpha1.Group, []string{"releasepolicies/status"}, "patch"),
 		rule("", []string{"namespaces", "services", "configmaps", "secrets", "serviceaccounts", "persistentvolumeclaims"}, all...),
 		rule("apps", []string{"deployments"}, all...),
 		rule("apps", []string{"replicasets"}, "get", "list", "watch"),

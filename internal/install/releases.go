@@ -24,6 +24,12 @@ func (r *renderer) ordersPolicy() {
 		same = "(request.operation == 'UPDATE' && " + had + " == " + has + " && (!" + has + " || object.spec.orders == oldObject.spec.orders))"
 		none = "(request.operation == 'CREATE' && !" + has + ")"
 		mine = "(" + has + " && has(object.spec.orders.by) && object.spec.orders.by == request.userInfo.username)"
+		user = "(has(request.userInfo.groups) ? request.userInfo.groups : [])"
+		in   = "(!has(object.spec.orders.groups) || object.spec.orders.groups.all(g, g in " + user + "))"
+		// Who approves says whose wish it is, and truly.
+		asks  = "(!has(object.spec.orders.asked) || request.operation == 'UPDATE' && has(oldObject.spec.ask) && object.spec.orders.asked == oldObject.spec.ask.by)"
+		asked = "(!has(object.spec.ask) || request.operation == 'UPDATE' && has(oldObject.spec.ask) && object.spec.ask == oldObject.spec.ask" +
+			" || has(object.spec.ask.by) && object.spec.ask.by == request.userInfo.username)"
 	)
 	r.add(admissionac.ValidatingAdmissionPolicy(ordersPolicy).WithSpec(admissionac.ValidatingAdmissionPolicySpec().
 		WithFailurePolicy(admissionv1.Fail).
@@ -31,8 +37,8 @@ func (r *renderer) ordersPolicy() {
 			WithAPIGroups(v1alpha1.Group).WithAPIVersions("*").WithResources("releases").
 			WithOperations(admissionv1.Create, admissionv1.Update))).
 		WithValidations(admissionac.Validation().
-			WithExpression(same + " || " + none + " || " + mine).
-			WithMessageExpression("'who orders something of a Release says so: set spec.orders.by to ' + request.userInfo.username").
+			WithExpression("(" + same + " || " + none + " || " + mine + " && " + in + " && " + asks + ") && " + asked).
+			WithMessageExpression("'who orders something of a Release, or asks for it, says so: set spec.orders.by (spec.ask.by) to ' + request.userInfo.username + ', groups to some of theirs, and asked to nobody but who has asked'").
 			WithReason(metav1.StatusReasonForbidden))))
 	r.add(admissionac.ValidatingAdmissionPolicyBinding(ordersPolicy).WithSpec(admissionac.ValidatingAdmissionPolicyBindingSpec().
 		WithPolicyName(ordersPolicy).WithValidationActions(admissionv1.Deny)))
@@ -45,7 +51,7 @@ const doorsPolicy = "bight-release-doors"
 func (r *renderer) doorsPolicy() {
 	same := []string{"has(oldObject.status)", "has(object.status)"}
 	for _, field := range []string{
-		"phase", "message", "weight", "step", "steps", "started", "ended", "convicted", "route", "stable", "canary", "verdict", "events", "state", "evidence", "conditions",
+		"phase", "message", "weight", "step", "steps", "started", "ended", "convicted", "refused", "route", "stable", "canary", "verdict", "events", "state", "evidence", "conditions",
 	} {
 		was, is := "oldObject.status."+field, "object.status."+field
 		same = append(same, "has("+was+") == has("+is+") && (!has("+is+") || "+was+" == "+is+")")

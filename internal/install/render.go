@@ -43,6 +43,7 @@ const (
 	ticketPolicy = "bight-ticket-owner"
 	clients      = "bight-controller-clients"
 	viewers      = "bight-view"
+	rulers       = "bight-release-policies"
 	// Users is the ClusterRole of those who may make Intercepts, and have Apps. It is
 	// a part of the roles edit and admin.
 	Users = "bight-intercept"
@@ -187,12 +188,18 @@ func (r *renderer) rights() {
 			// A Release changes a Deployment, which who may edit may do anyway.
 			rbacac.PolicyRule().WithAPIGroups(v1alpha1.Group).WithResources("releases").
 				WithVerbs("get", "list", "watch", "create", "update", "patch", "delete"),
+			rbacac.PolicyRule().WithAPIGroups(v1alpha1.Group).WithResources("releasepolicies").WithVerbs("get", "list", "watch"),
 			// What users have sent, without what is secret: not for who may only look.
 			rbacac.PolicyRule().WithAPIGroups(v1alpha1.Group).WithResources("releases/evidence").WithVerbs("get"),
 		))
+	// Who orders does not say what may be ordered.
+	r.add(rbacac.ClusterRole(rulers).
+		WithLabels(map[string]string{"rbac.authorization.k8s.io/aggregate-to-admin": "true"}).
+		WithRules(rbacac.PolicyRule().WithAPIGroups(v1alpha1.Group).WithResources("releasepolicies").
+			WithVerbs("get", "list", "watch", "create", "update", "patch", "delete")))
 	r.add(rbacac.ClusterRole(viewers).
 		WithLabels(map[string]string{"rbac.authorization.k8s.io/aggregate-to-view": "true"}).
-		WithRules(rbacac.PolicyRule().WithAPIGroups(v1alpha1.Group).WithResources("apps", "changes", "releases").WithVerbs("get", "list", "watch")))
+		WithRules(rbacac.PolicyRule().WithAPIGroups(v1alpha1.Group).WithResources("apps", "changes", "releases", "releasepolicies").WithVerbs("get", "list", "watch")))
 }
 
 // policy makes an Intercept its maker's own: the agents act for the owner that it

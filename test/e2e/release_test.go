@@ -5,6 +5,7 @@ package e2e
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -55,6 +56,7 @@ func TestRelease(t *testing.T) {
 		{"Refused", testReleaseRefused},
 		{"Promoted", testReleasePromoted},
 		{"ByHand", testReleaseByHand},
+		{"Bounds", testReleaseBounds},
 		{"Convicted", testReleaseConvicted},
 		{"Replayed", testReplay},
 		{"WithoutALeader", testUndoWithoutALeader},
@@ -277,6 +279,86 @@ func testReleaseByHand(b *bay) {
 	if got.Failed > 0 || got.By["three"] == 0 {
 		b.Errorf("%v", got.Errors)
 	}
+}
+
+// testReleaseBounds orders what a policy allows, and what it does not.
+func testReleaseBounds(b *bay) {
+	policy := `
+apiVersion: bight.dev/v1alpha1
+kind: ReleasePolicy
+metadata: {name: share, namespace: ` + b.namespace + `}
+spec:
+  rules:
+  - name: small
+    expression: order.weight <= 25.0 || asked != '' && asked != user.name
+    message: more than 25 % takes two
+`
+	b.write("policy.yaml", policy)
+	if out, err := b.kubectl("apply", "-f", b.dir+"/policy.yaml"); err != nil {
+		b.Fatal(out, err)
+	}
+	b.Cleanup(func() {
+		if out, err := b.kubectl("delete", "releasepolicy.bight.dev", "share", "-n", b.namespace, "--ignore-not-found"); err != nil {
+			b.Error(out, err)
+		}
+	})
+	b.eventually("the policy is read", func() error {
+		out, err := b.kubectl("get", "releasepolicies.bight.dev", "-n", b.namespace)
+		if err == nil && !strings.Contains(out, "its rules hold") {
+			err = errors.New(out)
+		}
+		return err
+	})
+	b.release("three", fmt.Sprintf(hold, 5), "Held")
+	b.grant("ada", rbac.PolicyRule{APIGroups: []string{""}, Resources: []string{"pods"}, Verbs: []string{"list"}},
+		rbac.PolicyRule{APIGroups: []string{"bight.dev"}, Resources: []string{"releases"}, Verbs: []string{"get", "list", "watch", "update", "patch"}})
+	ada := []string{"-n", b.namespace, "--kubeconfig", as(b.T, "ada")}
+	said := func(want int, args ...string) string {
+		b.Helper()
+		out, errs, code := b.bight(append([]string{"release"}, args...)...)
+		if code != want {
+			b.Errorf("release %q: exit code %d, want %d\n%s%s", args, code, want, out, errs)
+		}
+		return out + errs
+	}
+	shown := func(want ...string) {
+		b.Helper()
+		text := said(0, "status", tillNamed, "-n", b.namespace)
+		for _, w := range want {
+			if !strings.Contains(text, w) {
+				b.Errorf("bight release status does not say %q:\n%s", w, text)
+			}
+		}
+	}
+	said(0, append([]string{"weight", tillNamed, "25"}, ada...)...)
+	if text := said(2, append([]string{"weight", tillNamed, "50"}, ada...)...); !strings.Contains(text, "refused by policy share (rule small): more than 25 % takes two") {
+		b.Errorf("of what is refused is said\n%s", text)
+	}
+	shown("25 %", "refused", "more than 25 % takes two")
+	// What comes after it has nothing of what was refused.
+	said(0, append([]string{"pause", tillNamed}, ada...)...)
+	if by := b.shares(200); by["three"] != 50 {
+		b.Errorf("%v", by)
+	}
+	said(0, append([]string{"weight", tillNamed, "50", "--ask", "--why", "it looks good"}, ada...)...)
+	shown("ada asks for 50 % of the requests, pause (it looks good)")
+	if text := said(2, append([]string{"approve", tillNamed}, ada...)...); !strings.Contains(text, "takes two") {
+		b.Errorf("who asks approves: %s", text)
+	}
+	said(0, append([]string{"weight", tillNamed, "50", "--ask"}, ada...)...)
+	said(0, "approve", tillNamed, "-n", b.namespace)
+	if by := b.shares(200); by["three"] != 100 {
+		b.Errorf("approved, %v", by)
+	}
+	shown("approved what ada asked for")
+	// Nobody says that somebody else has asked.
+	if out, err := b.kubectl("patch", "release.bight.dev", b.current().Name, "-n", b.namespace, "--type", "merge", "-p",
+		`{"spec":{"orders":{"weight":90,"asked":"bob"}}}`); err == nil || !strings.Contains(out+err.Error(), "says so") {
+		b.Errorf("a lie is taken: %s, %v", out, err)
+	}
+	said(0, append([]string{"undo", tillNamed}, ada...)...)
+	b.reaches("Undone")
+	b.unreleased()
 }
 
 // testReleaseConvicted has a version that always fails undone by the evidence alone.

@@ -250,13 +250,21 @@ func read(u *unstructured.Unstructured) (*v1alpha1.Release, error) {
 	return r, nil
 }
 
-// who is the name by which the API server knows this user.
-func (c *Client) who(ctx context.Context) (string, error) {
+// mostGroups is how many a Release has room for.
+const mostGroups = 64
+
+// who is how the API server knows this user.
+func (c *Client) who(ctx context.Context) (name string, groups []string, err error) {
 	review, err := c.typed.AuthenticationV1().SelfSubjectReviews().Create(ctx, &authenticationv1.SelfSubjectReview{}, metav1.CreateOptions{})
 	if err != nil {
-		return "", fmt.Errorf("ask the API server who we are: %w", c.cluster.Explain(err))
+		return "", nil, fmt.Errorf("ask the API server who we are: %w", c.cluster.Explain(err))
 	}
-	return review.Status.UserInfo.Username, nil
+	for _, g := range review.Status.UserInfo.Groups {
+		if !strings.HasPrefix(g, "system:") || g == "system:masters" { // which all have
+			groups = append(groups, g)
+		}
+	}
+	return review.Status.UserInfo.Username, groups[:min(len(groups), mostGroups)], nil
 }
 
 // write changes the orders of a release, if nobody else has changed it meanwhile.
@@ -294,8 +302,9 @@ func patch(r *v1alpha1.Release, o v1alpha1.ReleaseOrders) ([]byte, error) {
 			}
 		}
 	}
-	return json.Marshal(map[string]any{
-		"metadata": map[string]any{"resourceVersion": r.ResourceVersion},
-		"spec":     map[string]any{"orders": orders},
-	})
+	change := map[string]any{"orders": orders}
+	if o.Asked != "" {
+		change["ask"] = nil // it is approved
+	}
+	return json.Marshal(map[string]any{"metadata": map[string]any{"resourceVersion": r.ResourceVersion}, "spec": change})
 }

@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strconv"
@@ -13,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"github.com/bightdev/bight/api/v1alpha1"
@@ -224,12 +226,8 @@ func answer(r *v1alpha1.Release, took time.Duration) *Answer {
 // Give gives an order to the release that a name means, and returns when it is
 // observed. say is told what it waits for, each time that this is something else.
 func (c *Client) Give(ctx context.Context, name string, order Order, why string, timeout time.Duration, say func(waiting string)) (*Answer, error) {
-	by, err := c.who(ctx)
-	if err != nil {
-		return nil, err
-	}
 	began := time.Now()
-	given, err := c.order(ctx, name, order, by, why)
+	given, err := c.order(ctx, name, order, why)
 	if err != nil {
 		return nil, err
 	}
@@ -237,6 +235,9 @@ func (c *Client) Give(ctx context.Context, name string, order Order, why string,
 	defer cancel()
 	last, waiting := given, ""
 	err = c.Follow(limited, given, func(now *v1alpha1.Release) (bool, error) {
+		if x := now.Status.Refused; x != nil && x.Generation >= given.Generation {
+			return false, refuse("refused by policy %s (rule %s): %s; with --ask, somebody else can approve it", x.Policy, x.Rule, x.Why)
+		}
 		done, still := Observed(now)
 		if last = now; done || c.served(limited, now) {
 			return true, nil
@@ -277,9 +278,86 @@ func (c *Client) served(ctx context.Context, r *v1alpha1.Release) bool {
 	return len(names) >= ready && obeying(r, names)
 }
 
+// holding is a release whose orders are those that hold: of those that a policy refuses,
+// nothing is left in what comes next.
+func holding(r *v1alpha1.Release) *v1alpha1.Release {
+	r = r.DeepCopy()
+	if x := r.Status.Refused; x != nil {
+		r.Spec.Orders = x.Orders
+	}
+	r.Spec.Orders.Asked = ""
+	return r
+}
+
+// Approve gives the orders that somebody has asked for.
+func Approve() Order {
+	return underWay(func(r *v1alpha1.Release, o *v1alpha1.ReleaseOrders) error {
+		if r.Spec.Ask == nil {
+			return refuse("nobody asks for anything of release %s", r.Name)
+		}
+		*o = *r.Spec.Ask.DeepCopy()
+		o.Asked = r.Spec.Ask.By
+		return nil
+	})
+}
+
+// Ask asks for an order that somebody else is to approve. What was asked for before is
+// asked for no more.
+func (c *Client) Ask(ctx context.Context, name string, order Order, why string) (*v1alpha1.Release, error) {
+	by, groups, err := c.who(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return c.ask(ctx, name, func(r *v1alpha1.Release) (*v1alpha1.ReleaseOrders, error) {
+		o, err := order(holding(r))
+		o.By, o.Groups, o.Why = by, groups, why
+		return &o, err
+	})
+}
+
+// Decline takes back what somebody has asked for.
+func (c *Client) Decline(ctx context.Context, name string) (*v1alpha1.Release, error) {
+	return c.ask(ctx, name, func(r *v1alpha1.Release) (*v1alpha1.ReleaseOrders, error) {
+		if r.Spec.Ask == nil {
+			return nil, refuse("nobody asks for anything of release %s", r.Name)
+		}
+		return nil, nil
+	})
+}
+
+func (c *Client) ask(ctx context.Context, name string, what func(*v1alpha1.Release) (*v1alpha1.ReleaseOrders, error)) (*v1alpha1.Release, error) {
+	r, err := c.Get(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	o, err := what(r)
+	if err != nil {
+		return nil, err
+	}
+	// All of what was asked for before goes.
+	for _, spec := range []map[string]any{{"ask": nil}, {"ask": o}} {
+		body, err := json.Marshal(map[string]any{"spec": spec})
+		if err != nil {
+			return nil, err
+		}
+		u, err := c.releases().Patch(ctx, r.Name, types.MergePatchType, body, metav1.PatchOptions{FieldManager: manager})
+		if err != nil {
+			return nil, fmt.Errorf("ask for an order of release %s: %w", r.Name, c.explain(err))
+		}
+		if r, err = read(u); err != nil || o == nil {
+			return r, err
+		}
+	}
+	return r, nil
+}
+
 // order writes an order. While the status is written by the controller and by the
 // agents, that takes more than one try.
-func (c *Client) order(ctx context.Context, name string, order Order, by, why string) (*v1alpha1.Release, error) {
+func (c *Client) order(ctx context.Context, name string, order Order, why string) (*v1alpha1.Release, error) {
+	by, groups, err := c.who(ctx)
+	if err != nil {
+		return nil, err
+	}
 	for try := 1; ; try++ {
 		all, err := c.List(ctx)
 		if err != nil {
@@ -292,14 +370,16 @@ func (c *Client) order(ctx context.Context, name string, order Order, by, why st
 		if newest, err := Find(all, found.Spec.Deployment, c.namespace); err == nil && newest.Name != found.Name {
 			return nil, refuse("release %s is not the newest of deployment %s, which is %s: only that one takes orders", found.Name, found.Spec.Deployment, newest.Name)
 		}
-		o, err := order(found)
+		o, err := order(holding(found))
 		if err != nil {
 			return nil, err
 		}
 		if equality.Semantic.DeepEqual(o, found.Spec.Orders) && (why == "" || phaseOf(found).Ended()) {
 			return found, nil // as it is already
 		}
-		o.By, o.Why = by, why
+		if o.By, o.Groups = by, groups; o.Asked == "" || why != "" {
+			o.Why = why
+		}
 		given, err := c.write(ctx, found, o)
 		if err == nil {
 			return given, nil

@@ -261,11 +261,11 @@ func (c *Client) begin(ctx context.Context, s *scene, r, before *v1alpha1.Releas
 	if err := c.alone(ctx, s, r.Spec.Service); err != nil {
 		return nil, err
 	}
-	by, err := c.who(ctx)
+	by, groups, err := c.who(ctx)
 	if err != nil {
 		return nil, err
 	}
-	r.Spec.Orders.By = by
+	r.Spec.Orders.By, r.Spec.Orders.Groups = by, groups
 	if before != nil {
 		if err := c.remove(ctx, before); err != nil {
 			return nil, err

@@ -295,7 +295,7 @@ func (co *course) essence(s *v1alpha1.ReleaseStatus) string {
 	if s.Verdict != nil {
 		verdict = s.Verdict.Is
 	}
-	return digest([]any{m, s.Phase, s.Route, s.Stable, s.Canary, s.Events, s.Step, s.Steps, s.Convicted, verdict, co.r.Generation})
+	return digest([]any{m, s.Phase, s.Route, s.Stable, s.Canary, s.Events, s.Step, s.Steps, s.Convicted, verdict, s.Refused, co.r.Generation})
 }
 
 // setCondition tells kubectl wait whether a release has ended.

@@ -59,6 +59,8 @@ type Controller struct {
 	life  context.Context                // of desks; nil while this process does not lead
 	seen  bool                           // all Releases, once
 	tasks sync.WaitGroup
+
+	rulers rulers
 }
 
 // Run acts until ctx ends.
@@ -80,6 +82,7 @@ func (c *Controller) Run(ctx context.Context) error {
 		c.mu.Unlock()
 	}()
 	c.tasks.Go(func() { c.sweep(ctx) })
+	c.tasks.Go(func() { c.followPolicies(ctx) })
 	all := follow.Of(c.dynamic.Resource(v1alpha1.Releases()), metav1.ListOptions{})
 	all.Always(ctx, func(err error) { c.Log.Warn("releases are not seen", "err", err) }, c.take)
 	return nil

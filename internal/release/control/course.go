@@ -38,7 +38,8 @@ type course struct {
 	told    string                  // the essence of what was written
 	late    bool                    // there is more evidence, which is to be told soon
 	saved   time.Time               // when the evidence was written last
-	shelved bool                    // what is known of it is kept
+	refused *v1alpha1.ReleaseRefusal
+	shelved bool // what is known of it is kept
 }
 
 // memory is what is kept of a release in its status.
@@ -50,13 +51,18 @@ type memory struct {
 	Turned time.Time `json:"turned,omitzero"`
 	// Template is the digest of the template that the Deployment was given.
 	Template string `json:"template,omitempty"`
-	// Said is the digest of the orders that were told of.
-	Said string `json:"said,omitempty"`
+	// Said is the digest of the orders that were told of, and Judged of those that a policy
+	// has allowed or refused last.
+	Said   string `json:"said,omitempty"`
+	Judged string `json:"judged,omitempty"`
+	// Heeded are the orders that hold.
+	Heeded v1alpha1.ReleaseOrders `json:"heeded,omitzero"`
 }
 
 func newCourse(r *v1alpha1.Release) (*course, error) {
 	co := &course{r: r, written: r.Status.DeepCopy()}
 	co.routing, co.events, co.verdict = r.Status.Route.DeepCopy(), slices.Clone(r.Status.Events), r.Status.Verdict.DeepCopy()
+	co.refused = r.Status.Refused.DeepCopy()
 	co.pods = [2]v1alpha1.VersionStatus{r.Status.Stable, r.Status.Canary}
 	if s := r.Status.State; s != nil && len(s.Raw) > 0 {
 		if err := json.Unmarshal(s.Raw, &co.memory); err != nil {
@@ -103,7 +109,7 @@ func (co *course) sets() (stable, canary *appsv1.ReplicaSet) {
 // wishes are what the spec says.
 func (co *course) wishes() (release.Plan, release.Orders, error) {
 	plan, err := spec.Plan(co.r.Spec.Plan)
-	orders, wrong := spec.Orders(co.r.Spec.Orders)
+	orders, wrong := spec.Orders(co.Heeded)
 	if co.r.DeletionTimestamp != nil && !co.State.Phase.Ended() {
 		orders.Undo, orders.Why = true, "the Release was deleted"
 	}
@@ -204,7 +210,7 @@ func (co *course) direct() {
 		next.Held = 0
 	}
 	next.Judges = max(next.Judges, judges(co.scene, stable))
-	next.Routes = append(slices.Clone(co.r.Spec.Orders.Routes), co.r.Spec.Plan.Routes...)
+	next.Routes = append(slices.Clone(co.Heeded.Routes), co.r.Spec.Plan.Routes...)
 	next.Affinity = co.r.Spec.Plan.Affinity
 	next.Addresses, next.Canary = nil, ""
 	if canary != nil && canary != stable {
@@ -263,7 +269,7 @@ func (co *course) note(was release.State, v verdict.Verdict) {
 		case o.By != "" && co.Said == "":
 			co.say("%s has begun it", o.By)
 		case o.By != "":
-			co.say("%s has ordered: %s", o.By, spec.Tell(o))
+			co.say("%s", co.ordered(o))
 		}
 		co.Said = said
 	}
@@ -304,7 +310,7 @@ func (co *course) status() (*v1alpha1.ReleaseStatus, error) {
 	s := &v1alpha1.ReleaseStatus{
 		Phase: string(co.State.Phase), Message: co.State.Message, Convicted: co.State.Convicted,
 		Started: micro(co.State.Started), Route: co.routing.DeepCopy(), Stable: co.pods[0], Canary: co.pods[1],
-		Verdict: co.verdict, Events: co.events, Evidence: co.written.Evidence,
+		Verdict: co.verdict, Events: co.events, Refused: co.refused, Evidence: co.written.Evidence,
 	}
 	if co.State.Phase.Ended() {
 		s.Ended = micro(co.State.Ended)

@@ -59,6 +59,7 @@ func TestARoutingHasANewGenerationWhenItDiffers(t *testing.T) {
 		{"another weight", func() { co.State.Route.Weight = 1000 }, true, true},
 		{"a route by hand", func() {
 			co.r.Spec.Orders.Routes = []v1alpha1.ReleaseRoute{{Path: "/x", To: v1alpha1.Canary}}
+			co.heed(nil, true)
 		}, true, false},
 		{"undone", func() { co.State.Route = release.Route{Generation: 5, Shut: true} }, true, true},
 	}

@@ -191,6 +191,7 @@ func (d *desk) look(ctx context.Context, r *v1alpha1.Release, newer bool, batche
 		d.courses[r.UID] = co
 	}
 	co.r, co.newer = r, newer
+	co.heed(d.c.boundsOf(r.Namespace))
 	scene, seen := d.ward.look(r.Spec.Deployment, r.Spec.Service)
 	if !seen {
 		return time.Time{}, nil // the rest is about to come
@@ -281,6 +282,10 @@ func (d *desk) begin(ctx context.Context, co *course) (time.Time, error) {
 	switch {
 	case co.newer:
 		return d.close(ctx, co, release.Superseded, "a newer version has come before this one began")
+	case co.refused != nil && co.Heeded.By == "":
+		return d.close(ctx, co, release.Undone, "refused by "+refusedBy(co.refused))
+	case co.Judged == "":
+		return time.Time{}, nil // the policies are about to be seen
 	case orders.Undo || r.DeletionTimestamp != nil:
 		return d.close(ctx, co, release.Undone, "undone before it began")
 	case time.Since(co.State.Started) > plan.Patience():

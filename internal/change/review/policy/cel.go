@@ -9,17 +9,16 @@ import (
 	"github.com/google/cel-go/cel"
 	"github.com/google/cel-go/common/types"
 	"github.com/google/cel-go/common/types/ref"
-	"k8s.io/apimachinery/pkg/util/version"
 	celconfig "k8s.io/apiserver/pkg/apis/cel"
-	"k8s.io/apiserver/pkg/cel/environment"
 	"k8s.io/apiserver/pkg/cel/lazy"
+
+	"github.com/bightdev/bight/internal/expr"
 )
 
-// The Kubernetes version whose CEL libraries are available, and limits.
+// Limits, as in admission.
 const (
-	kubeMajor, kubeMinor = 1, 36
-	maxExpression        = 64 << 10
-	maxMessage           = 5 << 10 // as in admission
+	maxExpression = 64 << 10
+	maxMessage    = 5 << 10
 )
 
 // objectEnv has the variables of a ValidatingAdmissionPolicy, but for the
@@ -32,17 +31,7 @@ func objectEnv() (*cel.Env, error) {
 func changeEnv() (*cel.Env, error) { return newEnv("change") }
 
 func newEnv(names ...string) (*cel.Env, error) {
-	opts := []cel.EnvOption{cel.Variable("variables", cel.MapType(cel.StringType, cel.DynType))}
-	for _, n := range names {
-		opts = append(opts, cel.Variable(n, cel.DynType))
-	}
-	v := version.MajorMinor(kubeMajor, kubeMinor)
-	set, err := environment.MustBaseEnvSet(v).Extend(
-		environment.VersionedOptions{IntroducedVersion: version.MajorMinor(1, 0), EnvOptions: opts}, environment.StrictCostOpt)
-	if err != nil {
-		return nil, err
-	}
-	return set.NewExpressionsEnv(), nil
+	return expr.Env(names, cel.Variable("variables", cel.MapType(cel.StringType, cel.DynType)))
 }
 
 // program is a policy, ready to run.
