@@ -70,9 +70,13 @@ var mayImport = map[string][]string{
 	},
 	"internal/release/verdict": {},
 	"internal/release":         {"internal/release/verdict"},
-	"internal/release/control": {"internal/release", "internal/release/verdict", "internal/release/spec", "internal/kube", "api/v1alpha1"},
-	"internal/release/spec":    {"internal/release", "internal/release/verdict", "api/v1alpha1"},
-	"internal/release/client":  {"internal/release", "internal/release/spec", "internal/kube", "api/v1alpha1"},
+	"internal/release/latency": {},
+	"internal/release/guard":   {"internal/release/verdict"},
+	"internal/release/control": {
+		"internal/release", "internal/release/verdict", "internal/release/spec", "internal/release/latency", "internal/release/guard", "internal/kube", "api/v1alpha1",
+	},
+	"internal/release/spec":   {"internal/release", "internal/release/verdict", "internal/release/latency", "internal/release/guard", "api/v1alpha1"},
+	"internal/release/client": {"internal/release", "internal/release/spec", "internal/kube", "api/v1alpha1"},
 	"internal/cli": {
 		"internal/release", "internal/app", "internal/ui", "internal/kube", "internal/deploy", "internal/image", "internal/session", "internal/doctor",
 		"internal/bridge", "internal/steer", "internal/stream", "internal/reach", "internal/install", "internal/intercept", "internal/nodeagent", "internal/tree", "internal/change", "api/v1alpha1",
