@@ -96,7 +96,7 @@ func standing(all map[types.UID]*wanted, pods map[types.UID]*core.Pod) {
 		for _, p := range w.ports {
 			if p.Protocol != steer.TCP {
 				s.splits = append(s.splits, &steer.Split{
-					Generation: 1, Of: "nothing", Service: pod.Name, Port: p.Number,
+					Generation: 1, Of: idle, Service: pod.Name, Port: p.Number,
 					Stable: v1alpha1.Stable, Versions: []steer.Version{{Name: v1alpha1.Stable, Weight: steer.All}},
 				})
 			}

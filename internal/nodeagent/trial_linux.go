@@ -13,6 +13,7 @@ import (
 
 	"github.com/bightdev/bight/api/v1alpha1"
 	"github.com/bightdev/bight/internal/nodeagent/tally"
+	"github.com/bightdev/bight/internal/release/latency"
 	"github.com/bightdev/bight/internal/release/spec"
 	"github.com/bightdev/bight/internal/release/verdict"
 	"github.com/bightdev/bight/internal/steer"
@@ -42,6 +43,7 @@ type trial struct {
 	tally    *tally.Tally
 	known    []netip.Addr // of the canary's pods
 	sinks    []*sink
+	stable   baseline
 	outbox   outbox
 	news     chan struct{} // there is something that can't wait; has room for one
 	idle     bool          // nothing has come since the last tick
@@ -106,6 +108,7 @@ func (t *trial) follow(r *v1alpha1.Release, route *v1alpha1.Routing, now time.Ti
 	} else {
 		t.problem = ""
 	}
+	t.stable.want(r.Spec.Plan.Judge, route)
 	pods := addresses(route)
 	t.tally.Routed(route.Generation, pods, now)
 	for _, p := range pods {
@@ -125,7 +128,7 @@ func (t *trial) follow(r *v1alpha1.Release, route *v1alpha1.Routing, now time.Ti
 // judgeBy makes the judge, or another one that goes on where the last one was if the
 // release is to be judged otherwise now. The lock is held.
 func (t *trial) judgeBy(r *v1alpha1.Release, route *v1alpha1.Routing, now time.Time) error {
-	config, err := spec.Judge(r.Spec.Plan.Judge, route.Judges, true)
+	config, err := spec.Judge(r.Spec.Plan.Judge, route.Quantiles, route.Judges, true)
 	if err != nil {
 		return err
 	}
@@ -186,10 +189,12 @@ func (t *trial) rouse() {
 }
 
 // open begins to listen to a door. decided is the number of the last request that it
-// has decided about.
-func (t *trial) open(name string, decided func() uint64) *sink {
+// has decided about, and before are the latencies of those that were decided for nobody.
+func (t *trial) open(name string, decided func() uint64, before *latency.Window) *sink {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.stable.window.Begin(time.Now())
+	t.stable.window.Merge(before)
 	s := &sink{t: t, decided: decided, door: t.tally.Door(name, decided())}
 	t.sinks = append(t.sinks, s)
 	return s
@@ -223,6 +228,7 @@ func (s *sink) add(o *steer.Outcome) {
 	t.idle = false
 	if !o.Running {
 		t.count(o)
+		t.stable.add(o, time.Now())
 	}
 	if r := s.door.Add(o); r != nil {
 		t.observe(verdict.Observation{At: time.Now(), Request: r})
@@ -276,6 +282,9 @@ func (t *trial) tick(now time.Time) *spec.Batch {
 		s.door.Mark(s.decided(), now)
 	}
 	counts := t.tally.Take(now)
+	if told := t.stable.tell(now); told != nil {
+		t.outbox.Stable = told
+	}
 	if t.judge == nil {
 		return t.outbox.next()
 	}

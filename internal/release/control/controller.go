@@ -43,7 +43,9 @@ type Controller struct {
 	Cluster *kube.Cluster
 	// Agents is the user that node agents are: who else sends evidence is refused.
 	Agents string
-	Log    *slog.Logger
+	// Metrics answers guards; nil if nobody does.
+	Metrics Metrics
+	Log     *slog.Logger
 
 	typed   kubernetes.Interface
 	dynamic dynamic.Interface
