@@ -16,6 +16,8 @@ import (
 	"github.com/bightdev/bight/internal/install"
 	"github.com/bightdev/bight/internal/kube"
 	"github.com/bightdev/bight/internal/release/control"
+	"github.com/bightdev/bight/internal/release/guard"
+	"github.com/bightdev/bight/internal/release/guard/prometheus"
 	"github.com/bightdev/bight/internal/release/spec"
 )
 
@@ -36,9 +38,22 @@ func (Loop) Control(ctx context.Context, s cli.ControllerSettings) error {
 	releases := &control.Controller{
 		Cluster: cluster, Agents: "system:serviceaccount:" + namespace + ":" + install.NodeAgents, Log: s.Log,
 	}
+	if s.Prometheus != "" {
+		if releases.Metrics, err = metrics(s.Prometheus); err != nil {
+			return err
+		}
+	}
 	return (&controller.Controller{
 		Cluster: cluster, Dir: s.Dir, Listen: s.Listen, Pod: pod, Namespace: namespace,
 		HookCommand: s.Hook, Version: s.Version, Log: s.Log,
 		Beside: releases.Run, Paths: map[string]http.Handler{"POST " + spec.EvidencePath: releases},
 	}).Run(ctx)
+}
+
+// metrics is who answers guards.
+func metrics(url string) (control.Metrics, error) {
+	if err := guard.CheckURL(url); err != nil {
+		return nil, err
+	}
+	return prometheus.New(url)
 }
