@@ -189,6 +189,22 @@ func TestANodeConvictsWhatIsSlow(t *testing.T) {
 	}
 }
 
+func BenchmarkLatency(b *testing.B) {
+	r := known()
+	tr := trialOf(r, func() {})
+	for name, took := range map[string]time.Duration{"quick": 4 * ms, "over the median": 6 * ms, "over all": 60 * ms} {
+		b.Run(name, func(b *testing.B) {
+			last := uint64(0)
+			s := tr.open(name, func() uint64 { return last }, &latency.Window{})
+			defer s.close()
+			for b.Loop() {
+				last++
+				s.add(lasting(last, took))
+			}
+		})
+	}
+}
+
 // Quantiles come in the middle of a trial, and nothing that is known is lost.
 func TestAJudgeLearnsTheLatenciesOfStable(t *testing.T) {
 	r := beginning()

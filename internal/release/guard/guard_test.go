@@ -56,8 +56,9 @@ func FuzzExpand(f *testing.F) {
 		if err != nil {
 			return
 		}
-		inside, ok := strings.CutPrefix(got, "a{x="+quote)
-		if inside, ok = strings.CutSuffix(inside, quote+"} > 1"); !ok {
+		inside, begins := strings.CutPrefix(got, "a{x="+quote)
+		inside, ends := strings.CutSuffix(inside, quote+"} > 1")
+		if !begins || !ends {
 			t.Fatalf("%q", got)
 		}
 		for i := 0; i < len(inside); i++ {
