@@ -145,7 +145,7 @@ func TestPodsThatStandStill(t *testing.T) {
 	for _, rps := range []float64{200, 2000} {
 		for _, surge := range []float64{0, 20} {
 			j := judge(t, Config{Alpha: 0.0005, Quantiles: q, Surge: surge})
-			n := min(runs(t, 60), 2000)
+			n := min(runs(t, 25), 2000)
 			bad := 0
 			for _, f := range each(n, func(r *rand.Rand) found {
 				var until [pods + 1]float64 // each pod stands still for 0.15 s each 10 s; the last is the canary's
@@ -183,6 +183,39 @@ func TestPodsThatStandStill(t *testing.T) {
 			if surge > 0 && float64(bad) > most(0.001, n) {
 				t.Errorf("%d of %d healthy canaries are convicted at %v rps", bad, n, rps)
 			}
+		}
+	}
+}
+
+// TestSlowCanariesAreFoundAsReleased measures with all that a release is judged by: half of
+// alpha, errors beside, and the limit of a second.
+func TestSlowCanariesAreFoundAsReleased(t *testing.T) {
+	const sigma = 0.6
+	usual := lognormal(20*time.Millisecond, sigma)
+	j := judge(t, Config{Alpha: 0.0005, Quantiles: quantiles20(sigma), Slack: 2 * ms, Surge: 20})
+	for _, c := range []struct {
+		name    string
+		few     int
+		canary  func(r *rand.Rand) time.Duration
+		seconds float64 // at the median, at most; 0 for never
+	}{
+		{"no answer for 5 s", 200, func(*rand.Rand) time.Duration { return 5 * time.Second }, 5},
+		{"ten times as slow", 200, lognormal(200*time.Millisecond, sigma), 5},
+		{"twice as slow", 100, lognormal(40*time.Millisecond, sigma), 12},
+		{"3 % of requests +1 s", 60, func(r *rand.Rand) time.Duration {
+			if r.Float64() < 0.03 {
+				return usual(r) + time.Second
+			}
+			return usual(r)
+		}, 45},
+		{"2 ms slower", 40, func(r *rand.Rand) time.Duration { return usual(r) + 2*ms }, 0},
+	} {
+		n := min(runs(t, c.few), 10*c.few)
+		a := arrivals{rps: 200, weight: .05, stable: usual, canary: c.canary}
+		got := measure(n, func(r *rand.Rand) found { return a.run(j, r, 300, Bad) }, Bad)
+		t.Logf("%-22s %5d runs: %.0f %% found, after %.1f s and %v requests to the canary (p99 %.1f s)", c.name, n, 100*got.found, got.p50, got.requests50, got.p99)
+		if c.seconds > 0 && got.p50 > c.seconds || (got.found > 0) != (c.seconds > 0) {
+			t.Errorf("%s: found in %.2f of the runs, after %.1f s, want %v s or less", c.name, got.found, got.p50, c.seconds)
 		}
 	}
 }
