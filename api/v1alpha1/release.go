@@ -227,6 +227,55 @@ type ReleaseJudge struct {
 	// WarmUp is for how long a pod that came into service counts for nothing.
 	// +optional
 	WarmUp *metav1.Duration `json:"warmUp,omitempty"`
+	// Latency is on, or off: then nobody minds how long answers take.
+	// +optional
+	// +kubebuilder:validation:Enum=on;off
+	Latency string `json:"latency,omitempty"`
+	// MaxSlow is the rate of requests slower than 99 % of stable's, in percent, that must
+	// be excluded: 5. With 100 it need not be.
+	// +optional
+	// +kubebuilder:validation:XIntOrString
+	MaxSlow *intstr.IntOrString `json:"maxSlow,omitempty"`
+	// Slack is how much longer than stable's an answer may take until it is slow: what
+	// the way to the version's pods costs. 2ms.
+	// +optional
+	Slack *metav1.Duration `json:"slack,omitempty"`
+	// Settle is for how long the latency of a pod that came into service counts for
+	// nothing: 10s.
+	// +optional
+	Settle *metav1.Duration `json:"settle,omitempty"`
+	// Guards are questions to Prometheus that must be answered well, too.
+	// +optional
+	// +listType=map
+	// +listMapKey=name
+	// +kubebuilder:validation:MaxItems=16
+	Guards []ReleaseGuard `json:"guards,omitempty"`
+}
+
+// LatencyOff is what ReleaseJudge.Latency is where nobody minds it.
+const LatencyOff = "off"
+
+// ReleaseGuard is a question to the Prometheus that bight install was told of. Every
+// value of the answer has to be within Min and Max.
+//
+// +kubebuilder:validation:XValidation:rule="has(self.min) || has(self.max)",message="a guard has a min or a max"
+type ReleaseGuard struct {
+	// Name is for people.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=64
+	Name string `json:"name"`
+	// Query is PromQL. Inside of quotes, $SERVICE, $NAMESPACE, $STABLE and $CANARY are the
+	// Service, the namespace and the pod-template-hashes of both versions.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=4096
+	Query string `json:"query"`
+	// +optional
+	Max *float64 `json:"max,omitempty"`
+	// +optional
+	Min *float64 `json:"min,omitempty"`
+	// Every is how often it is asked: 15s.
+	// +optional
+	Every *metav1.Duration `json:"every,omitempty"`
 }
 
 // ReleaseOrders are what people want now. Undo is obeyed by the data plane itself, and
@@ -447,6 +496,11 @@ type Routing struct {
 	Routes []ReleaseRoute `json:"routes,omitempty"`
 	// +optional
 	Affinity *Affinity `json:"affinity,omitempty"`
+	// Quantiles are the latencies that half, 90 %, 99 % and 99.9 % of stable's requests
+	// stayed below before the version got its first. Without them latency is not judged.
+	// +optional
+	// +listType=atomic
+	Quantiles []metav1.Duration `json:"quantiles,omitempty"`
 	// Judges is how many node agents may convict the version by what they see alone.
 	Judges int32 `json:"judges"`
 }
@@ -494,6 +548,12 @@ type VerdictStatus struct {
 	Requests int64 `json:"requests,omitempty"`
 	// +optional
 	Errors int64 `json:"errors,omitempty"`
+	// Latency says what slow is, or why nobody judges that.
+	// +optional
+	Latency string `json:"latency,omitempty"`
+	// Slow are the requests to the version that were slower than 99 % of stable's.
+	// +optional
+	Slow int64 `json:"slow,omitempty"`
 	// BadPods are bad where the others are not.
 	// +optional
 	// +listType=atomic

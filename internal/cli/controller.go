@@ -32,6 +32,7 @@ func (p *Program) controllerCommand() *cobra.Command {
 	}
 	c.Flags().StringVar(&s.Dir, "dir", "/data", "where repositories, logs and results are kept")
 	c.Flags().StringVar(&s.Listen, "listen", ":8080", "address to serve HTTP at")
+	c.Flags().StringVar(&s.Prometheus, "prometheus", "", "URL of who answers the guards of releases")
 	return c
 }
 

@@ -70,6 +70,8 @@ var mayImport = map[string][]string{
 	},
 	"internal/release/verdict":  {},
 	"internal/release":          {"internal/release/verdict"},
+	"internal/release/latency":  {},
+	"internal/release/guard":    {"internal/release/verdict"},
 	"internal/release/control":  {"internal/release", "internal/kube", "api/v1alpha1"},
 	"internal/release/spec":     {"internal/release", "api/v1alpha1"},
 	"internal/release/evidence": {},

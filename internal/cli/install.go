@@ -18,6 +18,7 @@ import (
 	"github.com/bightdev/bight/internal/image/programs"
 	"github.com/bightdev/bight/internal/install"
 	"github.com/bightdev/bight/internal/kube"
+	"github.com/bightdev/bight/internal/release/guard"
 	"github.com/bightdev/bight/internal/session"
 	"github.com/bightdev/bight/internal/tree"
 	"github.com/bightdev/bight/internal/ui/term"
@@ -50,6 +51,7 @@ nothing.`,
 		Example: `  bight install
   bight install --replicas 2
   bight install --workers 3 --worker-image registry.example.com/toolchains:v7
+  bight install --prometheus http://prometheus.monitoring:9090
   bight install --dry-run --image registry.example.com/bight:v1 > bight.yaml`,
 		Args: atMost(0, "no argument"),
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -59,6 +61,11 @@ nothing.`,
 			}
 			if err := checkWorkers(s.Workers, dryRun); err != nil {
 				return err
+			}
+			if s.Prometheus != "" {
+				if err := guard.CheckURL(s.Prometheus); err != nil {
+					return usageError("--prometheus: %w", err)
+				}
 			}
 			if dryRun && s.Workers.Count > 0 && s.Workers.Image == "" {
 				s.Workers.Image = p.unpushed()
@@ -77,6 +84,7 @@ nothing.`,
 	c.Flags().StringVar(&s.Image, "image", "", "image with bight, bight-outer and git (default: made of this machine's and pushed)")
 	c.Flags().Int32Var(&s.Replicas, "replicas", 1, "controllers; one acts, and another takes over when it is lost")
 	c.Flags().StringVar(&s.Volume, "volume", "10Gi", "size of the controller's volume")
+	c.Flags().StringVar(&s.Prometheus, "prometheus", "", "URL of a Prometheus that the controller reaches, for the guards of releases (default: releases have none)")
 	workerFlags(c, &s.Workers)
 	c.Flags().BoolVar(&dryRun, "dry-run", false, "only print the objects, as YAML")
 	return c

@@ -54,7 +54,9 @@ type ControllerSettings struct {
 	Dir, Listen string
 	// Hook is the program that git's hooks run, and its arguments.
 	Hook []string
-	Log  *slog.Logger
+	// Prometheus is the URL of who answers guards; "" is nobody.
+	Prometheus string
+	Log        *slog.Logger
 }
 
 const outerName = "bight-outer"

@@ -260,6 +260,12 @@ func verdictText(v *v1alpha1.VerdictStatus) string {
 	if v.Requests > 0 {
 		text += fmt.Sprintf("; %s of %s judged", plural(v.Errors, "error"), plural(v.Requests, "request"))
 	}
+	if v.Slow > 0 {
+		text += fmt.Sprintf(", %d slower than 99 %% of stable's", v.Slow)
+	}
+	if v.Latency != "" {
+		text += "; " + v.Latency
+	}
 	if len(v.BadPods) > 0 {
 		text += "; bad where the others are not: " + strings.Join(v.BadPods, ", ")
 	}

@@ -45,7 +45,7 @@ func shownRelease(change func(*v1alpha1.Release)) *v1alpha1.Release {
 			Route:   &v1alpha1.Routing{Generation: 4, Weight: 2500, Mirror: 1000, Affinity: &v1alpha1.Affinity{Cookie: "version"}},
 			Stable:  v1alpha1.VersionStatus{Hash: "aaa", Image: "registry/cart:v1", Want: 3, Ready: 3, Pods: 3},
 			Canary:  v1alpha1.VersionStatus{Hash: "bbb", Image: "registry/cart:v2", Want: 1, Ready: 1, Pods: 1},
-			Verdict: &v1alpha1.VerdictStatus{Is: "collecting", Why: "60 of 510 requests", Requests: 60, Errors: 1, E: "1.2", AbortAt: "2000", BadPods: []string{"cart-x"}},
+			Verdict: &v1alpha1.VerdictStatus{Is: "collecting", Why: "60 of 510 requests", Requests: 60, Errors: 1, Slow: 2, Latency: "stable has answered half in 1.2ms", E: "1.2", AbortAt: "2000", BadPods: []string{"cart-x"}},
 			Doors: []v1alpha1.NodeDoors{
 				{Node: "n1", Generation: 4, Pods: []string{"cart-a", "cart-b"}, Decided: 200, Carried: 50, Fallback: 2, Lost: 1},
 				{Node: "n2", Generation: 3, Pods: []string{"cart-c"}, Decided: 40, Carried: 10, Old: 3, Unread: 4},
@@ -84,7 +84,7 @@ func TestReleaseTable(t *testing.T) {
 		"route|requests with x-dev=* go to canary (by hand)",
 		"route|staff: requests with /admin go to stable",
 		"orders|ada has ordered: 25 % of the requests, requests with x-dev=* to canary (try it)",
-		"verdict|collecting: 60 of 510 requests; 1 error of 60 requests judged; bad where the others are not: cart-x",
+		"verdict|collecting: 60 of 510 requests; 1 error of 60 requests judged, 2 slower than 99 % of stable's; stable has answered half in 1.2ms; bad where the others are not: cart-x",
 		"stable|3 of 3 pods ready, cart:v1 (pod-template-hash aaa)",
 		"canary|1 of 1 pod ready, cart:v2 (pod-template-hash bbb)",
 		"doors|2 of 3 pods obey; 240 requests, 60 of them to the version; 2 requests for the version answered by stable, as no pod of the version did; 1 request that nobody could answer; 3 connections from before the release; 4 connections that can't be read",

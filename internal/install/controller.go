@@ -34,6 +34,9 @@ func (r *renderer) controller(s Settings) {
 	r.ticketPolicy()
 	r.ordersPolicy()
 	r.doorsPolicy()
+	if s.Prometheus == "" {
+		r.guardsPolicy()
+	}
 	r.add(coreac.PersistentVolumeClaim(Controller, Namespace).WithSpec(coreac.PersistentVolumeClaimSpec().
 		WithAccessModes(corev1.ReadWriteOnce).
 		WithResources(coreac.VolumeResourceRequirements().WithRequests(corev1.ResourceList{corev1.ResourceStorage: size}))))
@@ -60,15 +63,19 @@ func (r *renderer) controller(s Settings) {
 			WithVolumes(
 				coreac.Volume().WithName("data").WithPersistentVolumeClaim(coreac.PersistentVolumeClaimVolumeSource().WithClaimName(Controller)),
 				coreac.Volume().WithName("tmp").WithEmptyDir(coreac.EmptyDirVolumeSource())).
-			WithContainers(controllerContainer(s.Image))))))
+			WithContainers(controllerContainer(s))))))
 }
 
-func controllerContainer(image string) *coreac.ContainerApplyConfiguration {
+func controllerContainer(s Settings) *coreac.ContainerApplyConfiguration {
 	field := func(name, path string) *coreac.EnvVarApplyConfiguration {
 		return coreac.EnvVar().WithName(name).WithValueFrom(coreac.EnvVarSource().WithFieldRef(coreac.ObjectFieldSelector().WithFieldPath(path)))
 	}
-	return coreac.Container().WithName("controller").WithImage(image).
-		WithCommand("/srv/app/bight-outer", "controller", "--dir", "/data", "--listen", fmt.Sprintf(":%d", ControllerPort)).
+	command := []string{"/srv/app/bight-outer", "controller", "--dir", "/data", "--listen", fmt.Sprintf(":%d", ControllerPort)}
+	if s.Prometheus != "" {
+		command = append(command, "--prometheus", s.Prometheus)
+	}
+	return coreac.Container().WithName("controller").WithImage(s.Image).
+		WithCommand(command...).
 		WithEnv(field("POD_NAME", "metadata.name"), field("POD_NAMESPACE", "metadata.namespace"), coreac.EnvVar().WithName("HOME").WithValue("/tmp")).
 		WithPorts(coreac.ContainerPort().WithName("http").WithContainerPort(ControllerPort)).
 		WithVolumeMounts(

@@ -71,6 +71,27 @@ func (r *renderer) doorsPolicy() {
 		WithPolicyName(doorsPolicy).WithValidationActions(admissionv1.Deny)))
 }
 
+// guardsPolicy refuses guards where there is nobody to ask: they would never pass.
+const guardsPolicy = "bight-release-guards"
+
+func (r *renderer) guardsPolicy() {
+	has := func(object string) string {
+		return "(has(" + object + ".spec.plan) && has(" + object + ".spec.plan.judge) && has(" + object + ".spec.plan.judge.guards) && size(" + object + ".spec.plan.judge.guards) > 0)"
+	}
+	// A Release that has guards already may still be changed, and ended.
+	r.add(admissionac.ValidatingAdmissionPolicy(guardsPolicy).WithSpec(admissionac.ValidatingAdmissionPolicySpec().
+		WithFailurePolicy(admissionv1.Fail).
+		WithMatchConstraints(admissionac.MatchResources().WithResourceRules(admissionac.NamedRuleWithOperations().
+			WithAPIGroups(v1alpha1.Group).WithAPIVersions("*").WithResources("releases").
+			WithOperations(admissionv1.Create, admissionv1.Update))).
+		WithValidations(admissionac.Validation().
+			WithExpression("!" + has("object") + " || (request.operation == 'UPDATE' && " + has("oldObject") + ")").
+			WithMessage("the plan has guards, and there is no Prometheus to ask: whoever runs the cluster names one with bight install --prometheus URL; otherwise leave out plan.judge.guards").
+			WithReason(metav1.StatusReasonInvalid))))
+	r.add(admissionac.ValidatingAdmissionPolicyBinding(guardsPolicy).WithSpec(admissionac.ValidatingAdmissionPolicyBindingSpec().
+		WithPolicyName(guardsPolicy).WithValidationActions(admissionv1.Deny)))
+}
+
 // underWay says which releases are: without the controller, nobody would put back what
 // they have changed.
 func (i *Installer) underWay(ctx context.Context) error {

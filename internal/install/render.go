@@ -60,6 +60,9 @@ type Settings struct {
 	Replicas int32
 	Volume   string
 	Workers  Workers
+	// Prometheus is the URL of who answers the guards of releases; "" is nobody, and no
+	// release may have any.
+	Prometheus string
 }
 
 // Render returns everything that is installed, in the order in which it is applied.

@@ -62,6 +62,32 @@ func TestEveryObjectCanBeInstalledAndRemoved(t *testing.T) {
 	}
 }
 
+// Where a Prometheus is named, the controller knows it, and releases may have guards.
+func TestAPrometheusIsNamed(t *testing.T) {
+	for _, url := range []string{"", "http://prometheus.monitoring:9090"} {
+		all, err := Render(Settings{Image: "i", Prometheus: url})
+		if err != nil {
+			t.Fatal(err)
+		}
+		refuses, named := false, false
+		for _, u := range all {
+			refuses = refuses || u.GetName() == guardsPolicy
+			if u.GetKind() != "StatefulSet" {
+				continue
+			}
+			var set appsv1.StatefulSet
+			if err := runtime.DefaultUnstructuredConverter.FromUnstructured(u.Object, &set); err != nil {
+				t.Fatal(err)
+			}
+			command := set.Spec.Template.Spec.Containers[0].Command
+			named = slices.Equal(command[len(command)-2:], []string{"--prometheus", url})
+		}
+		if named != (url != "") || refuses != (url == "") {
+			t.Errorf("%q: the controller knows it: %v, guards are refused: %v", url, named, refuses)
+		}
+	}
+}
+
 func TestAnImageIsWanted(t *testing.T) {
 	if _, err := Render(Settings{}); err == nil {
 		t.Error("Render without an image has no error")

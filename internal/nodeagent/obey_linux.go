@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"sync"
+	"time"
 
 	"github.com/bightdev/bight/internal/agent/gate"
 	"github.com/bightdev/bight/internal/steer"
@@ -40,10 +41,16 @@ type door struct {
 type sinks struct {
 	mu  sync.RWMutex
 	all map[door]*sink
+	// before are requests of no release.
+	before measured
 }
 
 // add gives an outcome to whoever wants it.
 func (s *sinks) add(port int, o *steer.Outcome) {
+	if o.Of == idle {
+		s.before.add(port, o, time.Now())
+		return
+	}
 	s.mu.RLock()
 	to := s.all[door{port, o.Of}]
 	s.mu.RUnlock()
@@ -143,8 +150,11 @@ func (p *post) listen(g *gate.Gate, port int, of string, w *wanted) {
 		p.unlisten(port)
 	}
 	l := &listening{of: of}
+	if of == idle {
+		p.sinks.before.begin(port, time.Now())
+	}
 	if w.trial != nil {
-		l.sink = w.trial.open(fmt.Sprintf("%s:%d", w.pod.Name, port), port, g.Decided(port))
+		l.sink = w.trial.open(fmt.Sprintf("%s:%d", w.pod.Name, port), port, g.Decided(port), p.sinks.before.of(port))
 		p.sinks.put(door{port, of}, l.sink)
 	}
 	if p.sharing == nil {

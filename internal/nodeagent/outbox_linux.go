@@ -24,13 +24,13 @@ func (o *outbox) next() *spec.Batch {
 	if o.out != nil {
 		return o.out
 	}
-	if len(o.Counts.Cells) == 0 && len(o.Counts.Moved) == 0 && o.Convicted == o.told {
+	if len(o.Counts.Cells) == 0 && len(o.Counts.Moved) == 0 && o.Stable == nil && o.Convicted == o.told {
 		return nil
 	}
 	b := o.Batch
 	o.seq++
 	b.Seq = o.seq
-	o.out, o.Counts = &b, verdict.Counts{}
+	o.out, o.Counts, o.Stable = &b, verdict.Counts{}, nil
 	return o.out
 }
 

@@ -28,13 +28,13 @@ const (
 	deliverPairs = 3 * time.Minute
 )
 
-// recording is what doors keep of the requests of a release, by the times at which they
-// report one that is under way.
-func recording(r *v1alpha1.Release, slow []time.Duration) *steer.Record {
+// recording is what doors keep of the requests of a release. tail is the latency from
+// which on a request counts as slow, 0 for none.
+func recording(r *v1alpha1.Release, tail time.Duration) *steer.Record {
 	if r.Spec.Plan.Evidence.Off {
 		return nil
 	}
-	rec := &steer.Record{Body: keptBody, Every: keptEvery, Slow: tail(slow)}
+	rec := &steer.Record{Body: keptBody, Every: keptEvery, Slow: tail}
 	if r.Spec.Plan.Evidence.NoBodies {
 		rec.Body = 0
 	}
@@ -71,23 +71,10 @@ func newRecorder(of subject, node string, log *slog.Logger, send func(context.Co
 }
 
 // follow takes in what is to be kept.
-func (r *recorder) follow(e v1alpha1.ReleaseEvidence, slow []time.Duration) {
+func (r *recorder) follow(e v1alpha1.ReleaseEvidence, tail, hung time.Duration) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.rules, r.again, r.slow = spec.Evidence(e), !e.NoAgain, tail(slow)
-	if n := len(slow); n > 0 {
-		r.hung = slow[n-1]
-	}
-}
-
-// tail is the latency from which on a request counts as slow: of the quantiles of stable,
-// the last but one. slow are the times at which doors report a request that is under way,
-// of which the last is when it hangs.
-func tail(slow []time.Duration) time.Duration {
-	if n := len(slow); n > 2 {
-		return slow[n-3]
-	}
-	return 0
+	r.rules, r.again, r.slow, r.hung = spec.Evidence(e), !e.NoAgain, tail, hung
 }
 
 // add keeps what became of a request. id and pod are what it is known by.

@@ -38,7 +38,7 @@ func (p *parcels) send(_ context.Context, s *spec.Pairs) error {
 
 func recorderOf(p *parcels, e v1alpha1.ReleaseEvidence) *recorder {
 	r := newRecorder(releaseSubject(releaseOf("r")), "n", slog.New(slog.DiscardHandler), p.send)
-	r.follow(e, []time.Duration{10 * time.Millisecond, 20 * time.Millisecond, 100 * time.Millisecond, 200 * time.Millisecond, 30 * time.Second})
+	r.follow(e, 100*time.Millisecond, 30*time.Second)
 	return r
 }
 
@@ -131,11 +131,11 @@ func TestAStormKeepsTheFirst(t *testing.T) {
 func TestNothingIsRecordedWhereThatIsOff(t *testing.T) {
 	r := releaseOf("r")
 	r.Spec.Plan.Evidence.Off = true
-	if rec := recording(r, nil); rec != nil {
+	if rec := recording(r, 0); rec != nil {
 		t.Errorf("kept is %+v", rec)
 	}
 	r.Spec.Plan.Evidence = v1alpha1.ReleaseEvidence{NoBodies: true}
-	if rec := recording(r, nil); rec == nil || rec.Body != 0 {
+	if rec := recording(r, 0); rec == nil || rec.Body != 0 {
 		t.Errorf("kept is %+v", rec)
 	}
 }

@@ -96,7 +96,9 @@ func (a *Agent) share(ctx context.Context, running *sync.WaitGroup, want map[typ
 			live[of] = true
 			w.route = t.effective(r)
 			w.slow = t.follow(r, w.route, now)
-			if t.recorder.follow(r.Spec.Plan.Evidence, w.slow); w.route.Shut {
+			var hung time.Duration
+			w.tail, hung = t.tail()
+			if t.recorder.follow(r.Spec.Plan.Evidence, w.tail, hung); w.route.Shut {
 				t.recorder.freeze(ctx, running)
 			}
 		}

@@ -24,6 +24,7 @@ type routing struct {
 	release *v1alpha1.Release
 	route   *v1alpha1.Routing // that is in effect
 	slow    []time.Duration
+	tail    time.Duration // from when on a request is slow; 0 if that is not known
 }
 
 // share is what a release wants in one pod. It is never changed.
@@ -96,7 +97,7 @@ func standing(all map[types.UID]*wanted, pods map[types.UID]*core.Pod) {
 		for _, p := range w.ports {
 			if p.Protocol != steer.TCP {
 				s.splits = append(s.splits, &steer.Split{
-					Generation: 1, Of: "nothing", Service: pod.Name, Port: p.Number,
+					Generation: 1, Of: idle, Service: pod.Name, Port: p.Number,
 					Stable: v1alpha1.Stable, Versions: []steer.Version{{Name: v1alpha1.Stable, Weight: steer.All}},
 				})
 			}
@@ -192,7 +193,7 @@ func (r routing) split(p v1alpha1.RoutingPort) (*steer.Split, error) {
 	}
 	s := &steer.Split{
 		Generation: route.Generation, Of: string(r.release.UID), Service: r.release.Spec.Service, Port: int(p.Stable), Slow: r.slow,
-		Record: recording(r.release, r.slow),
+		Record: recording(r.release, r.tail),
 		Stable: v1alpha1.Stable, Versions: []steer.Version{{Name: v1alpha1.Stable, Weight: steer.All - canary.Weight}, canary},
 	}
 	for _, c := range route.Routes {

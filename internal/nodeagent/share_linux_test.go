@@ -37,7 +37,7 @@ func releaseOf(name string, change ...func(*v1alpha1.Release)) *v1alpha1.Release
 func hashed(hash string) func(*core.Pod) { return func(p *core.Pod) { p.Labels[hashLabel] = hash } }
 
 func routingOf(r *v1alpha1.Release) routing {
-	return routing{r, spec.Effective(r), []time.Duration{30 * time.Second}}
+	return routing{r, spec.Effective(r), []time.Duration{30 * time.Second}, 0}
 }
 
 // sharesOf is what releases want in one pod.

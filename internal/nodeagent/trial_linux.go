@@ -13,6 +13,7 @@ import (
 
 	"github.com/bightdev/bight/api/v1alpha1"
 	"github.com/bightdev/bight/internal/nodeagent/tally"
+	"github.com/bightdev/bight/internal/release/latency"
 	"github.com/bightdev/bight/internal/release/spec"
 	"github.com/bightdev/bight/internal/release/verdict"
 	"github.com/bightdev/bight/internal/steer"
@@ -42,6 +43,7 @@ type trial struct {
 	tally    *tally.Tally
 	known    []netip.Addr // of the canary's pods
 	sinks    []*sink
+	stable   baseline
 	outbox   outbox
 	recorder *recorder
 	news     chan struct{} // there is something that can't wait; has room for one
@@ -108,6 +110,7 @@ func (t *trial) follow(r *v1alpha1.Release, route *v1alpha1.Routing, now time.Ti
 	} else {
 		t.problem = ""
 	}
+	t.stable.want(r.Spec.Plan.Judge, route)
 	pods := addresses(route)
 	t.tally.Routed(route.Generation, pods, now)
 	for _, p := range pods {
@@ -127,7 +130,7 @@ func (t *trial) follow(r *v1alpha1.Release, route *v1alpha1.Routing, now time.Ti
 // judgeBy makes the judge, or another one that goes on where the last one was if the
 // release is to be judged otherwise now. The lock is held.
 func (t *trial) judgeBy(r *v1alpha1.Release, route *v1alpha1.Routing, now time.Time) error {
-	config, err := spec.Judge(r.Spec.Plan.Judge, route.Judges, true)
+	config, err := spec.Judge(r.Spec.Plan.Judge, route.Quantiles, route.Judges, true)
 	if err != nil {
 		return err
 	}
@@ -180,6 +183,17 @@ func (t *trial) observe(o verdict.Observation) {
 	t.changed()
 }
 
+// tail are the latency that one in a hundred of stable's requests exceeds, 0 if that is not
+// known, and that after which a request hangs.
+func (t *trial) tail() (slow, hung time.Duration) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if s := t.config.Slow(true); len(s) > 2 {
+		slow = s[2]
+	}
+	return slow, t.config.Hung
+}
+
 func (t *trial) rouse() {
 	select {
 	case t.news <- struct{}{}:
@@ -188,10 +202,12 @@ func (t *trial) rouse() {
 }
 
 // open begins to listen to a door. decided is the number of the last request that it
-// has decided about.
-func (t *trial) open(name string, port int, decided func() uint64) *sink {
+// has decided about, and before are the latencies of those that were decided for nobody.
+func (t *trial) open(name string, port int, decided func() uint64, before *latency.Window) *sink {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.stable.window.Begin(time.Now())
+	t.stable.window.Merge(before)
 	s := &sink{t: t, decided: decided, port: port, door: t.tally.Door(name, decided())}
 	t.sinks = append(t.sinks, s)
 	return s
@@ -226,6 +242,7 @@ func (s *sink) add(o *steer.Outcome) {
 	t.idle = false
 	if !o.Running {
 		t.count(o)
+		t.stable.add(o, time.Now())
 	}
 	if r := s.door.Add(o); r != nil {
 		t.observe(verdict.Observation{At: time.Now(), Request: r})
@@ -279,6 +296,9 @@ func (t *trial) tick(now time.Time) *spec.Batch {
 		s.door.Mark(s.decided(), now)
 	}
 	counts := t.tally.Take(now)
+	if told := t.stable.tell(now); told != nil {
+		t.outbox.Stable = told
+	}
 	if t.judge == nil {
 		return t.outbox.next()
 	}

@@ -21,6 +21,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"github.com/bightdev/bight/api/v1alpha1"
+	"github.com/bightdev/bight/internal/release/latency"
 	"github.com/bightdev/bight/internal/release/spec"
 	"github.com/bightdev/bight/internal/release/verdict"
 	"github.com/bightdev/bight/internal/steer"
@@ -51,7 +52,7 @@ func TestANodeConvictsAlone(t *testing.T) {
 		t.Fatalf("in effect is %+v", w)
 	}
 	last := uint64(0)
-	s := tr.open("a:8080", 8080, func() uint64 { return last })
+	s := tr.open("a:8080", 8080, func() uint64 { return last }, &latency.Window{})
 	for tr.convicted() == "" && last < 2000 {
 		last++
 		s.add(outcome(last, last%20 == 0, map[bool]int{true: 500, false: 200}[last%20 == 0]))
@@ -104,7 +105,7 @@ func TestAHealthyVersionIsNotConvicted(t *testing.T) {
 				tr := trialOf(releaseOf("r"), func() {})
 				turns := steer.NewBalance(9500, 500)
 				last := uint64(0)
-				s := tr.open("a:8080", 8080, func() uint64 { return last })
+				s := tr.open("a:8080", 8080, func() uint64 { return last }, &latency.Window{})
 				for last < 2000 && tr.convicted() == "" {
 					last++
 					s.add(outcome(last, turns.Next() == 1, map[bool]int{true: 500, false: 200}[fails(last)]))
@@ -129,7 +130,7 @@ func TestAReleaseThatCanNotBeJudged(t *testing.T) {
 	if tr.judge != nil || !strings.Contains(tr.problem, "maxErrors") {
 		t.Errorf("the problem is %q", tr.problem)
 	}
-	s := tr.open("a:8080", 8080, func() uint64 { return 1 })
+	s := tr.open("a:8080", 8080, func() uint64 { return 1 }, &latency.Window{})
 	s.add(outcome(1, true, 500))
 	if b := tr.tick(time.Now()); b != nil {
 		t.Errorf("told is %+v", b)
@@ -144,7 +145,7 @@ func TestAJudgeGoesOnWithAnotherConfig(t *testing.T) {
 	r := releaseOf("r")
 	tr := trialOf(r, func() {})
 	last := uint64(0)
-	s := tr.open("a:8080", 8080, func() uint64 { return last })
+	s := tr.open("a:8080", 8080, func() uint64 { return last }, &latency.Window{})
 	for range 3 {
 		last++
 		s.add(outcome(last, true, 500))
@@ -324,7 +325,7 @@ func TestATrialTells(t *testing.T) {
 	})
 	last := uint64(0)
 	var mu sync.Mutex
-	s := tr.open("a:8080", 8080, func() uint64 { mu.Lock(); defer mu.Unlock(); return last })
+	s := tr.open("a:8080", 8080, func() uint64 { mu.Lock(); defer mu.Unlock(); return last }, &latency.Window{})
 	fail := func() {
 		mu.Lock()
 		last++
@@ -353,7 +354,7 @@ func TestATrialOfManyDoors(t *testing.T) {
 	for door := range 8 {
 		var mu sync.Mutex
 		last := uint64(0)
-		s := tr.open(fmt.Sprint(door), 8080, func() uint64 { mu.Lock(); defer mu.Unlock(); return last })
+		s := tr.open(fmt.Sprint(door), 8080, func() uint64 { mu.Lock(); defer mu.Unlock(); return last }, &latency.Window{})
 		all.Go(func() {
 			for range 500 {
 				mu.Lock()
@@ -390,7 +391,7 @@ func BenchmarkOutcome(b *testing.B) {
 	for name, status := range map[string]int{"success": 200, "error": 500} {
 		b.Run(name, func(b *testing.B) {
 			last := uint64(0)
-			s := tr.open(name, 8080, func() uint64 { return last })
+			s := tr.open(name, 8080, func() uint64 { return last }, &latency.Window{})
 			defer s.close()
 			for b.Loop() {
 				last++

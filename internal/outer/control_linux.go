@@ -18,6 +18,8 @@ import (
 	"github.com/bightdev/bight/internal/install"
 	"github.com/bightdev/bight/internal/kube"
 	"github.com/bightdev/bight/internal/release/control"
+	"github.com/bightdev/bight/internal/release/guard"
+	"github.com/bightdev/bight/internal/release/guard/prometheus"
 	"github.com/bightdev/bight/internal/release/spec"
 )
 
@@ -39,6 +41,11 @@ func (Loop) Control(ctx context.Context, s cli.ControllerSettings) error {
 		Cluster: cluster, Agents: "system:serviceaccount:" + namespace + ":" + install.NodeAgents, Log: s.Log,
 		Dir: filepath.Join(s.Dir, "evidence"), Secrets: new(secrets.Checker).Search,
 	}
+	if s.Prometheus != "" {
+		if releases.Metrics, err = metrics(s.Prometheus); err != nil {
+			return err
+		}
+	}
 	return (&controller.Controller{
 		Cluster: cluster, Dir: s.Dir, Listen: s.Listen, Pod: pod, Namespace: namespace,
 		HookCommand: s.Hook, Version: s.Version, Log: s.Log,
@@ -49,4 +56,12 @@ func (Loop) Control(ctx context.Context, s cli.ControllerSettings) error {
 			Resource: "releases", Subresource: "evidence", Handler: http.HandlerFunc(releases.GiveBundle),
 		}},
 	}).Run(ctx)
+}
+
+// metrics is who answers guards.
+func metrics(url string) (control.Metrics, error) {
+	if err := guard.CheckURL(url); err != nil {
+		return nil, err
+	}
+	return prometheus.New(url)
 }

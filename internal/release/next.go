@@ -26,9 +26,12 @@ func Next(p Plan, s State, w World) (State, []Action) {
 		d.promote()
 	case d.Canary.Ready == 0:
 		d.start()
+	case d.measuring():
+		d.measure()
 	default:
 		d.progress()
 	}
+	d.wait()
 	return d.State, d.actions
 }
 
@@ -37,6 +40,7 @@ type decision struct {
 	State
 	World
 	actions []Action
+	asked   bool // somebody is, whether it may go on
 }
 
 func (d *decision) add(a Action) { d.actions = append(d.actions, a) }
@@ -193,10 +197,39 @@ func (d *decision) start() {
 	d.scale(max(d.State.Pods, d.need(d.step().Weight, d.step().Pods)))
 }
 
+// measuring says whether the canary's first request waits until stable is known. An order
+// does not wait.
+func (d *decision) measuring() bool {
+	return !d.Opened && d.Route.Weight == 0 && d.Route.Mirror == 0 && d.Orders.Weight == nil && d.Baseline.comes()
+}
+
+func (d *decision) measure() {
+	d.say(Progressing, "measures the latency of the version before: %d of %d requests", d.Baseline.Have, d.Baseline.Want)
+	d.route(0, 0)
+	d.scale(max(d.State.Pods, d.need(d.step().Weight, d.step().Pods)))
+	d.later(d.Now, time.Second)
+}
+
+// wait counts the time in which people have the release wait on purpose: they pause it,
+// hold its weight, or are asked whether it may go on. When they can't decide because the
+// time for a verdict is over, that is no more time for it.
+func (d *decision) wait() {
+	waits := !d.Phase.Ended() && d.Phase != Undoing && d.Phase != Promoting &&
+		(d.Orders.Paused || d.Orders.Weight != nil || d.asked)
+	switch {
+	case waits && d.WaitSince.IsZero():
+		d.WaitSince = d.Now
+	case !waits && !d.WaitSince.IsZero():
+		d.Waited += max(d.Now.Sub(d.WaitSince), 0)
+		d.WaitSince = time.Time{}
+	}
+}
+
 func (d *decision) step() Step { return d.Steps[min(d.Step, len(d.Steps)-1)] }
 
 // progress follows what people want now, and the plan.
 func (d *decision) progress() {
+	d.Opened = true
 	if d.Step >= len(d.Steps) { // the plan was shortened
 		d.Step = len(d.Steps) - 1
 	}
@@ -247,7 +280,7 @@ func (d *decision) give(weight, mirror Weight, least int32) bool {
 
 // over says whether a step is, and if not, what it waits for.
 func (d *decision) over(s Step) bool {
-	asked := d.Orders.Go > d.State.Go
+	told := d.Orders.Go > d.State.Go
 	switch {
 	case d.Orders.Paused:
 		d.say(Held, "paused at %s", s.Weight)
@@ -259,10 +292,11 @@ func (d *decision) over(s Step) bool {
 	case s.Proven && d.Verdict != verdict.Good && d.Verdict != verdict.Inconclusive:
 		d.say(Progressing, "%s of the requests: %s", s.Weight, cmp.Or(d.World.Why, "collecting evidence"))
 		return false
-	case s.Proven && d.Verdict == verdict.Inconclusive && !asked:
+	case s.Proven && d.Verdict == verdict.Inconclusive && !told:
 		d.say(Held, "%s of the requests, and no verdict in time: %s", s.Weight, d.World.Why)
 		return false
-	case s.Hold && !asked:
+	case s.Hold && !told:
+		d.asked = true
 		d.say(Held, "%s of the requests, until somebody says that it may go on", s.Weight)
 		return false
 	}
@@ -290,6 +324,7 @@ func (d *decision) promote() {
 		d.start()
 		return
 	}
+	d.Opened = true
 	need := d.need(All, 0)
 	d.scale(need)
 	if d.Canary.Ready < need && d.Route.Weight < All {

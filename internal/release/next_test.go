@@ -296,7 +296,7 @@ func randomPlan(r *rand.Rand) Plan {
 
 // happen changes one thing of the world.
 func happen(r *rand.Rand, w *World, s State) {
-	switch r.IntN(12) {
+	switch r.IntN(13) {
 	case 0:
 		w.Canary.Ready = min(s.Pods, int32(r.IntN(6)))
 	case 1:
@@ -317,6 +317,8 @@ func happen(r *rand.Rand, w *World, s State) {
 		w.Verdict = []verdict.Kind{verdict.Collecting, verdict.Good, verdict.Inconclusive, verdict.Bad}[r.IntN(4)]
 	case 9:
 		w.Orders.Undo = r.IntN(8) == 0
+	case 10:
+		w.Baseline = Baseline{Want: 100, Have: int64(r.IntN(120)), Over: time.Duration(r.IntN(20)) * time.Second}
 	default:
 		w.Obeyed = s.Route.Generation
 	}
@@ -336,6 +338,10 @@ func keeps(t *testing.T, p Plan, was, s State, w World) {
 		t.Fatalf("undone with %s:\n%+v", s.Route.Weight, s)
 	case s.Route.Generation < was.Route.Generation || s.Route != was.Route && s.Route.Generation == was.Route.Generation && was.Phase != "":
 		t.Fatalf("the route changes without a new generation:\n%+v\n%+v", was.Route, s.Route)
+	case (s.Route.Weight > 0 || s.Route.Mirror > 0) && !s.Opened || was.Opened && !s.Opened:
+		t.Fatalf("it has requests and is not open:\n%+v\n%+v", was, s)
+	case s.Waited < was.Waited || s.Deadline(time.Hour, w.Now).Before(was.Deadline(time.Hour, w.Now)):
+		t.Fatalf("time that people took is taken back:\n%+v\n%+v", was, s)
 	case s.Convicted && !was.Convicted && w.Verdict != verdict.Bad:
 		t.Fatalf("convicted without evidence:\n%+v\n%+v", s, w)
 	case s.Message == "":

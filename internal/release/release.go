@@ -156,6 +156,22 @@ type State struct {
 	Ended     time.Time `json:"ended,omitzero"`
 	// Cleaned says that the pods of the version without requests are gone.
 	Cleaned bool `json:"cleaned,omitempty"`
+	// Opened says that the canary may get requests: by a weight, copies or routes.
+	Opened bool `json:"opened,omitempty"`
+	// Waited is how long people have had the release wait, on purpose, until WaitSince,
+	// since when they have it wait again.
+	Waited    time.Duration `json:"waitedNs,omitempty"`
+	WaitSince time.Time     `json:"waitSince,omitzero"`
+}
+
+// Deadline is when the time for a verdict is over: some time after the beginning, not
+// counting that in which people have the release wait.
+func (s State) Deadline(after time.Duration, now time.Time) time.Time {
+	at := s.Started.Add(after + s.Waited)
+	if !s.WaitSince.IsZero() {
+		at = at.Add(max(now.Sub(s.WaitSince), 0))
+	}
+	return at
 }
 
 // Route is how requests are shared. Each that differs has a higher generation.
@@ -188,6 +204,23 @@ type Pods struct {
 	All   int32 `json:"all"` // that exist
 }
 
+// Baseline is what is known of stable's requests before the canary gets any.
+type Baseline struct {
+	// Want is how many have to be measured, 0 if nobody needs them; Have how many are, in
+	// the time Over.
+	Want, Have int64
+	Over       time.Duration
+}
+
+// soon is how long the canary's first request waits until enough of stable's are measured.
+const soon = 10 * time.Second
+
+// comes says that what is missing comes soon, at the rate at which the rest has come. So
+// nobody waits for longer than that, and without requests nobody waits at all.
+func (b Baseline) comes() bool {
+	return b.Have < b.Want && b.Have > 0 && float64(b.Have)*soon.Seconds() >= float64(b.Want)*b.Over.Seconds()
+}
+
 // World is what is seen.
 type World struct {
 	Now            time.Time
@@ -195,6 +228,8 @@ type World struct {
 	Verdict        verdict.Kind
 	Why            string // of the verdict
 	Stable, Canary Pods
+	// Baseline is what is known of stable.
+	Baseline Baseline
 	// Hindrance is what keeps the canary's pods from being there or ready, "" if nothing
 	// is known of that.
 	Hindrance string

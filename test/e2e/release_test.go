@@ -63,6 +63,8 @@ func TestRelease(t *testing.T) {
 		{"KilledAgent", testReleaseKilledAgent},
 		{"NotReady", testReleaseNeverReady},
 		{"Superseded", testReleaseSuperseded},
+		{"Slow", testReleaseSlow},
+		{"Guards", testReleaseGuards},
 		{"Uninstall", testUninstallDuringARelease},
 	} {
 		if !t.Run(step.name, func(t *testing.T) { step.run(b.on(t)) }) {
@@ -105,8 +107,13 @@ func (b *bay) unreleased() {
 // plan writes a plan, and returns its file's name.
 func (b *bay) plan(text string) string {
 	b.Helper()
-	b.write("plan.yaml", text)
-	return b.dir + "/plan.yaml"
+	return b.planNamed("plan", text)
+}
+
+func (b *bay) planNamed(name, text string) string {
+	b.Helper()
+	b.write(name+".yaml", text)
+	return b.dir + "/" + name + ".yaml"
 }
 
 // hold is a plan that stays at a share until somebody says otherwise.
@@ -189,6 +196,7 @@ func testReleaseRefused(b *bay) {
 		{[]string{"start", "tell", "--env", "WHO=two"}, "tell", 4},
 		{[]string{"start", tillNamed}, "--image", 2},
 		{[]string{"start", tillNamed, "--env", "WHO=two", "--plan", b.plan("steps: [{weight: 120}]")}, "120", 2},
+		{[]string{"start", tillNamed, "--env", "WHO=two", "--plan", b.planNamed("guards", "judge: {guards: [{name: queue, query: up, max: 1}]}")}, "bight install --prometheus URL", 2},
 		{[]string{"weight", tillNamed, "5"}, tillNamed, 4},
 	} {
 		_, errs, code := b.bight(append([]string{"release"}, append(tt.args, "-n", b.namespace)...)...)

@@ -25,8 +25,8 @@ import (
 // Tally counts the requests of one release.
 type Tally struct {
 	config verdict.Config
-	slow   []time.Duration
-	canary string // the version's name
+	slow   [2][]time.Duration // of stable and of the canary
+	canary string             // the version's name
 	// seen is since when a pod of the canary is known. Those that are no more are
 	// forgotten when there are many.
 	seen map[netip.Addr]time.Time
@@ -48,12 +48,23 @@ func New(c verdict.Config, canary string) *Tally {
 }
 
 // Judged takes another config, from here on.
-func (t *Tally) Judged(c verdict.Config) { t.config, t.slow = c, Slow(c) }
+func (t *Tally) Judged(c verdict.Config) {
+	t.config, t.slow = c, [2][]time.Duration{c.Slow(false), c.Slow(true)}
+}
+
+// slowOf are the latencies over which a request of a version is slow.
+func (t *Tally) slowOf(canary bool) []time.Duration {
+	if canary {
+		return t.slow[1]
+	}
+	return t.slow[0]
+}
 
 // Slow are the times at which a door has to report a request that is still without an
-// answer.
+// answer, of whatever version.
 func Slow(c verdict.Config) []time.Duration {
-	all := slices.DeleteFunc(append(slices.Clone(c.Quantiles[:]), c.Hung), func(d time.Duration) bool { return d <= 0 })
+	all := slices.Concat(c.Slow(false), c.Slow(true), []time.Duration{c.Hung})
+	all = slices.DeleteFunc(all, func(d time.Duration) bool { return d <= 0 })
 	slices.Sort(all)
 	return slices.Compact(all)
 }
@@ -158,9 +169,9 @@ func (d *Door) Add(o *steer.Outcome) *verdict.Request {
 		if s != nil {
 			counts = &s.counts
 		}
-		count(counts, r, d.t.band(o.Latency))
+		count(counts, r, d.t.band(r))
 	}
-	if failed || len(d.t.slow) > 0 && o.Latency > d.t.slow[0] {
+	if failed || overdue || o.Latency > hung && hung > 0 || d.t.crosses(r) {
 		return r
 	}
 	return nil
@@ -168,6 +179,11 @@ func (d *Door) Add(o *steer.Outcome) *verdict.Request {
 
 // ID is how a request is known among all those of a release.
 func (d *Door) ID(o *steer.Outcome) string { return d.name + "/" + strconv.FormatUint(o.ID, 10) }
+
+// crosses says whether a request is slower than the last that was told of it.
+func (t *Tally) crosses(r *verdict.Request) bool {
+	return !r.Unrated && slices.ContainsFunc(t.slowOf(r.Canary), func(d time.Duration) bool { return r.Told <= d && r.Elapsed > d })
+}
 
 // request is an outcome in the judge's terms, nil if it counts for nothing.
 func (d *Door) request(o *steer.Outcome) *verdict.Request {
@@ -197,33 +213,31 @@ func (d *Door) request(o *steer.Outcome) *verdict.Request {
 	case o.Pod.IsValid():
 		r.Pod = o.Pod.Addr().Unmap().String()
 	}
-	if t.cold(o) {
+	if t.config.WarmUp > 0 && t.young(o, t.config.Cold) {
 		return nil
 	}
+	r.Unrated = t.config.Settle > 0 && t.young(o, t.config.Settling)
 	return r
 }
 
-// cold says whether the pod that was asked had been in service for less than the
-// warm-up; of a request that no pod has answered, whether all of them had.
-func (t *Tally) cold(o *steer.Outcome) bool {
-	if t.config.WarmUp <= 0 {
-		return false
-	}
+// young says whether the pod that was asked had come into service too short a time before;
+// of a request that no pod has answered, whether all of them had.
+func (t *Tally) young(o *steer.Outcome, is func(ready, now time.Time) bool) bool {
 	if since, known := t.seen[o.Pod.Addr().Unmap()]; known {
-		return t.config.Cold(since, o.Time)
+		return is(since, o.Time)
 	}
 	for _, since := range t.seen {
-		if !t.config.Cold(since, o.Time) {
+		if !is(since, o.Time) {
 			return false
 		}
 	}
 	return len(t.seen) > 0
 }
 
-// band is that of a latency, as verdict.Tally has them.
-func (t *Tally) band(latency time.Duration) (n int) {
-	for _, q := range t.config.Quantiles {
-		if q > 0 && latency > q {
+// band is that of a request's latency, as verdict.Tally has them.
+func (t *Tally) band(r *verdict.Request) (n int) {
+	for _, d := range t.slowOf(r.Canary) {
+		if r.Elapsed > d {
 			n++
 		}
 	}
@@ -237,9 +251,12 @@ func count(c *verdict.Counts, r *verdict.Request, band int) {
 		i = len(c.Cells)
 		c.Cells = append(c.Cells, verdict.Cell{Weight: r.Weight, Chosen: r.Chosen})
 	}
-	if r.Canary {
+	switch {
+	case r.Canary && r.Unrated:
+		c.Cells[i].Canary.Unrated++
+	case r.Canary:
 		c.Cells[i].Canary.Closed[band]++
-	} else {
+	default:
 		c.Cells[i].Stable.Closed[band]++
 	}
 }

@@ -141,7 +141,7 @@ func (c *Client) Start(ctx context.Context, w Wish) (*v1alpha1.Release, error) {
 func CheckPlan(p v1alpha1.ReleasePlan) (release.Plan, error) {
 	plan, err := spec.Plan(p)
 	if err == nil {
-		_, err = spec.Judge(p.Judge, 1, false)
+		_, err = spec.Judge(p.Judge, nil, 1, false)
 	}
 	if err != nil {
 		return plan, refuse("%s", err)
@@ -277,6 +277,9 @@ func (c *Client) begin(ctx context.Context, s *scene, r, before *v1alpha1.Releas
 	}
 	delete(object, "status")
 	made, err := c.releases().Create(ctx, &unstructured.Unstructured{Object: object}, metav1.CreateOptions{FieldManager: manager})
+	if apierrors.IsInvalid(err) { // by its schema, or a policy of the cluster
+		return nil, refuse("the cluster refuses release %s: %s", r.Name, err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("make release %s: %w", r.Name, c.explain(err))
 	}

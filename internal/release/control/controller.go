@@ -47,6 +47,8 @@ type Controller struct {
 	Dir string
 	// Secrets returns the secrets in a text. nil finds none.
 	Secrets func(ctx context.Context, text string) ([]string, error)
+	// Metrics answers guards; nil if nobody does.
+	Metrics Metrics
 	Log     *slog.Logger
 
 	typed   kubernetes.Interface

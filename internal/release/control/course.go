@@ -28,6 +28,7 @@ type course struct {
 	newer bool
 
 	bench   *bench
+	asking  asking
 	routing *v1alpha1.Routing
 	events  []v1alpha1.ReleaseEvent
 	verdict *v1alpha1.VerdictStatus
@@ -57,6 +58,9 @@ type memory struct {
 	Judged string `json:"judged,omitempty"`
 	// Heeded are the orders that hold.
 	Heeded v1alpha1.ReleaseOrders `json:"heeded,omitzero"`
+	// Measured is how many of stable's latencies were known when the canary got its first
+	// request.
+	Measured int64 `json:"measured,omitempty"`
 }
 
 func newCourse(r *v1alpha1.Release) (*course, error) {
@@ -125,11 +129,34 @@ func (co *course) sit() error {
 		co.reroute()
 	}
 	if co.bench != nil {
-		return nil
+		return co.bench.rejudge(co.r, co.routing)
 	}
 	var err error
-	co.bench, err = newBench(co.r, co.routing.Judges, co.State.Started)
+	co.bench, err = newBench(co.r, co.routing, co.State.Started)
 	return err
+}
+
+// freeze notes what stable's latencies are, at the moment before the canary gets its first
+// request: what it does to them later is not what they were.
+func (co *course) freeze(was release.State) {
+	if was.Opened || !co.State.Opened || co.bench == nil {
+		return
+	}
+	stable, _ := co.bench.baseline(time.Now())
+	co.Measured = stable.N()
+	if co.routing.Quantiles == nil && spec.MindsLatency(co.r.Spec.Plan.Judge) {
+		co.routing.Quantiles = spec.Freeze(stable)
+	}
+	co.routing.Generation++
+	if err := co.bench.rejudge(co.r, co.routing); err != nil {
+		co.routing.Quantiles = nil // errors are judged all the same
+	}
+	co.say("%s", co.latency())
+}
+
+// latency says what slow is.
+func (co *course) latency() string {
+	return spec.Latency(co.r.Spec.Plan.Judge, co.routing.Quantiles, co.Measured)
 }
 
 // reroute makes the routing of a release whose status somebody has emptied: what has begun
@@ -153,7 +180,7 @@ func (co *course) judge() verdict.Verdict {
 		stable, canary := co.sets()
 		if !co.State.Phase.Ended() {
 			co.bench.watch(co.scene, stable, canary, time.Now())
-			co.bench.passes(time.Now())
+			co.bench.passes(time.Now(), co.deadline(time.Now()))
 		}
 		v = co.bench.judge.Verdict(co.bench.state)
 		co.bench.trace(v, time.Now())
@@ -165,6 +192,20 @@ func (co *course) judge() verdict.Verdict {
 	return v
 }
 
+// deadline is when there is no good verdict any more.
+func (co *course) deadline(now time.Time) time.Time {
+	return co.State.Deadline(co.bench.patience(), now)
+}
+
+// baseline is what is known of stable's requests as long as it matters.
+func (co *course) baseline(now time.Time) (b release.Baseline) {
+	if co.bench != nil && !co.State.Opened && spec.MindsLatency(co.r.Spec.Plan.Judge) {
+		all, over := co.bench.baseline(now)
+		b.Want, b.Have, b.Over = spec.Enough, all.N(), over
+	}
+	return b
+}
+
 // world is what is seen.
 func (co *course) world(orders release.Orders, v verdict.Verdict) release.World {
 	stable, canary := co.sets()
@@ -172,7 +213,7 @@ func (co *course) world(orders release.Orders, v verdict.Verdict) release.World 
 	return release.World{
 		Now: time.Now(), Orders: orders, Verdict: v.Is, Why: v.Why,
 		Stable: co.scene.count(stable, want), Canary: co.scene.count(canary, want), Obeyed: co.obeyed(),
-		Hindrance: co.scene.hindrance(canary),
+		Hindrance: co.scene.hindrance(canary), Baseline: co.baseline(time.Now()),
 	}
 }
 
@@ -211,6 +252,9 @@ func (co *course) direct() {
 	}
 	next.Judges = max(next.Judges, judges(co.scene, stable))
 	next.Routes = append(slices.Clone(co.Heeded.Routes), co.r.Spec.Plan.Routes...)
+	if !co.State.Opened {
+		next.Routes = slices.DeleteFunc(next.Routes, func(r v1alpha1.ReleaseRoute) bool { return r.To == v1alpha1.Canary })
+	}
 	next.Affinity = co.r.Spec.Plan.Affinity
 	next.Addresses, next.Canary = nil, ""
 	if canary != nil && canary != stable {
@@ -277,6 +321,12 @@ func (co *course) note(was release.State, v verdict.Verdict) {
 	if co.verdict == nil || co.verdict.Is != shown.Is {
 		co.say("verdict: %s (%s)", shown.Is, shown.Why)
 	}
+	switch {
+	case co.routing != nil && co.State.Opened:
+		shown.Latency = co.latency()
+	case co.verdict != nil:
+		shown.Latency = co.verdict.Latency
+	}
 	co.verdict = shown
 	s := co.State
 	if s.Route.Weight != was.Route.Weight {
@@ -293,8 +343,8 @@ func (co *course) due() time.Time {
 		return time.Time{}
 	}
 	var at time.Time
-	if co.bench.deadline.After(time.Now()) {
-		at = co.bench.deadline
+	if over := co.deadline(time.Now()).Add(time.Second); over.After(time.Now()) {
+		at = over
 	}
 	if co.late {
 		at = earlier(at, co.wrote.Add(calm))

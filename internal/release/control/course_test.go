@@ -33,7 +33,7 @@ func underWay(t *testing.T) *course {
 		t.Fatal(err)
 	}
 	co.scene = s
-	co.State.Phase, co.State.Route = release.Progressing, release.Route{Generation: 3, Weight: 500}
+	co.State.Phase, co.State.Opened, co.State.Route = release.Progressing, true, release.Route{Generation: 3, Weight: 500}
 	return co
 }
 
@@ -167,7 +167,7 @@ func TestABenchKeepsWhatItHasSeen(t *testing.T) {
 		t.Fatal(err)
 	}
 	b := co.bench
-	b.passes(time.Now())
+	b.passes(time.Now(), time.Now())
 	if b.dirty {
 		t.Error("time alone is something to be kept")
 	}
@@ -188,7 +188,7 @@ func TestABenchKeepsWhatItHasSeen(t *testing.T) {
 	for evidence, seqs := range map[string]int{string(was): 1, `{"judge":{"of":"another program"},"seqs":{"a/x":7}}`: 0, `7`: 0} {
 		r := co.r.DeepCopy()
 		r.Status.Evidence = &runtime.RawExtension{Raw: []byte(evidence)}
-		next, err := newBench(r, 4, time.Now())
+		next, err := newBench(r, co.routing, time.Now())
 		if err != nil || len(next.kept.Seqs) != seqs {
 			t.Errorf("%.40s: %v, %v", evidence, next.kept.Seqs, err)
 		}

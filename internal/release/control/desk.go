@@ -1,6 +1,7 @@
 package control
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -38,6 +39,7 @@ type desk struct {
 	mu       sync.Mutex
 	releases map[types.UID]*v1alpha1.Release
 	batches  []spec.Batch
+	answers  []answer
 
 	// Of run alone.
 	courses map[types.UID]*course
@@ -150,9 +152,14 @@ func (d *desk) run(ctx context.Context) {
 // time for never.
 func (d *desk) step(ctx context.Context) (next time.Time, err error) {
 	all, batches := d.take()
-	maps.DeleteFunc(d.courses, func(uid types.UID, _ *course) bool {
-		return !slices.ContainsFunc(all, func(r *v1alpha1.Release) bool { return r.UID == uid })
+	maps.DeleteFunc(d.courses, func(uid types.UID, co *course) bool {
+		gone := !slices.ContainsFunc(all, func(r *v1alpha1.Release) bool { return r.UID == uid })
+		if gone {
+			co.asking.stop()
+		}
+		return gone
 	})
+	d.hear()
 	d.all = all
 	var errs []error
 	for i, r := range all {
@@ -228,7 +235,7 @@ func (d *desk) proceed(ctx context.Context, co *course) (time.Time, error) {
 	}
 	plan, orders, err := co.wishes()
 	if seat := co.sit(); err == nil {
-		err = seat
+		err = cmp.Or(seat, d.c.guarded(co.r))
 	}
 	if err != nil && !orders.Undo && spec.Convicted(co.r) == "" {
 		return time.Time{}, d.tell(ctx, co, err.Error()) // it stays as it is until that makes sense
@@ -244,6 +251,7 @@ func (d *desk) proceed(ctx context.Context, co *course) (time.Time, error) {
 	was := co.State
 	state, actions := release.Next(plan, was, co.world(orders, v))
 	co.State = state
+	co.freeze(was)
 	co.note(was, v)
 	co.direct()
 	err = nil
@@ -251,6 +259,7 @@ func (d *desk) proceed(ctx context.Context, co *course) (time.Time, error) {
 		return time.Time{}, err
 	}
 	d.shelve(ctx, co)
+	d.ask(ctx, co)
 	next := co.due()
 	for _, a := range actions {
 		switch a.Kind {
@@ -292,8 +301,10 @@ func (d *desk) begin(ctx context.Context, co *course) (time.Time, error) {
 		return d.close(ctx, co, release.Undone, fmt.Sprintf("it could not begin for %s: %s", plan.Patience(), co.State.Message))
 	}
 	if err == nil {
-		if _, wrong := spec.Judge(r.Spec.Plan.Judge, 1, false); wrong != nil {
+		if _, wrong := spec.Judge(r.Spec.Plan.Judge, nil, 1, false); wrong != nil {
 			err = refuse("%s", wrong)
+		} else if wrong := d.c.guarded(r); wrong != nil {
+			err = wrong
 		}
 	}
 	if err == nil {

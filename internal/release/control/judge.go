@@ -13,6 +13,7 @@ import (
 
 	"github.com/bightdev/bight/api/v1alpha1"
 	"github.com/bightdev/bight/internal/release/evidence"
+	"github.com/bightdev/bight/internal/release/latency"
 	"github.com/bightdev/bight/internal/release/spec"
 	"github.com/bightdev/bight/internal/release/verdict"
 )
@@ -20,15 +21,22 @@ import (
 // bench judges one release: by what node agents have counted, and by what happens to
 // pods.
 type bench struct {
-	judge *verdict.Judge
-	state verdict.State
-	kept  notes
-	// deadline is when there is no good verdict any more.
-	deadline time.Time
+	judge  *verdict.Judge
+	config verdict.Config
+	state  verdict.State
+	kept   notes
+	// stable are the latencies that node agents have told, by node.
+	stable map[string]told
 	// dirty says that there is something to be kept.
 	dirty bool
 	// alone is why a node agent has convicted the version by what it has seen.
 	alone string
+}
+
+// told is what a node agent has told, and when.
+type told struct {
+	spec.Latencies
+	at time.Time
 }
 
 // notes are kept with the judge's state, so that nothing counts twice.
@@ -49,16 +57,16 @@ type seenPod struct {
 }
 
 // newBench goes on from what was kept.
-func newBench(r *v1alpha1.Release, judges int32, at time.Time) (*bench, error) {
-	c, err := spec.Judge(r.Spec.Plan.Judge, judges, false)
+func newBench(r *v1alpha1.Release, route *v1alpha1.Routing, at time.Time) (*bench, error) {
+	c, err := spec.Judge(r.Spec.Plan.Judge, route.Quantiles, route.Judges, false)
 	if err != nil {
 		return nil, err
 	}
-	b := &bench{}
+	b := &bench{config: c, stable: map[string]told{}}
 	if b.judge, err = verdict.New(c); err != nil {
 		return nil, err
 	}
-	b.state, b.deadline = b.judge.Start(at), at.Add(orElse(c.Deadline, 30*time.Minute)+time.Second)
+	b.state = b.judge.Start(at)
 	if e := r.Status.Evidence; e != nil && len(e.Raw) > 0 {
 		// What can't be read, of another version of this program maybe, counts for nothing.
 		state, err := verdict.State{}, json.Unmarshal(e.Raw, &b.kept)
@@ -80,11 +88,34 @@ func newBench(r *v1alpha1.Release, judges int32, at time.Time) (*bench, error) {
 	return b, nil
 }
 
-func orElse(d, otherwise time.Duration) time.Duration {
-	if d > 0 {
-		return d
+// rejudge has what was seen judged by what the plan says now.
+func (b *bench) rejudge(r *v1alpha1.Release, route *v1alpha1.Routing) error {
+	c, err := spec.Judge(r.Spec.Plan.Judge, route.Quantiles, route.Judges, false)
+	if err != nil || digest(c) == digest(b.config) {
+		return err
 	}
-	return otherwise
+	judge, err := verdict.New(c)
+	if err != nil {
+		return err
+	}
+	kept, err := json.Marshal(b.state)
+	if err != nil {
+		return err
+	}
+	state, err := judge.Load(kept)
+	if err != nil {
+		return err
+	}
+	b.judge, b.config, b.state, b.dirty = judge, c, state, true
+	return nil
+}
+
+// patience is how long a verdict may take.
+func (b *bench) patience() time.Duration {
+	if b.config.Deadline > 0 {
+		return b.config.Deadline
+	}
+	return 30 * time.Minute
 }
 
 // keep is what is to be kept.
@@ -101,9 +132,19 @@ func (b *bench) observe(o verdict.Observation) {
 	b.dirty = true
 }
 
-// passes tells the judge that time has passed, which is nothing to be kept.
-func (b *bench) passes(at time.Time) {
-	b.state, _ = b.judge.Next(b.state, verdict.Observation{At: at})
+// passes tells the judge that time has passed, and until when it may take: nothing that
+// has to be kept.
+func (b *bench) passes(at, deadline time.Time) {
+	b.state, _ = b.judge.Next(b.state, verdict.Observation{At: at, Extend: &deadline})
+}
+
+// baseline is what is known of stable's latencies.
+func (b *bench) baseline(now time.Time) (all latency.Histogram, over time.Duration) {
+	for _, t := range b.stable {
+		all.Merge(t.Counts)
+		over = max(over, t.Over+now.Sub(t.at))
+	}
+	return all, over
 }
 
 // take counts a batch, unless it has counted before.
@@ -114,6 +155,12 @@ func (b *bench) take(batch spec.Batch, at time.Time) {
 	}
 	b.kept.Seqs[key] = batch.Seq
 	b.alone = cmp.Or(b.alone, batch.Convicted)
+	if batch.Stable != nil {
+		b.stable[batch.Node] = told{*batch.Stable, at}
+	}
+	if len(batch.Counts.Cells) == 0 && len(batch.Counts.Moved) == 0 && batch.Convicted == "" {
+		return
+	}
 	counts := batch.Counts
 	b.observe(verdict.Observation{At: at, Counts: &counts})
 }
@@ -202,8 +249,11 @@ func status(v verdict.Verdict) *v1alpha1.VerdictStatus {
 		Is: string(v.Is), Why: v.Why, E: fmt.Sprintf("%.3g", v.E), AbortAt: fmt.Sprintf("%.3g", v.AbortAt), BadPods: v.BadPods,
 	}
 	for _, m := range v.Metrics {
-		if m.Name == "errors" {
+		switch m.Name {
+		case "errors":
 			s.Requests, s.Errors = m.N, m.Bad
+		case "over p99":
+			s.Slow = m.Bad
 		}
 	}
 	return s

@@ -1,9 +1,12 @@
 package spec
 
 import (
+	"time"
+
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/bightdev/bight/internal/release/evidence"
+	"github.com/bightdev/bight/internal/release/latency"
 	"github.com/bightdev/bight/internal/release/verdict"
 )
 
@@ -42,6 +45,17 @@ type Batch struct {
 	Boot   string         `json:"boot"`
 	Seq    int64          `json:"seq"`
 	Counts verdict.Counts `json:"counts"`
+	// Stable are the latencies of stable's requests in the last minutes, all that the agent
+	// knows: it takes the place of what was told before. It is told until the canary gets
+	// its first request.
+	Stable *Latencies `json:"stable,omitempty"`
 	// Convicted is why the agent's own judge has, or "".
 	Convicted string `json:"convicted,omitempty"`
+}
+
+// Latencies are those of requests that went well, from the decision to the head of the
+// answer, and over how long they were measured.
+type Latencies struct {
+	Counts latency.Histogram `json:"counts"`
+	Over   time.Duration     `json:"overNs"`
 }

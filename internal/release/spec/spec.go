@@ -18,7 +18,6 @@ import (
 	"github.com/bightdev/bight/api/v1alpha1"
 	"github.com/bightdev/bight/internal/release"
 	"github.com/bightdev/bight/internal/release/evidence"
-	"github.com/bightdev/bight/internal/release/verdict"
 )
 
 // Plan reads a plan, and says what makes no sense in it. Without steps it is the usual
@@ -113,40 +112,10 @@ func Orders(o v1alpha1.ReleaseOrders) (release.Orders, error) {
 	return out, nil
 }
 
-// hung is after which time without an answer a request is an error.
-const hung = 30 * time.Second
-
-// Judge is what a release is judged by. judges is how many node agents may convict it
-// alone, 0 for the config of the controller's judge when there are none; local says
-// whether it is the config of one of them.
-func Judge(j v1alpha1.ReleaseJudge, judges int32, local bool) (verdict.Config, error) {
-	c := verdict.Config{Hung: duration(j.Hung), Deadline: duration(j.Deadline), WarmUp: duration(j.WarmUp)}
-	if c.Hung == 0 {
-		c.Hung = hung
-	}
-	if j.MaxErrors != nil {
-		w, err := Weight(j.MaxErrors, "plan.judge.maxErrors")
-		if err != nil {
-			return c, err
-		}
-		c.MaxErrors = float64(w) / float64(release.All)
-	}
-	central, own := verdict.Split(alpha, int(max(judges, 1)))
-	c.Alpha = central
-	if local {
-		c.Alpha, c.Tells = own, true
-	}
-	_, err := verdict.New(c)
-	return c, err
-}
-
 // Evidence reads what is to be hidden of requests.
 func Evidence(e v1alpha1.ReleaseEvidence) *evidence.Rules {
 	return &evidence.Rules{Headers: e.Headers, Fields: e.Hide, NoBodies: e.NoBodies}
 }
-
-// alpha is the probability with which a healthy version may be convicted, in all.
-const alpha = 0.001
 
 // Effective is what a door is to do with a release: what its routing says, unless
 // somebody has ordered that it be undone, or an agent has convicted the version. Whoever

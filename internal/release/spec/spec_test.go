@@ -104,18 +104,18 @@ func TestEffective(t *testing.T) {
 }
 
 func TestJudgesShareTheirError(t *testing.T) {
-	central, err := Judge(v1alpha1.ReleaseJudge{}, 4, false)
+	central, err := Judge(v1alpha1.ReleaseJudge{}, nil, 4, false)
 	if err != nil {
 		t.Fatal(err)
 	}
-	local, err := Judge(v1alpha1.ReleaseJudge{}, 4, true)
+	local, err := Judge(v1alpha1.ReleaseJudge{}, nil, 4, true)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if sum := central.Alpha + 4*local.Alpha; sum < 0.000999 || sum > 0.001001 || !local.Tells || central.Tells {
 		t.Errorf("in all %g; of the controller's %+v, of an agent's %+v", sum, central, local)
 	}
-	if _, err := Judge(v1alpha1.ReleaseJudge{MaxErrors: ptr.To(intstr.FromString("many"))}, 1, false); err == nil || !strings.Contains(err.Error(), "plan.judge.maxErrors") {
+	if _, err := Judge(v1alpha1.ReleaseJudge{MaxErrors: ptr.To(intstr.FromString("many"))}, nil, 1, false); err == nil || !strings.Contains(err.Error(), "plan.judge.maxErrors") {
 		t.Errorf("the error is %v", err)
 	}
 }

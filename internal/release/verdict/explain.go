@@ -109,10 +109,10 @@ func total(t Tally) int64 { return t.ok() + t.Failed + t.Repeated }
 // over the 99 % quantile, or over the one that convicts most, if latency does.
 func (j *Judge) bad(s *core, t Tally, cohort Arm) string {
 	errors := t.Failed + cohort.Failed
-	slow := t.Slow[2]
+	slow, most := t.Slow[2], s.Errors.log()
 	for k := range s.Slow {
-		if s.Slow[k].log() > s.Errors.log() {
-			slow = max(slow, t.Slow[k])
+		if e := s.Slow[k].log(); e > most {
+			slow, most = t.Slow[k], e
 		}
 	}
 	switch {

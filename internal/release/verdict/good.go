@@ -16,10 +16,12 @@ type metric struct {
 
 // certificate is how far that is shown.
 type certificate struct {
-	Wealth wealth `json:"wealth"`
-	Bad    int64  `json:"bad,omitempty"`
-	N      int64  `json:"n,omitempty"`
-	Shown  bool   `json:"shown,omitempty"`
+	Name   string  `json:"name,omitempty"` // of the metric
+	Bound  float64 `json:"bound,omitempty"`
+	Wealth wealth  `json:"wealth"`
+	Bad    int64   `json:"bad,omitempty"`
+	N      int64   `json:"n,omitempty"`
+	Shown  bool    `json:"shown,omitempty"`
 }
 
 // rates are what is bet on in place of the bound, as parts of it.

@@ -103,8 +103,11 @@ func (j *Judge) tally(s *core, r *Request) (t Tally, why string) {
 	crossed := func(d time.Duration) bool { return r.Told <= d && r.Elapsed > d }
 	if j.config.latency() {
 		for k, d := range j.config.Quantiles {
+			if r.Canary {
+				d += j.config.Slack
+			}
 			switch {
-			case !crossed(d):
+			case r.Unrated || !crossed(d):
 			case s.repeated(r, k+1, once):
 				t.SlowRepeated[k] = 1
 			default:
@@ -238,10 +241,41 @@ func (j *Judge) betLatency(s *core, w float64, canary, stable Tally) {
 		if canary.Slow[k] == 0 && stable.Slow[k] == 0 {
 			continue
 		}
+		if j.config.Surge > 0 {
+			s.Surges[k].begin(int64(s.Now/time.Second), &s.Slow[k])
+		}
 		for i, r := range j.slowBets[k] {
-			s.Slow[k].move(i, relative(w, j.config.Allowed, r).of(canary.Slow[k], 0, stable.Slow[k], 0))
+			by := relative(w, j.config.Allowed, r).of(canary.Slow[k], 0, stable.Slow[k], 0)
+			if j.config.Surge > 0 {
+				by = s.Surges[k].hold(i, by, math.Log(j.config.Surge))
+			}
+			s.Slow[k].move(i, by)
 		}
 	}
+}
+
+// surge is what one second has moved the bets on one quantile by.
+type surge struct {
+	Second int64     `json:"second,omitempty"`
+	Moved  []float64 `json:"moved,omitempty"` // each bet, in logarithms, without regard to the limit
+}
+
+func (u *surge) begin(second int64, w *wealth) {
+	if u.Second != second || len(u.Moved) != len(w.Logs) {
+		*u = surge{Second: second, Moved: make([]float64, len(w.Logs))}
+	}
+}
+
+// hold returns by how much a bet moves, if it moves by at most so much in a second. The
+// smaller of a supermartingale and a constant is a supermartingale, and so is a product
+// of such, so E keeps its bound. The order inside of a second does not matter.
+func (u *surge) hold(bet int, by, most float64) float64 {
+	was := min(u.Moved[bet], most)
+	if math.IsNaN(by) || math.IsInf(by, 0) {
+		return by // which is no bet
+	}
+	u.Moved[bet] += by
+	return min(u.Moved[bet], most) - was
 }
 
 // of is the sum of a step over many requests. The conversions keep a compiler from

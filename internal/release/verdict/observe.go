@@ -51,6 +51,8 @@ type Request struct {
 	// Cold says that the pod was in its warm-up when the request was sent to it: the
 	// request counts for nothing. [Config.Cold] tells.
 	Cold bool `json:"cold,omitempty"`
+	// Unrated says that the request's latency counts for nothing. [Config.Settling] tells.
+	Unrated bool `json:"unrated,omitempty"`
 }
 
 // bands is the number of bands of latency that four quantiles make.
@@ -64,6 +66,8 @@ type Tally struct {
 	// over Config.Hung: a version that answers quickly or never must not look good, or
 	// the other one bad, for as long as the rest is out.
 	Closed [bands]int64 `json:"closed,omitzero"`
+	// Unrated are requests that did not fail either, and whose latency counts for nothing.
+	Unrated int64 `json:"unrated,omitempty"`
 	// Failed are errors, counted at once.
 	Failed int64 `json:"failed,omitempty"`
 	// Repeated are errors that are no evidence of their own: of the same trace, client
@@ -77,6 +81,7 @@ type Tally struct {
 
 func (t *Tally) add(o Tally) {
 	t.Failed, t.Repeated = sane(t.Failed+sane(o.Failed)), sane(t.Repeated+sane(o.Repeated))
+	t.Unrated = sane(t.Unrated + sane(o.Unrated))
 	for i := range t.Closed {
 		t.Closed[i] = sane(t.Closed[i] + sane(o.Closed[i]))
 	}
@@ -88,7 +93,7 @@ func (t *Tally) add(o Tally) {
 
 // ok is the number of closed requests that did not fail.
 func (t Tally) ok() int64 {
-	var n int64
+	n := sane(t.Unrated)
 	for _, c := range t.Closed {
 		n += sane(c)
 	}

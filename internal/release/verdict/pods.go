@@ -264,6 +264,13 @@ func (s *core) guardsConvict(limit int) string {
 	return ""
 }
 
+func because(text, value string) string {
+	if value != "" {
+		text += " (" + value + ")"
+	}
+	return text
+}
+
 func orNothing(value string) string {
 	if value == "" {
 		return "no value"
@@ -276,9 +283,9 @@ func (s *core) holds() string {
 	for _, g := range s.Guards {
 		switch {
 		case g.Answer == GuardFail:
-			return fmt.Sprintf("guard %q fails", g.Name)
+			return because(fmt.Sprintf("guard %q fails", g.Name), g.Value)
 		case g.Needed && g.Answer != GuardPass:
-			return fmt.Sprintf("guard %q has no data", g.Name)
+			return because(fmt.Sprintf("guard %q has no data", g.Name), g.Value)
 		}
 	}
 	for _, p := range s.Pods {

@@ -26,6 +26,7 @@ type core struct {
 	Errors wealth            `json:"errors"`
 	Blocks wealth            `json:"blocks"`
 	Slow   [bands - 1]wealth `json:"slow"`
+	Surges [bands - 1]surge  `json:"surges,omitzero"`
 	Turn   turn              `json:"turn,omitzero"`
 	Good   []certificate     `json:"good"`
 	Block  Block             `json:"block"` // all blocks so far
@@ -93,7 +94,7 @@ func (j *Judge) Start(at time.Time) State {
 		c.Slow[k] = j.slow[k].start()
 	}
 	for _, m := range j.metrics {
-		c.Good = append(c.Good, certificate{Wealth: m.start()})
+		c.Good = append(c.Good, certificate{Name: m.name, Bound: m.bound, Wealth: m.start()})
 	}
 	for _, name := range j.config.Guards {
 		c.Guards = append(c.Guards, guard{Name: name, Needed: true})
@@ -104,24 +105,51 @@ func (j *Judge) Start(at time.Time) State {
 // MarshalJSON is for keeping a state; [Judge.Load] reads it.
 func (s State) MarshalJSON() ([]byte, error) { return json.Marshal(s.core) }
 
-// Load reads a state that was saved for a judge with the same config.
+// Load reads a state that was saved. If that was for a judge with another config, what
+// this one judges besides begins anew: latency, when its quantiles are known, a metric
+// whose bound is another, a guard. What it does not judge any more is forgotten.
 func (j *Judge) Load(data []byte) (State, error) {
 	var c core
 	if err := json.Unmarshal(data, &c); err != nil {
 		return State{}, fmt.Errorf("read the state of a verdict: %w", err)
 	}
 	fresh := j.Start(c.Start)
-	same := len(c.Errors.Logs) == len(fresh.Errors.Logs) && len(c.Blocks.Logs) == len(fresh.Blocks.Logs) && len(c.Good) == len(fresh.Good)
+	same := len(c.Errors.Logs) == len(fresh.Errors.Logs) && len(c.Blocks.Logs) == len(fresh.Blocks.Logs)
 	for k := range c.Slow {
 		same = same && len(c.Slow[k].Logs) == len(fresh.Slow[k].Logs)
 	}
-	for i := range min(len(c.Good), len(fresh.Good)) {
-		same = same && len(c.Good[i].Wealth.Logs) == len(fresh.Good[i].Wealth.Logs)
+	for i, of := range fresh.Good {
+		at := slices.IndexFunc(c.Good, func(g certificate) bool { return g.Name == of.Name && g.Bound == of.Bound })
+		if at < 0 {
+			continue
+		}
+		same = same && len(c.Good[at].Wealth.Logs) == len(of.Wealth.Logs)
+		fresh.Good[i] = c.Good[at]
 	}
 	if !same {
-		return State{}, fmt.Errorf("the state of a verdict was saved with another config: replay its log with this one")
+		return State{}, fmt.Errorf("the state of a verdict was saved by another version of this program: replay its log")
 	}
+	c.Good = fresh.Good
+	c.Guards = goOn(c.Guards, fresh.Guards)
 	return State{c}, nil
+}
+
+// goOn are the guards of a config with what is known of them, and those that somebody
+// else speaks for.
+func goOn(was, wanted []guard) []guard {
+	out := slices.Clone(wanted)
+	for i := range out {
+		if at := slices.IndexFunc(was, func(g guard) bool { return g.Name == out[i].Name }); at >= 0 {
+			out[i] = was[at]
+			out[i].Needed = true
+		}
+	}
+	for _, g := range was {
+		if !g.Needed && !slices.ContainsFunc(out, func(o guard) bool { return o.Name == g.Name }) {
+			out = append(out, g)
+		}
+	}
+	return out
 }
 
 // clone is a copy that shares nothing that is changed in place.
@@ -131,6 +159,7 @@ func (s State) clone() State {
 	c.Blocks.Logs = slices.Clone(c.Blocks.Logs)
 	for k := range c.Slow {
 		c.Slow[k].Logs = slices.Clone(c.Slow[k].Logs)
+		c.Surges[k].Moved = slices.Clone(c.Surges[k].Moved)
 	}
 	c.Good = slices.Clone(c.Good)
 	for i := range c.Good {

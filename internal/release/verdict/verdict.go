@@ -102,6 +102,16 @@ type Config struct {
 	// MaxSlow are the rates of requests slower than each of Quantiles that must be
 	// excluded for Good; 1 or more says that it need not be. 0.75, 1, 0.05, 1.
 	MaxSlow [bands - 1]float64 `json:"maxSlow,omitzero"`
+	// Slack is how much longer than each of Quantiles a request to the canary may take
+	// until it is slow: what the way to its pods may cost. None.
+	Slack time.Duration `json:"slackNs,omitempty"`
+	// Settle is for how long the latency of a canary's pod that came into service counts
+	// for nothing: its caches are cold. None.
+	Settle time.Duration `json:"settleNs,omitempty"`
+	// Surge is how many times as large the slow requests of one second may make a bet on
+	// them, at the most. A pod that stands still for a moment has many at once, of one
+	// cause, and is no slow version yet. 0 is any.
+	Surge float64 `json:"surge,omitempty"`
 	// Hung is the time without an answer after which a request is an error. It has to
 	// be given.
 	Hung time.Duration `json:"hungNs"`
@@ -150,6 +160,24 @@ func Split(alpha float64, proxies int) (central, local float64) {
 // canary's pods only: to leave out stable's requests would make the canary's share
 // larger than its weight.
 func (c Config) Cold(ready, now time.Time) bool { return now.Sub(ready) < c.WarmUp }
+
+// Settling says whether the latency of a request that is sent now to a pod of the
+// canary which came into service then counts for nothing. It is as predictable as Cold.
+func (c Config) Settling(ready, now time.Time) bool { return now.Sub(ready) < c.Settle }
+
+// Slow are the latencies over which a request is slow, none if latency is not judged.
+func (c Config) Slow(canary bool) []time.Duration {
+	if !c.latency() {
+		return nil
+	}
+	all := slices.Clone(c.Quantiles[:])
+	for k := range all {
+		if canary {
+			all[k] += c.Slack
+		}
+	}
+	return all
+}
 
 // Judge judges the observations of one release. It does not change.
 type Judge struct {
@@ -284,7 +312,7 @@ func (c Config) check() error {
 	if c.Hung <= 0 {
 		return fmt.Errorf("hung is %v: give the time without an answer after which a request is an error", c.Hung)
 	}
-	for _, d := range []time.Duration{c.Once, c.WarmUp, c.Deadline, c.Epoch} {
+	for _, d := range []time.Duration{c.Once, c.WarmUp, c.Deadline, c.Epoch, c.Slack, c.Settle} {
 		if d < 0 {
 			return fmt.Errorf("a time of %v is negative: times are zero, for the default, or more", d)
 		}
@@ -307,6 +335,12 @@ func (c Config) checkLatency() error {
 		if !(slow > 0) {
 			return fmt.Errorf("maxSlow[%d] is %v: give a rate above 0, or 1 for none", k, slow)
 		}
+	}
+	if c.Surge != 0 && !(c.Surge > 1) {
+		return fmt.Errorf("surge is %v: give a factor above 1, or 0 for any", c.Surge)
+	}
+	if c.Slack > time.Hour || c.Settle > 1000*time.Hour {
+		return fmt.Errorf("slack is %v and settle %v: give an hour at most, and a thousand", c.Slack, c.Settle)
 	}
 	if c.latency() && (c.Quantiles[0] <= 0 || !slices.IsSorted(c.Quantiles[:])) {
 		return fmt.Errorf("quantiles are %v: give four latencies above 0, none below the one before", c.Quantiles)

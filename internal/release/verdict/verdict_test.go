@@ -256,6 +256,8 @@ func TestConfigsThatMakeNoSense(t *testing.T) {
 		{func(c *Config) { c.PodEvents = -1 }, "give 1 or more"},
 		{func(c *Config) { c.MaxSlow[2] = -1 }, "maxSlow[0]"},
 		{func(c *Config) { c.Quantiles = [4]time.Duration{4, 3, 2, 1} }, "quantiles are"},
+		{func(c *Config) { c.Slack = -1 }, "negative"},
+		{func(c *Config) { c.Surge = 1 }, "surge is 1: give"},
 	} {
 		config := Config{Hung: time.Second}
 		c.change(&config)
@@ -263,12 +265,7 @@ func TestConfigsThatMakeNoSense(t *testing.T) {
 			t.Errorf("got %v, want %q", err, c.want)
 		}
 	}
-	a, b := judge(t, Config{}), judge(t, Config{Quantiles: [4]time.Duration{1, 2, 3, 4}})
-	data, err := a.Start(t0).MarshalJSON()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := b.Load(data); err == nil || !strings.Contains(err.Error(), "another config") {
+	if _, err := judge(t, Config{}).Load([]byte(`{"errors":{"logs":[1]}}`)); err == nil || !strings.Contains(err.Error(), "another version of this program") {
 		t.Errorf("got %v, want a refusal", err)
 	}
 }

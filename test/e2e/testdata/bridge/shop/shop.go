@@ -52,6 +52,7 @@ func Serve() {
 	mux.HandleFunc("/counters", s.counters)
 	mux.HandleFunc("/echo", s.echo)
 	mux.HandleFunc("/stream", s.stream)
+	mux.HandleFunc("/api/v1/query", s.query)
 	mux.HandleFunc("/ws", s.socket)
 	mux.HandleFunc("/", s.answer)
 	protocols := new(http.Protocols)
@@ -89,6 +90,9 @@ func (s *server) listen(port int) net.Listener {
 func (s *server) answer(w http.ResponseWriter, r *http.Request) {
 	s.requests.Add(1)
 	w.Header().Set("X-Who", s.who)
+	if d, err := time.ParseDuration(os.Getenv("SLOW")); err == nil {
+		time.Sleep(d) // the pace is what is tested
+	}
 	if os.Getenv("BROKEN") != "" {
 		http.Error(w, "this version is broken", http.StatusInternalServerError)
 		return
@@ -100,6 +104,12 @@ func (s *server) answer(w http.ResponseWriter, r *http.Request) {
 // counters are those of this process; probes are not among the requests.
 func (s *server) counters(w http.ResponseWriter, r *http.Request) {
 	_ = json.NewEncoder(w).Encode(map[string]int64{"requests": s.requests.Load(), "probes": s.probes.Load()})
+}
+
+// query answers as a Prometheus does, and knows one query: vector(NUMBER).
+func (s *server) query(w http.ResponseWriter, r *http.Request) {
+	number := strings.TrimSuffix(strings.TrimPrefix(r.FormValue("query"), "vector("), ")")
+	fmt.Fprintf(w, `{"status":"success","data":{"resultType":"vector","result":[{"metric":{},"value":[%d,%q]}]}}`, time.Now().Unix(), number)
 }
 
 // echo sends each byte back as it comes.
