@@ -246,7 +246,7 @@ func testReleaseByHand(b *bay) {
 	for patch, want := range map[string]string{
 		`{"spec":{"deployment":"cart"}}`:                              "can't be changed",
 		`{"spec":{"template":{"metadata":{"labels":{"other":"x"}}}}}`: "can't be changed",
-		`{"spec":{"orders":{"undo":true,"by":"eve"}}}`:                "who orders something of a Release says so",
+		`{"spec":{"orders":{"undo":true,"by":"eve"}}}`:                "who orders something of a Release, or asks for it, says so",
 	} {
 		if out, err := b.kubectl("patch", "release.bight.dev", name, "-n", b.namespace, "--type", "merge", "-p", patch); err == nil || !strings.Contains(err.Error()+out, want) {
 			b.Errorf("%s: %v, want %q\n%s", patch, err, want, out)
@@ -345,7 +345,7 @@ spec:
 	shown("25 %", "refused", "more than 25 % takes two")
 	// What comes after it has nothing of what was refused.
 	said(0, append([]string{"pause", tillNamed}, ada...)...)
-	if by := b.shares(200); by["three"] != 50 {
+	if by := b.shares(200); by["three"] < 42 || by["three"] > 58 { // each of three doors has turns of its own
 		b.Errorf("%v", by)
 	}
 	said(0, append([]string{"weight", tillNamed, "50", "--ask", "--why", "it looks good"}, ada...)...)
@@ -355,7 +355,7 @@ spec:
 	}
 	said(0, append([]string{"weight", tillNamed, "50", "--ask"}, ada...)...)
 	said(0, "approve", tillNamed, "-n", b.namespace)
-	if by := b.shares(200); by["three"] != 100 {
+	if by := b.shares(200); by["three"] < 90 || by["three"] > 110 {
 		b.Errorf("approved, %v", by)
 	}
 	shown("approved what ada asked for")
