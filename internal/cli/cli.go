@@ -118,6 +118,7 @@ func (p *Program) commands() []*cobra.Command {
 		p.shipCommand(),
 		p.changeCommand(),
 		p.releaseCommand(),
+		p.statsCommand(),
 		p.workerCommand(),
 		p.clusterCommand(),
 		p.installCommand(),

@@ -36,9 +36,11 @@ func (Loop) Control(ctx context.Context, s cli.ControllerSettings) error {
 	releases := &control.Controller{
 		Cluster: cluster, Agents: "system:serviceaccount:" + namespace + ":" + install.NodeAgents, Log: s.Log,
 	}
-	return (&controller.Controller{
+	c := &controller.Controller{
 		Cluster: cluster, Dir: s.Dir, Listen: s.Listen, Pod: pod, Namespace: namespace,
 		HookCommand: s.Hook, Version: s.Version, Log: s.Log,
 		Beside: releases.Run, Paths: map[string]http.Handler{"POST " + spec.EvidencePath: releases},
-	}).Run(ctx)
+	}
+	account(c, releases, s)
+	return c.Run(ctx)
 }

@@ -57,8 +57,12 @@ type Controller struct {
 	// HookCommand runs this program's git hooks.
 	HookCommand []string
 	// Beside is what else is done while this process leads, and Paths what else is served.
-	Beside  func(context.Context) error
-	Paths   map[string]http.Handler
+	Beside func(context.Context) error
+	Paths  map[string]http.Handler
+	// Always is done whether this process leads or not.
+	Always func(context.Context) error
+	// Ledger, if not nil, remembers how changes have gone.
+	Ledger  Ledger
 	Version string
 	Log     *slog.Logger
 
@@ -73,6 +77,8 @@ type Controller struct {
 	results   *results
 	newest    newest
 	tickets   tickets
+	tokens    *access.Kubernetes
+	scrapers  *access.Kubernetes
 	envs      environments
 	images    verifier
 	sources   sources
@@ -145,11 +151,14 @@ func (c *Controller) set(m ctrl.Manager) error {
 	c.envs.typed, c.envs.dynamic, c.envs.client, c.envs.live, c.envs.log = typed, dynamic, c.client, c.live, c.Log
 	c.wake = make(chan v1alpha1.App, 1024)
 	c.hub = &work.Hub{Keeper: keeper{c}, Log: c.Log, May: c.mayWork}
+	tokens := func(keep time.Duration) *access.Kubernetes {
+		return &access.Kubernetes{Tokens: typed.AuthenticationV1().TokenReviews(), Rights: typed.AuthorizationV1().SubjectAccessReviews(), Keep: keep}
+	}
+	// Who scrapes comes again and again, and finds nothing worth a question each time.
+	c.tokens, c.scrapers = tokens(5*time.Second), tokens(5*time.Minute)
 	c.git = &repo.Server{
 		Store: c.store, HookCommand: c.HookCommand, Log: c.Log, OnPush: c.pushed,
-		Access: &gate{tickets: &c.tickets, tokens: &access.Kubernetes{
-			Tokens: typed.AuthenticationV1().TokenReviews(), Rights: typed.AuthorizationV1().SubjectAccessReviews(), Keep: 5 * time.Second,
-		}},
+		Access: &gate{tickets: &c.tickets, tokens: c.tokens},
 	}
 	r, err := ctrlcontroller.New("app", m, ctrlcontroller.Options{
 		Reconciler: reconcile.Func(c.reconcile), MaxConcurrentReconciles: 8, NeedLeaderElection: ptr.To(true),
@@ -160,8 +169,24 @@ func (c *Controller) set(m ctrl.Manager) error {
 	if err := c.watch(m, r); err != nil {
 		return err
 	}
+	if c.Always != nil {
+		if err := m.Add(always(c.Always)); err != nil {
+			return err
+		}
+	}
 	return m.Add(leading{c})
 }
+
+// always is what runs whether this process leads or not.
+type always func(context.Context) error
+
+var _ manager.LeaderElectionRunnable = always(nil)
+
+// NeedLeaderElection implements [manager.LeaderElectionRunnable].
+func (always) NeedLeaderElection() bool { return false }
+
+// Start does it, until ctx ends.
+func (a always) Start(ctx context.Context) error { return a(ctx) }
 
 // leading is what runs while this process leads.
 type leading struct{ *Controller }
@@ -209,6 +234,13 @@ func (l leading) Start(ctx context.Context) error {
 		return err
 	}
 	tasks.Go(func() { l.healAll(ctx) })
+	if l.Ledger != nil {
+		forget, err := l.account(ctx)
+		if err != nil {
+			return err
+		}
+		defer forget()
+	}
 	if l.Beside != nil {
 		tasks.Go(func() {
 			if err := l.Beside(ctx); err != nil {

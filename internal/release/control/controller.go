@@ -43,7 +43,11 @@ type Controller struct {
 	Cluster *kube.Cluster
 	// Agents is the user that node agents are: who else sends evidence is refused.
 	Agents string
-	Log    *slog.Logger
+	// Seen, if not nil, is told of each Release as it is now, which it must not change, and
+	// Observed how long a new share took until every pod obeyed it.
+	Seen     func(*v1alpha1.Release)
+	Observed func(took time.Duration)
+	Log      *slog.Logger
 
 	typed   kubernetes.Interface
 	dynamic dynamic.Interface
@@ -85,6 +89,7 @@ func (c *Controller) take(change follow.Change) {
 	if change.Event != "" {
 		if r := c.read(change.Object); r != nil {
 			c.note(r, change.Event == watch.Deleted)
+			c.tellSeen(r, change.Event == watch.Deleted)
 		}
 		return
 	}
@@ -93,6 +98,7 @@ func (c *Controller) take(change follow.Change) {
 		if r := c.read(o); r != nil {
 			seen[r.UID] = true
 			c.note(r, false)
+			c.tellSeen(r, false)
 		}
 	}
 	c.mu.Lock()
@@ -100,6 +106,12 @@ func (c *Controller) take(change follow.Change) {
 	c.seen = true
 	for _, d := range c.desks {
 		d.retain(seen)
+	}
+}
+
+func (c *Controller) tellSeen(r *v1alpha1.Release, deleted bool) {
+	if c.Seen != nil && !deleted {
+		c.Seen(r)
 	}
 }
 

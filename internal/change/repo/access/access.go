@@ -7,6 +7,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -103,12 +104,40 @@ func tokenOf(r *http.Request) string {
 
 // Authorize asks whether RBAC lets the user do verb on the app.
 func (k *Kubernetes) Authorize(ctx context.Context, user repo.User, namespace, app, verb string) error {
-	spec := authorization.SubjectAccessReviewSpec{
+	reason, err := k.ask(ctx, user, authorization.SubjectAccessReviewSpec{
 		ResourceAttributes: &authorization.ResourceAttributes{Namespace: namespace, Verb: verb, Group: "bight.dev", Resource: "apps", Name: app},
-		User:               user.Name,
-		Groups:             user.Groups,
-		UID:                user.UID,
+	})
+	if errors.Is(err, ErrDenied) {
+		return &repo.DeniedError{User: user.Name, Verb: verb, Namespace: namespace, App: app, Reason: reason}
 	}
+	return err
+}
+
+// ErrDenied tells that the user lacks the right.
+var ErrDenied = errors.New("RBAC does not grant that")
+
+// MayList asks whether RBAC lets the user list the objects of a resource of ours in a
+// namespace, or with "" in all. A no is an [ErrDenied].
+func (k *Kubernetes) MayList(ctx context.Context, user repo.User, resource, namespace string) error {
+	_, err := k.ask(ctx, user, authorization.SubjectAccessReviewSpec{
+		ResourceAttributes: &authorization.ResourceAttributes{Namespace: namespace, Verb: "list", Group: "bight.dev", Resource: resource},
+	})
+	return err
+}
+
+// MayGet asks whether RBAC lets the user get a path that is no resource. A no is an
+// [ErrDenied].
+func (k *Kubernetes) MayGet(ctx context.Context, user repo.User, path string) error {
+	_, err := k.ask(ctx, user, authorization.SubjectAccessReviewSpec{
+		NonResourceAttributes: &authorization.NonResourceAttributes{Path: path, Verb: "get"},
+	})
+	return err
+}
+
+// ask asks whether the user has the right that spec says, and returns the reason of an
+// [ErrDenied].
+func (k *Kubernetes) ask(ctx context.Context, user repo.User, spec authorization.SubjectAccessReviewSpec) (reason string, err error) {
+	spec.User, spec.Groups, spec.UID = user.Name, user.Groups, user.UID
 	if len(user.Extra) > 0 {
 		spec.Extra = make(map[string]authorization.ExtraValue, len(user.Extra))
 		for name, values := range user.Extra {
@@ -117,26 +146,26 @@ func (k *Kubernetes) Authorize(ctx context.Context, user repo.User, namespace, a
 	}
 	text, err := json.Marshal(spec)
 	if err != nil {
-		return fmt.Errorf("review access: %w", err)
+		return "", fmt.Errorf("review access: %w", err)
 	}
 	key := sha256.Sum256(text)
 	k.mu.Lock()
 	_, ok := recall(k.may, key)
 	k.mu.Unlock()
 	if ok {
-		return nil
+		return "", nil
 	}
 	review, err := k.Rights.Create(ctx, &authorization.SubjectAccessReview{Spec: spec}, meta.CreateOptions{})
 	if err != nil {
-		return fmt.Errorf("review access: %w", err)
+		return "", fmt.Errorf("review access: %w", err)
 	}
 	if !review.Status.Allowed || review.Status.Denied {
-		return &repo.DeniedError{User: user.Name, Verb: verb, Namespace: namespace, App: app, Reason: review.Status.Reason}
+		return review.Status.Reason, ErrDenied
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	keep(&k.may, key, true, k.Keep)
-	return nil
+	return "", nil
 }
 
 // recall returns an answer that still holds.
