@@ -25,7 +25,7 @@ func figuresTable(r stats.Row, span string) *term.Table {
 	t := &term.Table{Head: []string{placeText(r), "LAST " + strings.ToUpper(span), "BEFORE", "TREND", ""}}
 	add := func(cells ...string) { t.Rows = append(t.Rows, cells) }
 	add("change lead time", timesText(now.Lead), timesText(before.Lead), timesTrend(now.Lead, before.Lead), timesDetail(now.Lead, "change"))
-	add("deployment frequency", frequencyText(now), frequencyText(before), frequencyTrend(now, before), deploymentsDetail(r))
+	add("deployment frequency", frequencyText(now, now), frequencyText(before, now), frequencyTrend(now, before), deploymentsDetail(r))
 	add("change fail rate", shareText(now.Failed), shareText(before.Failed), shareTrend(now.Failed, before.Failed, false), rateDetail(now.Failed, "deployment"))
 	recovery := timesDetail(now.Recovery, "deployment")
 	if now.Open > 0 {
@@ -99,7 +99,7 @@ func rowsTable(what string, rows []stats.Row, name func(stats.Row) string) *term
 			promoted, caught = fmt.Sprintf("%d of %d", x.Promoted, releasesEnded(x)), fmt.Sprint(x.Caught)
 		}
 		t.Rows = append(t.Rows, []string{
-			name(r), mark(timesText(r.Now.Lead), timesTrend(r.Now.Lead, r.Before.Lead)), frequencyText(r.Now), shareText(r.Now.Failed),
+			name(r), mark(timesText(r.Now.Lead), timesTrend(r.Now.Lead, r.Before.Lead)), frequencyText(r.Now, r.Now), shareText(r.Now.Failed),
 			timesText(r.Now.Recovery), shareText(r.Now.Rework), promoted, caught, spark(r.Trend),
 		})
 	}
@@ -182,15 +182,19 @@ func trend(by float64, more, less string, good bool) string {
 	return map[bool]string{true: "✓ ", false: "✗ "}[(percent > 0) == good] + text
 }
 
-func frequencyText(f stats.Figures) string {
+// frequencyText is how often there were deployments, in the unit that suits another.
+func frequencyText(f, as stats.Figures) string {
+	if as.PerDay == nil {
+		as = f
+	}
 	switch {
 	case f.Deployments == 0:
 		return noData
 	case f.PerDay == nil:
 		return fmt.Sprintf("%d in all", f.Deployments)
-	case *f.PerDay >= 1:
+	case *as.PerDay >= 1:
 		return fmt.Sprintf("%.1f a day", *f.PerDay)
-	case *f.PerDay*7 >= 1:
+	case *as.PerDay*7 >= 1:
 		return fmt.Sprintf("%.1f a week", *f.PerDay*7)
 	}
 	return fmt.Sprintf("%.1f a month", *f.PerDay*30)

@@ -108,7 +108,7 @@ type Event struct {
 	With      string    `json:"with,omitempty"`
 	Back      bool      `json:"back,omitempty"`
 
-	// Steps, of a change, are those that were done, and Known those of them that had been
+	// Steps, of a change, are those that workers did, and Known those of them that had been
 	// done before with the same inputs.
 	Steps int `json:"steps,omitempty"`
 	Known int `json:"known,omitempty"`
@@ -157,7 +157,8 @@ func OfChange(a *v1alpha1.App, m *v1alpha1.Change) []Event {
 		Place: Place{Tenant: m.Namespace, App: m.Spec.App}, Began: m.CreationTimestamp.Time, Ended: EndOf(m),
 	}
 	for _, s := range m.Status.Steps {
-		if s.State == v1alpha1.StepPassed || s.State == v1alpha1.StepFailed {
+		ofWorker := s.Name == v1alpha1.ReviewStep || s.Name == v1alpha1.BuildStep || s.Name == v1alpha1.TestStep
+		if ofWorker && (s.State == v1alpha1.StepPassed || s.State == v1alpha1.StepFailed) {
 			e.Steps++
 			if s.Cached != "" {
 				e.Known++

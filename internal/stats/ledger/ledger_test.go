@@ -112,7 +112,10 @@ func app(name string) *v1alpha1.App {
 	return a
 }
 
-func micro(t time.Time) *metav1.MicroTime { m := metav1.NewMicroTime(t.Truncate(time.Microsecond)); return &m }
+func micro(t time.Time) *metav1.MicroTime {
+	m := metav1.NewMicroTime(t.Truncate(time.Microsecond))
+	return &m
+}
 
 // deployed is a change that was deployed at a time.
 func deployed(of, uid string, ended time.Time) *v1alpha1.Change {
