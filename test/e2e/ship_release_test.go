@@ -29,6 +29,7 @@ func TestShipRelease(t *testing.T) {
 		{"Promoted", testShipPromoted},
 		{"Undone", testShipUndone},
 		{"PutBack", testShipPutBack},
+		{"Stats", testShipStats},
 	})
 }
 

@@ -9,14 +9,11 @@
 package journal
 
 import (
-	"bufio"
-	"bytes"
 	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"hash/fnv"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -56,14 +53,6 @@ type head struct {
 
 // headFile is its name.
 const headFile = "journal.json"
-
-// file is one of the files. Its name has its number and the month in which it is written.
-type file struct {
-	name   string
-	number int
-	month  time.Time
-	size   int64
-}
 
 func (j *Journal) now() time.Time {
 	if j.Now != nil {
@@ -146,49 +135,6 @@ func (j *Journal) writeHead() error {
 	return os.Rename(name+".new", name)
 }
 
-const layout = "2006-01"
-
-// list finds the files.
-func (j *Journal) list() error {
-	entries, err := os.ReadDir(j.Dir)
-	if err != nil {
-		return err
-	}
-	j.files = nil
-	for _, e := range entries {
-		f := file{name: e.Name()}
-		var month string
-		if _, err := fmt.Sscanf(e.Name(), "events-%08d-%7s.jsonl", &f.number, &month); err != nil {
-			continue
-		}
-		if f.month, err = time.Parse(layout, month); err != nil {
-			continue
-		}
-		info, err := e.Info()
-		if err != nil {
-			return err
-		}
-		f.size = info.Size()
-		j.files = append(j.files, f)
-	}
-	slices.SortFunc(j.files, func(a, b file) int { return cmp.Compare(a.number, b.number) })
-	return nil
-}
-
-// whole cuts off what a process that was killed has not written to its end.
-func (j *Journal) whole(f *file) error {
-	name := filepath.Join(j.Dir, f.name)
-	b, err := os.ReadFile(name)
-	if err != nil {
-		return err
-	}
-	if n := int64(bytes.LastIndexByte(b, '\n') + 1); n < f.size {
-		f.size = n
-		return os.Truncate(name, n)
-	}
-	return nil
-}
-
 func hash(id string) uint64 {
 	h := fnv.New64a()
 	_, _ = h.Write([]byte(id))
@@ -199,9 +145,8 @@ func (j *Journal) readIDs() error {
 	j.ids = map[uint64]struct{}{}
 	for _, f := range j.files {
 		err := lines(filepath.Join(j.Dir, f.name), func(b []byte) error {
-			var e struct{ ID string }
-			if json.Unmarshal(b, &e) == nil && e.ID != "" {
-				j.ids[hash(e.ID)] = struct{}{}
+			if id := field(b, "id"); len(id) > 0 {
+				j.ids[hash(string(id))] = struct{}{}
 			}
 			return nil
 		})
@@ -228,6 +173,7 @@ func (j *Journal) Append(e stats.Event) (fresh bool, err error) {
 	if _, known := j.ids[hash(e.ID)]; known || e.Ended.Before(j.head.Dropped) || j.now().Sub(e.Ended) > j.maxAge() {
 		return false, nil
 	}
+	e.Began, e.Ended = e.Began.UTC(), e.Ended.UTC() // so that they are compared as they are written
 	b, err := json.Marshal(e)
 	if err != nil {
 		return false, err
@@ -250,88 +196,6 @@ func (j *Journal) Append(e stats.Event) (fresh bool, err error) {
 	return true, nil
 }
 
-// open returns the file that is written to.
-func (j *Journal) open() (*file, error) {
-	month := j.now().Format(layout)
-	n := len(j.files)
-	if n > 0 && j.files[n-1].month.Format(layout) == month && j.files[n-1].size < cmp.Or(j.FileBytes, 4<<20) {
-		if j.w != nil {
-			return &j.files[n-1], nil
-		}
-	} else {
-		f := file{number: 1}
-		if n > 0 {
-			f.number = j.files[n-1].number + 1
-		}
-		f.name = fmt.Sprintf("events-%08d-%s.jsonl", f.number, month)
-		f.month, _ = time.Parse(layout, month) // as it was written
-		if err := j.closeFile(); err != nil {
-			return nil, err
-		}
-		j.files = append(j.files, f)
-		n++
-	}
-	var err error
-	j.w, err = os.OpenFile(filepath.Join(j.Dir, j.files[n-1].name), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
-	return &j.files[n-1], err
-}
-
-// drop removes the oldest files that are too old, or too much.
-func (j *Journal) drop() error {
-	size := int64(0)
-	for _, f := range j.files {
-		size += f.size
-	}
-	today := j.now().Format(time.DateOnly)
-	if size <= cmp.Or(j.MaxBytes, 256<<20) && j.checked == today {
-		return nil
-	}
-	j.checked = today
-	dropped := false
-	for len(j.files) > 1 {
-		f := j.files[0]
-		tooOld := f.month.AddDate(0, 1, 0).Add(j.maxAge()).Before(j.now())
-		if !tooOld && size <= cmp.Or(j.MaxBytes, 256<<20) {
-			break
-		}
-		if !tooOld {
-			if err := j.forget(f); err != nil {
-				return err
-			}
-		}
-		if err := os.Remove(filepath.Join(j.Dir, f.name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-		size -= f.size
-		j.files, dropped = j.files[1:], true
-	}
-	if oldest := j.now().Add(-j.maxAge()); j.head.Begun.Before(oldest) {
-		j.head.Begun = oldest
-	}
-	if !dropped {
-		return nil
-	}
-	return errors.Join(j.writeHead(), j.readIDs())
-}
-
-// forget notes that what a file tells of is not known any more.
-func (j *Journal) forget(f file) error {
-	err := lines(filepath.Join(j.Dir, f.name), func(b []byte) error {
-		var e struct{ Ended time.Time }
-		if json.Unmarshal(b, &e) == nil && e.Ended.After(j.head.Dropped) {
-			j.head.Dropped = e.Ended
-		}
-		return nil
-	})
-	if j.head.Begun.Before(j.head.Dropped) {
-		j.head.Begun = j.head.Dropped
-	}
-	if err != nil {
-		return err
-	}
-	return j.writeHead()
-}
-
 // Read calls take with each event that ended at since or later, in the order in which they
 // were written down. mine says of a line whether it may be one of those that are wanted,
 // which saves reading the others.
@@ -342,13 +206,14 @@ func (j *Journal) Read(since time.Time, mine func(line []byte) bool, take func(s
 	if oldest := j.now().Add(-j.maxAge()); since.Before(oldest) {
 		since = oldest
 	}
+	from := since.UTC().Format("2006-01-02T15:04:05") // less than any time of that second
 	for _, f := range files {
 		if !f.month.AddDate(0, 1, 0).After(since) {
 			continue // all of it had ended when it was written
 		}
 		err := lines(filepath.Join(j.Dir, f.name), func(b []byte) error {
 			var e stats.Event
-			if mine != nil && !mine(b) || json.Unmarshal(b, &e) != nil || e.ID == "" || e.Ended.Before(since) {
+			if string(field(b, "ended")) < from || mine != nil && !mine(b) || json.Unmarshal(b, &e) != nil || e.ID == "" || e.Ended.Before(since) {
 				return nil
 			}
 			return take(e)
@@ -358,29 +223,4 @@ func (j *Journal) Read(since time.Time, mine func(line []byte) bool, take func(s
 		}
 	}
 	return nil
-}
-
-// lines calls do with each whole line of a file. One that is gone has none.
-func lines(name string, do func([]byte) error) error {
-	f, err := os.Open(name)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	r := bufio.NewReaderSize(f, 64<<10)
-	for {
-		b, err := r.ReadBytes('\n')
-		if err == io.EOF {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		if err := do(b); err != nil {
-			return err
-		}
-	}
 }

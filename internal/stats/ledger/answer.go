@@ -16,8 +16,8 @@ import (
 const (
 	longest  = 365 * 24 * time.Hour
 	usual    = 30 * 24 * time.Hour
-	most     = 100_000 // events in one answer
-	mostAsks = 300     // namespaces that are asked about one by one
+	most     = 50_000 // events in one answer
+	mostAsks = 300    // namespaces that are asked about one by one
 )
 
 // errTooMuch tells that a report would be about more than one can be.
