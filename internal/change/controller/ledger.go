@@ -18,7 +18,8 @@ import (
 // Ledger remembers how changes have gone, and answers who asks. Its methods are called
 // from several goroutines.
 type Ledger interface {
-	// Lead is called when this process begins to lead, before anything else.
+	// Lead is called when this process begins to lead, before anything else. After an error
+	// it takes nothing in.
 	Lead(ctx context.Context) error
 	// Change is told of a change as it is now, which must not be changed, and of its App,
 	// nil for one that is no more. findings are what its review has found.
@@ -29,10 +30,12 @@ type Ledger interface {
 	Answer(w http.ResponseWriter, r *http.Request, may func(resource, namespace string) error)
 }
 
-// account has the ledger told of all changes, from now on.
+// account has the ledger told of all changes, from now on. Without one, changes go on all
+// the same.
 func (c *Controller) account(ctx context.Context) (forget func(), err error) {
 	if err := c.Ledger.Lead(ctx); err != nil {
-		return nil, err
+		c.Log.Error("there is no record of what ends, until another controller leads", "err", err)
+		return func() {}, nil
 	}
 	informer, err := c.caches.GetInformer(ctx, &v1alpha1.Change{})
 	if err != nil {

@@ -32,6 +32,13 @@ func (l *Ledger) Answer(w http.ResponseWriter, r *http.Request, may func(resourc
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
+	l.mu.Lock()
+	leads := l.life != nil
+	l.mu.Unlock()
+	if !leads {
+		http.Error(w, "the controller could not open its record: its log says why", http.StatusServiceUnavailable)
+		return
+	}
 	rights := &rights{may: may, known: map[[2]string]error{}}
 	if q.Namespace != "" {
 		changes, err := rights.in("changes", q.Namespace)

@@ -9,6 +9,8 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -265,4 +267,19 @@ func TestOneWhoIsNotLeadingTakesNothingIn(t *testing.T) {
 	if got := w.counts(l); len(got) > 0 {
 		t.Errorf("it counts %v", got)
 	}
+	if status, said := ask(t, l, "", "changes"); status != http.StatusServiceUnavailable {
+		t.Errorf("it answers %d: %v", status, said)
+	}
+}
+
+func TestWithoutARecordThereIsAnError(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "journal")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	l := &Ledger{Journal: &journal.Journal{Dir: file}, Meter: meter.New("v1", nil), Log: slog.New(slog.DiscardHandler)}
+	if err := l.Lead(t.Context()); err == nil {
+		t.Error("a file is opened as a journal")
+	}
+	l.Change(app("shop"), deployed("shop", "s", time.Now()), none)
 }
