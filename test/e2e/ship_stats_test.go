@@ -53,7 +53,7 @@ func testShipStats(d *dock) {
 	counted := d.metrics(http.StatusOK, "")
 	for _, want := range []string{
 		"bight_leader 1", `bight_release_verdict_seconds_count{verdict="bad"} 1`, "bight_release_promotion_seconds_count 1", "bight_release_undo_seconds_count 2",
-		`bight_change_duration_seconds_count{phase="deployed"}`, `bight_steps_total{cached="false",state="passed",step="build"}`, "workqueue_depth{", "go_goroutines ",
+		`bight_change_duration_seconds_count{phase="deployed"}`, `bight_steps_total{cached="false",state="passed",step="merge"}`, "workqueue_depth{", "go_goroutines ",
 	} {
 		if !strings.Contains(counted, want) {
 			d.Errorf("metrics lack %s:\n%s", want, counted)
