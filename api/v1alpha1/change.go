@@ -52,7 +52,7 @@ type Change struct {
 
 // ChangeSpec says which commit, and what people want of it.
 //
-// +kubebuilder:validation:XValidation:rule="self.app == oldSelf.app && self.commit == oldSelf.commit && self.untrusted == oldSelf.untrusted && self.author == oldSelf.author",message="app, commit, author and untrusted can't be changed: push another commit"
+// +kubebuilder:validation:XValidation:rule="self.app == oldSelf.app && self.commit == oldSelf.commit && self.untrusted == oldSelf.untrusted && self.author == oldSelf.author && has(self.committed) == has(oldSelf.committed) && (!has(self.committed) || self.committed == oldSelf.committed)",message="app, commit, author, committed and untrusted can't be changed: push another commit"
 type ChangeSpec struct {
 	// App is the App's name, in the same namespace.
 	// +kubebuilder:validation:MinLength=1
@@ -71,6 +71,9 @@ type ChangeSpec struct {
 	// +optional
 	// +kubebuilder:validation:MaxLength=256
 	Title string `json:"title,omitempty"`
+	// Committed is when the commit was made, by its committer's clock.
+	// +optional
+	Committed *metav1.Time `json:"committed,omitempty"`
 	// Untrusted tells that the author may not push to the app's repository: a request
 	// from a fork. Its steps run apart, and nothing that they leave is used by others.
 	// +kubebuilder:default=false
@@ -221,11 +224,16 @@ type Step struct {
 	// +optional
 	// +listType=atomic
 	Parts []Part `json:"parts,omitempty"`
+	// Services, of a deployment, are those of which it has altered something.
+	// +optional
+	// +listType=atomic
+	Services []string `json:"services,omitempty"`
 	// Log is the path below the controller's address where what was printed is.
 	// +optional
 	Log string `json:"log,omitempty"`
 	// Evidence is what was observed, by kind: paths below the controller's address or
-	// references of images.
+	// references of images; of a deployment, commit of the environment's branch, back, the
+	// one that has put back what was before, and with, the change that it went along with.
 	// +optional
 	Evidence map[string]string `json:"evidence,omitempty"`
 }

@@ -342,6 +342,14 @@ type ReleaseStatus struct {
 	Started *metav1.MicroTime `json:"started,omitempty"`
 	// +optional
 	Ended *metav1.MicroTime `json:"ended,omitempty"`
+	// Exposed is when the version was given requests first, Full when it had all of them, and
+	// Undoing when it began to lose them again.
+	// +optional
+	Exposed *metav1.MicroTime `json:"exposed,omitempty"`
+	// +optional
+	Full *metav1.MicroTime `json:"full,omitempty"`
+	// +optional
+	Undoing *metav1.MicroTime `json:"undoing,omitempty"`
 	// Convicted tells that the evidence was against the version: it does not come back.
 	// +optional
 	Convicted bool `json:"convicted,omitempty"`
@@ -535,6 +543,9 @@ type VersionStatus struct {
 type VerdictStatus struct {
 	// Is is collecting, good, bad or inconclusive.
 	Is string `json:"is"`
+	// Since is when it came to that.
+	// +optional
+	Since *metav1.MicroTime `json:"since,omitempty"`
 	// Why is one line, for people.
 	// +optional
 	Why string `json:"why,omitempty"`

@@ -119,6 +119,7 @@ func (p *Program) commands() []*cobra.Command {
 		p.changeCommand(),
 		p.releaseCommand(),
 		p.replayCommand(),
+		p.statsCommand(),
 		p.workerCommand(),
 		p.clusterCommand(),
 		p.installCommand(),

@@ -33,6 +33,7 @@ func (p *Program) controllerCommand() *cobra.Command {
 	c.Flags().StringVar(&s.Dir, "dir", "/data", "where repositories, logs and results are kept")
 	c.Flags().StringVar(&s.Listen, "listen", ":8080", "address to serve HTTP at")
 	c.Flags().StringVar(&s.Prometheus, "prometheus", "", "URL of who answers the guards of releases")
+	c.Flags().StringVar(&s.Metrics, "metrics", ":8081", "address to serve metrics at, \"\" for none")
 	return c
 }
 

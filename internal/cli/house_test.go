@@ -61,9 +61,14 @@ var mayImport = map[string][]string{
 	"internal/change/controller": {
 		"api/v1alpha1", "internal/app", "internal/deploy", "internal/kube", "internal/session",
 		"=internal/change", "internal/change/work", "internal/change/repo", "internal/change/host", "internal/change/attest",
-		"internal/change/suite", "internal/change/apart", "internal/release", "internal/replay", "internal/ui",
+		"internal/change/suite", "internal/change/apart", "internal/release", "internal/replay", "internal/ui", "=internal/stats",
 	},
-	"internal/doctor": {"internal/app", "internal/kube", "internal/deploy", "internal/image"},
+	"internal/stats":         {"api/v1alpha1", "=internal/change", "=internal/release"},
+	"internal/stats/journal": {"=internal/stats"},
+	"internal/stats/meter":   {"api/v1alpha1", "=internal/stats"},
+	"internal/stats/traces":  {"api/v1alpha1", "=internal/stats"},
+	"internal/stats/ledger":  {"api/v1alpha1", "=internal/stats", "internal/stats/journal", "internal/stats/meter", "internal/stats/traces"},
+	"internal/doctor":        {"internal/app", "internal/kube", "internal/deploy", "internal/image"},
 	"internal/session": {
 		"internal/app", "internal/tree", "internal/ignore", "internal/ui", "internal/kube",
 		"internal/image", "internal/deploy", "internal/forward", "internal/live",
@@ -81,9 +86,9 @@ var mayImport = map[string][]string{
 	"internal/release/client":   {"internal/release", "internal/release/spec", "internal/kube", "api/v1alpha1"},
 	"internal/cli": {
 		"internal/release", "internal/app", "internal/ui", "internal/kube", "internal/deploy", "internal/image", "internal/session", "internal/doctor",
-		"internal/bridge", "internal/steer", "internal/stream", "internal/reach", "internal/install", "internal/intercept", "internal/nodeagent", "internal/tree", "internal/change", "internal/replay", "api/v1alpha1",
+		"internal/bridge", "internal/steer", "internal/stream", "internal/reach", "internal/install", "internal/intercept", "internal/nodeagent", "internal/tree", "internal/change", "internal/replay", "api/v1alpha1", "=internal/stats",
 	},
-	"internal/outer":  {"internal/cli", "internal/change", "internal/kube", "internal/session", "internal/install", "internal/release"},
+	"internal/outer":  {"internal/cli", "internal/stats", "internal/change", "internal/kube", "internal/session", "internal/install", "internal/release"},
 	"cmd/bight":       {"internal/cli", "internal/bridge/jail"},
 	"cmd/bight-outer": {"internal/cli", "internal/outer"},
 	"cmd/bight-agent": {"internal/agent", "internal/steer"},

@@ -59,6 +59,9 @@ nothing.`,
 			if s.Replicas < 1 || s.Replicas > 9 {
 				return usageError("--replicas %d: there are 1 to 9 controllers, of which one acts", s.Replicas)
 			}
+			if err := install.CheckCollector(s.Collector); err != nil {
+				return usageError("--otlp: %w", err)
+			}
 			if err := checkWorkers(s.Workers, dryRun); err != nil {
 				return err
 			}
@@ -85,6 +88,7 @@ nothing.`,
 	c.Flags().Int32Var(&s.Replicas, "replicas", 1, "controllers; one acts, and another takes over when it is lost")
 	c.Flags().StringVar(&s.Volume, "volume", "10Gi", "size of the controller's volume")
 	c.Flags().StringVar(&s.Prometheus, "prometheus", "", "URL of a Prometheus that the controller reaches, for the guards of releases (default: releases have none)")
+	c.Flags().StringVar(&s.Collector, "otlp", "", "URL of an OpenTelemetry collector that gets a trace of each change and release (OTLP over HTTP)")
 	workerFlags(c, &s.Workers)
 	c.Flags().BoolVar(&dryRun, "dry-run", false, "only print the objects, as YAML")
 	return c

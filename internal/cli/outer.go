@@ -52,6 +52,8 @@ type ControllerSettings struct {
 	Version string
 	// Dir has repositories, logs and results; Listen is where HTTP is served.
 	Dir, Listen string
+	// Metrics is where metrics are served, "" for nowhere.
+	Metrics string
 	// Hook is the program that git's hooks run, and its arguments.
 	Hook []string
 	// Prometheus is the URL of who answers guards; "" is nobody.

@@ -3,6 +3,7 @@ package install
 import (
 	"cmp"
 	"fmt"
+	"net/url"
 
 	admissionv1 "k8s.io/api/admissionregistration/v1"
 	appsv1 "k8s.io/api/apps/v1"
@@ -29,6 +30,10 @@ func (r *renderer) controller(s Settings) {
 		r.errs = append(r.errs, fmt.Errorf("the size of the controller's volume, %q: %w; write it as in 10Gi", s.Volume, err))
 		return
 	}
+	if err := CheckCollector(s.Collector); err != nil {
+		r.errs = append(r.errs, err)
+		return
+	}
 	r.controllerRights()
 	r.clients(replicas)
 	r.ticketPolicy()
@@ -52,7 +57,9 @@ func (r *renderer) controller(s Settings) {
 		WithServiceName(Controller).
 		WithPodManagementPolicy(appsv1.ParallelPodManagement).
 		WithSelector(metaac.LabelSelector().WithMatchLabels(labels)).
-		WithTemplate(coreac.PodTemplateSpec().WithLabels(labels).WithSpec(coreac.PodSpec().
+		WithTemplate(coreac.PodTemplateSpec().WithLabels(labels).WithAnnotations(map[string]string{
+			"prometheus.io/scrape": "true", "prometheus.io/port": fmt.Sprint(MetricsPort), "prometheus.io/path": "/metrics",
+		}).WithSpec(coreac.PodSpec().
 			WithServiceAccountName(Controller).
 			WithTerminationGracePeriodSeconds(15).
 			WithAffinity(together).
@@ -70,14 +77,18 @@ func controllerContainer(s Settings) *coreac.ContainerApplyConfiguration {
 	field := func(name, path string) *coreac.EnvVarApplyConfiguration {
 		return coreac.EnvVar().WithName(name).WithValueFrom(coreac.EnvVarSource().WithFieldRef(coreac.ObjectFieldSelector().WithFieldPath(path)))
 	}
-	command := []string{"/srv/app/bight-outer", "controller", "--dir", "/data", "--listen", fmt.Sprintf(":%d", ControllerPort)}
+	command := []string{
+		"/srv/app/bight-outer", "controller", "--dir", "/data", "--listen", fmt.Sprintf(":%d", ControllerPort), "--metrics", fmt.Sprintf(":%d", MetricsPort),
+	}
 	if s.Prometheus != "" {
 		command = append(command, "--prometheus", s.Prometheus)
 	}
-	return coreac.Container().WithName("controller").WithImage(s.Image).
+	c := coreac.Container().WithName("controller").WithImage(s.Image).
 		WithCommand(command...).
 		WithEnv(field("POD_NAME", "metadata.name"), field("POD_NAMESPACE", "metadata.namespace"), coreac.EnvVar().WithName("HOME").WithValue("/tmp")).
-		WithPorts(coreac.ContainerPort().WithName("http").WithContainerPort(ControllerPort)).
+		WithPorts(
+			coreac.ContainerPort().WithName("http").WithContainerPort(ControllerPort),
+			coreac.ContainerPort().WithName("metrics").WithContainerPort(MetricsPort)).
 		WithVolumeMounts(
 			coreac.VolumeMount().WithName("data").WithMountPath("/data"),
 			coreac.VolumeMount().WithName("tmp").WithMountPath("/tmp")).
@@ -88,6 +99,22 @@ func controllerContainer(s Settings) *coreac.ContainerApplyConfiguration {
 			WithReadOnlyRootFilesystem(true).
 			WithAllowPrivilegeEscalation(false).
 			WithCapabilities(coreac.Capabilities().WithDrop("ALL")))
+	if s.Collector != "" {
+		c.WithEnv(coreac.EnvVar().WithName("OTEL_EXPORTER_OTLP_ENDPOINT").WithValue(s.Collector))
+	}
+	return c
+}
+
+// CheckCollector says what is wrong with the URL of a collector, "" for none.
+func CheckCollector(collector string) error {
+	if collector == "" {
+		return nil
+	}
+	u, err := url.Parse(collector)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil || u.RawQuery != "" {
+		return fmt.Errorf("the collector's URL %q: write it as in http://collector.observability:4318, without credentials: anybody who may read pods sees them", collector)
+	}
+	return nil
 }
 
 // controllerRights are what it takes to make namespaces and deploy what Bight renders

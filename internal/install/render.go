@@ -38,6 +38,8 @@ const (
 	Controller = "bight-controller"
 	// ControllerPort is where it serves HTTP.
 	ControllerPort = 8080
+	// MetricsPort is where each controller serves metrics, those that do not act too.
+	MetricsPort = 8081
 
 	ownerPolicy  = "bight-intercept-owner"
 	ticketPolicy = "bight-ticket-owner"
@@ -59,10 +61,13 @@ type Settings struct {
 	// 10Gi.
 	Replicas int32
 	Volume   string
-	Workers  Workers
 	// Prometheus is the URL of who answers the guards of releases; "" is nobody, and no
 	// release may have any.
 	Prometheus string
+	// Collector is the URL of an OpenTelemetry collector that takes traces by OTLP over
+	// HTTP, "" for none.
+	Collector string
+	Workers   Workers
 }
 
 // Render returns everything that is installed, in the order in which it is applied.

@@ -1,10 +1,13 @@
 package install
 
 import (
+	"encoding/json"
 	"flag"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -13,6 +16,8 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
+
+	"github.com/bightdev/bight/api/v1alpha1"
 )
 
 var update = flag.Bool("update", false, "write the golden file")
@@ -152,5 +157,46 @@ func TestControllerIsRestricted(t *testing.T) {
 func TestAVolumeThatIsNoSizeIsRefused(t *testing.T) {
 	if _, err := Render(Settings{Image: "i", Volume: "much"}); err == nil {
 		t.Error("Render with a volume of size much has no error")
+	}
+}
+
+func TestTheCollector(t *testing.T) {
+	all, err := Render(Settings{Image: "i", Collector: "http://collector:4318"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := YAML(all)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := "- name: OTEL_EXPORTER_OTLP_ENDPOINT\n          value: http://collector:4318\n"; !strings.Contains(string(text), want) {
+		t.Errorf("nothing that is installed has\n%s", want)
+	}
+	for _, wrong := range []string{"collector:4318", "grpc://collector", "http://", "http://ada:secret@collector", "http://collector?token=secret"} {
+		if _, err := Render(Settings{Image: "i", Collector: wrong}); err == nil {
+			t.Errorf("Render with the collector %s has no error", wrong)
+		}
+	}
+}
+
+// TestNodeAgentsWriteNoStatusButTheirOwn has the policy name every other field of it.
+func TestNodeAgentsWriteNoStatusButTheirOwn(t *testing.T) {
+	all, err := Render(Settings{Image: "i"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	i := slices.IndexFunc(all, func(u *unstructured.Unstructured) bool {
+		return u.GetKind() == "ValidatingAdmissionPolicy" && u.GetName() == doorsPolicy
+	})
+	rule, err := json.Marshal(all[i].Object)
+	if err != nil {
+		t.Fatal(err)
+	}
+	status := reflect.TypeFor[v1alpha1.ReleaseStatus]()
+	for f := range status.Fields() {
+		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+		if name != "doors" && !strings.Contains(string(rule), "has(object.status."+name+")") {
+			t.Errorf("the policy says nothing of status.%s", name)
+		}
 	}
 }

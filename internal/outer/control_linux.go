@@ -42,11 +42,11 @@ func (Loop) Control(ctx context.Context, s cli.ControllerSettings) error {
 		Dir: filepath.Join(s.Dir, "evidence"), Secrets: new(secrets.Checker).Search,
 	}
 	if s.Prometheus != "" {
-		if releases.Metrics, err = metrics(s.Prometheus); err != nil {
+		if releases.Metrics, err = guards(s.Prometheus); err != nil {
 			return err
 		}
 	}
-	return (&controller.Controller{
+	c := &controller.Controller{
 		Cluster: cluster, Dir: s.Dir, Listen: s.Listen, Pod: pod, Namespace: namespace,
 		HookCommand: s.Hook, Version: s.Version, Log: s.Log,
 		Beside: releases.Run, Paths: map[string]http.Handler{
@@ -55,11 +55,13 @@ func (Loop) Control(ctx context.Context, s cli.ControllerSettings) error {
 		Guarded: map[string]controller.Guarded{"GET " + spec.BundlePath + "/{namespace}/{name}": {
 			Resource: "releases", Subresource: "evidence", Handler: http.HandlerFunc(releases.GiveBundle),
 		}},
-	}).Run(ctx)
+	}
+	account(c, releases, s)
+	return c.Run(ctx)
 }
 
-// metrics is who answers guards.
-func metrics(url string) (control.Metrics, error) {
+// guards is who answers guards.
+func guards(url string) (control.Metrics, error) {
 	if err := guard.CheckURL(url); err != nil {
 		return nil, err
 	}

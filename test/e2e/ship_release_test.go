@@ -31,6 +31,7 @@ func TestShipRelease(t *testing.T) {
 		{"Undone", testShipUndone},
 		{"Replayed", testShipReplayed},
 		{"PutBack", testShipPutBack},
+		{"Stats", testShipStats},
 	})
 }
 

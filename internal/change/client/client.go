@@ -18,6 +18,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"strings"
 	"sync"
@@ -303,11 +304,11 @@ func (c *Client) Work(ctx context.Context) (*websocket.Conn, error) {
 
 // File returns what a change has printed or left. The caller closes it.
 func (c *Client) File(ctx context.Context, path string, follow bool) (io.ReadCloser, error) {
-	url := base + change.FilesPath + "/" + path
+	at := base + change.FilesPath + "/" + path
 	if follow {
-		url += "?follow"
+		at += "?follow"
 	}
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, at, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -321,6 +322,27 @@ func (c *Client) File(ctx context.Context, path string, follow bool) (io.ReadClo
 		return nil, &AnswerError{Status: answer.StatusCode, Text: strings.TrimSpace(string(b))}
 	}
 	return answer.Body, nil
+}
+
+// Ask returns the answer to a question, which is JSON.
+func (c *Client) Ask(ctx context.Context, path string, question url.Values, into any) error {
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, base+path+"?"+question.Encode(), nil)
+	if err != nil {
+		return err
+	}
+	answer, err := c.HTTP().Do(r)
+	if err != nil {
+		return fmt.Errorf("ask the controller: %w", err)
+	}
+	defer answer.Body.Close()
+	if answer.StatusCode != http.StatusOK {
+		b, _ := io.ReadAll(io.LimitReader(answer.Body, 4096))
+		return &AnswerError{Status: answer.StatusCode, Text: strings.TrimSpace(string(b))}
+	}
+	if err := json.NewDecoder(io.LimitReader(answer.Body, maxResults)).Decode(into); err != nil {
+		return fmt.Errorf("read the controller's answer: %w", err)
+	}
+	return nil
 }
 
 // Results returns those of the named results of an app that the controller has.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -37,6 +38,7 @@ func (c *Controller) bring(ctx context.Context, a *v1alpha1.App, e v1alpha1.Envi
 		if err != nil || len(h.waits)+len(h.ends) == 0 {
 			return result, err
 		}
+		result.add(appliedState{text: result.text, services: slices.Collect(maps.Keys(h.waits))})
 		told := ""
 		err = c.envs.released(ctx, namespace, h, func(text string) {
 			if text != told && text != "" {

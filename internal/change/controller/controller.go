@@ -61,6 +61,10 @@ type Controller struct {
 	Paths  map[string]http.Handler
 	// Guarded is served to those who may.
 	Guarded map[string]Guarded
+	// Always is done whether this process leads or not.
+	Always func(context.Context) error
+	// Ledger, if not nil, remembers how changes have gone.
+	Ledger  Ledger
 	Version string
 	Log     *slog.Logger
 
@@ -76,6 +80,7 @@ type Controller struct {
 	newest    newest
 	tickets   tickets
 	tokens    *access.Kubernetes
+	scrapers  *access.Kubernetes
 	envs      environments
 	images    verifier
 	sources   sources
@@ -148,9 +153,11 @@ func (c *Controller) set(m ctrl.Manager) error {
 	c.envs.typed, c.envs.dynamic, c.envs.client, c.envs.live, c.envs.log = typed, dynamic, c.client, c.live, c.Log
 	c.wake = make(chan v1alpha1.App, 1024)
 	c.hub = &work.Hub{Keeper: keeper{c}, Log: c.Log, May: c.mayWork}
-	c.tokens = &access.Kubernetes{
-		Tokens: typed.AuthenticationV1().TokenReviews(), Rights: typed.AuthorizationV1().SubjectAccessReviews(), Keep: 5 * time.Second,
+	tokens := func(keep time.Duration) *access.Kubernetes {
+		return &access.Kubernetes{Tokens: typed.AuthenticationV1().TokenReviews(), Rights: typed.AuthorizationV1().SubjectAccessReviews(), Keep: keep}
 	}
+	// Who scrapes comes again and again, and finds nothing worth a question each time.
+	c.tokens, c.scrapers = tokens(5*time.Second), tokens(5*time.Minute)
 	c.git = &repo.Server{
 		Store: c.store, HookCommand: c.HookCommand, Log: c.Log, OnPush: c.pushed,
 		Access: &gate{tickets: &c.tickets, tokens: c.tokens},
@@ -164,8 +171,24 @@ func (c *Controller) set(m ctrl.Manager) error {
 	if err := c.watch(m, r); err != nil {
 		return err
 	}
+	if c.Always != nil {
+		if err := m.Add(always(c.Always)); err != nil {
+			return err
+		}
+	}
 	return m.Add(leading{c})
 }
+
+// always is what runs whether this process leads or not.
+type always func(context.Context) error
+
+var _ manager.LeaderElectionRunnable = always(nil)
+
+// NeedLeaderElection implements [manager.LeaderElectionRunnable].
+func (always) NeedLeaderElection() bool { return false }
+
+// Start does it, until ctx ends.
+func (a always) Start(ctx context.Context) error { return a(ctx) }
 
 // leading is what runs while this process leads.
 type leading struct{ *Controller }
@@ -213,6 +236,13 @@ func (l leading) Start(ctx context.Context) error {
 		return err
 	}
 	tasks.Go(func() { l.healAll(ctx) })
+	if l.Ledger != nil {
+		forget, err := l.account(ctx)
+		if err != nil {
+			return err
+		}
+		defer forget()
+	}
 	if l.Beside != nil {
 		tasks.Go(func() {
 			if err := l.Beside(ctx); err != nil {

@@ -304,7 +304,9 @@ func (c *Controller) deploy(ctx context.Context, a *v1alpha1.App, r *repo.Reposi
 	}
 	result, err := c.bring(ctx, a, e, r, commit, art, m)
 	if err == nil {
-		s := v1alpha1.Step{State: v1alpha1.StepPassed, Evidence: map[string]string{"commit": commit}, Message: result.String() + " in " + namespace}
+		s := v1alpha1.Step{
+			State: v1alpha1.StepPassed, Evidence: map[string]string{"commit": commit}, Services: result.services, Message: result.String() + " in " + namespace,
+		}
 		if commit == before && !result.changed {
 			s.Cached = "the environment is so already, by " + short(commit)
 		}
@@ -314,17 +316,28 @@ func (c *Controller) deploy(ctx context.Context, a *v1alpha1.App, r *repo.Reposi
 	if !failed {
 		return erred(err)
 	}
+	tried := func(format string, args ...any) v1alpha1.Step {
+		s := refused(format, args...)
+		if _, never := errors.AsType[*convictedError](err); !never {
+			s.Evidence, s.Services = map[string]string{"commit": commit}, result.services
+		}
+		return s
+	}
 	if before == "" || before == commit {
-		return refused("%s", text)
+		return tried("%s", text)
 	}
-	back, err := c.envs.putBack(ctx, r, ref, before, commit, m)
-	if err == nil {
-		_, _, err = c.envs.apply(ctx, a.Name, namespace, r, back, releasing{plan: e.Release})
+	back, lost := c.envs.putBack(ctx, r, ref, before, commit, m)
+	if lost == nil {
+		_, _, lost = c.envs.apply(ctx, a.Name, namespace, r, back, releasing{plan: e.Release})
 	}
-	if err != nil {
-		return refused("%s\nand what was there before could not be put back: %s", text, err)
+	if lost != nil {
+		return tried("%s\nand what was there before could not be put back: %s", text, lost)
 	}
-	return refused("%s\nwhat was there before is back (%s)", text, short(back))
+	s := tried("%s\nwhat was there before is back (%s)", text, short(back))
+	if s.Evidence != nil {
+		s.Evidence["back"] = back
+	}
+	return s
 }
 
 // insistence is how long an API server may take until it is there and knows our rights.
@@ -452,8 +465,9 @@ func (e *environments) knows(d desired) {
 
 // applied is what applying did.
 type appliedState struct {
-	changed bool
-	text    string
+	changed  bool
+	text     string
+	services []string // of which something was altered, sorted
 }
 
 func (a appliedState) String() string { return a.text }
@@ -467,6 +481,7 @@ func (a *appliedState) add(b appliedState) {
 		a.text += ", " + b.text
 	}
 	a.changed = a.changed || b.changed
+	a.services = slices.Compact(slices.Sorted(slices.Values(slices.Concat(a.services, b.services))))
 }
 
 // apply makes a namespace equal to the desired state that a commit has, but for what is
@@ -490,14 +505,17 @@ func (e *environments) apply(ctx context.Context, appName, namespace string, r *
 		return appliedState{}, h, err
 	}
 	count := map[deploy.Action]int{}
-	var names []string
+	var names, services []string
 	for _, d := range result.Objects {
 		count[d.Action]++
 		if d.Action != deploy.Unchanged && d.Action != deploy.Kept {
 			names = append(names, string(d.Action)+" "+d.Ref.String())
+			if d.Service != "" {
+				services = append(services, d.Service)
+			}
 		}
 	}
-	out := appliedState{changed: result.Changed(), text: fmt.Sprintf("%d objects as they were", count[deploy.Unchanged])}
+	out := appliedState{changed: result.Changed(), services: slices.Compact(slices.Sorted(slices.Values(services))), text: fmt.Sprintf("%d objects as they were", count[deploy.Unchanged])}
 	if out.changed {
 		out.text = strings.Join(names, ", ")
 		if len(names) > 6 {

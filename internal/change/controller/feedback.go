@@ -166,7 +166,7 @@ func (f *follower) tellOf(ctx context.Context, to host.Host, m *v1alpha1.Change,
 		}
 	}
 	if comment && failed == nil {
-		review := remarks(m, f.findings(m))
+		review := remarks(m, f.c.findings(m))
 		if d := digest(review); now.Comments != d {
 			failed = f.final(m, "comments", host.Comment(ctx, to, int(m.Spec.Request), review))
 			if failed == nil {
@@ -297,12 +297,12 @@ type finding struct {
 }
 
 // findings are those of a change's review.
-func (f *follower) findings(m *v1alpha1.Change) []finding {
+func (c *Controller) findings(m *v1alpha1.Change) []finding {
 	s := change.StepOf(m.Status.Steps, v1alpha1.ReviewStep)
 	if s == nil || s.Evidence[reviewFile] == "" {
 		return nil
 	}
-	b, err := f.c.files.get(s.Evidence[reviewFile])
+	b, err := c.files.get(s.Evidence[reviewFile])
 	var report struct {
 		Findings []finding `json:"findings"`
 	}
@@ -310,7 +310,7 @@ func (f *follower) findings(m *v1alpha1.Change) []finding {
 		err = json.Unmarshal(b, &report)
 	}
 	if err != nil {
-		f.c.Log.Warn("the findings of a change are not told", "change", m.Name, "err", err)
+		c.Log.Warn("the findings of a change are not told", "change", m.Name, "err", err)
 	}
 	return report.Findings
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/bightdev/bight/internal/change"
 	"github.com/bightdev/bight/internal/change/repo"
 	"github.com/bightdev/bight/internal/change/repo/access"
+	"github.com/bightdev/bight/internal/stats"
 )
 
 func (c *Controller) handler() http.Handler {
@@ -23,6 +24,9 @@ func (c *Controller) handler() http.Handler {
 	mux.HandleFunc("GET "+change.FilesPath+"/{namespace}/{change}/{file}", c.serveFile)
 	mux.HandleFunc("POST "+change.ResultsPath+"/{namespace}/{app}", c.serveResults)
 	mux.Handle("POST "+change.HooksPath+"/{namespace}/{app}", c.webhooks())
+	if c.Ledger != nil {
+		mux.HandleFunc("GET "+stats.Path, c.serveStats)
+	}
 	for pattern, h := range c.Paths {
 		mux.Handle(pattern, h)
 	}

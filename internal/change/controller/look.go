@@ -395,7 +395,7 @@ func (f *follower) make(ctx context.Context, a *v1alpha1.App, r *repo.Repository
 	if err != nil {
 		return err
 	}
-	spec.App, spec.Title = a.Name, change.Title(commit.Message)
+	spec.App, spec.Title, spec.Committed = a.Name, change.Title(commit.Message), when(commit)
 	if spec.Author == "" {
 		spec.Author = commit.Author.Name
 	}

@@ -38,7 +38,7 @@ func (c *Controller) pushed(ctx context.Context, p repo.Push) ([]string, error) 
 		return nil, err
 	}
 	made, known, err := c.queue(ctx, a, r, v1alpha1.ChangeSpec{
-		App: a.Name, Commit: p.New, Ref: p.Ref, Author: p.User.Name, Title: change.Title(commit.Message),
+		App: a.Name, Commit: p.New, Ref: p.Ref, Author: p.User.Name, Title: change.Title(commit.Message), Committed: when(commit),
 	})
 	if err != nil {
 		return nil, err
@@ -53,6 +53,16 @@ func (c *Controller) pushed(ctx context.Context, p repo.Push) ([]string, error) 
 		lines = append(lines, fmt.Sprintf("it is reviewed, built and tested; to have it in %s, push it there", a.Spec.Branch))
 	}
 	return append(lines, fmt.Sprintf("follow it with: bight change show %s -n %s --follow", made.Name, made.Namespace)), nil
+}
+
+// when is when a commit was made. What its committer's clock says may be in the future,
+// and that it was not.
+func when(c repo.Commit) *metav1.Time {
+	at := c.Committer.When
+	if now := time.Now(); at.After(now) {
+		at = now
+	}
+	return &metav1.Time{Time: at.Truncate(time.Second)}
 }
 
 func phaseOf(c *v1alpha1.Change) string {

@@ -346,6 +346,7 @@ func (c *Controller) along(ctx context.Context, s *subject, a change.Action) err
 	_, err := c.update(ctx, c.key(s, a.Change), func(m *v1alpha1.Change) error {
 		m.Status.Steps = change.SetStep(m.Status.Steps, v1alpha1.Step{
 			Name: a.Step, State: v1alpha1.StepPassed, Started: ptrNow(), Ended: ptrNow(), Message: "went along with " + a.By,
+			Evidence: map[string]string{"with": a.By},
 		})
 		return nil
 	})

@@ -107,6 +107,14 @@ func (h *Hub) Place(id string) string {
 	return ""
 }
 
+// Load is how many orders wait for a worker, how many one has, and how many workers
+// there are.
+func (h *Hub) Load() (waiting, leased, workers int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return len(h.waiting), len(h.leased), len(h.workers)
+}
+
 // Workers returns the names of the workers that work for an app.
 func (h *Hub) Workers(app string) []string {
 	h.mu.Lock()

@@ -49,7 +49,11 @@ type Controller struct {
 	Secrets func(ctx context.Context, text string) ([]string, error)
 	// Metrics answers guards; nil if nobody does.
 	Metrics Metrics
-	Log     *slog.Logger
+	// Seen, if not nil, is told of each Release as it is now, which it must not change, and
+	// Observed how long a new share took until every pod obeyed it.
+	Seen     func(*v1alpha1.Release)
+	Observed func(took time.Duration)
+	Log      *slog.Logger
 
 	typed   kubernetes.Interface
 	dynamic dynamic.Interface
@@ -95,6 +99,7 @@ func (c *Controller) take(change follow.Change) {
 	if change.Event != "" {
 		if r := c.read(change.Object); r != nil {
 			c.note(r, change.Event == watch.Deleted)
+			c.tellSeen(r, change.Event == watch.Deleted)
 		}
 		return
 	}
@@ -103,6 +108,7 @@ func (c *Controller) take(change follow.Change) {
 		if r := c.read(o); r != nil {
 			seen[r.UID] = true
 			c.note(r, false)
+			c.tellSeen(r, false)
 		}
 	}
 	c.mu.Lock()
@@ -110,6 +116,12 @@ func (c *Controller) take(change follow.Change) {
 	c.seen = true
 	for _, d := range c.desks {
 		d.retain(seen)
+	}
+}
+
+func (c *Controller) tellSeen(r *v1alpha1.Release, deleted bool) {
+	if c.Seen != nil && !deleted {
+		c.Seen(r)
 	}
 }
 

@@ -40,7 +40,8 @@ type course struct {
 	late    bool                    // there is more evidence, which is to be told soon
 	saved   time.Time               // when the evidence was written last
 	refused *v1alpha1.ReleaseRefusal
-	shelved bool // what is known of it is kept
+	shelved bool      // what is known of it is kept
+	asked   time.Time // when a new share was, zero once every pod obeys it
 }
 
 // memory is what is kept of a release in its status.
@@ -61,6 +62,10 @@ type memory struct {
 	// Measured is how many of stable's latencies were known when the canary got its first
 	// request.
 	Measured int64 `json:"measured,omitempty"`
+	// Exposed, Full and Undoing are those of the status.
+	Exposed time.Time `json:"exposed,omitzero"`
+	Full    time.Time `json:"full,omitzero"`
+	Undoing time.Time `json:"undoing,omitzero"`
 }
 
 func newCourse(r *v1alpha1.Release) (*course, error) {
@@ -272,6 +277,9 @@ func (co *course) direct() {
 	}
 	if before := co.written.Route; co.Since == 0 || before == nil || before.Weight != next.Weight || before.Mirror != next.Mirror || before.Shut != next.Shut {
 		if changed || co.Since == 0 {
+			if before != nil && co.Since != 0 {
+				co.asked = time.Now()
+			}
 			co.Since = next.Generation
 		}
 	}
@@ -320,6 +328,9 @@ func (co *course) note(was release.State, v verdict.Verdict) {
 	shown := status(v)
 	if co.verdict == nil || co.verdict.Is != shown.Is {
 		co.say("verdict: %s (%s)", shown.Is, shown.Why)
+		shown.Since = micro(time.Now())
+	} else {
+		shown.Since = co.verdict.Since
 	}
 	switch {
 	case co.routing != nil && co.State.Opened:
@@ -328,12 +339,29 @@ func (co *course) note(was release.State, v verdict.Verdict) {
 		shown.Latency = co.verdict.Latency
 	}
 	co.verdict = shown
+	co.times(was)
 	s := co.State
 	if s.Route.Weight != was.Route.Weight {
 		co.say("%s of the requests", s.Route.Weight)
 	}
 	if s.Phase != was.Phase && s.Phase != release.Progressing {
 		co.say("%s: %s", s.Phase, s.Message)
+	}
+}
+
+// times notes when the version was given requests first, when it had all of them, and when
+// it began to lose them.
+func (co *course) times(was release.State) {
+	s, now := co.State, time.Now().Truncate(time.Microsecond)
+	if co.Exposed.IsZero() && (s.Route.Weight > 0 || s.Route.Mirror > 0) {
+		co.Exposed = now
+	}
+	if co.Full.IsZero() && s.Phase == release.Promoted {
+		co.Full = now
+	}
+	losing := func(p release.Phase) bool { return p == release.Undoing || p == release.Undone }
+	if co.Undoing.IsZero() && losing(s.Phase) && !losing(was.Phase) {
+		co.Undoing = now
 	}
 }
 
@@ -360,6 +388,7 @@ func (co *course) status() (*v1alpha1.ReleaseStatus, error) {
 	s := &v1alpha1.ReleaseStatus{
 		Phase: string(co.State.Phase), Message: co.State.Message, Convicted: co.State.Convicted,
 		Started: micro(co.State.Started), Route: co.routing.DeepCopy(), Stable: co.pods[0], Canary: co.pods[1],
+		Exposed: micro(co.Exposed), Full: micro(co.Full), Undoing: micro(co.Undoing),
 		Verdict: co.verdict, Events: co.events, Refused: co.refused, Evidence: co.written.Evidence,
 	}
 	if co.State.Phase.Ended() {

@@ -216,3 +216,32 @@ func TestAnEmptyStatus(t *testing.T) {
 		t.Errorf("the routing is %+v", r)
 	}
 }
+
+func TestTheStatusTellsWhenRequestsCameAndWent(t *testing.T) {
+	co := underWay(t)
+	co.direct()
+	collecting := verdict.Verdict{Is: verdict.Collecting}
+	co.note(release.State{Phase: release.Starting}, collecting)
+	s, err := co.status()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.Exposed == nil || s.Full != nil || s.Undoing != nil || s.Verdict.Since == nil {
+		t.Fatalf("at 5 %%: exposed %v, full %v, undoing %v, verdict since %v", s.Exposed, s.Full, s.Undoing, s.Verdict.Since)
+	}
+	exposed, since := s.Exposed.Time, s.Verdict.Since.Time
+
+	was := co.State
+	co.State.Phase, co.State.Route = release.Undoing, release.Route{Generation: 4, Shut: true}
+	co.note(was, verdict.Verdict{Is: verdict.Bad})
+	undoing := co.Undoing
+	was = co.State
+	co.State.Phase = release.Undone
+	co.note(was, verdict.Verdict{Is: verdict.Bad})
+	if s, err = co.status(); err != nil {
+		t.Fatal(err)
+	}
+	if !s.Exposed.Time.Equal(exposed) || s.Full != nil || s.Undoing == nil || !s.Undoing.Time.Equal(undoing) || s.Verdict.Since.Time.Before(since) {
+		t.Errorf("undone: %+v, since %v; it was exposed at %v and began to be undone at %v", s, s.Verdict.Since, exposed, undoing)
+	}
+}

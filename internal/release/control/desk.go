@@ -248,8 +248,14 @@ func (d *desk) proceed(ctx context.Context, co *course) (time.Time, error) {
 		return time.Time{}, err
 	}
 	v := co.judge()
-	was := co.State
-	state, actions := release.Next(plan, was, co.world(orders, v))
+	was, world := co.State, co.world(orders, v)
+	if !co.asked.IsZero() && world.Obeyed >= was.Route.Generation {
+		if d.c.Observed != nil {
+			d.c.Observed(time.Since(co.asked))
+		}
+		co.asked = time.Time{}
+	}
+	state, actions := release.Next(plan, was, world)
 	co.State = state
 	co.freeze(was)
 	co.note(was, v)
