@@ -80,7 +80,8 @@ func (c *Controller) Run(ctx context.Context) error {
 		c.mu.Unlock()
 	}()
 	c.tasks.Go(func() { c.sweep(ctx) })
-	all := follow.Of(c.dynamic.Resource(v1alpha1.Releases()), metav1.ListOptions{})
+	all := follow.Of(c.dynamic.Resource(v1alpha1.Releases()), metav1.ListOptions{Limit: spec.Page})
+	all.Only = func(o runtime.Object) bool { r := c.read(o); return r != nil && !done(r) }
 	all.Always(ctx, func(err error) { c.Log.Warn("releases are not seen", "err", err) }, c.take)
 	return nil
 }
@@ -122,13 +123,16 @@ func (c *Controller) read(o runtime.Object) *v1alpha1.Release {
 	return r
 }
 
+// done says that nothing is left to be done for a Release. Most are.
+func done(r *v1alpha1.Release) bool { return spec.Over(r) && !slices.Contains(r.Finalizers, finalizer) }
+
 // note brings a Release to the desk of its Deployment. One that is over needs none.
 func (c *Controller) note(r *v1alpha1.Release, deleted bool) {
 	key := types.NamespacedName{Namespace: r.Namespace, Name: r.Spec.Deployment}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	d := c.desks[key]
-	if deleted || spec.Over(r) && !slices.Contains(r.Finalizers, finalizer) {
+	if deleted || done(r) {
 		if d != nil {
 			d.drop(r.UID)
 		}
