@@ -25,6 +25,7 @@ import (
 	"github.com/bightdev/bight/internal/agent/node"
 	"github.com/bightdev/bight/internal/kube"
 	"github.com/bightdev/bight/internal/kube/follow"
+	"github.com/bightdev/bight/internal/release/spec"
 )
 
 // Agent serves the Intercepts and Releases of one node. Its fields are set before Run.
@@ -78,7 +79,9 @@ func (a *Agent) Run(ctx context.Context) error {
 		return a.follow(ctx, "intercepts", follow.Of(client.Resource(v1alpha1.Intercepts()), metav1.ListOptions{}), a.takeIntercepts)
 	})
 	g.Go(func() error {
-		return a.follow(ctx, "releases", follow.Of(client.Resource(v1alpha1.Releases()), metav1.ListOptions{}), a.takeReleases)
+		all := follow.Of(client.Resource(v1alpha1.Releases()), metav1.ListOptions{Limit: spec.Page})
+		all.Only = underWay
+		return a.follow(ctx, "releases", all, a.takeReleases)
 	})
 	r := &reporter{client: client, node: a.Node, log: a.Log, wake: make(chan struct{}, 1)}
 	g.Go(func() error { return r.run(ctx) })

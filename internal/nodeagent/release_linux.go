@@ -16,6 +16,7 @@ import (
 
 	"github.com/bightdev/bight/api/v1alpha1"
 	"github.com/bightdev/bight/internal/kube/follow"
+	"github.com/bightdev/bight/internal/release"
 	"github.com/bightdev/bight/internal/release/spec"
 )
 
@@ -42,6 +43,18 @@ func (a *Agent) takeReleases(c follow.Change) {
 	} else if u, ok := c.Object.(*unstructured.Unstructured); ok {
 		delete(a.releases, types.NamespacedName{Namespace: u.GetNamespace(), Name: u.GetName()})
 	}
+}
+
+// underWay says whether something of a Release may be left. One that can't be read is taken
+// for such a one.
+func underWay(o runtime.Object) bool {
+	u, ok := o.(*unstructured.Unstructured)
+	if !ok {
+		return false
+	}
+	phase, _, _ := unstructured.NestedString(u.Object, "status", "phase")
+	_, routed, _ := unstructured.NestedFieldNoCopy(u.Object, "status", "route")
+	return routed || !release.Phase(phase).Ended()
 }
 
 // noteRelease takes in a Release as it is now.

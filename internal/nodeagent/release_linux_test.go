@@ -24,6 +24,7 @@ import (
 	"github.com/bightdev/bight/api/v1alpha1"
 	"github.com/bightdev/bight/internal/agent/gate"
 	"github.com/bightdev/bight/internal/kube/follow"
+	"github.com/bightdev/bight/internal/release/spec"
 )
 
 // agentOf is an agent with these pods, all of which have gates.
@@ -122,6 +123,26 @@ func TestANodeTellsWhichPodsObey(t *testing.T) {
 	a.see(t, watch.Deleted, r)
 	if len(a.releases) != 0 {
 		t.Error("a release that was deleted is known")
+	}
+}
+
+// Of a long list only those Releases are held that doors may have to do with.
+func TestReleasesThatAreOverAreNotHeld(t *testing.T) {
+	for _, phase := range []string{"", "Starting", "Progressing", "Held", "Promoting", "Promoted", "Undoing", "Undone", "Superseded"} {
+		for _, routed := range []bool{false, true} {
+			r := releaseOf("r", func(r *v1alpha1.Release) {
+				if r.Status.Phase = phase; !routed {
+					r.Status.Route = nil
+				}
+			})
+			u, err := runtime.DefaultUnstructuredConverter.ToUnstructured(r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got, want := underWay(&unstructured.Unstructured{Object: u}), !spec.Over(r); got != want {
+				t.Errorf("phase %q, with a routing %v: held is %v, want %v", phase, routed, got, want)
+			}
+		}
 	}
 }
 

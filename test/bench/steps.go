@@ -252,7 +252,7 @@ func (h *harbour) allServed(ctx context.Context, namespace string) error {
 
 // controllerProcess is the pid of a controller's pod.
 func controllerProcess(pod *core.Pod) (int, error) {
-	return processOfPod(string(pod.UID), "/srv/app/bight", "controller")
+	return processOfPod(string(pod.UID), "/srv/app/bight-outer", "controller")
 }
 
 // controllerUse is how many requests about Bight's objects the API server has

@@ -26,29 +26,7 @@ import (
 // TestRelease releases versions of a workload that Bight did not deploy, while others
 // ask it 400 times a second.
 func TestRelease(t *testing.T) {
-	b := newBay(t)
-	b.deployTill(b.namespace)
-	t.Cleanup(func() {
-		if t.Failed() { // one may be under way
-			_, _ = b.kubectl("delete", "releases.bight.dev", "-n", b.namespace, "--all", "--timeout", "60s")
-		}
-		if said, errs, code := b.bight("uninstall"); code != 0 {
-			t.Errorf("uninstall: exit code %d\n%s%s", code, said, errs)
-		}
-	})
-	if said, errs, code := b.bight("install"); code != 0 {
-		t.Fatalf("install: exit code %d\n%s%s", code, said, errs)
-	}
-	// With doors from the start, no request comes on a connection that is older.
-	b.patchTill(fmt.Sprintf(`{"spec":{"replicas":3,"template":{"metadata":{"annotations":{%q:"true"}}}}}`, v1alpha1.DoorsAnnotation))
-	b.unreleased()
-	// kube-proxy hears of pods that have ended when everybody does.
-	b.eventually("every request is answered", func() error {
-		if by := b.shares(100); by["app"] != 100 {
-			return fmt.Errorf("%v", by)
-		}
-		return nil
-	})
+	b := newReleaseBay(t)
 	for _, step := range []struct {
 		name string
 		run  func(*bay)

@@ -122,7 +122,7 @@ func (c *Controller) Run(ctx context.Context) error {
 		RenewDeadline:                 ptr.To(4 * time.Second),
 		RetryPeriod:                   ptr.To(time.Second),
 		Client:                        client.Options{Cache: &client.CacheOptions{DisableFor: []client.Object{&corev1.Secret{}, &corev1.Namespace{}}}},
-		Cache:                         cache.Options{ReaderFailOnMissingInformer: false},
+		Cache:                         cached(),
 		GracefulShutdownTimeout:       ptr.To(10 * time.Second),
 	})
 	if err != nil {

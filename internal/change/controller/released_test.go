@@ -11,6 +11,25 @@ import (
 	"github.com/bightdev/bight/internal/release"
 )
 
+// gists are Releases as the cache has them.
+func gists(t *testing.T, all []v1alpha1.Release) []v1alpha1.Release {
+	t.Helper()
+	var out []v1alpha1.Release
+	for _, r := range all {
+		r.Spec.Template.Raw = []byte(`{"metadata":{}}`)
+		o, err := gist(&r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		g := *o.(*v1alpha1.Release)
+		if len(g.Spec.Template.Raw) > 0 {
+			t.Error("the template is cached")
+		}
+		out = append(out, g)
+	}
+	return out
+}
+
 func TestChooseWhatIsLeftToReleases(t *testing.T) {
 	rel := func(digest string, phase release.Phase, over bool, change string) v1alpha1.Release {
 		r := v1alpha1.Release{}
@@ -58,15 +77,18 @@ func TestChooseWhatIsLeftToReleases(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			live := &appsv1.Deployment{}
 			live.Name, live.Annotations = "cart", map[string]string{v1alpha1.TemplateAnnotation: tt.is}
-			got, err := choose(live, "new", tt.all, tt.how)
-			if got.old = nil; got.undo != nil {
-				got.undo = &v1alpha1.Release{} // whichever
-			}
-			if diff := cmp.Diff(tt.want, got, cmp.AllowUnexported(choice{})); diff != "" || (err != nil) != tt.err {
-				t.Errorf("%v (-want +got):\n%s", err, diff)
-			}
-			if bad := (*convictedError)(nil); tt.err && !errors.As(err, &bad) {
-				t.Errorf("the error is %v", err)
+			for name, all := range map[string][]v1alpha1.Release{"": tt.all, "as they are cached, ": gists(t, tt.all)} {
+				got, err := choose(live, "new", all, tt.how)
+				if got.old = nil; got.undo != nil {
+					got.undo = &v1alpha1.Release{} // whichever
+				}
+				if diff := cmp.Diff(tt.want, got, cmp.AllowUnexported(choice{})); diff != "" || (err != nil) != tt.err {
+					t.Errorf("%s%v (-want +got):\n%s", name, err, diff)
+				}
+				bad := (*convictedError)(nil)
+				if tt.err && (!errors.As(err, &bad) || bad.why != "E = 5000") {
+					t.Errorf("%sthe error is %v", name, err)
+				}
 			}
 		})
 	}

@@ -10,6 +10,7 @@ package follow
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -23,7 +24,10 @@ import (
 type Source struct {
 	List    func(context.Context, metav1.ListOptions) (runtime.Object, error)
 	Watch   func(context.Context, metav1.ListOptions) (watch.Interface, error)
-	Options metav1.ListOptions // what of the collection
+	Options metav1.ListOptions // what of the collection; with a Limit it is listed by so many
+	// Only, if not nil, says which objects are in a report of the whole: of a great many the
+	// others need not be held at once. Events come of all.
+	Only func(runtime.Object) bool
 }
 
 // client is what typed clients have; L is the type of their lists.
@@ -58,19 +62,28 @@ var errGone = errors.New("the watch's past is gone")
 
 // Snapshot lists the collection and returns it with its resourceVersion.
 func (s Source) Snapshot(ctx context.Context) ([]runtime.Object, string, error) {
-	l, err := s.List(ctx, s.Options)
-	if err != nil {
-		return nil, "", err
+	var all []runtime.Object
+	for opts := s.Options; ; {
+		l, err := s.List(ctx, opts)
+		if err != nil {
+			return nil, "", err
+		}
+		objs, err := meta.ExtractList(l)
+		if err != nil {
+			return nil, "", err
+		}
+		m, err := meta.ListAccessor(l)
+		if err != nil {
+			return nil, "", err
+		}
+		if s.Only != nil {
+			objs = slices.DeleteFunc(objs, func(o runtime.Object) bool { return !s.Only(o) })
+		}
+		all = append(all, objs...)
+		if opts.Continue = m.GetContinue(); opts.Continue == "" {
+			return all, m.GetResourceVersion(), nil
+		}
 	}
-	objs, err := meta.ExtractList(l)
-	if err != nil {
-		return nil, "", err
-	}
-	m, err := meta.ListAccessor(l)
-	if err != nil {
-		return nil, "", err
-	}
-	return objs, m.GetResourceVersion(), nil
 }
 
 // Changes reports every change of the collection from resourceVersion on, or,

@@ -147,3 +147,45 @@ func TestChangesEndWithTheirContext(t *testing.T) {
 		}
 	})
 }
+
+// A long list comes in pages, of which only what matters is held.
+func TestALongListComesInPages(t *testing.T) {
+	const all, page = 25, 10
+	var limits []int64
+	s := Source{
+		Options: metav1.ListOptions{Limit: page, LabelSelector: "a=b"},
+		Only:    func(o runtime.Object) bool { n, _ := strconv.Atoi(o.(*corev1.Pod).Name); return n%2 == 1 },
+		List: func(_ context.Context, o metav1.ListOptions) (runtime.Object, error) {
+			if o.LabelSelector != "a=b" {
+				t.Errorf("page %q is of other objects: %+v", o.Continue, o)
+			}
+			limits = append(limits, o.Limit)
+			from, _ := strconv.Atoi(o.Continue) // "" is 0
+			l := &corev1.PodList{ListMeta: metav1.ListMeta{ResourceVersion: "7"}}
+			for i := from; i < min(from+int(o.Limit), all); i++ {
+				l.Items = append(l.Items, corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: strconv.Itoa(i)}})
+			}
+			if from+int(o.Limit) < all {
+				l.Continue = strconv.Itoa(from + int(o.Limit))
+			}
+			return l, nil
+		},
+	}
+	objs, version, err := s.Snapshot(t.Context())
+	if err != nil || version != "7" {
+		t.Fatalf("version %q, %v", version, err)
+	}
+	var got, want []string
+	for _, o := range objs {
+		got = append(got, o.(*corev1.Pod).Name)
+	}
+	for i := 1; i < all; i += 2 {
+		want = append(want, strconv.Itoa(i))
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("objects (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff([]int64{page, page, page}, limits); diff != "" {
+		t.Errorf("pages (-want +got):\n%s", diff)
+	}
+}

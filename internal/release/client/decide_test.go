@@ -100,6 +100,9 @@ func TestObserved(t *testing.T) {
 		{"undo before the doors", both(undo, unseen), "0 of 2 pods obey"},
 		{"undo before one door", both(undo, unseen, all(5), behindOn2), "1 of 2 pods obey"},
 		{"undo after the controller", both(undo, shut), ""},
+		{"undo when no pod of stable is left", both(undo, phase(release.Held, "bring one back"), func(r *v1alpha1.Release) {
+			r.Status.Stable.Pods, r.Status.Canary.Ready = 0, 1
+		}), "nobody else could have its requests (bring one back)"},
 		{"undo of what never began", both(undo, noRoute, phase("", "")), ""},
 		{"undone and away", both(undo, noRoute, phase(release.Undone, "by ada")), ""},
 		{"undo of a promoted one", both(undo, phase(release.Promoted, "it has all requests")),

@@ -67,6 +67,8 @@ func untaken(r *v1alpha1.Release, e *v1alpha1.Routing) string {
 	}
 	now := release.Weight(e.Weight)
 	switch {
+	case o.Undo && !phase.Ended() && r.Status.Stable.Pods == 0 && r.Status.Canary.Ready > 0:
+		return still("nobody else could have its requests")
 	case o.Undo && e.Shut, phase.Ended() && !o.Undo:
 		return ""
 	case o.Undo:

@@ -89,7 +89,15 @@ func (c *Controller) Run(ctx context.Context) error {
 	}()
 	c.tasks.Go(func() { c.sweep(ctx) })
 	c.tasks.Go(func() { c.followPolicies(ctx) })
-	all := follow.Of(c.dynamic.Resource(v1alpha1.Releases()), metav1.ListOptions{})
+	all := follow.Of(c.dynamic.Resource(v1alpha1.Releases()), metav1.ListOptions{Limit: spec.Page})
+	all.Only = func(o runtime.Object) bool {
+		r := c.read(o)
+		if r == nil || !done(r) {
+			return r != nil
+		}
+		c.tellSeen(r, false) // it may have ended just before this process began
+		return false
+	}
 	all.Always(ctx, func(err error) { c.Log.Warn("releases are not seen", "err", err) }, c.take)
 	return nil
 }
@@ -139,13 +147,16 @@ func (c *Controller) read(o runtime.Object) *v1alpha1.Release {
 	return r
 }
 
+// done says that nothing is left to be done for a Release. Most are.
+func done(r *v1alpha1.Release) bool { return spec.Over(r) && !slices.Contains(r.Finalizers, finalizer) }
+
 // note brings a Release to the desk of its Deployment. One that is over needs none.
 func (c *Controller) note(r *v1alpha1.Release, deleted bool) {
 	key := types.NamespacedName{Namespace: r.Namespace, Name: r.Spec.Deployment}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	d := c.desks[key]
-	if deleted || spec.Over(r) && !slices.Contains(r.Finalizers, finalizer) {
+	if deleted || done(r) {
 		if d != nil {
 			d.drop(r.UID)
 		}

@@ -53,6 +53,8 @@ type memory struct {
 	Turned time.Time `json:"turned,omitzero"`
 	// Template is the digest of the template that the Deployment was given.
 	Template string `json:"template,omitempty"`
+	// Alone says that the Service leads to the new pods because no other exists.
+	Alone bool `json:"alone,omitempty"`
 	// Said is the digest of the orders that were told of, and Judged of those that a policy
 	// has allowed or refused last.
 	Said   string `json:"said,omitempty"`
@@ -113,6 +115,28 @@ func (co *course) sets() (stable, canary *appsv1.ReplicaSet) {
 		stable = co.scene.setWith(b.Stable)
 	}
 	return stable, co.scene.setOf(&co.scene.deployment.Spec.Template)
+}
+
+// leads is the hash of the pods that the Service is to select: stable's, whose doors share
+// the requests. Where somebody has deleted stable's ReplicaSet and with it all of its pods,
+// nobody would answer, so the new ones do as long as that lasts, whatever their share is.
+func (co *course) leads() string {
+	stable, canary := co.sets()
+	hash := co.routing.Stable
+	alone := canary != nil && canary != stable && len(co.scene.podsOf(stable)) == 0 && !co.scene.strays[hash] &&
+		co.scene.count(canary, 0).Ready > 0
+	if alone != co.Alone {
+		co.Alone = alone
+		if alone {
+			co.say("no pod of the version before exists: its requests are this version's")
+		} else {
+			co.say("the Service leads to the pods of the version before again")
+		}
+	}
+	if alone {
+		return canary.Labels[hashLabel]
+	}
+	return hash
 }
 
 // wishes are what the spec says.

@@ -245,3 +245,48 @@ func TestTheStatusTellsWhenRequestsCameAndWent(t *testing.T) {
 		t.Errorf("undone: %+v, since %v; it was exposed at %v and began to be undone at %v", s, s.Verdict.Since, exposed, undoing)
 	}
 }
+
+// Requests are never led to where no pod is while there are pods that serve.
+func TestTheServiceLeadsToPodsThatExist(t *testing.T) {
+	ending := func(all []*corev1.Pod) {
+		for _, p := range all {
+			p.DeletionTimestamp = &metav1.Time{}
+		}
+	}
+	tests := []struct {
+		name   string
+		change func(*scene)
+		want   string
+	}{
+		{"both are there", func(*scene) {}, "one"},
+		{"stable is not ready, and may be soon", func(s *scene) {
+			for _, p := range s.pods["one"] {
+				p.Status.Conditions = nil
+			}
+		}, "one"},
+		{"one pod of stable is left", func(s *scene) { ending(s.pods["one"][1:]) }, "one"},
+		{"stable's ReplicaSet is gone, and its pods end", func(s *scene) { s.sets = s.sets[1:]; ending(s.pods["one"]) }, "two"},
+		{"all of stable's pods end", func(s *scene) { ending(s.pods["one"]) }, "two"},
+		{"stable's pods were left to themselves", func(s *scene) { s.sets = s.sets[1:]; s.strays = map[string]bool{"one": true} }, "one"},
+		{"nobody is there", func(s *scene) { ending(s.pods["one"]); ending(s.pods["two"]) }, "one"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			co := underWay(t)
+			tt.change(&co.scene)
+			before := len(co.events)
+			for range 2 {
+				if got := co.leads(); got != tt.want {
+					t.Errorf("the Service leads to %s, want %s", got, tt.want)
+				}
+			}
+			if told := len(co.events) - before; told != 0 && tt.want == "one" || told != 1 && tt.want == "two" {
+				t.Errorf("it is told %d times", told)
+			}
+			co.scene = underWay(t).scene
+			if got := co.leads(); got != "one" || co.Alone {
+				t.Errorf("with pods of stable again it leads to %s", got)
+			}
+		})
+	}
+}

@@ -244,7 +244,7 @@ func (d *desk) proceed(ctx context.Context, co *course) (time.Time, error) {
 		plan = release.Plan{Steps: spec.Usual()}
 	}
 	// Whoever else owns a Service may have put it back.
-	if err := d.pin(ctx, co.scene, co.routing.Stable); err != nil {
+	if err := d.pin(ctx, co.scene, co.leads()); err != nil {
 		return time.Time{}, err
 	}
 	v := co.judge()

@@ -136,13 +136,14 @@ type scene struct {
 	services   []*corev1.Service  // all of the namespace
 	sets       []*appsv1.ReplicaSet
 	pods       map[types.UID][]*corev1.Pod // by ReplicaSet, those that end included, by name
+	strays     map[string]bool             // hashes of pods that serve, and belong to nobody
 }
 
 // look returns the scene of a Deployment and a Service, false while not all is seen.
 func (w *ward) look(deployment, service string) (scene, bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	s := scene{deployment: w.deployments[deployment], service: w.services[service], pods: map[types.UID][]*corev1.Pod{}}
+	s := scene{deployment: w.deployments[deployment], service: w.services[service], pods: map[types.UID][]*corev1.Pod{}, strays: map[string]bool{}}
 	if len(w.unseen) > 0 {
 		return s, false
 	}
@@ -162,6 +163,9 @@ func (w *ward) look(deployment, service string) (scene, bool) {
 	for _, p := range w.pods {
 		owner := metav1.GetControllerOf(p)
 		if owner == nil {
+			if isReady(p) && p.DeletionTimestamp == nil {
+				s.strays[p.Labels[hashLabel]] = true
+			}
 			continue
 		}
 		if list, ours := s.pods[owner.UID]; ours {

@@ -151,6 +151,9 @@ func Over(r *v1alpha1.Release) bool {
 	return release.Phase(r.Status.Phase).Ended() && r.Status.Route == nil
 }
 
+// Page is by how many Releases are listed: each may have a long template and a long history.
+const Page = 100
+
 // Compare orders the Releases of a Deployment by when they were made: the one that counts
 // is the last.
 func Compare(a, b *v1alpha1.Release) int {

@@ -1,0 +1,339 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	core "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/resource"
+	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+
+	"github.com/bightdev/bight/api/v1alpha1"
+)
+
+// TestReleaseDisasters breaks what releases stand on while they are under way.
+func TestReleaseDisasters(t *testing.T) {
+	b := newReleaseBay(t)
+	for _, step := range []struct {
+		name string
+		run  func(*bay)
+	}{
+		{"NoTraffic", testNoTraffic},
+		{"StableNotReady", testUndoWhileStableIsNotReady},
+		{"AgentKilledAtAWeight", testAgentKilledAtAWeight},
+		{"Quota", testQuotaInTheMiddle},
+		{"TwoAtOnce", testTwoAtOnce},
+		{"APIServerKilledInTheMiddle", testAPIServerKilledInARelease},
+		{"APIServerKilledAtUndo", testAPIServerKilledAtUndo},
+		{"StableDeleted", testStableDeleted},
+	} {
+		if !t.Run(step.name, func(t *testing.T) { step.run(b.on(t)) }) {
+			t.Fatal("the rest builds on this")
+		}
+	}
+}
+
+// newReleaseBay is a bay with node agents, a controller and three pods of till that have
+// doors from their start.
+func newReleaseBay(t *testing.T) *bay {
+	t.Helper()
+	b := newBay(t)
+	b.deployTill(b.namespace)
+	t.Cleanup(func() {
+		if t.Failed() { // one may be under way
+			_, _ = b.kubectl("delete", "releases.bight.dev", "-n", b.namespace, "--all", "--timeout", "60s")
+		}
+		if said, errs, code := b.bight("uninstall"); code != 0 {
+			t.Errorf("uninstall: exit code %d\n%s%s", code, said, errs)
+		}
+	})
+	if said, errs, code := b.bight("install"); code != 0 {
+		t.Fatalf("install: exit code %d\n%s%s", code, said, errs)
+	}
+	b.patchTill(fmt.Sprintf(`{"spec":{"replicas":3,"template":{"metadata":{"annotations":{%q:"true"}}}}}`, v1alpha1.DoorsAnnotation))
+	b.unreleased()
+	b.allAnswer("app")
+	return b
+}
+
+// allAnswer waits until every request is answered by a version.
+func (b *bay) allAnswer(version string) {
+	b.Helper()
+	b.eventually("all requests are answered by "+version, func() error {
+		if by := b.shares(100); by[version] != 100 {
+			return fmt.Errorf("%v", by)
+		}
+		return nil
+	})
+}
+
+// unharmed ends the load, and says what it has seen. No request may have failed.
+func (b *bay) unharmed(what string) {
+	b.Helper()
+	var got counts
+	b.load("/stop", &got)
+	b.Logf("%s: %d requests and %d streams, answered by %v; slowest %.1f ms; %d failed", what, got.Requests, got.Streams, got.By, got.Slowest, got.Failed)
+	if got.Failed > 0 || got.Requests == 0 {
+		b.Errorf("%s: %v", what, got.Errors)
+	}
+}
+
+func (b *bay) pour() {
+	b.Helper()
+	b.load("/start?url="+strings.TrimSuffix(till, "/"), nil)
+}
+
+// testNoTraffic has nobody ask until the time for a verdict is over: it is held.
+func testNoTraffic(b *bay) {
+	b.release("quiet", "steps: [{weight: 5, proven: true}]\nkeep: 1s\njudge: {deadline: 3s}\n", "Held")
+	r := b.current()
+	b.Logf("%s", r.Status.Message)
+	if r.Status.Verdict == nil || r.Status.Verdict.Is != "inconclusive" || r.Status.Weight != "5 %" || !strings.Contains(r.Status.Message, "no verdict in time") {
+		b.Errorf("it has %s, verdict %+v: %s", r.Status.Weight, r.Status.Verdict, r.Status.Message)
+	}
+	b.order("undo", tillNamed)
+	b.reaches("Undone")
+	b.unreleased()
+}
+
+// testUndoWhileStableIsNotReady undoes while two of stable's three pods say nothing.
+func testUndoWhileStableIsNotReady(b *bay) {
+	stable := b.tillPods()
+	b.release("sick", fmt.Sprintf(hold, 50), "Held")
+	for _, p := range stable[1:] {
+		pid := b.processOf(p.Name, "/srv/app/")
+		if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+			b.Fatal(err)
+		}
+		b.Cleanup(func() { _ = syscall.Kill(pid, syscall.SIGCONT) })
+		defer func() { _ = syscall.Kill(pid, syscall.SIGCONT) }()
+	}
+	b.eventually("two of stable's pods are not ready", func() error {
+		if r := b.current(); r.Status.Stable.Ready != 1 {
+			return fmt.Errorf("%d are ready", r.Status.Stable.Ready)
+		}
+		return nil
+	})
+	began := time.Now()
+	said := b.order("undo", tillNamed)
+	b.soon("undone while 2 of 3 pods are not ready, the command's start included", time.Since(began), time.Second)
+	b.Log(strings.TrimSpace(said))
+	// kube-proxy may still lead some to those that say nothing.
+	if by := b.shares(50); by["sick"] > 0 || by["app"] == 0 {
+		b.Errorf("what is undone answers: %v", by)
+	}
+	for _, p := range stable[1:] {
+		if err := syscall.Kill(b.processOf(p.Name, "/srv/app/"), syscall.SIGCONT); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.reaches("Undone")
+	b.unreleased()
+}
+
+// testAgentKilledAtAWeight kills the node agent, and orders a weight before another one
+// is there.
+func testAgentKilledAtAWeight(b *bay) {
+	b.release("cut", fmt.Sprintf(hold, 20), "Held")
+	agents := b.nodeAgents()
+	if len(agents) != 1 {
+		b.Fatalf("%d node agents run", len(agents))
+	}
+	var pid int
+	if _, err := fmt.Sscanf(agents[0], "/proc/%d/", &pid); err != nil {
+		b.Fatal(err)
+	}
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		b.Fatal(err)
+	}
+	began := time.Now()
+	said := b.order("weight", tillNamed, "60", "--timeout", "60s")
+	b.Logf("ordered as the agent was killed, observed after %s: %s", time.Since(began).Round(time.Millisecond), strings.TrimSpace(said))
+	if by := b.shares(200); by["cut"] < 80 || by["cut"] > 160 || by["nobody"] > 0 {
+		b.Errorf("60 %% is %v", by)
+	}
+	b.order("undo", tillNamed)
+	b.reaches("Undone")
+	b.unreleased()
+}
+
+// testQuotaInTheMiddle lets the canary have one pod and no second.
+func testQuotaInTheMiddle(b *bay) {
+	b.release("poor", fmt.Sprintf(hold, 20), "Held")
+	pods := 0
+	b.eventually("no pod ends any more", func() error {
+		all, err := client.CoreV1().Pods(b.namespace).List(context(), meta.ListOptions{})
+		if err != nil {
+			return err
+		}
+		for _, p := range all.Items {
+			if p.DeletionTimestamp != nil {
+				return fmt.Errorf("%s ends", p.Name)
+			}
+		}
+		pods = len(all.Items)
+		return nil
+	})
+	quotas := client.CoreV1().ResourceQuotas(b.namespace)
+	quota := &core.ResourceQuota{ObjectMeta: meta.ObjectMeta{Name: "few"}}
+	quota.Spec.Hard = core.ResourceList{core.ResourcePods: *resource.NewQuantity(int64(pods), resource.DecimalSI)}
+	if _, err := quotas.Create(context(), quota, meta.CreateOptions{}); err != nil {
+		b.Fatal(err)
+	}
+	b.eventually("the quota counts", func() error {
+		q, err := quotas.Get(context(), "few", meta.GetOptions{})
+		if used := q.Status.Used[core.ResourcePods]; err == nil && int(used.Value()) != pods {
+			err = fmt.Errorf("%s of %d pods", used.String(), pods)
+		}
+		return err
+	})
+	b.pour()
+	_, errs, code := b.bight("release", "weight", tillNamed, "60", "-n", b.namespace, "--timeout", "3s")
+	if code != 5 || !strings.Contains(errs, "exceeded quota") {
+		b.Errorf("exit code %d\n%s", code, errs)
+	}
+	if r := b.current(); r.Status.Weight != "20 %" {
+		b.Errorf("with one pod it has %s: %s", r.Status.Weight, r.Status.Message)
+	}
+	if err := quotas.Delete(context(), "few", meta.DeleteOptions{}); err != nil {
+		b.Fatal(err)
+	}
+	b.eventually("it goes on when the quota is gone", func() error {
+		if r := b.current(); r.Status.Weight != "60 %" {
+			return fmt.Errorf("it has %s: %s", r.Status.Weight, r.Status.Message)
+		}
+		return nil
+	})
+	b.order("undo", tillNamed)
+	b.reaches("Undone")
+	b.unharmed("a quota in the middle")
+	b.unreleased()
+}
+
+// testTwoAtOnce makes two Releases of one Deployment with one word: the one that is the
+// newer of the two is released.
+func testTwoAtOnce(b *bay) {
+	from := b.current()
+	var text []string
+	names := []string{"till-twin-a", "till-twin-b"}
+	for _, name := range names {
+		r := &v1alpha1.Release{TypeMeta: from.TypeMeta, ObjectMeta: meta.ObjectMeta{Name: name, Namespace: b.namespace}, Spec: from.Spec}
+		r.Spec.Template.Raw = []byte(strings.ReplaceAll(string(from.Spec.Template.Raw), `"poor"`, `"`+name+`"`))
+		r.Spec.Orders = v1alpha1.ReleaseOrders{}
+		r.Spec.Plan.Steps = []v1alpha1.ReleaseStep{{Weight: intstr.FromInt32(40), Hold: true}}
+		content, err := json.Marshal(r)
+		if err != nil {
+			b.Fatal(err)
+		}
+		text = append(text, string(content))
+	}
+	b.write("twins.json", `{"apiVersion":"v1","kind":"List","items":[`+strings.Join(text, ",")+`]}`)
+	if out, err := b.kubectl("create", "-f", b.dir+"/twins.json"); err != nil {
+		b.Fatal(out, err)
+	}
+	b.eventually("one of them is released, and the other is not", func() error {
+		out, err := b.kubectl("get", "releases.bight.dev", "-n", b.namespace, names[0], names[1], "-o", "jsonpath={.items[*].status.phase} {.items[*].status.weight}")
+		if err == nil && !strings.HasPrefix(out, "Superseded Held ") {
+			err = fmt.Errorf("they are %s", out)
+		}
+		return err
+	})
+	if by := b.shares(200); by[names[0]] > 0 || by["nobody"] > 0 || by[names[1]] < 40 || by[names[1]] > 120 {
+		b.Errorf("40 %% is %v", by)
+	}
+	if out, err := b.kubectl("delete", "releases.bight.dev", "-n", b.namespace, names[0], names[1], "--timeout", "60s"); err != nil {
+		b.Fatal(out, err)
+	}
+	b.unreleased()
+	b.allAnswer("app")
+}
+
+// apiServerBack waits until the API server answers as it did, after it was killed.
+func (b *bay) apiServerBack(killed time.Time) {
+	b.Helper()
+	b.eventually("the API server is back", func() error {
+		_, err := client.CoreV1().Namespaces().Get(context(), b.namespace, meta.GetOptions{})
+		if apierrors.IsForbidden(err) {
+			return fmt.Errorf("it knows nobody yet: %w", err)
+		}
+		return err
+	})
+	b.Logf("the API server is back after %s", time.Since(killed).Round(10*time.Millisecond))
+}
+
+// testAPIServerKilledInARelease kills the API server while the doors share requests: they
+// go on, and so does the release afterwards.
+func testAPIServerKilledInARelease(b *bay) {
+	b.release("api", fmt.Sprintf(hold, 30), "Held")
+	b.pour()
+	b.killComponent("kube-apiserver")
+	b.apiServerBack(time.Now())
+	b.order("weight", tillNamed, "50", "--timeout", "60s")
+	b.eventually("both answer", func() error {
+		if by := b.shares(100); by["api"] < 20 || by["app"] < 20 || by["nobody"] > 0 {
+			return fmt.Errorf("%v", by)
+		}
+		return nil
+	})
+	b.unharmed("the API server is killed in the middle")
+}
+
+// testAPIServerKilledAtUndo kills the API server at once after an order to undo.
+func testAPIServerKilledAtUndo(b *bay) {
+	b.pour()
+	user := "tester"
+	if out, err := b.kubectl("auth", "whoami", "-o", "jsonpath={.status.userInfo.username}"); err == nil {
+		user = out
+	}
+	patch := fmt.Sprintf(`{"spec":{"orders":{"undo":true,"weight":null,"by":%q}}}`, user)
+	if out, err := b.kubectl("patch", "release.bight.dev", b.current().Name, "-n", b.namespace, "--type", "merge", "-p", patch); err != nil {
+		b.Fatal(out, err)
+	}
+	b.killComponent("kube-apiserver")
+	b.apiServerBack(time.Now())
+	b.reaches("Undone")
+	b.allAnswer("app")
+	b.unreleased()
+	b.unharmed("the API server is killed at an undo")
+}
+
+// testStableDeleted deletes the ReplicaSet of the version before by hand: there is no
+// going back any more, and the new version answers.
+func testStableDeleted(b *bay) {
+	b.release("last", fmt.Sprintf(hold, 30), "Held")
+	set := tillNamed + "-" + b.current().Status.Stable.Hash
+	if err := client.AppsV1().ReplicaSets(b.namespace).Delete(context(), set, meta.DeleteOptions{}); err != nil {
+		b.Fatal(err)
+	}
+	deleted := time.Now()
+	b.eventually("the new version has all requests", func() error {
+		if by := b.shares(5); by["last"] != 5 {
+			return fmt.Errorf("%v", by)
+		}
+		return nil
+	})
+	b.Logf("the new version has all requests after %s", time.Since(deleted).Round(10*time.Millisecond))
+	b.allAnswer("last")
+	_, errs, code := b.bight("release", "undo", tillNamed, "-n", b.namespace, "--timeout", "3s")
+	if code != 5 || !strings.Contains(errs, "no pod of the version before exists") {
+		b.Errorf("undo: exit code %d\n%s", code, errs)
+	}
+	if by := b.shares(50); by["last"] != 50 {
+		b.Errorf("after an undo that nobody can carry out: %v", by)
+	}
+	patch := fmt.Sprintf(`{"spec":{"orders":{"undo":false,"promote":true,"by":%q}}}`, b.current().Spec.Orders.By)
+	if out, err := b.kubectl("patch", "release.bight.dev", b.current().Name, "-n", b.namespace, "--type", "merge", "-p", patch); err != nil {
+		b.Fatal(out, err)
+	}
+	b.reaches("Promoted")
+	b.unreleased()
+	b.allAnswer("last")
+}
