@@ -51,6 +51,8 @@ func benchmarks() []benchmark {
 		{"ship-shop", shipShop},
 		{"steps", tenSteps},
 		{"apps", idleApps},
+		{"release", releases},
+		{"releases", idleReleases},
 	}
 }
 

@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"math"
 	"os"
 	"slices"
 	"time"
@@ -56,6 +57,23 @@ func median(values []float64) float64 {
 }
 
 func (s series) median() float64 { return median(s.Values) }
+
+// upper returns the value that no less than a part q of them are at most, of no values 0.
+func upper(values []float64, q float64) float64 {
+	if len(values) == 0 {
+		return 0
+	}
+	sorted := slices.Sorted(slices.Values(values))
+	return sorted[max(int(math.Ceil(q*float64(len(sorted))))-1, 0)]
+}
+
+// tails are two rows: the median of what was measured, and its 99th percentile, which
+// has a limit.
+func tails(name, what string, all []time.Duration, limit float64) []row {
+	s := durations(what, all)
+	tail := series{What: fmt.Sprintf("%s; of %d", what, len(all)), Unit: s.Unit, Values: []float64{upper(s.Values, 0.99)}}
+	return []row{{Name: name, Ours: s}, {Name: name + ", 99th percentile", Ours: tail, Limit: limit}}
+}
 
 // ratio returns ours to the reference, or ours where there is none.
 func (r row) ratio() float64 {

@@ -27,6 +27,34 @@ func TestMedian(t *testing.T) {
 	}
 }
 
+func TestUpperIsReachedByTheRestAlone(t *testing.T) {
+	hundred := make([]float64, 100)
+	for i := range hundred {
+		hundred[i] = float64(100 - i)
+	}
+	for _, c := range []struct {
+		values  []float64
+		q, want float64
+	}{
+		{nil, 0.99, 0}, {[]float64{7}, 0.99, 7}, {hundred, 0.99, 99}, {hundred, 1, 100}, {hundred, 0.5, 50}, {hundred[:10], 0.99, 100}, {hundred, 0, 1},
+	} {
+		if got := upper(c.values, c.q); got != c.want {
+			t.Errorf("upper of %d values and %v is %v, want %v", len(c.values), c.q, got, c.want)
+		}
+	}
+}
+
+func TestWhoWatchesIsCounted(t *testing.T) {
+	const metrics = `# TYPE apiserver_longrunning_requests gauge
+apiserver_longrunning_requests{component="apiserver",group="bight.dev",resource="releases",scope="cluster",subresource="",verb="WATCH",version="v1alpha1"} 2
+apiserver_longrunning_requests{component="apiserver",group="bight.dev",resource="releases",scope="namespace",subresource="",verb="WATCH",version="v1alpha1"} 1
+apiserver_longrunning_requests{component="apiserver",group="",resource="pods",scope="cluster",subresource="",verb="WATCH",version="v1"} 9
+`
+	if n, err := watching([]byte(metrics), "releases"); n != 3 || err != nil {
+		t.Errorf("%d watch Releases, %v", n, err)
+	}
+}
+
 func TestVerdictComparesTheRatioOrTheValueWithTheLimit(t *testing.T) {
 	reference := &series{Unit: milliseconds, Values: []float64{100, 200, 300}}
 	ours := func(v float64) series { return series{Unit: milliseconds, Values: []float64{v}} }

@@ -114,7 +114,6 @@ func testUndoWhileStableIsNotReady(b *bay) {
 			b.Fatal(err)
 		}
 		b.Cleanup(func() { _ = syscall.Kill(pid, syscall.SIGCONT) })
-		defer func() { _ = syscall.Kill(pid, syscall.SIGCONT) }()
 	}
 	b.eventually("two of stable's pods are not ready", func() error {
 		if r := b.current(); r.Status.Stable.Ready != 1 {
@@ -289,9 +288,9 @@ func testAPIServerKilledInARelease(b *bay) {
 // testAPIServerKilledAtUndo kills the API server at once after an order to undo.
 func testAPIServerKilledAtUndo(b *bay) {
 	b.pour()
-	user := "tester"
-	if out, err := b.kubectl("auth", "whoami", "-o", "jsonpath={.status.userInfo.username}"); err == nil {
-		user = out
+	user, err := b.kubectl("auth", "whoami", "-o", "jsonpath={.status.userInfo.username}")
+	if err != nil {
+		b.Fatal(user, err)
 	}
 	patch := fmt.Sprintf(`{"spec":{"orders":{"undo":true,"weight":null,"by":%q}}}`, user)
 	if out, err := b.kubectl("patch", "release.bight.dev", b.current().Name, "-n", b.namespace, "--type", "merge", "-p", patch); err != nil {
