@@ -4,6 +4,9 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net/url"
+	"reflect"
+	"strings"
 	"sync"
 	"time"
 
@@ -56,11 +59,21 @@ type recorder struct {
 	slow   time.Duration // from when on a request is slow; 0 if that is not known
 	hung   time.Duration
 	ring   evidence.Ring
+	queue  []queued       // what was handed over and not looked at yet
 	second time.Time      // the one that is counted
 	counts map[string]int // in it, by version
 	asked  int
 	asking sync.WaitGroup
+	turn   sync.Mutex // of who asks stable
 	shut   bool
+}
+
+// queued is an outcome that was kept. Doors hand them over in the middle of their work, so
+// nothing is done with them there.
+type queued struct {
+	steer.Outcome
+	id   string
+	port int
 }
 
 func newRecorder(of subject, node string, log *slog.Logger, send func(context.Context, *spec.Pairs) error) *recorder {
@@ -74,7 +87,14 @@ func newRecorder(of subject, node string, log *slog.Logger, send func(context.Co
 func (r *recorder) follow(e v1alpha1.ReleaseEvidence, tail, hung time.Duration) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	was := r.rules
 	r.rules, r.again, r.slow, r.hung = spec.Evidence(e), !e.NoAgain, tail, hung
+	if e.Off {
+		r.queue = nil
+		r.ring.Drop()
+	} else if !reflect.DeepEqual(was, r.rules) {
+		r.ring.Each(r.rules.Redact)
+	}
 }
 
 // add keeps what became of a request. id and pod are what it is known by.
@@ -83,27 +103,43 @@ func (r *recorder) add(o *steer.Outcome, id string, port int) {
 		return
 	}
 	r.mu.Lock()
-	if second := o.Time.Truncate(time.Second); second != r.second {
+	defer r.mu.Unlock()
+	if second := time.Now().Truncate(time.Second); second.After(r.second) {
 		r.second = second
 		clear(r.counts)
 	}
 	r.counts[o.Version]++
-	full := r.shut || r.counts[o.Version] > keptRate || r.hung > 0 && o.Told >= r.hung // it is kept already
-	rules, slow := r.rules, r.slow
-	r.mu.Unlock()
-	if full {
+	if r.shut || r.counts[o.Version] > keptRate || r.hung > 0 && o.Told >= r.hung { // it is kept already
 		return
 	}
-	p := pairOf(o, id, r.node, port)
+	r.queue = append(r.queue, queued{*o, id, port})
+}
+
+// settle looks at what was handed over.
+func (r *recorder) settle() {
+	r.mu.Lock()
+	all := r.queue
+	r.queue = nil
+	r.mu.Unlock()
+	for i := range all {
+		r.keep(&all[i])
+	}
+}
+
+func (r *recorder) keep(o *queued) {
+	r.mu.Lock()
+	rules, slow := r.rules, r.slow
+	r.mu.Unlock()
+	p := pairOf(&o.Outcome, o.id, r.node, o.port)
+	if p == nil {
+		return
+	}
 	if p.Class == evidence.Sample && slow > 0 && o.Latency >= slow {
 		p.Class, p.Why = evidence.Slow, fmt.Sprintf("%s until it answered", o.Latency.Round(time.Millisecond))
 	}
 	rules.Redact(p)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.shut {
-		return
-	}
 	r.ring.Add(p)
 	if again := o.Pair.Again; again != nil && r.again && p.Class != evidence.Sample && p.Version == v1alpha1.Canary && len(p.Stable) == 0 && r.asked < mostAgain {
 		r.asked++
@@ -113,6 +149,8 @@ func (r *recorder) add(o *steer.Outcome, id string, port int) {
 
 // ask asks stable the same thing, twice, one request at a time.
 func (r *recorder) ask(p *evidence.Pair, again func(context.Context) (*steer.PairAnswer, error), rules *evidence.Rules) {
+	r.turn.Lock()
+	defer r.turn.Unlock()
 	ctx, cancel := context.WithTimeout(context.Background(), longestAgain)
 	defer cancel()
 	for range 2 {
@@ -142,6 +180,7 @@ func (r *recorder) freeze(ctx context.Context, running *sync.WaitGroup) {
 }
 
 func (r *recorder) deliver(ctx context.Context) {
+	r.settle()
 	r.asking.Wait()
 	r.mu.Lock()
 	all := spec.Pairs{Namespace: r.of.Namespace, Release: r.of.Name, UID: r.of.uid, Node: r.node}
@@ -169,13 +208,21 @@ func (r *recorder) deliver(ctx context.Context) {
 	}
 }
 
-// pairOf is what a door has kept, in terms of evidence.
+// pairOf is what a door has kept, in terms of evidence, nil if it is nothing that could be
+// asked again.
 func pairOf(o *steer.Outcome, id, node string, port int) *evidence.Pair {
 	q := o.Pair
+	target := q.Target
+	if u, err := url.Parse(target); err == nil && u.IsAbs() { // as clients of proxies write it
+		target = u.RequestURI()
+	}
+	if !strings.HasPrefix(target, "/") && target != "*" {
+		return nil
+	}
 	p := &evidence.Pair{
 		ID: id, Class: evidence.Sample, Version: o.Version, Node: node, Time: o.Time, Elapsed: o.Latency,
 		Request: evidence.Request{
-			Method: q.Method, Target: q.Target, Host: q.Host, HTTP2: q.HTTP2, Header: q.Header,
+			Method: q.Method, Target: target, Host: q.Host, HTTP2: q.HTTP2, Header: q.Header,
 			Body: evidence.Body{Bytes: q.Body.Bytes, Cut: q.Body.Cut}, Port: port,
 		},
 		Answer: answerOf(q.Answer),

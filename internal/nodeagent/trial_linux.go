@@ -290,6 +290,7 @@ func (t *trial) counters() v1alpha1.NodeDoors {
 // tick lets count what may count by now, and returns what is to be sent, nil for
 // nothing.
 func (t *trial) tick(now time.Time) *spec.Batch {
+	t.recorder.settle()
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, s := range t.sinks {

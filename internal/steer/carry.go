@@ -74,7 +74,7 @@ type rest struct{ last, deaf atomic.Int64 }
 type splitCounts struct {
 	decided, carried, fallback, lost, unread, mirrored, dropped atomic.Int64
 	ids                                                         atomic.Uint64
-	copying                                                     atomic.Int64
+	copying, taping                                             atomic.Int64
 }
 
 // SplitStatus is what a door says of its split.

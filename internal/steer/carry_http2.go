@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"net/netip"
@@ -36,7 +35,7 @@ func (s *streams) toVersion(w http.ResponseWriter, in *incoming, seen Request, m
 	}
 	tape := dec.record(s.c.client.conn.LocalAddr(), nil, in.r)
 	if tape != nil {
-		in.body = io.TeeReader(in.body, tape)
+		in.body = &asking{in.body, tape}
 	}
 	in.give = dec.give
 	answered := func(r *http.Response) {

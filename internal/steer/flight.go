@@ -245,6 +245,9 @@ func (f *flight) end(broken, cancelled bool, why string) {
 	if f.tape.keeps(&f.Outcome) {
 		f.Pair = f.tape.pair()
 	}
+	if f.tape != nil {
+		f.tape.door.counts.taping.Add(-1)
+	}
 	if w.tell != nil {
 		w.tell(&f.Outcome)
 	}

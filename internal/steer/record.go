@@ -61,6 +61,9 @@ type Kept struct {
 	Cut   bool // there was more of it
 }
 
+// maxTapes is how many requests of a door are recorded at a time: many may last for long.
+const maxTapes = 256
+
 // tape is what is kept of one request as long as it is under way. Bodies may be written
 // by other goroutines than that of the request.
 type tape struct {
@@ -79,6 +82,7 @@ type tape struct {
 	deaf       bool // the answer's body is not kept
 	request    Kept
 	answer     Kept
+	whole      bool // the request of HTTP/2 was read to its end
 }
 
 // record begins to keep what passes by, nil if nothing is to be kept: a request of HTTP/1
@@ -86,6 +90,10 @@ type tape struct {
 func (dec *decision) record(dialled net.Addr, head []byte, r2 *http.Request) *tape {
 	r := dec.s.Record
 	if r == nil {
+		return nil
+	}
+	if dec.d.counts.taping.Add(1) > maxTapes {
+		dec.d.counts.taping.Add(-1)
 		return nil
 	}
 	t := &tape{record: *r, door: dec.d, dialled: dialled, stable: dec.s.Versions[dec.to].Name == dec.s.Stable, head: head, r: r2}
@@ -113,6 +121,14 @@ func (t *tape) asked(p []byte) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.request.add(p, t.record.Body)
+}
+
+// asks is what is kept of the request's body.
+func (t *tape) asks() *Kept {
+	if t == nil {
+		return nil
+	}
+	return &t.request
 }
 
 // said is shown what passes by of the answer's body.
@@ -160,13 +176,14 @@ func (t *tape) pair() *Pair {
 	var err error
 	if t.r != nil {
 		p.HTTP2, p.Method, p.Target, p.Host, p.Header, p.Body = true, t.r.Method, t.r.RequestURI, t.r.Host, t.r.Header.Clone(), t.request
+		p.Body.Cut = p.Body.Cut || !t.whole && t.r.ContentLength != 0
 		if t.resp != nil {
 			p.Answer = &PairAnswer{Status: t.resp.StatusCode, Header: t.resp.Header.Clone(), Body: t.answer, Trailer: t.resp.Trailer.Clone()}
 		}
 	} else if err = t.plain(p); err != nil {
 		return nil
 	}
-	if !p.Body.Cut && (p.Method == "GET" || p.Method == "HEAD" || p.Method == "OPTIONS") && t.dialled != nil {
+	if !p.Body.Cut && (p.Method == "GET" || p.Method == "HEAD" || p.Method == "OPTIONS") && t.dialled != nil && p.Header.Get("Upgrade") == "" {
 		door, dialled, limit := t.door, t.dialled, t.record.Body
 		p.Again = func(ctx context.Context) (*PairAnswer, error) { return door.again(ctx, p, dialled, limit) }
 	}
@@ -221,10 +238,34 @@ func (h *heard) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Write implements io.Writer; it is shown the request's body.
-func (t *tape) Write(p []byte) (int, error) {
-	t.asked(p)
-	return len(p), nil
+// asking is the body of a request that a tape is shown.
+type asking struct {
+	io.Reader
+	t *tape
+}
+
+// Read implements io.Reader.
+func (a *asking) Read(p []byte) (int, error) {
+	n, err := a.Reader.Read(p)
+	a.t.asked(p[:n])
+	if errors.Is(err, io.EOF) {
+		a.t.mu.Lock()
+		defer a.t.mu.Unlock()
+		a.t.whole = true
+	}
+	return n, err
+}
+
+// skips says whether a body of HTTP/1 is so long that it passes by without being looked
+// at: the kernel may copy it. It is not kept then.
+func (t *tape) skips(b *body, of *Kept) bool {
+	if t == nil || t.record.Body > 0 && (b.kind != bodyLength || b.left < largeBuffer) {
+		return t == nil
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	of.Cut = of.Cut || !b.done()
+	return true
 }
 
 // again asks the app what a request has asked.

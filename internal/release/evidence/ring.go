@@ -56,6 +56,18 @@ func (r *Ring) drop(i int) {
 	r.pairs = slices.Delete(r.pairs, i, i+1)
 }
 
+// Drop drops all.
+func (r *Ring) Drop() { r.pairs, r.size = nil, 0 }
+
+// Each changes all pairs.
+func (r *Ring) Each(change func(*Pair)) {
+	r.size = 0
+	for _, p := range r.pairs {
+		change(p)
+		r.size += p.Size()
+	}
+}
+
 // Grown takes note that a pair has become larger since it was added.
 func (r *Ring) Grown(by int) {
 	r.size += by
