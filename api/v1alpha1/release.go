@@ -311,6 +311,9 @@ type ReleaseOrders struct {
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=64
 	Groups []string `json:"groups,omitempty"`
+	// At is when they were given: the same again is another order.
+	// +optional
+	At *metav1.MicroTime `json:"at,omitempty"`
 	// Asked is who has asked for these orders, if By has only approved them.
 	// +optional
 	// +kubebuilder:validation:MaxLength=512

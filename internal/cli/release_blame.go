@@ -82,7 +82,7 @@ func (p *Program) blame(ctx context.Context, f *replayFlags, name string, comman
 		return err
 	}
 	defer leave()
-	return s.blame(ctx, commits)
+	return s.blame(ctx, good, commits)
 }
 
 // commit is one that may be to blame.
@@ -95,7 +95,7 @@ type commit struct {
 func (c commit) String() string { return c.Hash[:min(12, len(c.Hash))] + " " + c.Title }
 
 // blame tries commits.
-func (s *stage) blame(ctx context.Context, commits []commit) error {
+func (s *stage) blame(ctx context.Context, good string, commits []commit) error {
 	asJSON := s.f.output == "json"
 	s.printer.Note("", fmt.Sprintf("%s between what was stable and release %s", term.Count(len(commits), "commit"), s.bundle.Release))
 	tell := func(c commit, is replay.Tried, why string) {
@@ -109,7 +109,11 @@ func (s *stage) blame(ctx context.Context, commits []commit) error {
 		}
 		return is, err
 	}
-	// What is assumed of the last is seen first: that the requests fail here, too.
+	// What is assumed is seen first: that requests pass here at the good commit, and fail at
+	// the last. Those that fail at the good one, too, tell nothing.
+	if err := s.sift(ctx, good); err != nil {
+		return err
+	}
 	is, err := try(len(commits) - 1)
 	if err != nil {
 		return err
@@ -136,16 +140,51 @@ func (s *stage) blame(ctx context.Context, commits []commit) error {
 	return s.printer.Data(nil, &term.Table{Head: []string{"FIRST THAT FAILS", "BY", "TITLE"}, Rows: [][]string{{c.Hash[:min(12, len(c.Hash))], c.Author, c.Title}}})
 }
 
+// sift leaves the requests that pass at the good commit.
+func (s *stage) sift(ctx context.Context, good string) error {
+	all, why, err := s.playAt(ctx, good)
+	switch {
+	case err != nil:
+		return err
+	case why != "":
+		return fmt.Errorf("nothing can be told of the good commit %s: %s; --good names another", good, why)
+	}
+	s.pairs = nil
+	for _, r := range all {
+		if r.State == replay.Passed {
+			s.pairs = append(s.pairs, r.Pair)
+		}
+	}
+	if len(s.pairs) > 0 {
+		return nil
+	}
+	return fmt.Errorf("at the good commit %s no request passes here (%s: %s): what is missing may be a header that was hidden (--header), data, or --all", good, all[0].Name, all[0].Why)
+}
+
 // try plays at one commit.
 func (s *stage) try(ctx context.Context, hash string) (is replay.Tried, why string, err error) {
+	all, why, err := s.playAt(ctx, hash)
+	if err != nil || why != "" {
+		return replay.IsUnknown, why, err
+	}
+	for _, r := range all {
+		if r.State == replay.Failed {
+			return replay.IsBad, r.Name + ": " + r.Why, nil
+		}
+	}
+	return replay.IsGood, "", nil
+}
+
+// playAt plays at one commit; why says why that can't be done there.
+func (s *stage) playAt(ctx context.Context, hash string) (all []replay.Result, why string, err error) {
 	dir, err := os.MkdirTemp("", "bight-blame-*")
 	if err != nil {
-		return 0, "", err
+		return nil, "", err
 	}
 	defer os.RemoveAll(dir)
 	tree := filepath.Join(dir, "tree")
 	if _, err := gitHere(ctx, "worktree", "add", "--quiet", "--detach", tree, hash); err != nil {
-		return 0, "", err
+		return nil, "", err
 	}
 	defer func() {
 		_, gone := gitHere(context.WithoutCancel(ctx), "worktree", "remove", "--force", tree)
@@ -153,36 +192,30 @@ func (s *stage) try(ctx context.Context, hash string) (is replay.Tried, why stri
 	}()
 	below, err := gitHere(ctx, "rev-parse", "--show-prefix")
 	if err != nil {
-		return 0, "", err
+		return nil, "", err
 	}
 	s.order.Dir = filepath.Join(tree, filepath.FromSlash(below))
 	if _, err := os.Stat(s.order.Dir); err != nil {
-		return replay.IsUnknown, "it has no directory " + below, nil
+		return nil, "it has no directory " + below, nil
 	}
-	all, err := s.round(ctx, nil)
-	var early *endedError
+	all, err = s.round(ctx, nil)
+	var early *unreachedError
 	switch {
 	case errors.As(err, &early):
-		return replay.IsUnknown, early.Error(), nil
+		return nil, early.Error(), nil
 	case err != nil:
-		return 0, "", err
+		return nil, "", err
+	case len(all) == 0:
+		return nil, "", context.Cause(ctx)
 	}
-	for _, r := range all {
-		if r.State == replay.Failed {
-			return replay.IsBad, r.Name + ": " + r.Why, nil
-		}
-	}
-	if replay.Count(all)[replay.Passed] == 0 {
-		return 0, "", errors.New("no request was sent: " + all[0].Why + " (--all sends what could change something, too)")
-	}
-	return replay.IsGood, "", nil
+	return all, "", nil
 }
 
 // between are the commits after good up to bad, the oldest first.
 func between(ctx context.Context, good, bad string) ([]commit, error) {
 	out, err := gitHere(ctx, "log", "--reverse", "--first-parent", "--format=%H%x00%an%x00%s", good+".."+bad)
 	if err != nil {
-		return nil, fmt.Errorf("%w; --good and --bad name commits that are in this repository", err)
+		return nil, fmt.Errorf("%w; --good and --bad name commits that are in this repository (git fetch brings those of others)", err)
 	}
 	var all []commit
 	for line := range strings.SplitSeq(out, "\n") {

@@ -240,7 +240,7 @@ func routeText(x v1alpha1.ReleaseRoute) string {
 func orders(o v1alpha1.ReleaseOrders) string {
 	by := o.By
 	asked := o.Asked
-	if o.By, o.Groups, o.Asked = "", nil, ""; equality.Semantic.DeepEqual(o, v1alpha1.ReleaseOrders{}) {
+	if o.By, o.Groups, o.Asked, o.At = "", nil, "", nil; equality.Semantic.DeepEqual(o, v1alpha1.ReleaseOrders{}) {
 		return ""
 	}
 	if asked != "" {

@@ -61,15 +61,10 @@ func (s *stage) run(ctx context.Context) error {
 	return nil
 }
 
-// endedError says that the command has ended before it listened.
-type endedError struct {
-	code int
-	port string
-}
+// unreachedError says why the command could not be asked.
+type unreachedError struct{ why string }
 
-func (e *endedError) Error() string {
-	return fmt.Sprintf("the command has ended with %d before anybody could reach it at %s", e.code, e.port)
-}
+func (e *unreachedError) Error() string { return e.why }
 
 // round starts the command, plays, and ends the command when there is a newer one to try,
 // at once where saves is nil.
@@ -105,17 +100,13 @@ func (s *stage) round(ctx context.Context, saves <-chan string) (all []replay.Re
 		}
 		return dial(ctx, "tcp", uint16(port))
 	}
-	err = s.reach(running, ended)
-	var early *endedError
-	if errors.As(err, &early) {
-		over = true
-		if saves == nil {
-			return nil, err
-		}
+	over, err = s.reach(running, ended)
+	var early *unreachedError
+	switch {
+	case errors.As(err, &early) && saves != nil:
 		s.printer.Fail("", err, "", "save a file, and it is started again")
 		return nil, s.wait(ctx, saves)
-	}
-	if err != nil {
+	case err != nil:
 		return nil, err
 	}
 	all = s.play(running)
@@ -132,7 +123,7 @@ func (s *stage) start(ctx context.Context, o bridge.Order) error {
 		code, err = s.bridge.Run(ctx, o)
 	}
 	if err == nil && ctx.Err() == nil {
-		err = &endedError{code, s.at()}
+		err = &unreachedError{fmt.Sprintf("the command has ended with %d before anybody could reach it at %s", code, s.at())}
 	}
 	return err
 }
@@ -146,22 +137,25 @@ func (s *stage) port() int {
 
 func (s *stage) at() string { return fmt.Sprintf("port %d", s.port()) }
 
-// reach waits until the command listens.
-func (s *stage) reach(ctx context.Context, ended chan error) error {
+// reach waits until the command listens. over says that it has ended.
+func (s *stage) reach(ctx context.Context, ended chan error) (over bool, err error) {
 	limit := time.NewTimer(listening)
 	defer limit.Stop()
 	for pause := lookAgain; ; pause = min(2*pause, lookAgainMost) {
 		conn, err := s.player.Dial(ctx, s.pairs[0].Request.Port)
 		if err == nil {
-			return conn.Close()
+			return false, conn.Close()
 		}
 		select {
 		case err := <-ended:
-			return err
+			if err == nil { // it was ended
+				err = context.Canceled
+			}
+			return true, err
 		case <-limit.C:
-			return fmt.Errorf("the command does not listen at %s, %s after its start: %w; --port names another", s.at(), listening, err)
+			return false, &unreachedError{fmt.Sprintf("the command does not listen at %s, %s after its start: %v; --port names another", s.at(), listening, err)}
 		case <-ctx.Done():
-			return context.Cause(ctx)
+			return false, context.Cause(ctx)
 		case <-time.After(pause):
 		}
 	}

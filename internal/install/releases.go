@@ -19,15 +19,20 @@ const ordersPolicy = "bight-release-orders"
 
 func (r *renderer) ordersPolicy() {
 	const (
-		had  = "has(oldObject.spec.orders)"
-		has  = "has(object.spec.orders)"
-		same = "(request.operation == 'UPDATE' && " + had + " == " + has + " && (!" + has + " || object.spec.orders == oldObject.spec.orders))"
-		none = "(request.operation == 'CREATE' && !" + has + ")"
+		had = "has(oldObject.spec.orders)"
+		has = "has(object.spec.orders)"
+		// The controller's own come from an App, and its plan from there.
+		own  = "request.userInfo.username == 'system:serviceaccount:" + Namespace + ":" + Controller + "'"
+		plan = "(has(object.spec.plan) ? object.spec.plan : {}) == (has(oldObject.spec.plan) ? oldObject.spec.plan : {})"
+		same = "(request.operation == 'UPDATE' && " + had + " == " + has + " && (!" + has + " || object.spec.orders == oldObject.spec.orders) && (" + own + " || " + plan + "))"
+		none = "(request.operation == 'CREATE' && !" + has + " && " + own + ")"
 		mine = "(" + has + " && has(object.spec.orders.by) && object.spec.orders.by == request.userInfo.username)"
 		user = "(has(request.userInfo.groups) ? request.userInfo.groups : [])"
 		in   = "(!has(object.spec.orders.groups) || object.spec.orders.groups.all(g, g in " + user + "))"
 		// Who approves says whose wish it is, and truly.
-		asks  = "(!has(object.spec.orders.asked) || request.operation == 'UPDATE' && has(oldObject.spec.ask) && object.spec.orders.asked == oldObject.spec.ask.by)"
+		asks = "(!has(object.spec.orders.asked) || request.operation == 'UPDATE' && has(oldObject.spec.ask) && object.spec.orders.asked == oldObject.spec.ask.by && !has(object.spec.ask)" +
+			" && ['weight', 'promote', 'undo', 'paused', 'routes', 'go'].all(f, (f in object.spec.orders) == (f in oldObject.spec.ask)" +
+			" && (!(f in object.spec.orders) || object.spec.orders[f] == oldObject.spec.ask[f])))"
 		asked = "(!has(object.spec.ask) || request.operation == 'UPDATE' && has(oldObject.spec.ask) && object.spec.ask == oldObject.spec.ask" +
 			" || has(object.spec.ask.by) && object.spec.ask.by == request.userInfo.username)"
 	)

@@ -101,6 +101,9 @@ func (p *Player) one(ctx context.Context, to clients, pair *evidence.Pair) Resul
 	of := *pair
 	if p.Errors {
 		of.Stable, of.Class = nil, evidence.Failed
+		if err == nil && (a.Status == http.StatusUnauthorized || a.Status == http.StatusForbidden) && len(pair.Request.Hidden) > 0 {
+			return Result{State: Skipped, Why: "it lacks what was hidden, and is not let in", Answer: a, Elapsed: elapsed}
+		}
 	}
 	r := Judge(&of, a, elapsed, err, p.Strict)
 	r.Answer, r.Elapsed = a, elapsed

@@ -146,6 +146,7 @@ func (e *environments) undo(ctx context.Context, r *v1alpha1.Release, why string
 	}
 	was := r.DeepCopy()
 	r.Spec.Orders.Undo, r.Spec.Orders.Why, r.Spec.Orders.By = true, why, me.Status.UserInfo.Username
+	r.Spec.Orders.Groups, r.Spec.Orders.Asked = nil, "" // they were somebody else's
 	if err := e.client.Patch(ctx, r, client.MergeFrom(was)); client.IgnoreNotFound(err) != nil {
 		return fmt.Errorf("undo release %s: %w", r.Name, err)
 	}

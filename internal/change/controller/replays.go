@@ -88,6 +88,9 @@ func (c *Controller) askAgain(ctx context.Context, b *evidence.Bundle, of *app.A
 		return new(net.Dialer).DialContext(ctx, "tcp", net.JoinHostPort(at, strconv.Itoa(port)))
 	}}
 	all := p.Play(ctx, replay.Of(b), nil)
+	if n := replay.Count(all); n[replay.Skipped] == len(all) && len(all) > 0 {
+		return 0, fmt.Errorf("%s: none of the %d requests of release %s tells anything here: %s; remove the file", s.Name, len(all), b.Release, all[0].Why)
+	}
 	if err := context.Cause(ctx); err != nil {
 		return 0, err
 	}

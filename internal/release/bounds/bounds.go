@@ -9,6 +9,7 @@ package bounds
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -125,7 +126,13 @@ func variables(o Order) map[string]any {
 			weight = float64(w) / 100
 		}
 	}
-	if orders.Promote {
+	if first, ok := begins(r); ok && orders.Weight == nil {
+		weight = first
+	}
+	whole := func(x v1alpha1.ReleaseRoute) bool {
+		return x.To == v1alpha1.Canary && len(x.Headers)+len(x.Cookies) == 0
+	}
+	if orders.Promote || slices.ContainsFunc(orders.Routes, whole) || slices.ContainsFunc(r.Spec.Plan.Routes, whole) {
 		weight = float64(release.All) / 100
 	}
 	verdict, requests, errors := "", int64(0), int64(0)
@@ -143,6 +150,17 @@ func variables(o Order) map[string]any {
 		},
 		"now": o.Now,
 	}
+}
+
+// begins is the share in percent that the plan gives at its present step, or at its first
+// if it has not begun.
+func begins(r *v1alpha1.Release) (float64, bool) {
+	p, err := spec.Plan(r.Spec.Plan)
+	if err != nil {
+		return 0, false // which is refused elsewhere
+	}
+	at := min(max(int(r.Status.Step)-1, 0), len(p.Steps)-1)
+	return float64(p.Steps[at].Weight) / 100, true
 }
 
 func copyOf(m map[string]string) map[string]string {

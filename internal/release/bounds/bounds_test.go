@@ -36,6 +36,11 @@ func weight(n int32) func(*v1alpha1.ReleaseOrders) {
 	return func(o *v1alpha1.ReleaseOrders) { o.Weight = ptr.To(intstr.FromInt32(n)) }
 }
 
+func planned(r *v1alpha1.Release, first int32) *v1alpha1.Release {
+	r.Spec.Plan.Steps = []v1alpha1.ReleaseStep{{Weight: intstr.FromInt32(first)}, {Weight: intstr.FromInt32(100)}}
+	return r
+}
+
 func in(groups ...string) func(*v1alpha1.ReleaseOrders) {
 	return func(o *v1alpha1.ReleaseOrders) { o.Groups = groups }
 }
@@ -61,6 +66,12 @@ func TestWhoMayOrderWhat(t *testing.T) {
 		{"less, by night", ordered("ada", weight(1)), night, ""},
 		{"to promote, unproven", ordered("ada", promote, in("leads")), day, "share/proven: rule proven does not allow it"},
 		{"to promote, asked by another", ordered("ada", promote, in("leads"), func(o *v1alpha1.ReleaseOrders) { o.Asked = "bob" }), day, ""},
+		{"by a path, which is all", ordered("ada", func(o *v1alpha1.ReleaseOrders) { o.Routes = []v1alpha1.ReleaseRoute{{Path: "/", To: "canary"}} }), day, "share/small: more than 25 % is for leads"},
+		{"by a header", ordered("ada", func(o *v1alpha1.ReleaseOrders) {
+			o.Routes = []v1alpha1.ReleaseRoute{{Headers: []v1alpha1.HeaderMatch{{Name: "a", Value: "b"}}, To: "canary"}}
+		}), day, ""},
+		{"by a plan", planned(ordered("ada"), 50), day, "share/small: more than 25 % is for leads"},
+		{"by a small plan", planned(ordered("ada"), 5), day, ""},
 		{"to pause, by night", ordered("ada", func(o *v1alpha1.ReleaseOrders) { o.Paused = true }), night, ""},
 		{"to undo, by night", ordered("ada", promote, func(o *v1alpha1.ReleaseOrders) { o.Undo = true }), night, ""},
 	}

@@ -260,7 +260,7 @@ func (c *Client) who(ctx context.Context) (name string, groups []string, err err
 		return "", nil, fmt.Errorf("ask the API server who we are: %w", c.cluster.Explain(err))
 	}
 	for _, g := range review.Status.UserInfo.Groups {
-		if !strings.HasPrefix(g, "system:") || g == "system:masters" { // which all have
+		if g != "system:authenticated" { // which all have
 			groups = append(groups, g)
 		}
 	}

@@ -235,8 +235,12 @@ func (c *Client) Give(ctx context.Context, name string, order Order, why string,
 	defer cancel()
 	last, waiting := given, ""
 	err = c.Follow(limited, given, func(now *v1alpha1.Release) (bool, error) {
+		hint := "; with --ask, somebody else can approve it"
+		if given.Spec.Orders.Asked != "" {
+			hint = ""
+		}
 		if x := now.Status.Refused; x != nil && x.Generation >= given.Generation {
-			return false, refuse("refused by policy %s (rule %s): %s; with --ask, somebody else can approve it", x.Policy, x.Rule, x.Why)
+			return false, refuse("refused by policy %s (rule %s): %s%s", x.Policy, x.Rule, x.Why, hint)
 		}
 		done, still := Observed(now)
 		if last = now; done || c.served(limited, now) {
@@ -285,7 +289,7 @@ func holding(r *v1alpha1.Release) *v1alpha1.Release {
 	if x := r.Status.Refused; x != nil {
 		r.Spec.Orders = x.Orders
 	}
-	r.Spec.Orders.Asked = ""
+	r.Spec.Orders.Asked, r.Spec.Orders.At = "", nil
 	return r
 }
 
@@ -310,7 +314,7 @@ func (c *Client) Ask(ctx context.Context, name string, order Order, why string) 
 	}
 	return c.ask(ctx, name, func(r *v1alpha1.Release) (*v1alpha1.ReleaseOrders, error) {
 		o, err := order(holding(r))
-		o.By, o.Groups, o.Why = by, groups, why
+		o.By, o.Groups, o.Why, o.At = by, groups, why, nil
 		return &o, err
 	})
 }
@@ -374,11 +378,15 @@ func (c *Client) order(ctx context.Context, name string, order Order, why string
 		if err != nil {
 			return nil, err
 		}
-		if equality.Semantic.DeepEqual(o, found.Spec.Orders) && (why == "" || phaseOf(found).Ended()) {
+		if found.Status.Refused == nil && equality.Semantic.DeepEqual(o, holding(found).Spec.Orders) && (why == "" || phaseOf(found).Ended()) {
 			return found, nil // as it is already
 		}
 		if o.By, o.Groups = by, groups; o.Asked == "" || why != "" {
 			o.Why = why
+		}
+		if found.Status.Refused != nil { // the same again is to be judged again
+			at := metav1.NowMicro()
+			o.At = &at
 		}
 		given, err := c.write(ctx, found, o)
 		if err == nil {

@@ -198,7 +198,7 @@ func fresh(r *v1alpha1.Release, s *scene) (*v1alpha1.Release, error) {
 	if err := json.Unmarshal(r.Spec.Template.Raw, &template); err != nil {
 		return nil, fmt.Errorf("read the pod template of release %s: %w", r.Name, err)
 	}
-	r.Spec.Orders, r.Status = v1alpha1.ReleaseOrders{}, v1alpha1.ReleaseStatus{}
+	r.Spec.Orders, r.Spec.Ask, r.Status = v1alpha1.ReleaseOrders{}, nil, v1alpha1.ReleaseStatus{}
 	r.ObjectMeta = metav1.ObjectMeta{Name: r.Name, Namespace: r.Namespace, Labels: r.Labels, Annotations: r.Annotations}
 	if err := steady(s); err != nil {
 		return nil, err
@@ -266,16 +266,23 @@ func (c *Client) begin(ctx context.Context, s *scene, r, before *v1alpha1.Releas
 		return nil, err
 	}
 	r.Spec.Orders.By, r.Spec.Orders.Groups = by, groups
-	if before != nil {
-		if err := c.remove(ctx, before); err != nil {
-			return nil, err
-		}
-	}
 	object, err := runtime.DefaultUnstructuredConverter.ToUnstructured(r)
 	if err != nil {
 		return nil, err
 	}
 	delete(object, "status")
+	if before != nil {
+		// What is refused now must not cost what was there.
+		try := &unstructured.Unstructured{Object: runtime.DeepCopyJSON(object)}
+		try.SetName("")
+		try.SetGenerateName("try-")
+		if _, err := c.releases().Create(ctx, try, metav1.CreateOptions{FieldManager: manager, DryRun: []string{metav1.DryRunAll}}); err != nil {
+			return nil, fmt.Errorf("make release %s: %w", r.Name, c.explain(err))
+		}
+		if err := c.remove(ctx, before); err != nil {
+			return nil, err
+		}
+	}
 	made, err := c.releases().Create(ctx, &unstructured.Unstructured{Object: object}, metav1.CreateOptions{FieldManager: manager})
 	if apierrors.IsInvalid(err) { // by its schema, or a policy of the cluster
 		return nil, refuse("the cluster refuses release %s: %s", r.Name, err)

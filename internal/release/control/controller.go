@@ -58,6 +58,7 @@ type Controller struct {
 	typed   kubernetes.Interface
 	dynamic dynamic.Interface
 	known   tokens
+	taking  sync.Mutex // evidence
 
 	mu    sync.Mutex
 	desks map[types.NamespacedName]*desk // by Deployment

@@ -16,6 +16,7 @@ import (
 
 	"github.com/bightdev/bight/api/v1alpha1"
 	"github.com/bightdev/bight/internal/release"
+	"github.com/bightdev/bight/internal/release/bounds"
 	"github.com/bightdev/bight/internal/release/spec"
 	"github.com/bightdev/bight/internal/release/verdict"
 )
@@ -40,8 +41,9 @@ type course struct {
 	late    bool                    // there is more evidence, which is to be told soon
 	saved   time.Time               // when the evidence was written last
 	refused *v1alpha1.ReleaseRefusal
-	shelved bool      // what is known of it is kept
-	asked   time.Time // when a new share was, zero once every pod obeys it
+	by      *bounds.Bounds // that have judged last
+	shelved bool           // what is known of it is kept
+	asked   time.Time      // when a new share was, zero once every pod obeys it
 }
 
 // memory is what is kept of a release in its status.

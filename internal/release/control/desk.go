@@ -230,6 +230,9 @@ func (d *desk) proceed(ctx context.Context, co *course) (time.Time, error) {
 	case !co.engaged():
 		return d.begin(ctx, co)
 	}
+	if co.Judged == "" {
+		return time.Time{}, nil // the policies are about to be seen
+	}
 	if stable, canary := co.sets(); stable != nil && stable == canary {
 		return time.Time{}, d.release(ctx, co.scene, nil) // its pods are of this version already
 	}

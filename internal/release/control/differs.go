@@ -14,9 +14,9 @@ import (
 // differs says what of a pod template differs between two versions, a line each, without
 // what is secret.
 func differs(before, now *corev1.PodTemplateSpec) []string {
-	a, b := map[string]string{}, map[string]string{}
-	flatten("", plain(before), a)
-	flatten("", plain(now), b)
+	a, b, hidden := map[string]string{}, map[string]string{}, map[string]bool{}
+	flatten("", plain(before), a, hidden)
+	flatten("", plain(now), b, hidden)
 	var out []string
 	names := map[string]bool{}
 	for name := range a {
@@ -30,6 +30,8 @@ func differs(before, now *corev1.PodTemplateSpec) []string {
 		is, has := b[name]
 		switch {
 		case had && has && was == is:
+		case hidden[name]:
+			out = append(out, name+": "+evidence.Hidden+", and another")
 		case !had:
 			out = append(out, fmt.Sprintf("%s: %s (new)", name, evidence.Text(is)))
 		case !has:
@@ -41,9 +43,9 @@ func differs(before, now *corev1.PodTemplateSpec) []string {
 	return out
 }
 
-// flatten writes all scalars of an object under their paths. Of lists whose elements have
+// flatten writes all scalars of an object under their paths, and names those that are secret. Of lists whose elements have
 // names, the path has these.
-func flatten(path string, of any, into map[string]string) {
+func flatten(path string, of any, into map[string]string, hidden map[string]bool) {
 	text, err := json.Marshal(of)
 	var v any
 	if err == nil {
@@ -53,10 +55,10 @@ func flatten(path string, of any, into map[string]string) {
 		into[path] = err.Error()
 		return
 	}
-	walk(path, v, into)
+	walk(path, v, into, hidden)
 }
 
-func walk(path string, v any, into map[string]string) {
+func walk(path string, v any, into map[string]string, hidden map[string]bool) {
 	switch v := v.(type) {
 	case map[string]any:
 		for name, of := range v {
@@ -64,7 +66,7 @@ func walk(path string, v any, into map[string]string) {
 			if path != "" {
 				at = path + "." + name
 			}
-			walk(at, of, into)
+			walk(at, of, into, hidden)
 		}
 	case []any:
 		for i, of := range v {
@@ -76,11 +78,11 @@ func walk(path string, v any, into map[string]string) {
 						delete(m, "name")
 					}
 					if _, has := m["value"]; has && (&evidence.Rules{}).Secret(name) {
-						m["value"] = evidence.Hidden
+						hidden[at+".value"] = true
 					}
 				}
 			}
-			walk(at, of, into)
+			walk(at, of, into, hidden)
 		}
 	case nil:
 	default:

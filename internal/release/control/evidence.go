@@ -1,6 +1,7 @@
 package control
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
@@ -27,7 +29,7 @@ import (
 
 const (
 	// maxPairs is more than a node sends at once.
-	maxPairs = 32 << 20
+	maxPairs = 16 << 20
 	// keepBundles is for how long evidence is kept, and sweepEvery how often it is looked
 	// for what is older.
 	keepBundles, sweepEvery = 7 * 24 * time.Hour, time.Hour
@@ -42,48 +44,62 @@ func (c *Controller) TakePairs(w http.ResponseWriter, r *http.Request) {
 	if !c.fromAgent(w, r) {
 		return
 	}
+	// Every node comes at the same moment.
+	c.taking.Lock()
+	defer c.taking.Unlock()
 	var p spec.Pairs
 	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxPairs)).Decode(&p); err != nil {
 		http.Error(w, fmt.Sprintf("that is no evidence: %v", err), http.StatusBadRequest)
 		return
 	}
-	judged, known := c.wants(p.Namespace, p.UID)
+	release, known := c.wants(p.Namespace, p.UID)
 	switch {
 	case !known:
 		http.Error(w, "the releases are not known yet", http.StatusServiceUnavailable)
 		return
-	case !judged:
+	case release == "":
 		http.Error(w, "there is no such release under way", http.StatusNotFound)
 		return
 	}
-	if err := c.shelf().put(p.Namespace, p.Release, p.UID, nodeFile(p.Node), p); err != nil {
+	p.Release = release
+	if err := c.shelf().put(r.Context(), p.Namespace, p.Release, p.UID, nodeFile(p.Node), p); err != nil {
 		http.Error(w, err.Error(), http.StatusServiceUnavailable)
 		return
 	}
 	w.WriteHeader(http.StatusNoContent)
 }
 
-// wants says whether a release has something left to do here.
-func (c *Controller) wants(namespace string, uid types.UID) (judged, known bool) {
+// wants names a release that has something left to do here, "" if it has not.
+func (c *Controller) wants(namespace string, uid types.UID) (release string, known bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for key, d := range c.desks {
-		if key.Namespace == namespace && d.knows(uid) {
-			return true, true
+		if key.Namespace == namespace {
+			if name := d.named(uid); name != "" {
+				return name, true
+			}
 		}
 	}
-	return false, c.seen
+	return "", c.seen
 }
 
-func (d *desk) knows(uid types.UID) bool {
+func (d *desk) named(uid types.UID) string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.releases[uid] != nil
+	if r := d.releases[uid]; r != nil {
+		return r.Name
+	}
+	return ""
 }
 
 // GiveBundle serves the evidence of a release: see [spec.BundlePath].
 func (c *Controller) GiveBundle(w http.ResponseWriter, r *http.Request) {
-	b, err := c.shelf().bundle(r.PathValue("namespace"), r.PathValue("name"))
+	namespace, name := r.PathValue("namespace"), r.PathValue("name")
+	uid, err := c.uidOf(r.Context(), namespace, name)
+	var b *evidence.Bundle
+	if err == nil {
+		b, err = c.shelf().bundle(namespace, name, uid)
+	}
 	switch {
 	case errors.Is(err, evidence.ErrNone):
 		http.Error(w, err.Error(), http.StatusNotFound)
@@ -97,28 +113,86 @@ func (c *Controller) GiveBundle(w http.ResponseWriter, r *http.Request) {
 	_ = json.NewEncoder(w).Encode(b) // who asked is gone if it fails
 }
 
+// uidOf is that of a Release, or evidence.ErrNone: of one that is no more, nobody may know
+// anything. The namespace may be somebody else's by now.
+func (c *Controller) uidOf(ctx context.Context, namespace, name string) (types.UID, error) {
+	u, err := c.dynamic.Resource(v1alpha1.Releases()).Namespace(namespace).Get(ctx, name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return "", evidence.ErrNone
+	}
+	if err != nil {
+		return "", err
+	}
+	return u.GetUID(), nil
+}
+
 func (c *Controller) shelf() *shelf { return &shelf{dir: c.Dir, hide: c.hide} }
 
-// hide takes out of a text what looks like a secret. What can't be searched is not kept.
-func (c *Controller) hide(text []byte) ([]byte, error) {
+// hide takes out of a JSON text what looks like a secret: each string in it is searched by
+// itself, and one whose secret can't be found again goes as a whole. What can't be searched
+// is not kept.
+func (c *Controller) hide(ctx context.Context, text []byte) ([]byte, error) {
 	if c.Secrets == nil {
 		return text, nil
 	}
-	found, err := c.Secrets(context.Background(), string(text))
+	d := json.NewDecoder(bytes.NewReader(text))
+	d.UseNumber()
+	var v any
+	if err := d.Decode(&v); err != nil {
+		return nil, err
+	}
+	v, err := c.hideIn(ctx, "", v)
 	if err != nil {
 		return nil, err
 	}
-	out := string(text)
-	for _, s := range found {
-		if strings.Contains(evidence.Hidden, s) {
-			continue
+	return json.Marshal(v)
+}
+
+func (c *Controller) hideIn(ctx context.Context, name string, v any) (_ any, err error) {
+	switch v := v.(type) {
+	case map[string]any:
+		for name, of := range v {
+			if v[name], err = c.hideIn(ctx, name, of); err != nil {
+				return nil, err
+			}
 		}
-		out = strings.ReplaceAll(out, s, evidence.Hidden)
+		return v, nil
+	case []any:
+		for i, of := range v {
+			if v[i], err = c.hideIn(ctx, name, of); err != nil {
+				return nil, err
+			}
+		}
+		return v, nil
+	case string:
+		return c.hideText(ctx, name, v)
 	}
-	if !json.Valid([]byte(out)) {
-		return nil, errors.New("what is left without its secrets is no JSON")
+	return v, nil
+}
+
+// shortest is a text in which there is room for a secret.
+const shortest = 12
+
+func (c *Controller) hideText(ctx context.Context, name, text string) (string, error) {
+	if len(text) < shortest {
+		return text, nil
 	}
-	return []byte(out), nil
+	found, err := c.Secrets(ctx, text)
+	if err != nil {
+		return "", err
+	}
+	for _, s := range found {
+		switch {
+		case strings.Contains(evidence.Hidden, s):
+		case name == "base64":
+			return "", nil // of bytes nothing can be replaced
+		case !strings.Contains(text, s):
+			return evidence.Hidden, nil // it was decoded
+		default:
+			text = strings.ReplaceAll(text, s, evidence.Hidden)
+		}
+	}
+	return text, nil
 }
 
 // sweep removes old evidence, until ctx ends.
@@ -158,7 +232,7 @@ func (d *desk) shelve(ctx context.Context, co *course) {
 		}
 		facts.Canary.Commit = d.c.commitOf(ctx, r.Spec.Change)
 		facts.Stable.Commit = d.c.commitOf(ctx, d.c.before(ctx, r))
-		if err := d.c.shelf().put(r.Namespace, r.Name, r.UID, factsFile, facts); err != nil {
+		if err := d.c.shelf().put(ctx, r.Namespace, r.Name, r.UID, factsFile, facts); err != nil {
 			d.log.Warn("what is known of a release is not kept", "release", r.Name, "err", err)
 		}
 	})

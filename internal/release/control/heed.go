@@ -8,7 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -27,13 +26,20 @@ import (
 // undo is heeded.
 func (co *course) heed(b *bounds.Bounds, known bool) {
 	orders := co.r.Spec.Orders
-	said := digest(orders)
-	if said == co.Judged || !known && !orders.Undo && !equality.Semantic.DeepEqual(orders, v1alpha1.ReleaseOrders{}) {
+	said := digest([]any{orders, co.r.Spec.Plan})
+	again := co.refused != nil && b != co.by // by other policies
+	switch {
+	case said == co.Judged && !again:
+		return
+	case known || orders.Undo || orders.By == "":
+	case co.Judged == "" && co.Said == digest(orders):
+		// They held before anybody judged.
+	default:
 		return
 	}
-	co.Judged, co.refused = said, nil
+	co.Judged, co.refused, co.by = said, nil, b
 	// Nobody's orders are none: who made the Release left it to its plan.
-	if orders.By != "" {
+	if orders.By != "" && known {
 		co.refused = b.Judge(bounds.Order{Release: co.r, Now: time.Now()})
 	}
 	if co.refused == nil {

@@ -42,8 +42,8 @@ func TestOrdersHoldIfAPolicyAllowsThem(t *testing.T) {
 		{"before the policies are seen", func(o *v1alpha1.ReleaseOrders) { o.By, o.Weight = "ada", ptr.To(intstr.FromInt32(10)) }, nil, "none"},
 		{"when they are", nil, &follow.Change{All: []runtime.Object{policyOf(t, "p", "order.weight <= 20.0")}}, "10"},
 		{"too much", func(o *v1alpha1.ReleaseOrders) { o.Weight = ptr.To(intstr.FromInt32(50)) }, nil, "10 refused"},
-		{"what is refused stays so, whatever the policy becomes", nil, &follow.Change{Event: watch.Deleted, Object: policyOf(t, "p", "true")}, "10 refused"},
-		{"a new order, without a policy", func(o *v1alpha1.ReleaseOrders) { o.Why = "again" }, nil, "50"},
+		{"again, by the same policy", nil, nil, "10 refused"},
+		{"without the policy", nil, &follow.Change{Event: watch.Deleted, Object: policyOf(t, "p", "true")}, "50"},
 		{"by a policy that can't be read", func(o *v1alpha1.ReleaseOrders) { o.Weight = ptr.To(intstr.FromInt32(1)) }, &follow.Change{Event: watch.Added, Object: policyOf(t, "q", "(")}, "50 refused"},
 		{"undo", func(o *v1alpha1.ReleaseOrders) { o.Undo = true }, nil, "1 undo"},
 	}

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -22,7 +23,7 @@ import (
 type shelf struct {
 	dir string // "" keeps nothing
 	// hide takes out of a text what is secret.
-	hide func([]byte) ([]byte, error)
+	hide func(context.Context, []byte) ([]byte, error)
 }
 
 const factsFile = "facts.json"
@@ -48,7 +49,7 @@ func (s *shelf) has(namespace, release string, uid types.UID, file string) bool 
 }
 
 // put keeps a file, without what is secret in it.
-func (s *shelf) put(namespace, release string, uid types.UID, file string, what any) error {
+func (s *shelf) put(ctx context.Context, namespace, release string, uid types.UID, file string, what any) error {
 	if s.dir == "" {
 		return nil
 	}
@@ -58,7 +59,7 @@ func (s *shelf) put(namespace, release string, uid types.UID, file string, what 
 	}
 	text, err := json.Marshal(what)
 	if err == nil && s.hide != nil {
-		text, err = s.hide(text)
+		text, err = s.hide(ctx, text)
 	}
 	if err == nil {
 		err = os.MkdirAll(filepath.Dir(name), 0o700)
@@ -87,14 +88,19 @@ func writeWhole(name string, text []byte) error {
 	return nil
 }
 
-// bundle is all that is kept of the newest release of a name, or evidence.ErrNone.
-func (s *shelf) bundle(namespace, release string) (*evidence.Bundle, error) {
-	dir, err := s.newest(namespace, release)
-	if err != nil {
-		return nil, err
+// bundle is all that is kept of a release, or evidence.ErrNone. A node's file that can't be
+// read is left out.
+func (s *shelf) bundle(namespace, release string, uid types.UID) (*evidence.Bundle, error) {
+	any, err := s.path(namespace, release, uid, "x")
+	if s.dir == "" || err != nil {
+		return nil, evidence.ErrNone
 	}
+	dir := filepath.Dir(any)
 	b := &evidence.Bundle{Format: evidence.Format, Release: release, Namespace: namespace, UID: filepath.Base(dir)}
 	files, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) || err == nil && len(files) == 0 {
+		return nil, evidence.ErrNone
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -110,38 +116,14 @@ func (s *shelf) bundle(namespace, release string) (*evidence.Bundle, error) {
 			}
 		case strings.HasPrefix(f.Name(), "node-"):
 			var p spec.Pairs
-			if err := json.Unmarshal(text, &p); err != nil {
-				return nil, fmt.Errorf("read %s of release %s/%s: %w", f.Name(), namespace, release, err)
+			if json.Unmarshal(text, &p) == nil {
+				pairs = append(pairs, p.Pairs...)
 			}
-			pairs = append(pairs, p.Pairs...)
 		}
 	}
 	b.Pairs = pairs
 	b.Sort()
 	return b, nil
-}
-
-// newest is the directory of the release that was written to last.
-func (s *shelf) newest(namespace, release string) (string, error) {
-	at, err := s.path(namespace, release, "x", "x")
-	if s.dir == "" || err != nil {
-		return "", evidence.ErrNone
-	}
-	at = filepath.Dir(filepath.Dir(at))
-	dirs, err := os.ReadDir(at)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return "", err
-	}
-	newest, when := "", time.Time{}
-	for _, d := range dirs {
-		if info, err := d.Info(); err == nil && !info.ModTime().Before(when) {
-			newest, when = filepath.Join(at, d.Name()), info.ModTime()
-		}
-	}
-	if newest == "" {
-		return "", evidence.ErrNone
-	}
-	return newest, nil
 }
 
 // sweep removes what was written before a time.

@@ -216,11 +216,13 @@ func Read(p []byte) (*Bundle, error) {
 	if b.Format != Format {
 		return nil, fmt.Errorf("that is evidence of format %d, and this program reads format %d: take another version of bight", b.Format, Format)
 	}
-	for i := range b.Pairs {
-		if r := &b.Pairs[i].Request; r.Method == "" || !strings.HasPrefix(r.Target, "/") && r.Target != "*" {
-			return nil, fmt.Errorf("pairs[%d]: %q %q is no request", i, r.Method, r.Target)
-		}
+	if b.Release == "" || strings.ContainsAny(b.Release, `/\`) {
+		return nil, fmt.Errorf("release %q is no name of one", b.Release)
 	}
+	// What can't be asked is left out: what else there is counts.
+	b.Pairs = slices.DeleteFunc(b.Pairs, func(p Pair) bool {
+		return p.Request.Method == "" || !strings.HasPrefix(p.Request.Target, "/") && p.Request.Target != "*"
+	})
 	return &b, nil
 }
 

@@ -31,6 +31,11 @@ func TestWhatIsHidden(t *testing.T) {
 		{"a form", "application/x-www-form-urlencoded", "name=ada&password=x%20y&%zz=1&auth%5Btoken%5D=5", "name=ada&password=%5Bhidden%5D&%zz=%5Bhidden%5D&auth%5Btoken%5D=%5Bhidden%5D", false},
 		{"text", "text/plain", "see postgres://u:pw@db/x and Bearer abcdefgh12", "see [hidden]db/x and [hidden]", false},
 		{"a key", "text/plain", "-----BEGIN RSA PRIVATE KEY-----\nabc", "[hidden]", false},
+		{"JSON that says it is text", "text/plain; charset=utf-8", ` {"password":"x"}`, ` {"password":"[hidden]"}`, false},
+		{"JSON in a text", "application/json", `{"payload":"{\"token\":\"x\"}"}`, `{"payload":"{\"token\":\"[hidden]\"}"}`, false},
+		{"JSON in a form", "application/x-www-form-urlencoded", "payload=%7B%22token%22%3A%22x%22%7D", "payload=%7B%22token%22%3A%22%5Bhidden%5D%22%7D", false},
+		{"words of names", "application/json", `{"DB_PASS":"x","signingKey":"y","shipping":"z","monkey":"w"}`, `{"DB_PASS":"[hidden]","signingKey":"[hidden]","shipping":"z","monkey":"w"}`, false},
+		{"lines of events", "text/event-stream", "data: 1", "", true},
 		{"files", "multipart/form-data; boundary=x", "--x", "", true},
 	}
 	rules := &Rules{Fields: []string{"customer"}}
@@ -204,8 +209,11 @@ func TestABundleIsReadAsItWasWritten(t *testing.T) {
 	if diff := cmp.Diff(b, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
+	if b, err := Read([]byte(`{"format":1,"release":"a","pairs":[{"request":{"method":"GET","target":"evil"}},{"request":{"method":"GET","target":"/"}}]}`)); err != nil || len(b.Pairs) != 1 {
+		t.Errorf("with a pair that is none: %+v, %v", b, err)
+	}
 	for text, want := range map[string]string{
-		"{": "no evidence", `{"format":2}`: "format 2", `{"format":1,"pairs":[{"request":{"method":"GET","target":"evil"}}]}`: "pairs[0]",
+		"{": "no evidence", `{"format":2}`: "format 2", `{"format":1,"release":"../x"}`: "no name",
 	} {
 		if _, err := Read([]byte(text)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: the error is %v, want %q", text, err, want)

@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"unicode"
 )
 
 // Hidden takes the place of a text that is not kept.
@@ -50,6 +51,32 @@ var exact = []string{
 	"auth", "card", "code", "cvc", "cvv", "dob", "iban", "key", "otp", "pan", "pass", "pin", "session", "sid", "sig", "ssn",
 }
 
+// alone are words that make a name secret wherever they stand in it: DB_PASS, signingKey.
+var alone = []string{"auth", "cvc", "cvv", "iban", "key", "otp", "pan", "pass", "pin", "session", "sid", "sig", "ssn"}
+
+// words are those of a name, in lower case: signingKey and SIGNING_KEY have two.
+func words(name string) []string {
+	var out []string
+	var word []rune
+	flush := func() {
+		if len(word) > 0 {
+			out, word = append(out, strings.ToLower(string(word))), nil
+		}
+	}
+	var last rune
+	for _, c := range name {
+		if !unicode.IsLetter(c) && !unicode.IsDigit(c) || unicode.IsUpper(c) && unicode.IsLower(last) {
+			flush()
+		}
+		if unicode.IsLetter(c) || unicode.IsDigit(c) {
+			word = append(word, c)
+		}
+		last = c
+	}
+	flush()
+	return out
+}
+
 // patterns are texts that are secret wherever they stand.
 var patterns = regexp.MustCompile(strings.Join([]string{
 	`-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]*PRIVATE KEY-----|$)`,
@@ -67,6 +94,9 @@ var patterns = regexp.MustCompile(strings.Join([]string{
 
 // Secret says whether what has a name is hidden.
 func (r *Rules) Secret(name string) bool {
+	if slices.ContainsFunc(words(name), func(w string) bool { return slices.Contains(alone, w) }) {
+		return true
+	}
 	plain := strings.Map(func(c rune) rune {
 		if c == '-' || c == '_' || c == '.' || c == ' ' || c == '[' || c == ']' {
 			return -1
@@ -148,6 +178,11 @@ func (r *Rules) form(form string, hidden map[string]bool) string {
 		case has && (err != nil || wrong != nil || r.Secret(plain)):
 			parts[i] = name + "=" + url.QueryEscape(Hidden)
 			hidden[plain] = true
+		case looksJSON([]byte(text)):
+			inner, _ := r.json([]byte(text), hidden)
+			if string(inner) != text {
+				parts[i] = name + "=" + url.QueryEscape(string(patterns.ReplaceAll(inner, []byte(Hidden))))
+			}
 		case Text(text) != text:
 			parts[i] = name + "=" + url.QueryEscape(Text(text))
 			hidden[plain] = true
@@ -182,19 +217,29 @@ func (r *Rules) body(b Body, header map[string][]string, hidden map[string]bool)
 	media, _, _ := mime.ParseMediaType(get("Content-Type"))
 	before := string(b.Bytes)
 	switch {
-	case media == "application/json" || strings.HasSuffix(media, "+json") || media == "" && len(b.Bytes) > 0 && (b.Bytes[0] == '{' || b.Bytes[0] == '['):
+	case strings.Contains(media, "json") || looksJSON(b.Bytes):
 		var whole bool
-		if b.Bytes, whole = r.json(b.Bytes, hidden); !whole {
+		if b.Bytes, whole = r.json(bytes.TrimPrefix(b.Bytes, []byte("\xef\xbb\xbf")), hidden); !whole {
 			b.Cut = true
 		}
 	case media == "application/x-www-form-urlencoded":
 		b.Bytes = []byte(r.form(string(b.Bytes), hidden))
-	case strings.HasPrefix(media, "multipart/"):
-		return Body{Cut: true} // files, mostly
+	case strings.HasPrefix(media, "application/grpc"):
+		if e := get("Grpc-Encoding"); e != "" && e != "identity" {
+			return Body{Cut: true} // nothing can be found in it
+		}
+	case media != "" && media != "text/plain" && media != "text/html" && media != "text/xml" && media != "application/xml" && media != "text/csv":
+		return Body{Cut: true} // files mostly, and what nobody here can read
 	}
 	b.Bytes = patterns.ReplaceAll(b.Bytes, []byte(Hidden))
 	b.Changed = b.Changed || string(b.Bytes) != before
 	return b
+}
+
+// looksJSON says whether a body is JSON, whatever it says of itself.
+func looksJSON(p []byte) bool {
+	p = bytes.TrimLeft(bytes.TrimPrefix(p, []byte("\xef\xbb\xbf")), " \t\r\n")
+	return len(p) > 1 && (p[0] == '{' || p[0] == '[')
 }
 
 func gunzip(p []byte, limit int) (out []byte, cut bool) {
@@ -260,10 +305,19 @@ func (r *Rules) json(p []byte, hidden map[string]bool) (out []byte, whole bool) 
 		default:
 			start := valueStart(p[done:end]) + done
 			out = append(out, p[done:start]...)
-			if hides && t != nil {
+			text, isText := t.(string)
+			switch {
+			case hides && t != nil:
 				hidden[name] = true
 				out = append(out, blank(t)...)
-			} else {
+			case isText && looksJSON([]byte(text)): // a text in a text
+				inner, _ := r.json([]byte(text), hidden)
+				again, err := json.Marshal(string(inner))
+				if err != nil || string(inner) == text {
+					again = p[start:end]
+				}
+				out = append(out, again...)
+			default:
 				out = append(out, p[start:end]...)
 			}
 		}

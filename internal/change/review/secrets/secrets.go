@@ -137,6 +137,8 @@ func (c *Checker) Search(ctx context.Context, text string) ([]string, error) {
 	if c.err != nil {
 		return nil, fmt.Errorf("read the rules for secrets: %w", c.err)
 	}
+	// Whoever wrote this text is nobody who may allow anything.
+	text = strings.ReplaceAll(text, "gitleaks:allow", "gitleaks allow")
 	var all []string
 	for _, f := range c.search(ctx, "", text) {
 		if f.Secret != "" {
