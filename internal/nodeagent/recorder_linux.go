@@ -53,19 +53,20 @@ type recorder struct {
 	log  *slog.Logger
 	send func(context.Context, *spec.Pairs) error
 
-	mu     sync.Mutex
-	rules  *evidence.Rules
-	again  bool          // stable may be asked
-	slow   time.Duration // from when on a request is slow; 0 if that is not known
-	hung   time.Duration
-	ring   evidence.Ring
-	queue  []queued       // what was handed over and not looked at yet
-	second time.Time      // the one that is counted
-	counts map[string]int // in it, by version
-	asked  int
-	asking sync.WaitGroup
-	turn   sync.Mutex // of who asks stable
-	shut   bool
+	mu       sync.Mutex
+	rules    *evidence.Rules
+	again    bool          // stable may be asked
+	slow     time.Duration // from when on a request is slow; 0 if that is not known
+	hung     time.Duration
+	ring     evidence.Ring
+	queue    []queued       // what was handed over and not looked at yet
+	second   time.Time      // the one that is counted
+	counts   map[string]int // in it, by version
+	asked    int
+	asking   sync.WaitGroup
+	turn     sync.Mutex // of who asks stable
+	settling sync.Mutex // is held until what was handed over is kept
+	shut     bool
 }
 
 // queued is an outcome that was kept. Doors hand them over in the middle of their work, so
@@ -115,8 +116,10 @@ func (r *recorder) add(o *steer.Outcome, id string, port int) {
 	r.queue = append(r.queue, queued{*o, id, port})
 }
 
-// settle looks at what was handed over.
+// settle keeps what was handed over. When it returns, all of that is kept.
 func (r *recorder) settle() {
+	r.settling.Lock()
+	defer r.settling.Unlock()
 	r.mu.Lock()
 	all := r.queue
 	r.queue = nil

@@ -139,3 +139,21 @@ func TestNothingIsRecordedWhereThatIsOff(t *testing.T) {
 		t.Errorf("kept is %+v", rec)
 	}
 }
+
+// What was handed over is brought, whoever is at it when the version is shut out.
+func TestNothingIsLostBetweenTwo(t *testing.T) {
+	for range 200 {
+		p := &parcels{}
+		r := recorderOf(p, v1alpha1.ReleaseEvidence{NoAgain: true})
+		for i := range uint64(4) {
+			r.add(paired(outcome(i, true, 500), nil), fmt.Sprint(i), 8080)
+		}
+		var running sync.WaitGroup
+		running.Go(r.settle)
+		r.freeze(t.Context(), &running)
+		running.Wait()
+		if len(p.got) != 1 || len(p.got[0].Pairs) != 4 {
+			t.Fatalf("brought is %+v", p.got)
+		}
+	}
+}
