@@ -237,7 +237,7 @@ func (h *harbour) endedRelease(ctx context.Context, namespace string, i int) (si
 		ObjectMeta: meta.ObjectMeta{Name: fmt.Sprintf("cart-%05d-71b1fa5bf5", i), Namespace: namespace},
 	}
 	name := fmt.Sprintf("cart-%05d", i)
-	r.Spec = v1alpha1.ReleaseSpec{Deployment: name, Service: name, Version: "cart:v2"}
+	r.Spec = v1alpha1.ReleaseSpec{Deployment: name, Service: name, Version: "cart:v2", Orders: v1alpha1.ReleaseOrders{By: "bight-admin"}}
 	var env []string
 	for n := range 20 {
 		env = append(env, fmt.Sprintf(`{"name":"SETTING_%d","value":"what it is set to, which is a sentence"}`, n))

@@ -226,7 +226,7 @@ func testTwoAtOnce(b *bay) {
 	for _, name := range names {
 		r := &v1alpha1.Release{TypeMeta: from.TypeMeta, ObjectMeta: meta.ObjectMeta{Name: name, Namespace: b.namespace}, Spec: from.Spec}
 		r.Spec.Template.Raw = []byte(strings.ReplaceAll(string(from.Spec.Template.Raw), `"poor"`, `"`+name+`"`))
-		r.Spec.Orders = v1alpha1.ReleaseOrders{}
+		r.Spec.Orders = v1alpha1.ReleaseOrders{By: "bight-admin"}
 		r.Spec.Plan.Steps = []v1alpha1.ReleaseStep{{Weight: intstr.FromInt32(40), Hold: true}}
 		content, err := json.Marshal(r)
 		if err != nil {

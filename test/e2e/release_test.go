@@ -540,11 +540,11 @@ func testReleaseSuperseded(b *bay) {
 	if _, errs, code := b.bight("release", "start", tillNamed, "--env", "WHO=eight", "-n", b.namespace); code == 0 || !strings.Contains(errs, first) {
 		b.Errorf("a second release in the middle of the first: exit code %d\n%s", code, errs)
 	}
-	// One that no person has begun takes its place.
+	// One that is made past the command takes its place.
 	r := b.current()
 	second := &v1alpha1.Release{TypeMeta: r.TypeMeta, ObjectMeta: meta.ObjectMeta{Name: "till-eight", Namespace: b.namespace}, Spec: r.Spec}
 	second.Spec.Template.Raw = bytes.ReplaceAll(r.Spec.Template.Raw, []byte(`"seven"`), []byte(`"eight"`))
-	second.Spec.Plan.Steps[0].Weight, second.Spec.Orders = intstr.FromInt32(40), v1alpha1.ReleaseOrders{}
+	second.Spec.Plan.Steps[0].Weight, second.Spec.Orders = intstr.FromInt32(40), v1alpha1.ReleaseOrders{By: "bight-admin"}
 	content, err := json.Marshal(second)
 	if err != nil {
 		b.Fatal(err)
