@@ -28,7 +28,7 @@ const (
 	// may take for one.
 	mostAgain, longestAgain = 32, 3 * time.Second
 	// deliverPairs is for how long the controller is tried.
-	deliverPairs = 3 * time.Minute
+	deliverPairs = 10 * time.Minute
 )
 
 // recording is what doors keep of the requests of a release. tail is the latency from

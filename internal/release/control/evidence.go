@@ -44,8 +44,11 @@ func (c *Controller) TakePairs(w http.ResponseWriter, r *http.Request) {
 	if !c.fromAgent(w, r) {
 		return
 	}
-	// Every node comes at the same moment.
-	c.taking.Lock()
+	// Every node comes at the same moment, and comes again.
+	if !c.taking.TryLock() {
+		http.Error(w, "the evidence of another node is being taken", http.StatusServiceUnavailable)
+		return
+	}
 	defer c.taking.Unlock()
 	var p spec.Pairs
 	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxPairs)).Decode(&p); err != nil {
@@ -53,6 +56,11 @@ func (c *Controller) TakePairs(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	release, known := c.wants(p.Namespace, p.UID)
+	if release == "" && known { // it is over, which it was not when the node set out
+		if uid, err := c.uidOf(r.Context(), p.Namespace, p.Release); err == nil && uid == p.UID {
+			release = p.Release
+		}
+	}
 	switch {
 	case !known:
 		http.Error(w, "the releases are not known yet", http.StatusServiceUnavailable)

@@ -18,7 +18,9 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/dynamic/fake"
 
 	"github.com/bightdev/bight/api/v1alpha1"
 	"github.com/bightdev/bight/internal/release/evidence"
@@ -138,12 +140,15 @@ func TestEvidenceIsTakenFromAgents(t *testing.T) {
 	good, _ := json.Marshal(p)
 	p.UID = "another"
 	strange, _ := json.Marshal(p)
+	p.Release, p.UID = "cart-1", "over"
+	late, _ := json.Marshal(p)
 	for _, tt := range []struct {
 		what, token string
 		body        []byte
 		want        int
 	}{
 		{"a stranger", "stranger", good, 403}, {"nonsense", "agent", []byte("{"), 400}, {"another release", "agent", strange, 404}, {"an agent", "agent", good, 204},
+		{"a release that is over", "agent", late, 204},
 	} {
 		if got := post(tt.token, tt.body); got != tt.want {
 			t.Errorf("%s: %d, want %d", tt.what, got, tt.want)
@@ -208,5 +213,12 @@ func serving(t *testing.T) (*Controller, *v1alpha1.Release) {
 	key := types.NamespacedName{Namespace: "shop", Name: "cart"}
 	c.desks[key] = newDesk(c, key)
 	c.desks[key].releases[r.UID] = r
+	scheme := runtime.NewScheme()
+	if err := v1alpha1.AddToScheme(scheme); err != nil {
+		t.Fatal(err)
+	}
+	over := &v1alpha1.Release{}
+	over.Namespace, over.Name, over.UID = "shop", "cart-1", "over"
+	c.dynamic = fake.NewSimpleDynamicClient(scheme, over)
 	return c, r
 }
