@@ -108,24 +108,26 @@ func TestEvidenceIsBroughtToTheController(t *testing.T) {
 }
 
 func TestAStormKeepsTheFirst(t *testing.T) {
-	p := &parcels{}
-	r := recorderOf(p, v1alpha1.ReleaseEvidence{NoAgain: true})
-	asked := 0
-	at := time.Now().Truncate(time.Second)
-	for i := range uint64(10_000) {
-		o := outcome(i, i%2 == 0, 500)
-		o.Time = at
-		r.add(paired(o, func(context.Context) (*steer.PairAnswer, error) { asked++; return nil, errors.New("no") }), fmt.Sprint(i), 8080)
-	}
-	var running sync.WaitGroup
-	r.freeze(t.Context(), &running)
-	running.Wait()
-	if n := len(p.got[0].Pairs); n != 80 || asked > 0 { // 40 of each version
-		t.Errorf("%d are kept, stable was asked %d times", n, asked)
-	}
-	if n := p.got[0].Pairs[79].ID; n != "99" {
-		t.Errorf("the last that is kept is %s", n)
-	}
+	synctest.Test(t, func(t *testing.T) { // in one second
+		p := &parcels{}
+		r := recorderOf(p, v1alpha1.ReleaseEvidence{NoAgain: true})
+		asked := 0
+		at := time.Now().Truncate(time.Second)
+		for i := range uint64(10_000) {
+			o := outcome(i, i%2 == 0, 500)
+			o.Time = at
+			r.add(paired(o, func(context.Context) (*steer.PairAnswer, error) { asked++; return nil, errors.New("no") }), fmt.Sprint(i), 8080)
+		}
+		var running sync.WaitGroup
+		r.freeze(t.Context(), &running)
+		running.Wait()
+		if n := len(p.got[0].Pairs); n != 80 || asked > 0 { // 40 of each version
+			t.Errorf("%d are kept, stable was asked %d times", n, asked)
+		}
+		if n := p.got[0].Pairs[79].ID; n != "99" {
+			t.Errorf("the last that is kept is %s", n)
+		}
+	})
 }
 
 func TestNothingIsRecordedWhereThatIsOff(t *testing.T) {
