@@ -29,8 +29,8 @@ func (r *renderer) ordersPolicy() {
 		mine = "(" + has + " && has(object.spec.orders.by) && object.spec.orders.by == request.userInfo.username)"
 		user = "(has(request.userInfo.groups) ? request.userInfo.groups : [])"
 		in   = "(!has(object.spec.orders.groups) || object.spec.orders.groups.all(g, g in " + user + "))"
-		// Who approves says whose wish it is, and truly.
-		asks = "(!has(object.spec.orders.asked) || request.operation == 'UPDATE' && has(oldObject.spec.ask) && object.spec.orders.asked == oldObject.spec.ask.by && !has(object.spec.ask)" +
+		// Who approves says whose wish it is, and truly. To undo is never refused for that.
+		asks = "(!has(object.spec.orders.asked) || has(object.spec.orders.undo) && object.spec.orders.undo || request.operation == 'UPDATE' && has(oldObject.spec.ask) && object.spec.orders.asked == oldObject.spec.ask.by && !has(object.spec.ask)" +
 			" && ['weight', 'promote', 'undo', 'paused', 'routes', 'go'].all(f, (f in object.spec.orders) == (f in oldObject.spec.ask)" +
 			" && (!(f in object.spec.orders) || object.spec.orders[f] == oldObject.spec.ask[f])))"
 		asked = "(!has(object.spec.ask) || request.operation == 'UPDATE' && has(oldObject.spec.ask) && object.spec.ask == oldObject.spec.ask" +
@@ -43,7 +43,7 @@ func (r *renderer) ordersPolicy() {
 			WithOperations(admissionv1.Create, admissionv1.Update))).
 		WithValidations(admissionac.Validation().
 			WithExpression("(" + same + " || " + none + " || " + mine + " && " + in + " && " + asks + ") && " + asked).
-			WithMessageExpression("'who orders something of a Release, or asks for it, says so: set spec.orders.by (spec.ask.by) to ' + request.userInfo.username + ', groups to some of theirs, and asked to nobody but who has asked'").
+			WithMessageExpression("'who orders something of a Release, begins it, changes its plan or asks for something says so: set spec.orders.by (spec.ask.by) to ' + request.userInfo.username + ', groups to some of theirs, and asked to nobody but who has asked'").
 			WithReason(metav1.StatusReasonForbidden))))
 	r.add(admissionac.ValidatingAdmissionPolicyBinding(ordersPolicy).WithSpec(admissionac.ValidatingAdmissionPolicyBindingSpec().
 		WithPolicyName(ordersPolicy).WithValidationActions(admissionv1.Deny)))

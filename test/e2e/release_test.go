@@ -229,7 +229,7 @@ func testReleaseByHand(b *bay) {
 	for patch, want := range map[string]string{
 		`{"spec":{"deployment":"cart"}}`:                              "can't be changed",
 		`{"spec":{"template":{"metadata":{"labels":{"other":"x"}}}}}`: "can't be changed",
-		`{"spec":{"orders":{"undo":true,"by":"eve"}}}`:                "who orders something of a Release, or asks for it, says so",
+		`{"spec":{"orders":{"undo":true,"by":"eve"}}}`:                "who orders something of a Release, begins it, changes its plan or asks for something says so",
 	} {
 		if out, err := b.kubectl("patch", "release.bight.dev", name, "-n", b.namespace, "--type", "merge", "-p", patch); err == nil || !strings.Contains(err.Error()+out, want) {
 			b.Errorf("%s: %v, want %q\n%s", patch, err, want, out)
