@@ -58,7 +58,8 @@ func (b *bay) patchTill(patch string) {
 	}
 }
 
-// unreleased waits until the Deployment and the Service are as no release has ever been.
+// unreleased waits until the Deployment and the Service are as no release has ever been,
+// and nothing of one is left to be done.
 func (b *bay) unreleased() {
 	b.Helper()
 	b.eventually("the Deployment is its own again", func() error {
@@ -78,7 +79,11 @@ func (b *bay) unreleased() {
 		if d.Status.Replicas != n || d.Status.AvailableReplicas != n || d.Status.UpdatedReplicas != n {
 			return fmt.Errorf("%+v", d.Status)
 		}
-		return nil
+		left, err := b.kubectl("get", "releases.bight.dev", "-n", b.namespace, "-o", "jsonpath={.items[*].status.route.generation}")
+		if err == nil && strings.TrimSpace(left) != "" {
+			err = fmt.Errorf("a release has something left to do: %s", left)
+		}
+		return err
 	})
 }
 
