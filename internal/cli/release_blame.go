@@ -47,16 +47,13 @@ this one. A commit at which it does not come to listen is passed over.`,
 }
 
 func (p *Program) blame(ctx context.Context, f *replayFlags, name string, command []string, good, bad string) error {
-	header, err := f.check(command)
+	s, err := p.stage(ctx, f, name, command)
 	if err != nil {
 		return err
 	}
-	printer := p.printer(f.output == "json", nil)
-	defer printer.Close()
-	b, isFile, err := p.evidence(ctx, f, name, printer)
-	if err != nil {
-		return err
-	}
+	defer s.printer.Close()
+	s.quiet = true
+	b := s.bundle
 	if good == "" {
 		good = b.Stable.Commit
 	}
@@ -70,14 +67,7 @@ func (p *Program) blame(ctx context.Context, f *replayFlags, name string, comman
 	if err != nil {
 		return err
 	}
-	s := &stage{
-		p: p, f: f, printer: printer, bundle: b, pairs: replay.Of(b), command: command, quiet: true,
-		player: &replay.Player{Header: header, All: f.all, Strict: f.strict},
-	}
-	if len(s.pairs) == 0 {
-		return fmt.Errorf("nothing was kept of requests for release %s: there is nothing to replay", b.Release)
-	}
-	leave, err := s.set(ctx, isFile)
+	leave, err := s.set(ctx)
 	if err != nil {
 		return err
 	}

@@ -131,17 +131,30 @@ func (f *replayFlags) check(command []string) (http.Header, error) {
 	return h, nil
 }
 
-func (p *Program) replay(ctx context.Context, f *replayFlags, name string, command []string) error {
+// stage reads the evidence, and makes ready to play it.
+func (p *Program) stage(ctx context.Context, f *replayFlags, name string, command []string) (*stage, error) {
 	header, err := f.check(command)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	printer := p.printer(f.output == "json", nil)
-	defer printer.Close()
-	b, isFile, err := p.evidence(ctx, f, name, printer)
+	s := &stage{
+		p: p, f: f, printer: p.printer(f.output == "json", nil), command: command,
+		player: &replay.Player{Header: header, All: f.all, Strict: f.strict},
+	}
+	if s.bundle, s.isFile, err = p.evidence(ctx, f, name, s.printer); err != nil {
+		return nil, errors.Join(err, s.printer.Close())
+	}
+	s.pairs = replay.Of(s.bundle)
+	return s, nil
+}
+
+func (p *Program) replay(ctx context.Context, f *replayFlags, name string, command []string) error {
+	s, err := p.stage(ctx, f, name, command)
 	if err != nil {
 		return err
 	}
+	b, printer := s.bundle, s.printer
+	defer printer.Close()
 	if f.save != "" {
 		if err := saveTest(printer, b, f.save); err != nil || len(command) == 0 && f.to == "" {
 			return err
@@ -150,33 +163,29 @@ func (p *Program) replay(ctx context.Context, f *replayFlags, name string, comma
 	if len(command) == 0 && f.to == "" {
 		return p.showEvidence(printer, b, f.output == "json")
 	}
-	s := &stage{
-		p: p, f: f, printer: printer, bundle: b, pairs: replay.Of(b), command: command,
-		player: &replay.Player{Header: header, All: f.all, Strict: f.strict},
-	}
-	if len(s.pairs) == 0 {
-		return fmt.Errorf("nothing was kept of requests for release %s: there is nothing to replay (bight replay %s shows what is known)", b.Release, name)
-	}
-	if f.output != "json" {
-		printer.Note("", headline(b, time.Now()))
-	}
-	leave, err := s.set(ctx, isFile)
+	leave, err := s.set(ctx)
 	if err != nil {
 		return err
 	}
 	defer leave()
+	if f.output != "json" {
+		printer.Note("", headline(b, time.Now()))
+	}
 	return s.run(ctx)
 }
 
 // set makes ready what the command is run in: the cluster, unless the evidence is a file's
 // or the command is to be alone.
-func (s *stage) set(ctx context.Context, isFile bool) (leave func(), err error) {
+func (s *stage) set(ctx context.Context) (leave func(), err error) {
+	if len(s.pairs) == 0 {
+		return nil, fmt.Errorf("nothing was kept of requests for release %s: there is nothing to replay (bight replay %[1]s shows what is known)", s.bundle.Release)
+	}
 	s.order = bridge.Order{Command: s.command, Env: os.Environ()}
 	s.order.Stderr, _ = s.p.Stderr.(*os.File)
 	if s.order.Stdout, _ = s.p.Stdout.(*os.File); s.f.output == "json" {
 		s.order.Stdout = s.order.Stderr
 	}
-	if len(s.command) == 0 || s.f.bare || isFile {
+	if len(s.command) == 0 || s.f.bare || s.isFile {
 		return func() {}, nil
 	}
 	t := s.f.target

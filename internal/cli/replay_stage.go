@@ -29,6 +29,7 @@ type stage struct {
 	printer *term.Printer
 	bundle  *evidence.Bundle
 	pairs   []*evidence.Pair
+	isFile  bool // the evidence is a file's
 	command []string
 	player  *replay.Player
 	quiet   bool           // what comes of requests is not printed
