@@ -61,7 +61,7 @@ var mayImport = map[string][]string{
 	"internal/change/controller": {
 		"api/v1alpha1", "internal/app", "internal/deploy", "internal/kube", "internal/session",
 		"=internal/change", "internal/change/work", "internal/change/repo", "internal/change/host", "internal/change/attest",
-		"internal/change/suite", "internal/change/apart", "internal/release", "internal/replay", "internal/ui", "=internal/stats",
+		"internal/change/suite", "internal/change/apart", "internal/release", "internal/replay", "internal/ui", "internal/atomicfile", "=internal/stats",
 	},
 	"internal/stats":         {"api/v1alpha1", "=internal/change", "=internal/release"},
 	"internal/stats/journal": {"=internal/stats"},
@@ -77,11 +77,12 @@ var mayImport = map[string][]string{
 	"internal/release":          {"internal/release/verdict"},
 	"internal/release/latency":  {},
 	"internal/release/guard":    {"internal/release/verdict"},
-	"internal/release/control":  {"internal/release", "internal/kube", "api/v1alpha1"},
+	"internal/release/control":  {"internal/atomicfile", "internal/release", "internal/kube", "api/v1alpha1"},
 	"internal/release/spec":     {"internal/release", "api/v1alpha1"},
 	"internal/release/evidence": {},
 	"internal/release/bounds":   {"internal/release", "api/v1alpha1", "internal/expr"},
 	"internal/expr":             {},
+	"internal/atomicfile":       {},
 	"internal/replay":           {"internal/release", "internal/live", "internal/ignore"},
 	"internal/release/client":   {"internal/release", "internal/release/spec", "internal/kube", "api/v1alpha1"},
 	"internal/cli": {

@@ -12,6 +12,8 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+
+	"github.com/bightdev/bight/internal/atomicfile"
 )
 
 // files keeps what steps print and what they leave, by the namespace and name of the
@@ -97,29 +99,10 @@ func (f *files) put(namespace, change, name string, b []byte) (string, error) {
 		return "", fmt.Errorf("%q is no name of a file", name)
 	}
 	p := path.Join(namespace, change, name)
-	if err := writeWhole(filepath.Join(f.dir, filepath.FromSlash(p)), b); err != nil {
+	if err := atomicfile.Write(filepath.Join(f.dir, filepath.FromSlash(p)), b); err != nil {
 		return "", err
 	}
 	return p, nil
-}
-
-// writeWhole writes a file that appears whole or not at all.
-func writeWhole(file string, b []byte) error {
-	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
-		return err
-	}
-	w, err := os.CreateTemp(filepath.Dir(file), ".put-*")
-	if err != nil {
-		return err
-	}
-	_, err = w.Write(b)
-	if err = errors.Join(err, w.Close()); err == nil {
-		err = os.Rename(w.Name(), file)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(w.Name()))
-	}
-	return nil
 }
 
 func (f *files) get(p string) ([]byte, error) {

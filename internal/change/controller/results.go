@@ -22,6 +22,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/bightdev/bight/api/v1alpha1"
+	"github.com/bightdev/bight/internal/atomicfile"
 	"github.com/bightdev/bight/internal/change/work"
 )
 
@@ -89,7 +90,7 @@ func (r *results) put(a *v1alpha1.App, class string, entries map[string][]byte) 
 		if !resultName.MatchString(name) || len(b) > maxResult {
 			return fmt.Errorf("%q with %d bytes is no result that is kept: it is named by its kind and a digest, and has at most %d", key, len(b), maxResult)
 		}
-		if err := writeWhole(filepath.Join(dir, filepath.FromSlash(name)), append([]byte(r.sum(dir, name, b)+"\n"), b...)); err != nil {
+		if err := atomicfile.Write(filepath.Join(dir, filepath.FromSlash(name)), append([]byte(r.sum(dir, name, b)+"\n"), b...)); err != nil {
 			return fmt.Errorf("keep result %s: %w", name, err)
 		}
 	}

@@ -63,6 +63,13 @@ func TestEvidenceIsKept(t *testing.T) {
 	if got != "E = 9000 4 1 3" {
 		t.Errorf("there is %q", got)
 	}
+	// A file that is cut costs what is in it, and nothing else.
+	if err := os.WriteFile(filepath.Join(s.dir, "shop", "cart-2", "u", factsFile), []byte(`{"why": "E =`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := s.bundle("shop", "cart-2", "u"); err != nil || len(b.Pairs) != 3 || b.Why != "" || b.Release != "cart-2" {
+		t.Errorf("without its facts: %+v, %v", b, err)
+	}
 	for _, name := range []string{"", "..", "a/b", `a\b`} {
 		if err := s.put(t.Context(), "shop", name, "u", "x", 1); err == nil {
 			t.Errorf("%q was taken for a name", name)

@@ -13,6 +13,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/bightdev/bight/internal/atomicfile"
 	"github.com/bightdev/bight/internal/release/evidence"
 	"github.com/bightdev/bight/internal/release/spec"
 )
@@ -62,10 +63,7 @@ func (s *shelf) put(ctx context.Context, namespace, release string, uid types.UI
 		text, err = s.hide(ctx, text)
 	}
 	if err == nil {
-		err = os.MkdirAll(filepath.Dir(name), 0o700)
-	}
-	if err == nil {
-		err = writeWhole(name, text)
+		err = atomicfile.Write(name, text)
 	}
 	if err != nil {
 		return fmt.Errorf("keep the evidence of release %s/%s: %w", namespace, release, err)
@@ -73,23 +71,8 @@ func (s *shelf) put(ctx context.Context, namespace, release string, uid types.UI
 	return nil
 }
 
-func writeWhole(name string, text []byte) error {
-	w, err := os.CreateTemp(filepath.Dir(name), ".put-*")
-	if err != nil {
-		return err
-	}
-	_, err = w.Write(text)
-	if err = errors.Join(err, w.Sync(), w.Close()); err == nil {
-		err = os.Rename(w.Name(), name)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(w.Name()))
-	}
-	return nil
-}
-
-// bundle is all that is kept of a release, or evidence.ErrNone. A node's file that can't be
-// read is left out.
+// bundle is all that is kept of a release, or evidence.ErrNone. A file that can't be read
+// is left out.
 func (s *shelf) bundle(namespace, release string, uid types.UID) (*evidence.Bundle, error) {
 	any, err := s.path(namespace, release, uid, "x")
 	if s.dir == "" || err != nil {
@@ -111,8 +94,8 @@ func (s *shelf) bundle(namespace, release string, uid types.UID) (*evidence.Bund
 		case err != nil:
 			return nil, err
 		case f.Name() == factsFile:
-			if err := json.Unmarshal(text, b); err != nil {
-				return nil, fmt.Errorf("read %s of release %s/%s: %w", f.Name(), namespace, release, err)
+			if facts := *b; json.Unmarshal(text, &facts) == nil {
+				b = &facts
 			}
 		case strings.HasPrefix(f.Name(), "node-"):
 			var p spec.Pairs

@@ -1,0 +1,31 @@
+// Package atomicfile writes files that are there whole or not at all, whatever ends the
+// process meanwhile. Nothing is forced to the disk: who reads what a machine has lost
+// power over must bear a file that is cut.
+package atomicfile
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+)
+
+// Write writes a file, which only its owner may read, in the place of one of its name. It
+// makes the directories that are missing.
+func Write(name string, content []byte) error {
+	dir := filepath.Dir(name)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(dir, ".put-*")
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(content)
+	if err = errors.Join(err, f.Close()); err == nil {
+		err = os.Rename(f.Name(), name)
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(f.Name()))
+	}
+	return nil
+}
