@@ -47,6 +47,8 @@ func TestThreeNodesBesideAnotherCluster(t *testing.T) {
 		}
 	}
 
+	c.testPoliciesAcross(names)
+
 	if list, err := other.client.CoreV1().Nodes().List(t.Context(), meta.ListOptions{}); err != nil || len(list.Items) != 1 {
 		t.Errorf("the other cluster has %d nodes, %v; want 1", len(list.Items), err)
 	}

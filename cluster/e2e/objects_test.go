@@ -22,6 +22,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	apps "k8s.io/api/apps/v1"
 	core "k8s.io/api/core/v1"
+	networking "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -162,6 +163,8 @@ func (c *cluster) create(object any) {
 			_, err = c.client.CoreV1().PersistentVolumeClaims(namespace).Create(ctx, object, o)
 		case *apps.Deployment:
 			_, err = c.client.AppsV1().Deployments(namespace).Create(ctx, object, o)
+		case *networking.NetworkPolicy:
+			_, err = c.client.NetworkingV1().NetworkPolicies(namespace).Create(ctx, object, o)
 		default:
 			c.t.Fatalf("create: what is a %T?", object)
 		}

@@ -42,6 +42,7 @@ func TestOneNode(t *testing.T) {
 	step("secrets are the owner's", c.testSecrets)
 	step("pods", c.testPods)
 	step("names", c.testNames)
+	step("network policies", c.testPolicies)
 	step("no way out", c.testNoWayOut)
 	step("volume", c.testVolume)
 	step("a killed component comes back", c.testKilledComponents)

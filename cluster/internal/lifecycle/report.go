@@ -33,7 +33,7 @@ func MakeReport(c *spec.Cluster, status *supervisor.Status) Report {
 	r := Report{
 		Name: c.Name, State: "stopped", Context: c.Context(), Server: c.APIHostURL(),
 		Registry: c.RegistryHost(), Directory: c.Dir, Egress: c.Egress,
-		NetworkPolicy: "not enforced",
+		NetworkPolicy: "enforced",
 		Problems:      []string{}, Stages: []supervisor.Stage{}, Nodes: []supervisor.NodeStatus{}, Components: []supervisor.Process{},
 	}
 	if status == nil {

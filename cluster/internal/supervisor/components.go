@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"os/exec"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -13,6 +15,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/bightdev/bight/cluster/internal/component"
+	"github.com/bightdev/bight/cluster/internal/policy"
 	"github.com/bightdev/bight/cluster/internal/storage"
 )
 
@@ -107,7 +110,29 @@ func (s *Supervisor) startNodes(ctx context.Context) error {
 	}
 	s.processes.keep(ctx, s.subcommand("dns", first, s.commands.DNS()))
 	s.work.Go(func() { storage.Run(ctx, s.client, s.Cluster.Path("volumes")) })
+	s.work.Go(func() { s.policies().Run(ctx, s.client) })
 	return s.await(ctx, time.Minute, "kube-apiserver", func() error { return applyBootstrap(ctx, s.client, s.Cluster) })
+}
+
+// policies are those of the network, carried out in each node's namespace.
+func (s *Supervisor) policies() policy.Nodes {
+	byName, nodes := map[string]node{}, policy.Nodes{Ranges: map[string]string{}, DNS: s.nodes[0].Address, Log: s.Log}
+	for _, n := range s.nodes {
+		byName[n.Name] = n
+		nodes.Ranges[n.Name] = n.PodCIDR
+	}
+	nodes.Apply = func(name, script string) error { return s.nft(byName[name], script) }
+	return nodes
+}
+
+// nft has a node's rules changed by a script.
+func (s *Supervisor) nft(n node, script string) error {
+	nft := exec.Command(s.Tools.NFT, "-f", "-")
+	nft.Stdin = strings.NewReader(script)
+	if out, err := s.runIn(n, nft); err != nil {
+		return fmt.Errorf("nft: %w: %s", err, strings.TrimSpace(out))
+	}
+	return nil
 }
 
 // await calls f until it succeeds, and says meanwhile what it waits for. The

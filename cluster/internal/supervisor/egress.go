@@ -44,10 +44,8 @@ func (s *Supervisor) openEgress(ctx context.Context) error {
 			s.Log.Error("pods have no way out any more; start the cluster again", "error", err)
 		}
 	})
-	nft := exec.Command(s.Tools.NFT, "-f", "-")
-	nft.Stdin = strings.NewReader(masquerade)
-	if out, err := s.runIn(first, nft); err != nil {
-		return fmt.Errorf("nft: masquerade what leaves through %s: %w: %s", uplink, err, strings.TrimSpace(out))
+	if err := s.nft(first, masquerade); err != nil {
+		return fmt.Errorf("masquerade what leaves through %s: %w", uplink, err)
 	}
 	return first.ns.Route("", spec.EgressGateway)
 }
