@@ -95,7 +95,7 @@ func (p *pods) event(from *pod, e live.Event) {
 		})
 		from.replacedBy = ""
 	case live.Ready:
-		from.process.up()
+		p.print(from, from.process.up())
 		p.wake(from.service)
 	case live.Exited:
 		p.exited(from, e)
@@ -148,7 +148,14 @@ func (p *pods) caughtUp(from *pod, e live.Event) {
 // exited says how a process ended, and tells whoever waits for a rollout. The
 // caller has the lock.
 func (p *pods) exited(from *pod, e live.Event) {
-	delete(p.edits, from.service)
+	if ed := p.edits[from.service]; ed != nil && ed.restart {
+		if ed.starts[from.name].Pid != e.Pid {
+			// A save takes its place already, and may be what mends it.
+			p.session.Printer.Event(term.Event{Type: term.Restart, Service: from.service, Text: "the process of before the save ended in " + from.name, Quiet: true})
+			return
+		}
+		delete(p.edits, from.service)
+	}
 	news, output := from.process.exited(e.Output, e.Time)
 	if p.exits != nil {
 		select {

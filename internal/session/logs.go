@@ -148,9 +148,20 @@ func (p *pods) logLine(of *pod, c *cursor, line string, whole bool) {
 		line = text
 	}
 	p.mu.Lock()
-	show := of.process.log(line, time.Now())
-	p.mu.Unlock()
-	for _, line := range show {
+	defer p.mu.Unlock()
+	p.print(of, of.process.log(line, time.Now()))
+	if len(of.process.held) == 1 { // it may be its last
+		time.AfterFunc(settled, func() {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			p.print(of, of.process.ripe(time.Now()))
+		})
+	}
+}
+
+// print prints lines of a pod's process. The caller has the lock.
+func (p *pods) print(of *pod, lines []string) {
+	for _, line := range lines {
 		p.session.Printer.Log(of.service, local(p.session.plan(), line))
 	}
 }

@@ -40,7 +40,19 @@ func (p *process) edited() { *p = process{shown: p.shown} }
 // started notes that it was started, up that it can serve.
 func (p *process) started(at time.Time) { p.since, p.isUp, p.held = at, false, nil }
 
-func (p *process) up() { p.isUp = true }
+// up notes that it can serve, and returns the lines that were held back until then.
+func (p *process) up() []string {
+	p.isUp = true
+	return p.show(nil)
+}
+
+// ripe returns the lines that were held back, once the process has run for long enough.
+func (p *process) ripe(now time.Time) []string {
+	if now.Sub(p.since) < settled {
+		return nil // of another process
+	}
+	return p.show(nil)
+}
 
 // exited notes an end with the last of its output. It reports whether that is news
 // to a person, and what of the output was not shown yet.
@@ -63,7 +75,8 @@ func (p *process) exited(output []byte, at time.Time) (news bool, unseen string)
 	return news, strings.Join(tail[n:], "\n")
 }
 
-// log takes in a line and returns those that are to be printed now.
+// log takes in a line and returns those that are to be printed now. What it holds back
+// is asked for by up or ripe.
 func (p *process) log(line string, now time.Time) []string {
 	if i := slices.Index(p.due, line); i >= 0 {
 		p.due = p.due[i+1:] // the panel had it
@@ -75,7 +88,12 @@ func (p *process) log(line string, now time.Time) []string {
 		}
 		return nil
 	}
-	out := append(p.held, line)
+	return p.show([]string{line})
+}
+
+// show returns what was held back, and lines after that, and remembers them as printed.
+func (p *process) show(lines []string) []string {
+	out := append(p.held, lines...)
 	p.held = nil
 	p.shown = append(p.shown, out...)
 	if n := len(p.shown); n > keptLines {

@@ -134,9 +134,29 @@ func TestWhatIsHeldBackIsPrintedWhenTheProcessLives(t *testing.T) {
 	r.exit("panic")
 	r.started(r.now)
 	r.log("first")
-	r.up()
+	if len(r.shown) > 0 {
+		t.Errorf("got %q before it serves", r.shown)
+	}
+	r.shown = append(r.shown, r.up()...)
+	if want := []string{"first"}; !slices.Equal(r.shown, want) { // though it says no more
+		t.Errorf("got %q, want %q", r.shown, want)
+	}
 	r.log("second")
 	if want := []string{"first", "second"}; !slices.Equal(r.shown, want) {
 		t.Errorf("got %q, want %q", r.shown, want)
+	}
+}
+
+// A process that never serves may wait for something, and say so in one line.
+func TestWhatIsHeldBackIsPrintedInTheEnd(t *testing.T) {
+	r := &reader{now: time.Unix(100, 0)}
+	r.exit("panic")
+	r.started(r.now)
+	r.log("waiting for the database")
+	if lines := r.ripe(r.now.Add(settled / 2)); len(lines) > 0 {
+		t.Errorf("got %q at once", lines)
+	}
+	if lines := r.ripe(r.now.Add(settled)); !slices.Equal(lines, []string{"waiting for the database"}) {
+		t.Errorf("got %q", lines)
 	}
 }

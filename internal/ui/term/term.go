@@ -205,6 +205,16 @@ func (p *Printer) Data(v any, t *Table) error {
 	return p.broken
 }
 
+// Text prints the answer of a command that is a text for people and programs, as it is.
+func (p *Printer) Text(text string) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.erase()
+	p.send(&p.cfg.Out, []byte(text))
+	p.draw()
+	return p.broken
+}
+
 // record writes an event to whoever wants JSON. Events has its own stream; with
 // JSON set, Err has them too. It wants p.mu to be held.
 func (p *Printer) record(r record) { p.recordTo(&p.cfg.Err, r) }
