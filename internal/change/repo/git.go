@@ -115,6 +115,7 @@ type call struct {
 	stdin   io.Reader   // nil for none
 	stdout  io.Writer   // nil: kept and returned
 	limit   int64       // of what is kept; 0 is limitOutput
+	files   int64       // how large a file it may write, 0 for any size
 	config  [][2]string // settings beside the common ones
 	env     []string
 	secrets []string // never to be seen in an error
@@ -197,6 +198,9 @@ func run(ctx context.Context, c call) ([]byte, error) {
 	words := &tail{limit: limitWords}
 	cmd.Stderr = words
 	ownGroup(cmd)
+	if c.files > 0 {
+		limitFiles(cmd, c.files)
+	}
 	err := cmd.Run()
 	switch {
 	case ctx.Err() != nil:

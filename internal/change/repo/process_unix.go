@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"os/exec"
+	"strconv"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -21,6 +22,18 @@ func endGroup(cmd *exec.Cmd) error {
 		return os.ErrProcessDone
 	}
 	return err
+}
+
+// limitFiles lets neither cmd nor what it starts write a file of more than limit bytes: who tries ends, by
+// SIGXFSZ. The limit is there from the start, since a shell sets it and then becomes cmd.
+func limitFiles(cmd *exec.Cmd, limit int64) {
+	const block = 512 // bytes, of POSIX
+	cmd.Args = append([]string{"sh", "-c", `ulimit -f "$0" && exec "$@"`, strconv.FormatInt((limit+block-1)/block, 10), cmd.Path}, cmd.Args[1:]...)
+	if shell, err := exec.LookPath("sh"); err != nil {
+		cmd.Err = err
+	} else {
+		cmd.Path = shell
+	}
 }
 
 // claim takes the exclusive right to what file stands for, until file is closed.

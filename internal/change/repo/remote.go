@@ -1,12 +1,15 @@
 package repo
 
 import (
+	"cmp"
 	"context"
 	"encoding/base64"
 	"errors"
 	"fmt"
 	"maps"
 	"net/url"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 )
@@ -16,6 +19,7 @@ type Remote struct {
 	URL      string
 	Username string // with a token as the password any name does for most hosts; "" is "git"
 	Password string // or token; "" for none
+	MaxFetch int64  // bytes of one fetch; 0 is 2 GiB
 }
 
 // RefChange is what a fetch did to one ref here.
@@ -97,8 +101,13 @@ func (r *Repository) Fetch(ctx context.Context, from Remote, refspecs ...string)
 	}
 	args := []string{"fetch", "--quiet", "--prune", "--no-tags", "--no-write-fetch-head", "--no-auto-maintenance",
 		"--no-recurse-submodules", "--no-show-forced-updates", "--", a.url}
-	c := call{dir: r.Dir, args: append(args, refspecs...), config: a.config, secrets: a.secrets}
+	most := cmp.Or(from.MaxFetch, defaultMaxPush)
+	c := call{dir: r.Dir, args: append(args, refspecs...), secrets: a.secrets, files: most,
+		config: append(a.config, [2]string{"fetch.unpackLimit", "1"})} // what comes is one file
 	if _, err := run(ctx, c); err != nil {
+		if cut, sweepErr := r.sweepCut(most); cut {
+			return nil, errors.Join(fmt.Errorf("fetch %s: %w", a.url, &TooLargeError{What: strings.Join(refspecs, " "), Size: -1, Limit: most}), sweepErr)
+		}
 		return nil, a.explain(fmt.Errorf("fetch %s: %w", a.url, err))
 	}
 	after, err := r.refsOf(ctx, prefixes)
@@ -117,6 +126,18 @@ func (r *Repository) Fetch(ctx context.Context, from Remote, refspecs ...string)
 		changes[i].Forced = !kept
 	}
 	return changes, nil
+}
+
+// sweepCut removes what fetches have left that were cut off at limit bytes, and reports whether there was any: git
+// itself does not say what it died of.
+func (r *Repository) sweepCut(limit int64) (found bool, err error) {
+	unfinished, err := filepath.Glob(filepath.Join(r.Dir, "objects", "pack", "tmp_*"))
+	for _, file := range unfinished {
+		if info, statErr := os.Stat(file); statErr == nil && info.Size() >= limit {
+			found, err = true, errors.Join(err, os.Remove(file))
+		}
+	}
+	return found, err
 }
 
 // destinations checks refspecs and returns where they write: whole names, or prefixes that end in '/'.

@@ -3,6 +3,7 @@
 package repo
 
 import (
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"net/http"
@@ -303,6 +304,40 @@ func TestRepositoriesAreMadeOnceAndRemoved(t *testing.T) {
 	}
 	if left, err := os.ReadDir(s.Root); err != nil || len(left) != 1 {
 		t.Errorf("left: %v, %v", left, err)
+	}
+}
+
+// What a host sends may not fill the disk, neither as one large file nor as many small ones.
+func TestFetchIsLimited(t *testing.T) {
+	f := newForge(t, nil)
+	noise := make([]byte, 1<<20)
+	if _, err := rand.Read(noise); err != nil {
+		t.Fatal(err)
+	}
+	large := newUser(t)
+	large.commit("large", "a", string(noise))
+	large.git("push", f.web("ann"), "HEAD:refs/heads/large")
+	many := newUser(t)
+	for i := range 50 {
+		many.write(fmt.Sprint(i), string(noise[i*16384:][:16384]))
+	}
+	many.commit("many")
+	many.git("push", f.web("ann"), "HEAD:refs/heads/many")
+	r := newRepository(t)
+	for _, branch := range []string{"large", "many"} {
+		spec := "refs/heads/" + branch + ":refs/heads/" + branch
+		remote := Remote{URL: f.http.URL + "/git/shop/web.git", Username: "x", Password: "ann", MaxFetch: 512 << 10}
+		_, err := r.Fetch(t.Context(), remote, spec)
+		if large, ok := errors.AsType[*TooLargeError](err); !ok || large.Limit != 512<<10 || !strings.Contains(err.Error(), spec) {
+			t.Errorf("%s: %v", branch, err)
+		}
+		if left, err := filepath.Glob(filepath.Join(r.Dir, "objects", "pack", "tmp_*")); err != nil || len(left) > 0 {
+			t.Errorf("%s: left: %v, %v", branch, left, err)
+		}
+		remote.MaxFetch = 4 << 20
+		if changes, err := r.Fetch(t.Context(), remote, spec); err != nil || len(changes) != 1 {
+			t.Errorf("%s, within the limit: %v, %v", branch, changes, err)
+		}
 	}
 }
 

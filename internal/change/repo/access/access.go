@@ -20,6 +20,7 @@ import (
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 	authenticationclient "k8s.io/client-go/kubernetes/typed/authentication/v1"
 	authorizationclient "k8s.io/client-go/kubernetes/typed/authorization/v1"
+	"k8s.io/client-go/util/flowcontrol"
 
 	"github.com/bightdev/bight/internal/change/repo"
 )
@@ -38,6 +39,9 @@ type Kubernetes struct {
 	// Keep is for how long a yes holds; one git command makes several requests. 0 is 5 s. A no is never kept:
 	// who has just been given a right tries at once.
 	Keep time.Duration
+	// Unknown, if not nil, limits how often the cluster is asked about tokens that are not known here: anybody can
+	// send some.
+	Unknown flowcontrol.PassiveRateLimiter
 
 	mu    sync.Mutex
 	users map[[sha256.Size]byte]known[repo.User] // by the token's hash
@@ -63,6 +67,9 @@ func (k *Kubernetes) Authenticate(ctx context.Context, r *http.Request) (repo.Us
 	k.mu.Unlock()
 	if ok {
 		return user, nil
+	}
+	if k.Unknown != nil && !k.Unknown.TryAccept() {
+		return repo.User{}, errors.New("too many tokens that are not known came at once: try again in a moment")
 	}
 	review := &authentication.TokenReview{Spec: authentication.TokenReviewSpec{Token: token, Audiences: k.Audiences}}
 	review, err := k.Tokens.Create(ctx, review, meta.CreateOptions{})

@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes/fake"
 	kubetesting "k8s.io/client-go/testing"
+	"k8s.io/client-go/util/flowcontrol"
 
 	"github.com/bightdev/bight/internal/change/repo"
 )
@@ -184,5 +185,30 @@ func TestMemoryIsBounded(t *testing.T) {
 		if len(answers) > maxKept {
 			t.Fatalf("%d answers are kept", len(answers))
 		}
+	}
+}
+
+// Anybody can send tokens that nobody knows: the cluster is asked about so many of them, and
+// those that are known go on.
+func TestUnknownTokensAreLimited(t *testing.T) {
+	c := &cluster{}
+	k := c.access()
+	k.Keep, k.Unknown = time.Hour, flowcontrol.NewFakeNeverRateLimiter()
+	request := func(token string) error {
+		r := httptest.NewRequest(http.MethodGet, "/metrics", nil)
+		r.Header.Set("Authorization", "Bearer "+token)
+		_, err := k.Authenticate(t.Context(), r)
+		return err
+	}
+	if err := request("ann's"); err == nil || errors.Is(err, repo.ErrUnauthenticated) || c.reviews != 0 {
+		t.Errorf("%v, after %d reviews", err, c.reviews)
+	}
+	k.Unknown = flowcontrol.NewFakeAlwaysRateLimiter()
+	if err := request("ann's"); err != nil {
+		t.Fatal(err)
+	}
+	k.Unknown = flowcontrol.NewFakeNeverRateLimiter()
+	if err := request("ann's"); err != nil || c.reviews != 1 {
+		t.Errorf("one that is known: %v, after %d reviews", err, c.reviews)
 	}
 }
