@@ -283,3 +283,39 @@ func TestWithoutARecordThereIsAnError(t *testing.T) {
 	}
 	l.Change(app("shop"), deployed("shop", "s", time.Now()), none)
 }
+
+// Whose rights the API server is slow to tell keeps nobody else waiting.
+func TestASlowQuestionKeepsNobodyWaiting(t *testing.T) {
+	w := &world{T: t, dir: t.TempDir()}
+	l, end := w.lead()
+	defer end()
+	l.Release(promoted("legacy", "l", time.Now()))
+	answer := func(may func(string, string) error) int {
+		r := httptest.NewRecorder()
+		l.Answer(r, httptest.NewRequest(http.MethodGet, stats.Path, nil), may)
+		return r.Code
+	}
+	asked, let, slow := make(chan struct{}, 100), make(chan struct{}), make(chan int, 1)
+	go func() {
+		slow <- answer(func(string, string) error {
+			asked <- struct{}{}
+			<-let
+			return nil
+		})
+	}()
+	<-asked
+	quick := make(chan int, 1)
+	go func() { quick <- answer(func(string, string) error { return nil }) }()
+	select {
+	case code := <-quick:
+		if code != http.StatusOK {
+			t.Errorf("status %d", code)
+		}
+	case <-time.After(30 * time.Second):
+		t.Error("it waits for somebody else's rights")
+	}
+	close(let)
+	if code := <-slow; code != http.StatusOK {
+		t.Errorf("the slow one: status %d", code)
+	}
+}
