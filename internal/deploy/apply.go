@@ -34,8 +34,8 @@ type Applier struct {
 	// that are not the app's.
 	TakeOver bool
 
-	// Leave, if not nil, says which objects stay as they are if they are there: somebody
-	// else is at them.
+	// Leave, if not nil, says which objects stay as they are if they are there, also those
+	// that are wanted no more: somebody else is at them, or needs them.
 	Leave func(Ref) bool
 
 	// Note is told, in a sentence, of what takes long; nil is told nothing.

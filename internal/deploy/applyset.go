@@ -96,7 +96,7 @@ type steps struct {
 	apply     []Object
 	unchanged []Object
 	prune     []existing
-	kept      []existing // no longer rendered, but they hold data
+	kept      []existing // no longer rendered, but they hold data or somebody needs them
 }
 
 // plan compares what is wanted with what the record says was applied and what
@@ -124,7 +124,7 @@ func plan(objs []Object, rec record, there map[string]existing, leave func(Ref) 
 		if wanted[key] || e.deleting {
 			continue
 		}
-		if k, ok := kindOf(e.groupKind()); ok && k.keep {
+		if k, ok := kindOf(e.groupKind()); ok && k.keep || leave != nil && leave(e.Ref) {
 			st.kept = append(st.kept, e)
 		} else {
 			st.prune = append(st.prune, e)

@@ -83,6 +83,18 @@ func TestPlan(t *testing.T) {
 	}
 }
 
+func TestWhatSomebodyNeedsIsNotPruned(t *testing.T) {
+	old, older := Ref{Kind: "ConfigMap", Namespace: "n", Name: "cart-1"}, Ref{Kind: "ConfigMap", Namespace: "n", Name: "cart-0"}
+	there := map[string]existing{}
+	for _, r := range []Ref{old, older} {
+		there[memberKey(r)] = existing{Ref: r, uid: "u", version: "v"}
+	}
+	st := plan(nil, record{}, there, func(r Ref) bool { return r == old })
+	if len(st.kept) != 1 || st.kept[0].Ref != old || len(st.prune) != 1 || st.prune[0].Ref != older {
+		t.Errorf("kept %v, prune %v", st.kept, st.prune)
+	}
+}
+
 func TestParentRoundTrip(t *testing.T) {
 	p := parent{found: true, groupKinds: "ConfigMap,Deployment.apps", record: record{"Deployment.apps/cart": {Digest: "d", UID: "u", Version: "g1"}}}
 	u, err := p.object("shop", "n")
