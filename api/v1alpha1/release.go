@@ -11,14 +11,20 @@ const (
 	// ServiceLabel is on Releases: the Deployment's name.
 	ServiceLabel = "bight.dev/service"
 	// ReleasedAnnotation is on a Deployment that a release has changed: what its
-	// strategy was before, as JSON, until it is put back.
+	// strategy was before, as JSON, until it is put back. It is on a route of Gateway API,
+	// too: what its rules were.
 	ReleasedAnnotation = "bight.dev/released"
 	// TemplateAnnotation is on a Deployment whose versions are released: the digest of the
 	// template that it was deployed with last.
 	TemplateAnnotation = "bight.dev/template"
+	// PreviewLabel is on Services that lead to the new pods of a Release alone: its name.
+	PreviewLabel = "bight.dev/preview"
 	// DoorsAnnotation is on pods whose requests may be shared one day: "true". Their doors
 	// are open from their start, so that no connection is older than its door.
 	DoorsAnnotation = "bight.dev/doors"
+	// CanaryLabel is on a Service that leads to the version of a release alone: the name of
+	// the Service whose requests are shared.
+	CanaryLabel = "bight.dev/canary-of"
 )
 
 // Release is one version of a service that takes over its traffic in one environment.
@@ -50,6 +56,7 @@ type Release struct {
 // ReleaseSpec says which version, how it takes over, and what people want of it now.
 //
 // +kubebuilder:validation:XValidation:rule="self.deployment == oldSelf.deployment && self.service == oldSelf.service && self.template == oldSelf.template",message="deployment, service and template can't be changed: make another Release"
+// +kubebuilder:validation:XValidation:rule="has(self.traffic) == has(oldSelf.traffic) && (!has(self.traffic) || self.traffic == oldSelf.traffic)",message="who shares the requests can't be changed: make another Release"
 type ReleaseSpec struct {
 	// Deployment whose pods become those of the version.
 	// +kubebuilder:validation:MinLength=1
@@ -59,6 +66,10 @@ type ReleaseSpec struct {
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=63
 	Service string `json:"service"`
+	// Traffic says who shares the requests. By default the doors in the pods of the version
+	// before do.
+	// +optional
+	Traffic ReleaseTraffic `json:"traffic,omitzero"`
 	// Template is the version: a pod template.
 	// +kubebuilder:pruning:PreserveUnknownFields
 	// +kubebuilder:validation:Type=object
@@ -84,9 +95,76 @@ type ReleaseSpec struct {
 	Ask *ReleaseOrders `json:"ask,omitempty"`
 }
 
-// ReleasePlan is what happens by itself. Without steps it is: 5 % until the evidence
-// shows that the version is good, then 50 % for half a minute, then everything.
+// Strategies are words for plans. Each says what the rest of the plan is where that is left
+// out: the steps, and whatever else is told of it here.
+const (
+	// CanaryStrategy gives the version more and more of the requests. It is what "" means.
+	CanaryStrategy = "Canary"
+	// BlueGreen makes all pods of the version beside those of before, shows them to who
+	// looks for a preview, and moves all requests at once, after somebody's word. The pods
+	// of before stay for ten minutes, in which the evidence still undoes the version.
+	BlueGreen = "BlueGreen"
+	// ABTest gives the version a share of the clients, each of which stays with it, and
+	// then waits for a decision. It promotes nothing by itself.
+	ABTest = "ABTest"
+	// Mirror gives the version copies of requests, and no request.
+	Mirror = "Mirror"
+)
+
+// What happens after a plan's last step.
+const (
+	ThenPromote = "promote"
+	ThenHold    = "hold"
+	ThenUndo    = "undo"
+)
+
+// ReleaseTraffic says who shares the requests.
+type ReleaseTraffic struct {
+	// Routes of Gateway API, in the Release's namespace, whose rules lead to the Service:
+	// their weights share the requests, whatever implements the gateways.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=8
+	Routes []TrafficRoute `json:"routes,omitempty"`
+}
+
+// Kinds of TrafficRoute.
+const (
+	HTTPRoute = "HTTPRoute"
+	GRPCRoute = "GRPCRoute"
+)
+
+// TrafficRoute names a route of Gateway API.
+type TrafficRoute struct {
+	// +kubebuilder:validation:Enum=HTTPRoute;GRPCRoute
+	Kind string `json:"kind"`
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	Name string `json:"name"`
+}
+
+// ReleasePlan is what happens by itself. Without strategy and steps it is: 5 % until the
+// evidence shows that the version is good, then 50 % for half a minute, then everything.
 type ReleasePlan struct {
+	// Strategy is a word for a plan: Canary, BlueGreen, ABTest or Mirror. Steps that are
+	// given take the place of those that it makes.
+	// +optional
+	// +kubebuilder:validation:Enum=Canary;BlueGreen;ABTest;Mirror
+	Strategy string `json:"strategy,omitempty"`
+	// Share is how much an ABTest gives to the version (50, or nothing besides the routes if
+	// there are any), and how much a Mirror copies (10), in percent.
+	// +optional
+	// +kubebuilder:validation:XIntOrString
+	Share *intstr.IntOrString `json:"share,omitempty"`
+	// For is how long the preview of a BlueGreen lasts at least (30s if it goes on by itself),
+	// an ABTest, and the copies of a Mirror (5m).
+	// +optional
+	For *metav1.Duration `json:"for,omitempty"`
+	// Then is what comes after the last step: promote, undo, or hold until somebody decides.
+	// BlueGreen, ABTest and Mirror hold, Canary promotes.
+	// +optional
+	// +kubebuilder:validation:Enum=promote;hold;undo
+	Then string `json:"then,omitempty"`
 	// +optional
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=100
@@ -103,7 +181,8 @@ type ReleasePlan struct {
 	// Ready is how long the first pod may take until it is ready: 10m.
 	// +optional
 	Ready *metav1.Duration `json:"ready,omitempty"`
-	// Keep is how long the pods that have no more requests are kept: 30s.
+	// Keep is how long the pods that have no more requests are kept: 30s, and 10m for
+	// BlueGreen.
 	// +optional
 	Keep *metav1.Duration `json:"keep,omitempty"`
 	// Doubt is what happens without a verdict in time: hold or undo.
@@ -163,10 +242,12 @@ type ReleaseStep struct {
 	// Proven waits until the evidence shows that the version is good.
 	// +optional
 	Proven bool `json:"proven,omitempty"`
-	// Pods is how many the version has at least.
+	// Pods is how many the version has at least: 3, or "100%" of those that the Deployment
+	// is to have, which a HorizontalPodAutoscaler may change. The step begins when they are
+	// ready.
 	// +optional
-	// +kubebuilder:validation:Minimum=0
-	Pods int32 `json:"pods,omitempty"`
+	// +kubebuilder:validation:XIntOrString
+	Pods *intstr.IntOrString `json:"pods,omitempty"`
 }
 
 // ReleaseRoute gives requests to a version.
@@ -184,10 +265,26 @@ type ReleaseRoute struct {
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=16
 	Cookies []HeaderMatch `json:"cookies,omitempty"`
+	// Query are parameters of the query, which must all be there. Of several of one name the
+	// first counts.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=16
+	Query []HeaderMatch `json:"query,omitempty"`
+	// Methods are those of the requests, GET say: one of them, in capitals.
+	// +optional
+	// +listType=set
+	// +kubebuilder:validation:MaxItems=16
+	// +kubebuilder:validation:items:MinLength=1
+	// +kubebuilder:validation:items:MaxLength=32
+	Methods []string `json:"methods,omitempty"`
 	// Path is a prefix of whole elements.
 	// +optional
 	// +kubebuilder:validation:MaxLength=1024
 	Path string `json:"path,omitempty"`
+	// Exact makes Path the whole path: nothing below it.
+	// +optional
+	Exact bool `json:"exact,omitempty"`
 	// To is canary or stable.
 	// +kubebuilder:validation:Enum=canary;stable
 	To string `json:"to"`
@@ -244,6 +341,12 @@ type ReleaseJudge struct {
 	// nothing: 10s.
 	// +optional
 	Settle *metav1.Duration `json:"settle,omitempty"`
+	// Kept goes on judging while the pods of before are kept: a version that fails more
+	// often than MaxErrors, and than twice as often as stable did before, loses its requests
+	// again. Nothing is left to compare it with then, so an outage that is not its own tells
+	// against it, too. BlueGreen has it.
+	// +optional
+	Kept bool `json:"kept,omitempty"`
 	// Guards are questions to Prometheus that must be answered well, too.
 	// +optional
 	// +listType=map
@@ -251,6 +354,14 @@ type ReleaseJudge struct {
 	// +kubebuilder:validation:MaxItems=16
 	Guards []ReleaseGuard `json:"guards,omitempty"`
 }
+
+// EvidenceAudience is whom the tokens are made for by which node agents are known to the
+// controller: to the API server they are nobody's, so who overhears one can do nothing
+// there. EvidenceTokens is the directory where an agent has its own, in file token.
+const (
+	EvidenceAudience = "bight.dev/evidence"
+	EvidenceTokens   = "/var/run/secrets/bight.dev"
+)
 
 // LatencyOff is what ReleaseJudge.Latency is where nobody minds it.
 const LatencyOff = "off"
@@ -318,6 +429,11 @@ type ReleaseOrders struct {
 	// +optional
 	// +kubebuilder:validation:MaxLength=512
 	Asked string `json:"asked,omitempty"`
+	// Over is, of orders that are asked for, which orders held then: a digest of them. Who
+	// approves takes back nothing that was ordered since.
+	// +optional
+	// +kubebuilder:validation:MaxLength=64
+	Over string `json:"over,omitempty"`
 	// Why is what they said.
 	// +optional
 	// +kubebuilder:validation:MaxLength=1024
@@ -374,6 +490,10 @@ type ReleaseStatus struct {
 	// +listType=map
 	// +listMapKey=node
 	Doors []NodeDoors `json:"doors,omitempty"`
+	// Gateways are what their controllers say of the routes of spec.traffic.
+	// +optional
+	// +listType=atomic
+	Gateways []RouteStatus `json:"gateways,omitempty"`
 	// Events are what has happened, the newest last.
 	// +optional
 	// +listType=atomic
@@ -489,6 +609,10 @@ type Routing struct {
 	// Retire has clients leave the doors of stable's pods, which are about to end.
 	// +optional
 	Retire bool `json:"retire,omitempty"`
+	// Alone says that the Service leads to the version's own pods, past all doors, whatever
+	// its weight is: stable has none that could answer.
+	// +optional
+	Alone bool `json:"alone,omitempty"`
 	// Selector selects the pods of both versions; Stable and Canary are their
 	// pod-template-hash.
 	Selector map[string]string `json:"selector"`
@@ -502,6 +626,14 @@ type Routing struct {
 	// +optional
 	// +listType=atomic
 	Addresses []string `json:"addresses,omitempty"`
+	// ByRoutes says that routes of Gateway API share the requests, and doors only count
+	// them. When the version is shut, the doors of its own pods give what still comes there
+	// to those of stable, whose IPs are Before.
+	// +optional
+	ByRoutes bool `json:"byRoutes,omitempty"`
+	// +optional
+	// +listType=atomic
+	Before []string `json:"before,omitempty"`
 	// +optional
 	// +listType=atomic
 	Routes []ReleaseRoute `json:"routes,omitempty"`
@@ -568,10 +700,32 @@ type VerdictStatus struct {
 	// Slow are the requests to the version that were slower than 99 % of stable's.
 	// +optional
 	Slow int64 `json:"slow,omitempty"`
+	// Stable and Canary are what became of the requests to both versions, those that were
+	// chosen by routes and affinity included.
+	// +optional
+	Stable *Counted `json:"stable,omitempty"`
+	// +optional
+	Canary *Counted `json:"canary,omitempty"`
 	// BadPods are bad where the others are not.
 	// +optional
 	// +listType=atomic
 	BadPods []string `json:"badPods,omitempty"`
+}
+
+// Counted is what became of requests.
+type Counted struct {
+	Requests int64 `json:"requests"`
+	// +optional
+	Errors int64 `json:"errors,omitempty"`
+	// Above and Slow are those of Rated that took longer than half of stable's did before,
+	// and than 99 % of them.
+	// +optional
+	Above int64 `json:"above,omitempty"`
+	// +optional
+	Slow int64 `json:"slow,omitempty"`
+	// Rated are the requests whose latency counts.
+	// +optional
+	Rated int64 `json:"rated,omitempty"`
 }
 
 // NodeDoors is what one node's agent says of stable's pods there.
@@ -616,6 +770,36 @@ type NodeDoors struct {
 type DoorProblem struct {
 	Name string `json:"name"`
 	Why  string `json:"why"`
+}
+
+// RouteStatus is what is known of a route of Gateway API.
+type RouteStatus struct {
+	Kind string `json:"kind"`
+	Name string `json:"name"`
+	// Generation of the routing that the route has, 0 for none.
+	// +optional
+	Generation int64 `json:"generation,omitempty"`
+	// Problem is why it has no newer one.
+	// +optional
+	Problem string `json:"problem,omitempty"`
+	// Parents are the gateways.
+	// +optional
+	// +listType=atomic
+	Parents []RouteParent `json:"parents,omitempty"`
+}
+
+// RouteParent is what one controller says of a route at one gateway.
+type RouteParent struct {
+	// Gateway is the parent, NAME or NAMESPACE/NAME, with a listener or port after a slash or colon.
+	Gateway string `json:"gateway"`
+	// +optional
+	Controller string `json:"controller,omitempty"`
+	// Obeys tells that the controller has accepted the route as it is now.
+	// +optional
+	Obeys bool `json:"obeys,omitempty"`
+	// Why it does not.
+	// +optional
+	Why string `json:"why,omitempty"`
 }
 
 // ReleaseEvent is something that has happened.

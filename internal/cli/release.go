@@ -34,7 +34,7 @@ stands.`,
 		Args: noSuchCommand,
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
-	c.AddCommand(p.releaseStartCommand(), p.releaseStatusCommand(), p.releaseWatchCommand(), p.releaseHistoryCommand())
+	c.AddCommand(p.releaseStartCommand(), p.releaseStatusCommand(), p.releaseWatchCommand(), p.releaseHistoryCommand(), p.releaseVerdictCommand())
 	c.AddCommand(p.releaseOrderCommands()...)
 	c.AddCommand(p.releaseRetryCommand(), p.releaseBlameCommand())
 	return c

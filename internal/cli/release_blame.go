@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/bightdev/bight/internal/release/config"
 	"github.com/bightdev/bight/internal/replay"
 	"github.com/bightdev/bight/internal/ui/term"
 )
@@ -61,7 +62,7 @@ func (p *Program) blame(ctx context.Context, f *replayFlags, name string, comman
 		bad = b.Canary.Commit
 	}
 	if good == "" || bad == "" {
-		return usageError("it is not known which commits release %s is between, as it was not shipped by a change: give --good and --bad", b.Release)
+		return usageError("it is not known which commits release %s is between, as it was not shipped by a change: give --good and --bad%s", b.Release, otherConfig(b.Differs))
 	}
 	commits, err := between(ctx, good, bad)
 	if err != nil {
@@ -73,6 +74,21 @@ func (p *Program) blame(ctx context.Context, f *replayFlags, name string, comman
 	}
 	defer leave()
 	return s.blame(ctx, good, commits)
+}
+
+// otherConfig names what of a version's configuration differs, lines of their own, "" for
+// nothing: no commit is to blame for that.
+func otherConfig(differs []string) string {
+	text := ""
+	for _, d := range differs {
+		if strings.HasPrefix(d, config.ConfigMap+" ") || strings.HasPrefix(d, config.Secret+" ") {
+			text += "\n" + joined(d)
+		}
+	}
+	if text != "" {
+		text = "\nits configuration differs from stable's:" + text
+	}
+	return text
 }
 
 // commit is one that may be to blame.
@@ -109,8 +125,8 @@ func (s *stage) blame(ctx context.Context, good string, commits []commit) error 
 		return err
 	}
 	if is != replay.IsBad {
-		return fmt.Errorf("at %s, which was released, no request fails here: what convicted it does not come from the code alone (data, configuration, load); bight replay %s shows the evidence",
-			commits[len(commits)-1], s.bundle.Release)
+		return fmt.Errorf("at %s, which was released, no request fails here: what convicted it does not come from the code alone (data, configuration, load); bight replay %s shows the evidence%s",
+			commits[len(commits)-1], s.bundle.Release, otherConfig(s.bundle.Differs))
 	}
 	first, last, err := replay.Bisect(len(commits), try)
 	switch {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -122,7 +123,11 @@ func (p *Program) releaseDeclineCommand() *cobra.Command {
 // answerText is what has become of an order, in a line: "25 % at 3 of 3 pods, 84 ms",
 // and where the release is now.
 func answerText(a *client.Answer, where bool) string {
-	text := fmt.Sprintf("%s at %d of %s, %s", a.Weight, a.Pods, term.Count(a.Of, "pod"), term.Duration(a.Took))
+	text := fmt.Sprintf("%s at %d of %s, %s", a.Weight, a.Pods, term.Count(a.Of, client.Sharers(a.Release)), term.Duration(a.Took))
+	if a.Inside && a.Pods < a.Of {
+		text = fmt.Sprintf("%s: its own pods hand every request to the version before, %s; %d of %s obey by now",
+			a.Weight, term.Duration(a.Took), a.Pods, term.Count(a.Of, client.Sharers(a.Release)))
+	}
 	if a.Of == 0 {
 		text = fmt.Sprintf("%s, %s", a.Weight, term.Duration(a.Took))
 	}
@@ -205,9 +210,9 @@ that. The version gets more only when it has the pods for it.`,
 
 // routeFlags are those of bight release route.
 type routeFlags struct {
-	headers, cookies []string
-	path, to         string
-	clear            bool
+	headers, cookies, queries, methods []string
+	path, to                           string
+	exact, clear                       bool
 }
 
 func (p *Program) releaseRouteCommand() *cobra.Command {
@@ -215,11 +220,12 @@ func (p *Program) releaseRouteCommand() *cobra.Command {
 	c := p.orderCommand(&cobra.Command{
 		Use:   "route NAME --to canary|stable",
 		Short: "Give some requests to one of the versions, whatever its weight",
-		Long: `Give the requests with these headers, cookies and this path to one of the versions,
-whatever its weight. The newest route that is true of a request counts, before those
-of the plan. --clear ends all that were given by hand.`,
+		Long: `Give the requests with these headers, cookies and parameters, one of these methods and
+this path to one of the versions, whatever its weight. The newest route that is true of
+a request counts, before those of the plan. --clear ends all that were given by hand.`,
 		Example: `  bight release route cart --header 'x-tester=*' --to canary
   bight release route cart --cookie plan=gold --to stable
+  bight release route cart --method GET,HEAD --path /items --to canary
   bight release route cart --clear`,
 		Args: exactlyOne("a name: of a deployment, or of a release"),
 	}, obeying, func([]string) (client.Order, error) {
@@ -234,7 +240,10 @@ of the plan. --clear ends all that were given by hand.`,
 	})
 	c.Flags().StringArrayVar(&r.headers, "header", nil, "requests with this header, NAME=VALUE (VALUE* for a beginning); may be repeated")
 	c.Flags().StringArrayVar(&r.cookies, "cookie", nil, "requests with this cookie, NAME=VALUE (VALUE* for a beginning); may be repeated")
-	c.Flags().StringVar(&r.path, "path", "", "requests for paths below this one")
+	c.Flags().StringArrayVar(&r.queries, "query", nil, "requests with this parameter in their query, NAME=VALUE (VALUE* for a beginning); may be repeated")
+	c.Flags().StringSliceVar(&r.methods, "method", nil, "requests with this method, or one of these: GET,HEAD")
+	c.Flags().StringVar(&r.path, "path", "", "requests for this path, and all below it")
+	c.Flags().BoolVar(&r.exact, "exact", false, "requests for --path alone, not for what is below it")
 	c.Flags().StringVar(&r.to, "to", "", "the version that they go to: canary or stable")
 	c.Flags().BoolVar(&r.clear, "clear", false, "end all routes that were given by hand")
 	complete(c, "to", cobra.FixedCompletions([]string{v1alpha1.Canary, v1alpha1.Stable}, cobra.ShellCompDirectiveNoFileComp))
@@ -243,18 +252,18 @@ of the plan. --clear ends all that were given by hand.`,
 
 // route reads the flags: nil is to clear.
 func (r *routeFlags) route() (*v1alpha1.ReleaseRoute, error) {
-	chooses := len(r.headers)+len(r.cookies) > 0 || r.path != ""
+	chooses := len(r.headers)+len(r.cookies)+len(r.queries)+len(r.methods) > 0 || r.path != "" || r.exact
 	switch {
 	case r.clear && (chooses || r.to != ""):
 		return nil, usageError("--clear ends all routes that were given by hand: leave the other flags out")
 	case r.clear:
 		return nil, nil
 	case !chooses:
-		return nil, usageError("which requests? Name them with --header, --cookie or --path; for a share of all, there is bight release weight")
+		return nil, usageError("which requests? Name them with --header, --cookie, --query, --method or --path; for a share of all, there is bight release weight")
 	case r.to != v1alpha1.Canary && r.to != v1alpha1.Stable:
 		return nil, usageError("--to %q: say which version they go to, canary or stable", r.to)
 	}
-	route := &v1alpha1.ReleaseRoute{To: r.to}
+	route := &v1alpha1.ReleaseRoute{To: r.to, Methods: distinct(r.methods), Exact: r.exact}
 	for _, text := range r.headers {
 		h, err := steer.ParseHeader(text)
 		if err != nil {
@@ -262,25 +271,46 @@ func (r *routeFlags) route() (*v1alpha1.ReleaseRoute, error) {
 		}
 		route.Headers = append(route.Headers, v1alpha1.HeaderMatch{Name: h.Name, Value: h.Value, Prefix: h.Prefix})
 	}
-	for _, text := range r.cookies {
-		name, value, ok := strings.Cut(text, "=")
-		if !ok {
-			return nil, usageError("--cookie %q is not NAME=VALUE: write --cookie %s=VALUE, or %[2]s=* for any", text, text)
-		}
-		value, prefix := strings.CutSuffix(value, "*")
-		route.Cookies = append(route.Cookies, v1alpha1.HeaderMatch{Name: name, Value: value, Prefix: prefix})
+	var err error
+	if route.Cookies, err = pairs("cookie", r.cookies); err != nil {
+		return nil, err
+	}
+	if route.Query, err = pairs("query", r.queries); err != nil {
+		return nil, err
 	}
 	if r.path != "" {
 		path, err := steer.ParsePath(r.path)
 		if err != nil {
 			return nil, usageError("--path %s: %w", r.path, err)
 		}
-		route.Path = path
+		if route.Path = path; r.exact {
+			route.Path = r.path // its last slash is a part of it
+		}
 	}
 	if err := checkRoutes([]v1alpha1.ReleaseRoute{*route}, nil); err != nil {
 		return nil, usageError("%w", err)
 	}
 	return route, nil
+}
+
+// pairs reads what a flag was given, each NAME=VALUE.
+func pairs(flag string, texts []string) (all []v1alpha1.HeaderMatch, err error) {
+	for _, text := range texts {
+		name, value, ok := strings.Cut(text, "=")
+		if !ok {
+			return nil, usageError("--%s %q is not NAME=VALUE: write --%[1]s %[3]s=VALUE, or %[3]s=* for any", flag, text, text)
+		}
+		value, prefix := strings.CutSuffix(value, "*")
+		all = append(all, v1alpha1.HeaderMatch{Name: name, Value: value, Prefix: prefix})
+	}
+	return all, nil
+}
+
+// distinct is all of a list, each once.
+func distinct(all []string) []string {
+	all = slices.Clone(all)
+	slices.Sort(all)
+	return slices.Compact(all)
 }
 
 // checkRoutes says what of routes and affinity no door takes.
@@ -304,7 +334,10 @@ func checkRoutes(routes []v1alpha1.ReleaseRoute, a *v1alpha1.Affinity) error {
 			return fmt.Errorf("routes[%d].to is %q: it is canary or stable", i, r.To)
 		}
 		one := *s
-		one.Cohorts = []steer.Cohort{{Name: r.Name, Match: steer.Match{Headers: matches(r.Headers), Path: r.Path}, Cookies: matches(r.Cookies), Version: r.To}}
+		one.Cohorts = []steer.Cohort{{
+			Name: r.Name, Match: steer.Match{Headers: matches(r.Headers), Path: r.Path}, Exact: r.Exact, Methods: r.Methods,
+			Cookies: matches(r.Cookies), Query: matches(r.Query), Version: r.To,
+		}}
 		if err := one.Check(); err != nil {
 			return fmt.Errorf("routes[%d]: %w", i, inner(err))
 		}

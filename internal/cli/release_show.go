@@ -109,6 +109,9 @@ func share(r *v1alpha1.Release) string {
 	case e.Shut:
 		return "none"
 	}
+	if e.Alone {
+		return "all"
+	}
 	return release.Weight(e.Weight).String()
 }
 
@@ -132,6 +135,7 @@ func releaseTable(r *v1alpha1.Release, behind []string, now time.Time) *term.Tab
 	if since := took(r, now); since != "" {
 		phase += map[bool]string{true: " after ", false: " for "}[release.Phase(r.Status.Phase).Ended()] + since
 	}
+	add("strategy", strategyText(r))
 	add("phase", strings.TrimSuffix(phase+": "+joined(r.Status.Message), ": "))
 	add("step", stepDetail(r))
 	add("requests", shareDetail(r))
@@ -146,8 +150,12 @@ func releaseTable(r *v1alpha1.Release, behind []string, now time.Time) *term.Tab
 	}
 	add("asked", askText(r))
 	add("verdict", verdictText(r.Status.Verdict))
-	add("stable", podsText(r.Status.Stable))
-	add("canary", podsText(r.Status.Canary))
+	v := cmp.Or(r.Status.Verdict, &v1alpha1.VerdictStatus{})
+	add("stable", podsText(r.Status.Stable)+countedText(v.Stable))
+	add("canary", podsText(r.Status.Canary)+countedText(v.Canary))
+	for _, s := range r.Status.Gateways {
+		add("gateways", gatewaysText(r, s))
+	}
 	add("doors", doorsText(r))
 	for _, line := range behind {
 		add("! behind", line)
@@ -156,6 +164,35 @@ func releaseTable(r *v1alpha1.Release, behind []string, now time.Time) *term.Tab
 		add("✗ convicted", why)
 	}
 	return t
+}
+
+// strategyText names the strategy, unless it is what every release is.
+func strategyText(r *v1alpha1.Release) string {
+	word := spec.Word(r.Spec.Plan)
+	if word == "canary" {
+		return ""
+	}
+	plan := spec.Expand(r.Spec.Plan)
+	text := word + ", then " + map[string]string{v1alpha1.ThenHold: "somebody decides", v1alpha1.ThenUndo: "undone", v1alpha1.ThenPromote: "promoted"}[plan.Then]
+	if spec.Previewed(plan) {
+		text += "; preview at service " + spec.PreviewService(r.Spec.Service)
+	}
+	return text
+}
+
+// countedText says what became of a version's requests, as the end of what is told of it.
+func countedText(c *v1alpha1.Counted) string {
+	if c == nil || c.Requests == 0 {
+		return ""
+	}
+	percent := func(n, of int64) string {
+		return strconv.FormatFloat(100*float64(n)/float64(max(of, 1)), 'f', 2, 64) + " %"
+	}
+	text := fmt.Sprintf("; %d requests, %d of them errors (%s)", c.Requests, c.Errors, percent(c.Errors, c.Requests))
+	if c.Rated > 0 && c.Above+c.Slow > 0 {
+		text += fmt.Sprintf(", %s slower than half of stable's before, %s than 99 %% of them", percent(c.Above, c.Rated), percent(c.Slow, c.Rated))
+	}
+	return text
 }
 
 // stepDetail says where in the plan it is, and what the step asks for.
@@ -173,6 +210,9 @@ func describe(s release.Step) string {
 	text := s.Weight.String()
 	if s.Mirror > 0 {
 		text += ", copies of " + s.Mirror.String()
+	}
+	if s.Part > 0 {
+		text += ", " + s.Part.String() + " of the pods"
 	}
 	var until []string
 	if s.Proven {
@@ -203,6 +243,9 @@ func shareDetail(r *v1alpha1.Release) string {
 		return text
 	}
 	text := release.Weight(e.Weight).String() + " go to the version"
+	if e.Alone {
+		text = "all go to the version, of which it is to have " + release.Weight(e.Weight).String() + ": no pod of the version before exists"
+	}
 	if e.Mirror > 0 {
 		text += ", and copies of " + release.Weight(e.Mirror).String()
 	}
@@ -222,7 +265,7 @@ func routes(r *v1alpha1.Release) []string {
 	for _, x := range r.Spec.Orders.Routes {
 		all = append(all, routeText(x)+" (by hand)")
 	}
-	for _, x := range r.Spec.Plan.Routes {
+	for _, x := range spec.Expand(r.Spec.Plan).Routes {
 		all = append(all, routeText(x))
 	}
 	return all
@@ -308,7 +351,7 @@ func doorsText(r *v1alpha1.Release) string {
 		sum.Unread += d.Unread
 	}
 	var parts []string
-	if spec.Effective(r) != nil {
+	if spec.Effective(r) != nil && !client.ByRoutes(r) {
 		obey, of := client.Covered(r)
 		parts = append(parts, fmt.Sprintf("%d of %s obey", obey, term.Count(of, "pod")))
 	}
@@ -323,6 +366,27 @@ func doorsText(r *v1alpha1.Release) string {
 	add(sum.Old, "connection", " from before the release")
 	add(sum.Unread, "connection", " that can't be read")
 	return strings.Join(parts, "; ")
+}
+
+// gatewaysText is who has a route as the release wants it.
+func gatewaysText(r *v1alpha1.Release, s v1alpha1.RouteStatus) string {
+	e := spec.Effective(r)
+	if e == nil {
+		return ""
+	}
+	obey := 0
+	var names []string
+	for _, p := range s.Parents {
+		if p.Obeys && s.Problem == "" && s.Generation >= e.Generation {
+			obey++
+		}
+		names = append(names, strings.TrimSuffix(p.Gateway+" ("+p.Controller+")", " ()"))
+	}
+	text := fmt.Sprintf("%s %s: %d of %s obey", s.Kind, s.Name, obey, term.Count(len(s.Parents), "gateway"))
+	if len(names) > 0 {
+		text += ": " + strings.Join(names, ", ")
+	}
+	return text
 }
 
 // eventTable are the last events.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"sigs.k8s.io/yaml"
 
@@ -18,15 +19,18 @@ import (
 	"github.com/bightdev/bight/internal/kube"
 	"github.com/bightdev/bight/internal/release"
 	"github.com/bightdev/bight/internal/release/client"
+	"github.com/bightdev/bight/internal/release/spec"
 	"github.com/bightdev/bight/internal/ui/term"
 )
 
 // startFlags are those of bight release start.
 type startFlags struct {
 	releaseFlags
-	images, env            []string
+	images, env, routes    []string
+	configs, secrets       []string
 	plan, service, version string
-	again, detach          bool
+	strategy               string
+	again, detach, dryRun  bool
 }
 
 func (p *Program) releaseStartCommand() *cobra.Command {
@@ -36,14 +40,29 @@ func (p *Program) releaseStartCommand() *cobra.Command {
 		Short: "Release another image of a Deployment, and follow it",
 		Long: `Release another image, or environment, of a Deployment that runs already: its next
 pods get a small share of the requests, and more as the evidence shows that they are no
-worse. The plan is that of --plan or, without one, 5 % until the evidence shows that the
-version is good, 50 % for half a minute, and everything.
+worse. The plan is that of --plan or, without one, what --strategy says:
+
+  canary      5 % until the evidence shows that the version is good, 50 % for half a
+              minute, and everything; this is what happens without --strategy
+  blue-green  all pods of the version beside those of before, and a preview; all requests
+              at once when somebody says bight release resume; undone by evidence, or at
+              once by hand, for ten minutes after that
+  ab          half of the clients, each of which stays with its version, until somebody
+              decides with bight release promote or undo
+  mirror      copies of a tenth of the requests for five minutes, whose answers nobody
+              gets; then somebody decides
+
+A plan may have a strategy, too, and say the rest of it otherwise. --dry-run shows what
+it comes to, and changes nothing.
 
 It is followed until it has ended, as by bight release watch, and goes on when this
 program is interrupted.`,
 		Example: `  bight release start cart --image registry.example.com/cart:v2
   bight release start cart --image app=cart:v2 --env LOG_LEVEL=debug --plan slowly.yaml
-  bight release start cart --image cart:v2 --service cart-public --detach`,
+  bight release start cart --image cart:v2 --strategy blue-green
+  bight release start cart --config cart-settings=settings.yaml
+  bight release start cart --image cart:v2 --service cart-public --detach
+  bight release start cart --image cart:v2 --route web,GRPCRoute/cart`,
 		Args: exactlyOne("a deployment"),
 		RunE: func(c *cobra.Command, args []string) error {
 			w, err := f.wish(args[0])
@@ -51,6 +70,13 @@ program is interrupted.`,
 				return releaseError(err)
 			}
 			return p.releases(&f.releaseFlags, func(rc *client.Client, printer *term.Printer) error {
+				if f.dryRun {
+					r, err := rc.Rehearse(c.Context(), w)
+					if err != nil {
+						return err
+					}
+					return printRelease(printer, r, f.output == "json")
+				}
 				r, err := rc.Start(c.Context(), w)
 				if err != nil {
 					return err
@@ -63,8 +89,13 @@ program is interrupted.`,
 	f.flags(p, c)
 	c.Flags().StringArrayVar(&f.images, "image", nil, "[CONTAINER=]IMAGE: the version; may be repeated")
 	c.Flags().StringArrayVar(&f.env, "env", nil, "NAME=VALUE: a variable of it; may be repeated")
+	c.Flags().StringArrayVar(&f.configs, "config", nil, "NAME=[KEY=]FILE or NAME=DIR: what is new in ConfigMap NAME, for the version alone; may be repeated")
+	c.Flags().StringArrayVar(&f.secrets, "secret", nil, "the same of Secret NAME; may be repeated")
 	c.Flags().StringVar(&f.plan, "plan", "", "file with the plan, in YAML")
+	c.Flags().StringVar(&f.strategy, "strategy", "", "what the plan is, where --plan does not say: canary, blue-green, ab or mirror")
+	c.Flags().BoolVar(&f.dryRun, "dry-run", false, "print the Release with all of its plan, in YAML, and change nothing")
 	c.Flags().StringVar(&f.service, "service", "", "Kubernetes Service whose requests are shared (default: the only one that leads to the deployment)")
+	c.Flags().StringSliceVar(&f.routes, "route", nil, "[HTTPRoute/|GRPCRoute/]NAME: routes of Gateway API that share the requests (default: doors in the pods do)")
 	c.Flags().StringVar(&f.version, "version", "", "what people call the version (default: the image's name and tag)")
 	f.startFlags(c)
 	return c
@@ -82,8 +113,11 @@ func (f *startFlags) wish(deployment string) (client.Wish, error) {
 	if msgs := validation.IsDNS1123Subdomain(deployment); len(msgs) > 0 || len(deployment) > 63 {
 		return w, usageError("%q can't be the name of a deployment that is released: it has a-z, 0-9, dashes and dots, and at most 63 characters", deployment)
 	}
-	if len(f.images)+len(f.env) == 0 {
-		return w, usageError("say what is new: bight release start %s --image IMAGE, or --env NAME=VALUE", deployment)
+	if len(f.images)+len(f.env)+len(f.configs)+len(f.secrets) == 0 {
+		return w, usageError("say what is new: bight release start %s --image IMAGE, or --env NAME=VALUE, or --config NAME=FILE", deployment)
+	}
+	if err := f.readConfigs(&w); err != nil {
+		return w, err
 	}
 	for _, text := range f.images {
 		container, image, named := strings.Cut(text, "=")
@@ -102,9 +136,63 @@ func (f *startFlags) wish(deployment string) (client.Wish, error) {
 		}
 		w.Env = append(w.Env, client.Env{Name: name, Value: value})
 	}
+	for _, text := range f.routes {
+		r, err := trafficRoute(text)
+		if err != nil {
+			return w, err
+		}
+		w.Routes = append(w.Routes, r)
+	}
+	if len(w.Routes) > 8 {
+		return w, usageError("--route names %d routes, and 8 are the most", len(w.Routes))
+	}
 	var err error
-	w.Plan, err = readPlan(f.plan)
-	return w, err
+	if w.Plan, err = readPlan(f.plan); err != nil || f.strategy == "" {
+		return w, err
+	}
+	name, err := spec.StrategyOf(f.strategy)
+	if err != nil {
+		return w, usageError("--strategy: %w", err)
+	}
+	if has := w.Plan.Strategy; has != "" && has != name {
+		return w, usageError("--strategy %s: the plan in %s has strategy %s: leave one of them out", f.strategy, f.plan, has)
+	}
+	w.Plan.Strategy = name
+	if _, err := client.CheckPlan(w.Plan); err != nil {
+		return w, usageError("--strategy %s with the plan in %s: %w", f.strategy, f.plan, err)
+	}
+	return w, nil
+}
+
+// printRelease prints a Release that nobody has made.
+func printRelease(printer *term.Printer, r *v1alpha1.Release, asJSON bool) error {
+	if asJSON {
+		return printer.Data(r, nil)
+	}
+	object, err := runtime.DefaultUnstructuredConverter.ToUnstructured(r)
+	if err != nil {
+		return err
+	}
+	delete(object, "status")
+	text, err := yaml.Marshal(object)
+	if err != nil {
+		return err
+	}
+	return printer.Text(string(text))
+}
+
+// trafficRoute reads the name of a route of Gateway API.
+func trafficRoute(text string) (v1alpha1.TrafficRoute, error) {
+	kind, name, named := strings.Cut(text, "/")
+	if !named {
+		kind, name = v1alpha1.HTTPRoute, text
+	}
+	for _, k := range []string{v1alpha1.HTTPRoute, v1alpha1.GRPCRoute} {
+		if strings.EqualFold(kind, k) && len(validation.IsDNS1123Subdomain(name)) == 0 {
+			return v1alpha1.TrafficRoute{Kind: k, Name: name}, nil
+		}
+	}
+	return v1alpha1.TrafficRoute{}, usageError("--route %q: write the NAME of an HTTPRoute, or GRPCRoute/NAME", text)
 }
 
 // readPlan reads a plan's file; "" is the usual plan.
@@ -143,6 +231,9 @@ func readPlan(file string) (v1alpha1.ReleasePlan, error) {
 // begun says that a release has begun, and follows it.
 func (f *startFlags) begun(ctx context.Context, rc *client.Client, printer *term.Printer, r *v1alpha1.Release) error {
 	printer.Note("", fmt.Sprintf("release %s begins: %s for deployment %s in namespace %s", r.Name, r.Spec.Version, r.Spec.Deployment, r.Namespace))
+	if why := rc.Unshared(ctx, r); why != "" {
+		printer.Warn("", why, "bight release promote "+r.Spec.Deployment+" gives it all of them, when it seems right")
+	}
 	if f.detach {
 		printer.Note("", "follow it with bight release watch "+r.Spec.Deployment+" -n "+r.Namespace)
 		if f.output == "json" {
@@ -238,7 +329,7 @@ func waitsFor(r *v1alpha1.Release) string {
 	}
 	text := strings.TrimSuffix(strings.ToLower(r.Status.Phase)+": "+joined(r.Status.Message), ": ")
 	if obey, of := client.Covered(r); r.Status.Route != nil && obey < of {
-		text += fmt.Sprintf(" (%d of %s obey)", obey, term.Count(of, "pod"))
+		text += fmt.Sprintf(" (%d of %s obey)", obey, term.Count(of, client.Sharers(r)))
 	}
 	return text
 }

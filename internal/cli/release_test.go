@@ -1,6 +1,8 @@
 package cli
 
 import (
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -13,6 +15,7 @@ import (
 	"github.com/bightdev/bight/api/v1alpha1"
 	"github.com/bightdev/bight/internal/release"
 	"github.com/bightdev/bight/internal/release/client"
+	"github.com/bightdev/bight/internal/release/config"
 	"github.com/bightdev/bight/internal/ui/term"
 )
 
@@ -201,5 +204,85 @@ func TestWaitsFor(t *testing.T) {
 	}
 	if got := waitsFor(&v1alpha1.Release{}); !strings.Contains(got, "waiting for the controller") {
 		t.Error(got)
+	}
+}
+
+func TestStatusNamesTheStrategyAndTellsOfBothSides(t *testing.T) {
+	r := shownRelease(func(r *v1alpha1.Release) {
+		r.Spec.Plan = v1alpha1.ReleasePlan{Strategy: v1alpha1.BlueGreen, Then: v1alpha1.ThenPromote}
+		r.Status.Steps = 1
+		r.Status.Verdict.Stable = &v1alpha1.Counted{Requests: 2000, Errors: 10}
+		r.Status.Verdict.Canary = &v1alpha1.Counted{Requests: 400, Errors: 1, Rated: 200, Above: 100, Slow: 3}
+	})
+	rows := map[string]string{}
+	for _, row := range releaseTable(r, nil, noon).Rows {
+		rows[row[0]] += row[1]
+	}
+	for name, want := range map[string]string{
+		"strategy": "blue-green, then promoted; preview at service carts-preview",
+		"step":     "1 of 1: 0 %, 100 % of the pods, for 30 s",
+		"stable":   "; 2000 requests, 10 of them errors (0.50 %)",
+		"canary":   "; 400 requests, 1 of them errors (0.25 %), 50.00 % slower than half of stable's before, 1.50 % than 99 % of them",
+		"route":    "preview: requests with x-preview=true go to canary",
+	} {
+		if !strings.Contains(rows[name], want) {
+			t.Errorf("%s is %q, want %q", name, rows[name], want)
+		}
+	}
+	for _, row := range releaseTable(shownRelease(nil), nil, noon).Rows {
+		if row[0] == "strategy" {
+			t.Errorf("a canary has %q", row)
+		}
+	}
+}
+
+func TestReadConfig(t *testing.T) {
+	dir := t.TempDir()
+	for name, content := range map[string]string{"app.yaml": "a: 1\n", "logo": "\xff\x00", "sub dir/x": "x"} {
+		file := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(file, []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	file := filepath.Join(dir, "app.yaml")
+	for text, want := range map[string]map[string]string{
+		"settings=" + file:            {"app.yaml": "a: 1\n"},
+		"settings=other.yaml=" + file: {"other.yaml": "a: 1\n"},
+		"settings=" + dir:             {"app.yaml": "a: 1\n"},
+	} {
+		c, err := readConfig(config.ConfigMap, "--config", text)
+		if err != nil || c.Name != "settings" || cmp.Diff(want, c.Text) != "" || (len(c.Binary) == 1) != strings.HasSuffix(text, dir) {
+			t.Errorf("%s is %+v, %v", text, c, err)
+		}
+	}
+	if c, err := readConfig(config.Secret, "--secret", "keys="+file); err != nil || len(c.Text) > 0 || string(c.Binary["app.yaml"]) != "a: 1\n" {
+		t.Errorf("a Secret is %+v, %v", c, err)
+	}
+	for text, want := range map[string]string{
+		"settings":                     "write NAME=FILE",
+		"Settings=" + file:             "write NAME=FILE",
+		"settings=":                    "write NAME=FILE",
+		"settings=" + dir + "/none":    "there is no file",
+		"settings=key=" + dir:          "leave out key=",
+		"settings=not a key=" + file:   "can't be a key",
+		"settings=" + dir + "/sub dir": "",
+	} {
+		_, err := readConfig(config.ConfigMap, "--config", text)
+		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("of %s is said %v, want %q", text, err, want)
+		}
+	}
+}
+
+func TestBlameNamesConfigurationThatDiffers(t *testing.T) {
+	got := otherConfig([]string{"spec.volumes[a].configMap.name: a -> b", "ConfigMap settings: BROKEN: +yes", "Secret keys: token: another"})
+	if want := "\nits configuration differs from stable's:\nConfigMap settings: BROKEN: +yes\nSecret keys: token: another"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	if got := otherConfig([]string{"spec.containers[cart].image: a -> b"}); got != "" {
+		t.Errorf("of an image, %q", got)
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/bightdev/bight/internal/app"
 	"github.com/bightdev/bight/internal/change"
 	"github.com/bightdev/bight/internal/change/ship"
+	"github.com/bightdev/bight/internal/release/spec"
 	"github.com/bightdev/bight/internal/session"
 	"github.com/bightdev/bight/internal/ui/term"
 )
@@ -61,7 +62,7 @@ refused. It takes what bight install installs.`,
 	}
 	t.flags(c)
 	t.registryFlag(c)
-	c.Flags().StringSliceVar(&o.environments, "env", nil, "environments of a new App, in order: NAME, with :manual for one that takes bight change promote, and :canary for one where new versions take over step by step")
+	c.Flags().StringSliceVar(&o.environments, "env", nil, "environments of a new App, in order: NAME, with :manual for one that takes bight change promote, and :canary, :blue-green, :ab or :mirror for one where new versions take over by such a release")
 	c.Flags().StringVar(&o.branch, "branch", "main", "branch of a new App that changes are merged into")
 	c.Flags().BoolVar(&o.noWorker, "no-worker", false, "leave review, build and test to other workers")
 	o.worker.flags(c)
@@ -90,7 +91,11 @@ func parseEnvironments(all []string) ([]v1alpha1.Environment, error) {
 			case "canary":
 				env.Release = &v1alpha1.ReleasePlan{}
 			default:
-				return nil, usageError("--env %s: after the name comes manual, automatic or canary, not %s", e, how)
+				strategy, err := spec.StrategyOf(how)
+				if err != nil {
+					return nil, usageError("--env %s: after the name comes manual, automatic, canary, blue-green, ab or mirror, not %s", e, how)
+				}
+				env.Release = &v1alpha1.ReleasePlan{Strategy: strategy}
 			}
 		}
 		out = append(out, env)

@@ -39,6 +39,7 @@ func (r *renderer) controller(s Settings) {
 	r.ticketPolicy()
 	r.ordersPolicy()
 	r.doorsPolicy()
+	r.routesPolicy()
 	if s.Prometheus == "" {
 		r.guardsPolicy()
 	}
@@ -131,13 +132,17 @@ func (r *renderer) controllerRights() {
 		rule(v1alpha1.Group, []string{"releasepolicies/status"}, "patch"),
 		rule("", []string{"namespaces", "services", "configmaps", "secrets", "serviceaccounts", "persistentvolumeclaims"}, all...),
 		rule("apps", []string{"deployments"}, all...),
-		rule("apps", []string{"replicasets"}, "get", "list", "watch"),
+		rule("apps", []string{"replicasets"}, "get", "list", "watch", "create"),
 		rule("apps", []string{"replicasets/scale"}, "update"),
 		rule("", []string{"pods", "pods/log", "events"}, "get", "list", "watch"),
 		// The tests of strangers are pods without a controller of their own, in namespaces
 		// that are closed off. Who may make Deployments may make pods.
 		rule("", []string{"pods"}, "create", "delete"),
 		rule("networking.k8s.io", []string{"networkpolicies"}, "create"),
+		// Routes of Gateway API share the requests of those releases that name them.
+		rule("gateway.networking.k8s.io", []string{"httproutes", "grpcroutes"}, "get", "list", "watch", "update", "patch"),
+		rule("gateway.networking.k8s.io", []string{"gateways", "gatewayclasses"}, "get"),
+		rule("discovery.k8s.io", []string{"endpointslices"}, "get", "list", "watch"),
 		rule("authentication.k8s.io", []string{"tokenreviews"}, "create"),
 		rule("authorization.k8s.io", []string{"subjectaccessreviews"}, "create"),
 	))

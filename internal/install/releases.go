@@ -56,7 +56,7 @@ const doorsPolicy = "bight-release-doors"
 func (r *renderer) doorsPolicy() {
 	same := []string{"has(oldObject.status)", "has(object.status)"}
 	for _, field := range []string{
-		"phase", "message", "weight", "step", "steps", "started", "ended", "exposed", "full", "undoing", "convicted", "refused", "route", "stable", "canary", "verdict", "events", "state", "evidence", "conditions",
+		"phase", "message", "weight", "step", "steps", "started", "ended", "exposed", "full", "undoing", "convicted", "refused", "route", "stable", "canary", "verdict", "gateways", "events", "state", "evidence", "conditions",
 	} {
 		was, is := "oldObject.status."+field, "object.status."+field
 		same = append(same, "has("+was+") == has("+is+") && (!has("+is+") || "+was+" == "+is+")")
@@ -95,6 +95,27 @@ func (r *renderer) guardsPolicy() {
 			WithReason(metav1.StatusReasonInvalid))))
 	r.add(admissionac.ValidatingAdmissionPolicyBinding(guardsPolicy).WithSpec(admissionac.ValidatingAdmissionPolicyBindingSpec().
 		WithPolicyName(guardsPolicy).WithValidationActions(admissionv1.Deny)))
+}
+
+// routesPolicy has whoever names routes of Gateway API in a Release be one who may change
+// them: the controller does, for them.
+const routesPolicy = "bight-release-routes"
+
+func (r *renderer) routesPolicy() {
+	r.add(admissionac.ValidatingAdmissionPolicy(routesPolicy).WithSpec(admissionac.ValidatingAdmissionPolicySpec().
+		WithFailurePolicy(admissionv1.Fail).
+		WithMatchConstraints(admissionac.MatchResources().WithResourceRules(admissionac.NamedRuleWithOperations().
+			WithAPIGroups(v1alpha1.Group).WithAPIVersions("*").WithResources("releases").
+			WithOperations(admissionv1.Create))).
+		WithMatchConditions(admissionac.MatchCondition().WithName("has-routes").
+			WithExpression("has(object.spec.traffic) && has(object.spec.traffic.routes)")).
+		WithValidations(admissionac.Validation().
+			WithExpression("object.spec.traffic.routes.all(r, authorizer.group('gateway.networking.k8s.io').resource(r.kind == 'GRPCRoute' ? 'grpcroutes' : 'httproutes')" +
+				".namespace(request.namespace).name(r.name).check('patch').allowed())").
+			WithMessageExpression("'who has routes share the requests of a release may change them: ' + request.userInfo.username + ' may not patch all of ' + object.spec.traffic.routes.map(r, r.kind + ' ' + r.name).join(', ')").
+			WithReason(metav1.StatusReasonForbidden))))
+	r.add(admissionac.ValidatingAdmissionPolicyBinding(routesPolicy).WithSpec(admissionac.ValidatingAdmissionPolicyBindingSpec().
+		WithPolicyName(routesPolicy).WithValidationActions(admissionv1.Deny)))
 }
 
 // underWay says which releases are: without the controller, nobody would put back what

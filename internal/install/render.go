@@ -234,6 +234,7 @@ func (r *renderer) nodeAgents(image string) {
 		WithCommand("/srv/app/bight", "node").
 		WithEnv(coreac.EnvVar().WithName("NODE_NAME").WithValueFrom(coreac.EnvVarSource().
 			WithFieldRef(coreac.ObjectFieldSelector().WithFieldPath("spec.nodeName")))).
+		WithVolumeMounts(coreac.VolumeMount().WithName("evidence").WithMountPath(v1alpha1.EvidenceTokens).WithReadOnly(true)).
 		WithResources(coreac.ResourceRequirements().
 			WithRequests(corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("10m"), corev1.ResourceMemory: resource.MustParse("48Mi")}).
 			WithLimits(corev1.ResourceList{corev1.ResourceMemory: resource.MustParse("384Mi")})).
@@ -256,6 +257,10 @@ func (r *renderer) nodeAgents(image string) {
 			WithTerminationGracePeriodSeconds(10).
 			WithPriorityClassName("system-node-critical").
 			WithTolerations(coreac.Toleration().WithOperator(corev1.TolerationOpExists)).
+			// What the agents are known by to the controller is of no use at the API server.
+			WithVolumes(coreac.Volume().WithName("evidence").WithProjected(coreac.ProjectedVolumeSource().WithDefaultMode(0o400).
+				WithSources(coreac.VolumeProjection().WithServiceAccountToken(coreac.ServiceAccountTokenProjection().
+					WithAudience(v1alpha1.EvidenceAudience).WithExpirationSeconds(3600).WithPath("token"))))).
 			WithContainers(container)))))
 }
 

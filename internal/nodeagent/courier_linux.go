@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -17,6 +18,7 @@ import (
 
 	core "k8s.io/api/core/v1"
 
+	"github.com/bightdev/bight/api/v1alpha1"
 	"github.com/bightdev/bight/internal/release/spec"
 )
 
@@ -47,7 +49,7 @@ func newCourier(service func(context.Context) (*core.Service, error)) *courier {
 	return &courier{
 		service: service,
 		token: func() (string, error) {
-			b, err := os.ReadFile(account + "token") // which kubelet renews
+			b, err := os.ReadFile(filepath.Join(v1alpha1.EvidenceTokens, "token")) // which kubelet renews
 			return strings.TrimSpace(string(b)), err
 		},
 		client: &http.Client{
@@ -93,7 +95,7 @@ func (c *courier) post(ctx context.Context, path string, what any) error {
 	}
 	token, err := c.token()
 	if err != nil {
-		return fmt.Errorf("read the service account's token: %w", err)
+		return fmt.Errorf("read the token that the controller knows this agent by: %w", err)
 	}
 	body, err := json.Marshal(what)
 	if err != nil {

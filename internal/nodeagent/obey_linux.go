@@ -4,8 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"sync"
 	"time"
+
+	core "k8s.io/api/core/v1"
 
 	"github.com/bightdev/bight/internal/agent/gate"
 	"github.com/bightdev/bight/internal/steer"
@@ -155,12 +158,22 @@ func (p *post) listen(g *gate.Gate, port int, of string, w *wanted) {
 	}
 	if w.trial != nil {
 		l.sink = w.trial.open(fmt.Sprintf("%s:%d", w.pod.Name, port), port, g.Decided(port), p.sinks.before.of(port))
+		l.sink.pod = addressOf(w.pod, port) // before the first outcome
 		p.sinks.put(door{port, of}, l.sink)
 	}
 	if p.sharing == nil {
 		p.sharing = sharing{}
 	}
 	p.sharing[port] = l
+}
+
+// addressOf is where a port of a pod is, not valid while it has no IP.
+func addressOf(pod *core.Pod, port int) netip.AddrPort {
+	a, err := netip.ParseAddr(pod.Status.PodIP)
+	if err != nil {
+		return netip.AddrPort{}
+	}
+	return netip.AddrPortFrom(a, uint16(port))
 }
 
 // unlisten expects no more requests of a port. What is under way is still told.

@@ -55,6 +55,7 @@ type recorder struct {
 
 	mu       sync.Mutex
 	rules    *evidence.Rules
+	off      bool          // nothing is kept
 	again    bool          // stable may be asked
 	slow     time.Duration // from when on a request is slow; 0 if that is not known
 	hung     time.Duration
@@ -89,7 +90,7 @@ func (r *recorder) follow(e v1alpha1.ReleaseEvidence, tail, hung time.Duration) 
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	was := r.rules
-	r.rules, r.again, r.slow, r.hung = spec.Evidence(e), !e.NoAgain, tail, hung
+	r.rules, r.off, r.again, r.slow, r.hung = spec.Evidence(e), e.Off, !e.NoAgain, tail, hung
 	if e.Off {
 		r.queue = nil
 		r.ring.Drop()
@@ -171,28 +172,39 @@ func (r *recorder) ask(p *evidence.Pair, again func(context.Context) (*steer.Pai
 	}
 }
 
-// freeze brings what was kept to the controller, once, in the background.
-func (r *recorder) freeze(ctx context.Context, running *sync.WaitGroup) {
+// freeze brings what was kept to the controller, once, in the background. record is what
+// this node's judge was told.
+func (r *recorder) freeze(ctx context.Context, running *sync.WaitGroup, record func() ([]byte, error)) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.shut {
 		return
 	}
 	r.shut = true
-	running.Go(func() { r.deliver(ctx) })
+	off := r.off
+	running.Go(func() {
+		var text []byte
+		if !off {
+			var err error
+			if text, err = record(); err != nil {
+				r.log.Warn("what this node has convicted the release by is not kept", "err", err)
+			}
+		}
+		r.deliver(ctx, text)
+	})
 }
 
-func (r *recorder) deliver(ctx context.Context) {
+func (r *recorder) deliver(ctx context.Context, record []byte) {
 	r.settle()
 	r.asking.Wait()
 	r.mu.Lock()
-	all := spec.Pairs{Namespace: r.of.Namespace, Release: r.of.Name, UID: r.of.uid, Node: r.node}
+	all := spec.Pairs{Namespace: r.of.Namespace, Release: r.of.Name, UID: r.of.uid, Node: r.node, Record: record}
 	for _, p := range r.ring.Pairs() {
 		all.Pairs = append(all.Pairs, *p)
 	}
 	r.ring = evidence.Ring{}
 	r.mu.Unlock()
-	if len(all.Pairs) == 0 {
+	if len(all.Pairs) == 0 && len(all.Record) == 0 {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, deliverPairs)

@@ -50,6 +50,8 @@ func paired(o *steer.Outcome, again func(context.Context) (*steer.PairAnswer, er
 	return o
 }
 
+func noRecord() ([]byte, error) { return nil, nil }
+
 func told(pairs []evidence.Pair) (out []string) {
 	for _, p := range pairs {
 		s := fmt.Sprintf("%s %s %s %s %s", p.ID, p.Class, p.Version, p.Request.Target, p.Why)
@@ -84,8 +86,8 @@ func TestEvidenceIsBroughtToTheController(t *testing.T) {
 		r.add(paired(late, nil), "a/5", 8080)
 		r.add(outcome(6, true, 500), "a/6", 8080) // nothing was kept of it
 		var running sync.WaitGroup
-		r.freeze(t.Context(), &running)
-		r.freeze(t.Context(), &running)
+		r.freeze(t.Context(), &running, noRecord)
+		r.freeze(t.Context(), &running, noRecord)
 		r.add(paired(outcome(7, true, 500), nil), "a/7", 8080)
 		running.Wait()
 		if len(p.got) != 1 {
@@ -119,7 +121,7 @@ func TestAStormKeepsTheFirst(t *testing.T) {
 			r.add(paired(o, func(context.Context) (*steer.PairAnswer, error) { asked++; return nil, errors.New("no") }), fmt.Sprint(i), 8080)
 		}
 		var running sync.WaitGroup
-		r.freeze(t.Context(), &running)
+		r.freeze(t.Context(), &running, noRecord)
 		running.Wait()
 		if n := len(p.got[0].Pairs); n != 80 || asked > 0 { // 40 of each version
 			t.Errorf("%d are kept, stable was asked %d times", n, asked)
@@ -152,10 +154,26 @@ func TestNothingIsLostBetweenTwo(t *testing.T) {
 		}
 		var running sync.WaitGroup
 		running.Go(r.settle)
-		r.freeze(t.Context(), &running)
+		r.freeze(t.Context(), &running, noRecord)
 		running.Wait()
 		if len(p.got) != 1 || len(p.got[0].Pairs) != 4 {
 			t.Fatalf("brought is %+v", p.got)
 		}
+	}
+}
+
+// What has convicted a release here is brought, too, though no request was kept.
+func TestTheRecordOfAConvictionIsBrought(t *testing.T) {
+	for _, off := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			p := &parcels{}
+			r := recorderOf(p, v1alpha1.ReleaseEvidence{Off: off})
+			var running sync.WaitGroup
+			r.freeze(t.Context(), &running, func() ([]byte, error) { return []byte("packed"), nil })
+			running.Wait()
+			if brought := len(p.got) == 1 && string(p.got[0].Record) == "packed"; brought == off {
+				t.Errorf("with evidence off: %v, brought is %+v", off, p.got)
+			}
+		})
 	}
 }

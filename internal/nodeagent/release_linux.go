@@ -74,6 +74,7 @@ func (a *Agent) noteRelease(o runtime.Object) {
 		delete(a.releases, name)
 		return
 	}
+	r.Spec.Plan = spec.Expand(r.Spec.Plan)
 	// What doors have nothing to do with is not kept: there may be many.
 	r.ManagedFields, r.Spec.Template, r.Status.State, r.Status.Evidence, r.Status.Events = nil, runtime.RawExtension{}, nil, nil, nil
 	a.releases[name] = r
@@ -112,7 +113,7 @@ func (a *Agent) share(ctx context.Context, running *sync.WaitGroup, want map[typ
 			var hung time.Duration
 			w.tail, hung = t.tail()
 			if t.recorder.follow(r.Spec.Plan.Evidence, w.tail, hung); w.route.Shut {
-				t.recorder.freeze(ctx, running)
+				t.recorder.freeze(ctx, running, t.record)
 			}
 		}
 		all = append(all, w)
@@ -120,18 +121,18 @@ func (a *Agent) share(ctx context.Context, running *sync.WaitGroup, want map[typ
 	a.dismiss(func(of subject) bool { return !live[of] })
 	shares(want, all, a.pods)
 	for _, w := range want {
-		if w.share != nil && w.share.local == v1alpha1.Stable {
+		if w.share != nil && (w.share.local == v1alpha1.Stable || w.share.counts) {
 			w.trial = a.trials[w.share.of].trial
 		}
 	}
 	standing(want, a.pods)
 }
 
-// concerns says whether a release has pods of stable here, or this node has said
-// something of it.
+// concerns says whether a release has pods here whose doors tell of requests, or this node
+// has said something of it.
 func (a *Agent) concerns(w routing) bool {
 	for _, pod := range a.pods {
-		if versionOf(pod, w) == v1alpha1.Stable {
+		if is := versionOf(pod, w); is == v1alpha1.Stable || is == v1alpha1.Canary && w.route.ByRoutes {
 			return true
 		}
 	}

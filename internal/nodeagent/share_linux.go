@@ -12,6 +12,7 @@ import (
 
 	"github.com/bightdev/bight/api/v1alpha1"
 	"github.com/bightdev/bight/internal/intercept/podports"
+	"github.com/bightdev/bight/internal/release/gateway"
 	"github.com/bightdev/bight/internal/release/spec"
 	"github.com/bightdev/bight/internal/steer"
 )
@@ -34,6 +35,7 @@ type share struct {
 	local      string         // the pod's version
 	splits     []*steer.Split // one for each port that can be read
 	problem    string         // why there are none
+	counts     bool           // its outcomes are evidence though it is the canary's
 }
 
 // shares adds to all what releases want in which pods. A pod has one release: the
@@ -144,9 +146,16 @@ func (w *wanted) split(s *share, ports []v1alpha1.RoutingPort) {
 
 // share is what is wanted in the pods of stable, or in those of the canary.
 func (r routing) share(stable bool) *share {
-	s := &share{of: releaseSubject(r.release), generation: r.route.Generation, local: v1alpha1.Canary}
+	s := &share{of: releaseSubject(r.release), generation: r.route.Generation, local: v1alpha1.Canary, counts: r.route.ByRoutes}
 	splitOf := r.whole
-	if stable {
+	switch {
+	case r.route.ByRoutes && stable:
+		s.local, splitOf = v1alpha1.Stable, func(p v1alpha1.RoutingPort) (*steer.Split, error) { return r.counted(p, v1alpha1.Stable), nil }
+	case r.route.ByRoutes && r.route.Shut && len(r.route.Before) > 0:
+		splitOf = r.returned
+	case r.route.ByRoutes:
+		splitOf = func(p v1alpha1.RoutingPort) (*steer.Split, error) { return r.counted(p, v1alpha1.Canary), nil }
+	case stable:
 		s.local, splitOf = v1alpha1.Stable, r.split
 	}
 	for _, p := range r.route.Ports {
@@ -175,6 +184,52 @@ func (r routing) whole(p v1alpha1.RoutingPort) (*steer.Split, error) {
 	}, nil
 }
 
+// counted gives a pod all requests that gateways have sent there, and has them told of. Of
+// those that a route of the release has chosen, that is seen.
+func (r routing) counted(p v1alpha1.RoutingPort, version string) *steer.Split {
+	port := p.Stable
+	if version == v1alpha1.Canary {
+		port = p.Canary
+	}
+	s := &steer.Split{
+		Generation: r.route.Generation, Of: string(r.release.UID), Service: r.release.Spec.Service, Port: int(port), Slow: r.slow,
+		Record: recording(r.release, r.tail), Stable: version, Versions: []steer.Version{{Name: version, Weight: steer.All}},
+		Retire: r.route.Retire && version == v1alpha1.Stable,
+	}
+	for _, c := range r.route.Routes {
+		if c.To == version && gateway.Sayable(v1alpha1.HTTPRoute, []v1alpha1.ReleaseRoute{c}, nil) == nil { // no gateway has another
+			s.Cohorts = append(s.Cohorts, steer.Cohort{Name: c.Name, Match: steer.Match{Headers: matches(c.Headers), Path: c.Path}, Version: version})
+		}
+	}
+	return s
+}
+
+// returned gives what still comes to a pod of the canary, whose version is shut, to the pods
+// of stable: so nobody has to wait for a gateway.
+func (r routing) returned(p v1alpha1.RoutingPort) (*steer.Split, error) {
+	stable := steer.Version{Name: v1alpha1.Stable, Weight: steer.All}
+	var err error
+	if stable.Addresses, err = peers(r.route.Before, p.Stable); err != nil {
+		return nil, fmt.Errorf("status.route.before of Release %s: %w", r.release.Name, err)
+	}
+	return &steer.Split{
+		Generation: r.route.Generation, Of: string(r.release.UID), Service: r.release.Spec.Service, Port: int(p.Canary), Slow: r.slow,
+		Stable: v1alpha1.Stable, Versions: []steer.Version{stable, {Name: v1alpha1.Canary, Shut: true}}, Retire: true,
+	}, nil
+}
+
+// peers are pods, by their IPs.
+func peers(ips []string, port int32) (all []netip.AddrPort, err error) {
+	for _, text := range slices.Compact(slices.Sorted(slices.Values(ips))) {
+		a, err := netip.ParseAddr(text)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, netip.AddrPortFrom(a, uint16(port)))
+	}
+	return all, nil
+}
+
 // split shares the requests for a port of stable.
 func (r routing) split(p v1alpha1.RoutingPort) (*steer.Split, error) {
 	route := r.route
@@ -184,12 +239,9 @@ func (r routing) split(p v1alpha1.RoutingPort) (*steer.Split, error) {
 	} else if route.Held > 0 {
 		canary.Held = steer.Weight(max(route.Held, route.Weight))
 	}
-	for _, text := range slices.Compact(slices.Sorted(slices.Values(route.Addresses))) {
-		a, err := netip.ParseAddr(text)
-		if err != nil {
-			return nil, fmt.Errorf("status.route.addresses of Release %s: %w", r.release.Name, err)
-		}
-		canary.Addresses = append(canary.Addresses, netip.AddrPortFrom(a, uint16(p.Canary)))
+	var err error
+	if canary.Addresses, err = peers(route.Addresses, p.Canary); err != nil {
+		return nil, fmt.Errorf("status.route.addresses of Release %s: %w", r.release.Name, err)
 	}
 	s := &steer.Split{
 		Generation: route.Generation, Of: string(r.release.UID), Service: r.release.Spec.Service, Port: int(p.Stable), Slow: r.slow,
@@ -198,7 +250,8 @@ func (r routing) split(p v1alpha1.RoutingPort) (*steer.Split, error) {
 	}
 	for _, c := range route.Routes {
 		s.Cohorts = append(s.Cohorts, steer.Cohort{
-			Name: c.Name, Match: steer.Match{Headers: matches(c.Headers), Path: c.Path}, Cookies: matches(c.Cookies), Version: c.To,
+			Name: c.Name, Match: steer.Match{Headers: matches(c.Headers), Path: c.Path}, Exact: c.Exact, Methods: c.Methods,
+			Cookies: matches(c.Cookies), Query: matches(c.Query), Version: c.To,
 		})
 	}
 	s.Retire = route.Retire

@@ -57,7 +57,8 @@ func TestStableSharesItsRequests(t *testing.T) {
 		r.Status.Route.Affinity = &v1alpha1.Affinity{Cookie: "seat", Give: true}
 		r.Status.Route.Routes = []v1alpha1.ReleaseRoute{{
 			Name: "staff", Headers: []v1alpha1.HeaderMatch{{Name: "x-staff", Value: "y", Prefix: true}},
-			Cookies: []v1alpha1.HeaderMatch{{Name: "beta", Value: "1"}}, Path: "/a", To: "canary",
+			Cookies: []v1alpha1.HeaderMatch{{Name: "beta", Value: "1"}}, Path: "/a", Exact: true, To: "canary",
+			Query: []v1alpha1.HeaderMatch{{Name: "look", Value: "new"}}, Methods: []string{"GET", "HEAD"},
 		}}
 		r.Status.Route.Ports = append(r.Status.Route.Ports, v1alpha1.RoutingPort{Stable: 7000, Canary: 7000, Protocol: "tcp"})
 	})
@@ -71,6 +72,7 @@ func TestStableSharesItsRequests(t *testing.T) {
 		}},
 		Cohorts: []steer.Cohort{{
 			Name: "staff", Version: "canary", Cookies: []steer.HeaderMatch{{Name: "beta", Value: "1"}},
+			Query: []steer.HeaderMatch{{Name: "look", Value: "new"}}, Methods: []string{"GET", "HEAD"}, Exact: true,
 			Match: steer.Match{Headers: []steer.HeaderMatch{{Name: "x-staff", Value: "y", Prefix: true}}, Path: "/a"},
 		}},
 		Affinity: &steer.Affinity{Cookie: "seat", Give: true},

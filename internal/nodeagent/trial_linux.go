@@ -1,7 +1,9 @@
 package nodeagent
 
 import (
+	"bytes"
 	"cmp"
+	"compress/gzip"
 	"context"
 	"encoding/json"
 	"errors"
@@ -25,6 +27,9 @@ const (
 	// longestSilence is between attempts to reach it, and after it has said that it does
 	// not judge the release.
 	longestSilence = 5 * time.Second
+	// taped is how many observations of the judge's are kept at least: what convicts is among
+	// the last of them.
+	taped = 2048
 )
 
 // trial is what this node knows of one release: it judges it by the requests that come
@@ -40,8 +45,11 @@ type trial struct {
 	config   verdict.Config
 	problem  string // why not
 	state    verdict.State
+	tape     verdict.Tape
+	began    time.Time
 	tally    *tally.Tally
 	known    []netip.Addr // of the canary's pods
+	shared   *shared      // by routes of Gateway API; nil where doors share the requests
 	sinks    []*sink
 	stable   baseline
 	outbox   outbox
@@ -60,6 +68,7 @@ type sink struct {
 	door    *tally.Door
 	port    int
 	decided func() uint64
+	pod     netip.AddrPort // that the door is at
 	closed  bool
 	// Of the door's connections, as they were sampled last.
 	old, unread, before int64
@@ -77,6 +86,7 @@ func newTrial(of subject, node, boot string, log *slog.Logger, changed func(), r
 		}
 	}
 	t.tally = tally.New(verdict.Config{}, v1alpha1.Canary)
+	t.tape, t.began = verdict.Tape{Judge: "node " + node, Most: taped}, time.Now()
 	return t
 }
 
@@ -111,6 +121,12 @@ func (t *trial) follow(r *v1alpha1.Release, route *v1alpha1.Routing, now time.Ti
 		t.problem = ""
 	}
 	t.stable.want(r.Spec.Plan.Judge, route)
+	if route.ByRoutes {
+		if t.shared == nil {
+			t.shared = &shared{}
+		}
+		t.shared.follow(r, route, now)
+	}
 	pods := addresses(route)
 	t.tally.Routed(route.Generation, pods, now)
 	for _, p := range pods {
@@ -134,6 +150,9 @@ func (t *trial) judgeBy(r *v1alpha1.Release, route *v1alpha1.Routing, now time.T
 	if err != nil {
 		return err
 	}
+	if route.ByRoutes {
+		config.Abstains = true // it sees a part of the requests, without those that they are compared with
+	}
 	same, err := equal(config, t.config)
 	if err != nil || same && t.judge != nil {
 		return err
@@ -152,6 +171,7 @@ func (t *trial) judgeBy(r *v1alpha1.Release, route *v1alpha1.Routing, now time.T
 			return err
 		}
 	}
+	t.tape.Begin(config, state, t.tape.Taken())
 	t.judge, t.config, t.state = judge, config, state
 	t.tally.Judged(config)
 	return nil
@@ -172,15 +192,43 @@ func (t *trial) observe(o verdict.Observation) {
 	if t.judge == nil || t.verdicts != "" {
 		return
 	}
+	o.At = t.began.Add(o.At.Sub(t.began)).Round(0) // wherever somebody sets the clock
+	was := t.state
 	var v verdict.Verdict
-	if t.state, v = t.judge.Next(t.state, o); v.Is != verdict.Bad {
+	t.state, v = t.judge.Next(was, o)
+	t.tape.Took(o, was, t.state)
+	if v.Is != verdict.Bad {
 		return
 	}
+	t.tape.Say(v)
 	t.verdicts = cmp.Or(v.Why, "the evidence is against the version")
 	t.outbox.Convicted = t.verdicts
 	t.log.Warn("the release is convicted by what this node has seen", "why", t.verdicts)
 	t.rouse()
 	t.changed()
+}
+
+// record is what this node's judge was told, compressed by gzip, if it has convicted the
+// release; empty if it has not.
+func (t *trial) record() ([]byte, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.judge == nil || t.judge.Verdict(t.state).Is != verdict.Bad {
+		return nil, nil
+	}
+	r, err := t.tape.Record()
+	if err != nil {
+		return nil, err
+	}
+	text, err := r.MarshalText()
+	if err != nil {
+		return nil, err
+	}
+	var packed bytes.Buffer
+	z := gzip.NewWriter(&packed)
+	_, err = z.Write(text)
+	err = errors.Join(err, z.Close())
+	return packed.Bytes(), err
 }
 
 // tail are the latency that one in a hundred of stable's requests exceeds, 0 if that is not
@@ -240,6 +288,9 @@ func (s *sink) add(o *steer.Outcome) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.idle = false
+	if t.shared != nil {
+		o = t.shared.outcome(o, s.pod)
+	}
 	if !o.Running {
 		t.count(o)
 		t.stable.add(o, time.Now())

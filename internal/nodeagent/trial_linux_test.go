@@ -1,10 +1,13 @@
 package nodeagent
 
 import (
+	"bytes"
+	"compress/gzip"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"math/rand/v2"
 	"net"
@@ -82,9 +85,33 @@ func TestANodeConvictsAlone(t *testing.T) {
 		t.Errorf("counters are %+v", n)
 	}
 
+	// What it was told leads to the same verdict.
+	packed, err := tr.record()
+	if err != nil {
+		t.Fatal(err)
+	}
+	z, err := gzip.NewReader(bytes.NewReader(packed))
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := io.ReadAll(z)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var record verdict.Record
+	if err := record.UnmarshalText(text); err != nil {
+		t.Fatal(err)
+	}
+	if c, err := record.Replay(nil); err != nil || !c.Same() || c.Verdict.Why != tr.convicted() || record[0].Judge != "node n" {
+		t.Errorf("replayed: %+v, %v", c, err)
+	}
+
 	// The next agent of this node knows from the status, and counts on.
 	r.Status.Doors = []v1alpha1.NodeDoors{{Node: "other", Decided: 5}, n}
 	again := trialOf(r, func() {})
+	if packed, err := again.record(); packed != nil || err != nil {
+		t.Errorf("it has a record of what it has not seen: %v", err)
+	}
 	if again.convicted() != tr.convicted() || again.counters().Decided != n.Decided {
 		t.Errorf("the next agent knows %+v", again.counters())
 	}

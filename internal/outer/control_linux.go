@@ -52,12 +52,17 @@ func (Loop) Control(ctx context.Context, s cli.ControllerSettings) error {
 		Beside: releases.Run, Paths: map[string]http.Handler{
 			"POST " + spec.EvidencePath: releases, "POST " + spec.PairsPath: http.HandlerFunc(releases.TakePairs),
 		},
-		Guarded: map[string]controller.Guarded{"GET " + spec.BundlePath + "/{namespace}/{name}": {
-			Resource: "releases", Subresource: "evidence", Handler: http.HandlerFunc(releases.GiveBundle),
-		}},
+		Guarded: map[string]controller.Guarded{
+			"GET " + spec.BundlePath + "/{namespace}/{name}": ofEvidence(releases.GiveBundle),
+			"GET " + spec.RecordPath + "/{namespace}/{name}": ofEvidence(releases.GiveRecord),
+		},
 	}
 	account(c, releases, s)
 	return c.Run(ctx)
+}
+
+func ofEvidence(give http.HandlerFunc) controller.Guarded {
+	return controller.Guarded{Resource: "releases", Subresource: "evidence", Handler: give}
 }
 
 // guards is who answers guards.

@@ -89,11 +89,15 @@ func (d *decision) hindrance() string {
 // need is how many pods a share of the requests takes.
 func (d *decision) need(w Weight, least int32) int32 { return Need(d.Stable.Want, w, least) }
 
+// needed is how many pods a step takes.
+func (d *decision) needed(s Step) int32 {
+	return d.need(max(s.Weight, s.Mirror), s.Least(d.Stable.Want))
+}
+
 // Need is how many pods a share of the requests takes if all of them take so many; it is
 // at least one and no fewer than least, but no more than all.
 func Need(all int32, w Weight, least int32) int32 {
-	share := (int64(all)*int64(w) + int64(All) - 1) / int64(All)
-	return min(max(int32(share), least, 1), max(all, 1))
+	return min(max(part(all, w), least, 1), max(all, 1))
 }
 
 // undoing says why the release is to be undone, "" for no reason. It looks at nothing
@@ -130,6 +134,11 @@ func (d *decision) convict() {
 // were good enough before. Only if there are none at all there is nothing to go back
 // to.
 func (d *decision) undo(why string, convicted bool) {
+	if d.Canary.All > 0 && d.remaking() {
+		d.say(Held, "it is to be undone (%s) as soon as the pods of the version before are ready, which are made anew: %d of %d", why, d.Stable.Ready, d.Stable.Want)
+		d.route(d.Route.Weight, 0)
+		return
+	}
 	if d.Stable.All == 0 && d.Stable.Want > 0 && d.Canary.All > 0 {
 		d.say(Held, "it is to be undone (%s), but no pod of the version before exists: bring one back", why)
 		d.route(d.Route.Weight, 0)
@@ -142,6 +151,31 @@ func (d *decision) undo(why string, convicted bool) {
 		d.add(Action{Kind: Convict, Why: why})
 	}
 	d.undone()
+}
+
+// enough is how long it takes at least until fewer of stable's pods, made anew, than there
+// are to be will do.
+const enough = 30 * time.Second
+
+// remaking has stable's pods made anew if somebody has deleted their ReplicaSet, and says
+// whether they are waited for: what was undone takes no pods away before others are ready.
+func (d *decision) remaking() bool {
+	if d.Gone && d.Stable.Want > 0 {
+		if d.Remade.IsZero() {
+			d.Remade = d.Now
+		}
+		d.add(Action{Kind: Remake})
+		return true
+	}
+	switch {
+	case d.Remade.IsZero():
+		return false
+	case d.Stable.Ready >= d.Stable.Want, d.Stable.Ready > 0 && d.Now.Sub(d.Remade) >= enough:
+		d.Remade = time.Time{}
+		return false
+	}
+	d.later(d.Now, time.Second)
+	return true
 }
 
 // undone ends what is being undone when every door says so. The canary's pods stay for
@@ -168,11 +202,15 @@ func (d *decision) afterwards() {
 	}
 	if d.Phase == Promoted {
 		d.route(All, 0)
+		d.scale(d.need(All, 0)) // a scaler may want more of them meanwhile
 	} else {
 		d.shut()
 	}
 	if d.Now.Sub(d.Ended) < d.Plan.keep() {
 		d.later(d.Ended, d.Plan.keep())
+		return
+	}
+	if d.Phase == Undone && d.Canary.All > 0 && d.remaking() && d.Now.Sub(d.Remade) < d.Plan.Patience() {
 		return
 	}
 	d.Cleaned = true
@@ -194,7 +232,7 @@ func (d *decision) start() {
 		d.later(d.Started, d.Plan.Patience())
 	}
 	d.route(0, 0)
-	d.scale(max(d.State.Pods, d.need(d.step().Weight, d.step().Pods)))
+	d.scale(max(d.State.Pods, d.needed(d.step())))
 }
 
 // measuring says whether the canary's first request waits until stable is known. An order
@@ -206,7 +244,7 @@ func (d *decision) measuring() bool {
 func (d *decision) measure() {
 	d.say(Progressing, "measures the latency of the version before: %d of %d requests", d.Baseline.Have, d.Baseline.Want)
 	d.route(0, 0)
-	d.scale(max(d.State.Pods, d.need(d.step().Weight, d.step().Pods)))
+	d.scale(max(d.State.Pods, d.needed(d.step())))
 	d.later(d.Now, time.Second)
 }
 
@@ -238,7 +276,11 @@ func (d *decision) progress() {
 		return
 	}
 	s := d.step()
-	if !d.give(s.Weight, s.Mirror, s.Pods) {
+	if least := s.Least(d.Stable.Want); d.StepSince.IsZero() && d.Canary.Ready < min(least, d.Stable.Want) {
+		d.gather(least)
+		return
+	}
+	if !d.give(s.Weight, s.Mirror, s.Least(d.Stable.Want)) {
 		return
 	}
 	if d.StepSince.IsZero() {
@@ -247,6 +289,14 @@ func (d *decision) progress() {
 	if d.over(s) {
 		d.advance()
 	}
+}
+
+// gather waits for the pods that a step asks for. What the canary has already it keeps.
+func (d *decision) gather(least int32) {
+	need := d.need(max(d.Route.Weight, d.Route.Mirror), least)
+	d.say(Progressing, "%d of %d pods are ready%s", d.Canary.Ready, need, d.hindrance())
+	d.scale(need)
+	d.route(d.Route.Weight, d.Route.Mirror)
 }
 
 // byHand gives the canary what somebody has ordered.
@@ -281,6 +331,10 @@ func (d *decision) give(weight, mirror Weight, least int32) bool {
 // over says whether a step is, and if not, what it waits for.
 func (d *decision) over(s Step) bool {
 	told := d.Orders.Go > d.State.Go
+	last := d.Step+1 >= len(d.Steps)
+	if d.Plan.ByOrder && last {
+		s.Hold, told = true, false
+	}
 	switch {
 	case d.Orders.Paused:
 		d.say(Held, "paused at %s", s.Weight)
@@ -306,9 +360,13 @@ func (d *decision) over(s Step) bool {
 	return true
 }
 
-// advance begins the next step, or promotes after the last.
+// advance begins the next step. After the last it promotes, or undoes if that is the plan.
 func (d *decision) advance() {
-	if d.Step+1 >= len(d.Steps) {
+	switch last := d.Step+1 >= len(d.Steps); {
+	case last && d.Plan.Undo:
+		d.undo("the plan is over, and ends with that", false)
+		return
+	case last:
 		d.promote()
 		return
 	}
@@ -327,6 +385,11 @@ func (d *decision) promote() {
 	d.Opened = true
 	need := d.need(All, 0)
 	d.scale(need)
+	if d.Canary.Ready < need && d.Route.Weight < All && d.AtOnce {
+		d.say(Promoting, "%d of %d pods are ready%s: all requests move when all are", d.Canary.Ready, need, d.hindrance())
+		d.route(d.Route.Weight, 0)
+		return
+	}
 	if d.Canary.Ready < need && d.Route.Weight < All {
 		able := Weight(int64(All) * int64(d.Canary.Ready) / int64(need))
 		d.say(Promoting, "%d of %d pods are ready%s", d.Canary.Ready, need, d.hindrance())

@@ -157,6 +157,24 @@ func TestByHandAndOn(t *testing.T) {
 
 // What was measured in a peer: with one pod of stable not ready, an abort left the
 // weight as it was; an edited step began again from zero.
+// A test of two versions is decided by an order to promote or to undo, and by nothing else.
+func TestByOrderAlone(t *testing.T) {
+	d := newDrive(Plan{Steps: []Step{{Weight: All / 2}}, ByOrder: true})
+	ready := func(w *World) { w.Canary = Pods{Want: 5, Ready: 5, All: 5} }
+	for _, change := range []func(*World){ready, after(time.Hour), func(w *World) { w.Orders.Go++ }, func(w *World) { w.Verdict = verdict.Good }} {
+		if got := d.meets(change); d.state.Phase != Held && d.state.Phase != Progressing {
+			t.Fatal(got)
+		}
+	}
+	if got := d.meets(nil); !strings.HasPrefix(got, "Held 50 %: ") {
+		t.Error(got)
+	}
+	d.meets(func(w *World) { w.Orders.Promote = true })
+	if d.state.Phase != Promoting {
+		t.Errorf("it is %s", d.state.Phase)
+	}
+}
+
 func TestUndoWaitsForNothing(t *testing.T) {
 	for _, change := range []func(*World){
 		func(w *World) { w.Stable.Ready = 9 },
@@ -187,6 +205,47 @@ func TestUndoWithNothingBefore(t *testing.T) {
 	}
 	if got := d.meets(func(w *World) { w.Stable = Pods{Want: 1, All: 1} }); !strings.HasPrefix(got, "Undone 0 %") {
 		t.Error(got)
+	}
+}
+
+// Stable's ReplicaSet is deleted, and what it was is known: its pods are made anew before
+// anything is taken from the canary.
+func TestUndoMakesTheVersionBeforeAnew(t *testing.T) {
+	d := upTo20(t)
+	waits := "Held 20 %: it is to be undone (it is ugly) as soon as the pods of the version before are ready, which are made anew: "
+	got := d.meets(func(w *World) {
+		w.Stable, w.Gone, w.Orders.Undo, w.Orders.Why = Pods{Want: 10}, true, true, "it is ugly"
+	})
+	if got != waits+"0 of 10" || !d.did(Remake) {
+		t.Errorf("%s, %+v", got, d.last)
+	}
+	if got := d.meets(func(w *World) { w.Stable, w.Gone = Pods{Want: 10, All: 10, Ready: 9}, false }); got != waits+"9 of 10" || d.did(Remake) {
+		t.Errorf("%s, %+v", got, d.last)
+	}
+	short := *d
+	if got := short.meets(after(enough)); !strings.HasPrefix(got, "Undone 0 %") {
+		t.Errorf("with one that is not ready: %s", got)
+	}
+	if got := d.meets(func(w *World) { w.Stable.Ready = 10 }); !strings.HasPrefix(got, "Undone 0 %") || !d.state.Remade.IsZero() {
+		t.Error(got)
+	}
+}
+
+func TestWhatIsUndoneKeepsItsPodsUntilOthersAreReady(t *testing.T) {
+	d := upTo20(t)
+	d.meets(func(w *World) { w.Orders.Undo = true })
+	gone := func(w *World) {
+		w.Stable, w.Gone, w.Now = Pods{Want: 10}, true, w.Now.Add(time.Minute)
+	}
+	if d.meets(gone); d.state.Cleaned || d.state.Phase != Undone || !d.did(Remake) || d.did(Revert) {
+		t.Errorf("%+v, %+v", d.state, d.last)
+	}
+	never := *d
+	if never.meets(after(11 * time.Minute)); !never.state.Cleaned {
+		t.Error("it waits forever")
+	}
+	if d.meets(func(w *World) { w.Stable, w.Gone = Pods{Want: 10, All: 10, Ready: 10}, false }); !d.state.Cleaned {
+		t.Errorf("%+v", d.state)
 	}
 }
 
@@ -286,17 +345,20 @@ func FuzzNext(f *testing.F) {
 }
 
 func randomPlan(r *rand.Rand) Plan {
-	p := Plan{Keep: time.Duration(r.IntN(60)) * time.Second, Doubt: []Doubt{HoldInDoubt, UndoInDoubt}[r.IntN(2)]}
+	p := Plan{Keep: time.Duration(r.IntN(60)) * time.Second, Doubt: []Doubt{HoldInDoubt, UndoInDoubt}[r.IntN(2)],
+		AtOnce: r.IntN(4) == 0, Undo: r.IntN(8) == 0}
 	for range 1 + r.IntN(4) {
 		p.Steps = append(p.Steps, Step{Weight: Weight(r.IntN(int(All))), Mirror: Weight(r.IntN(int(All))), For: time.Duration(r.IntN(20)) * time.Second,
-			Hold: r.IntN(3) == 0, Proven: r.IntN(3) == 0, Pods: int32(r.IntN(3))})
+			Hold: r.IntN(3) == 0, Proven: r.IntN(3) == 0, Pods: int32(r.IntN(3)), Part: Weight(r.IntN(2) * r.IntN(int(All)))})
 	}
 	return p
 }
 
 // happen changes one thing of the world.
 func happen(r *rand.Rand, w *World, s State) {
-	switch r.IntN(13) {
+	switch r.IntN(14) {
+	case 13:
+		w.Stable.Want = 1 + r.Int32N(8)
 	case 0:
 		w.Canary.Ready = min(s.Pods, int32(r.IntN(6)))
 	case 1:
@@ -334,6 +396,11 @@ func keeps(t *testing.T, p Plan, was, s State, w World) {
 		t.Fatalf("without a pod it has %s:\n%+v\n%+v", s.Route.Weight, s, w)
 	case s.Phase == Promoted && was.Phase != Promoted && (s.Route.Weight != All || w.Obeyed < s.Route.Generation):
 		t.Fatalf("promoted without all requests:\n%+v\n%+v", s, w)
+	case p.AtOnce && (s.Phase == Promoting || s.Phase == Promoted) && s.Route.Weight != was.Route.Weight &&
+		(s.Route.Weight != All || w.Canary.Ready < Need(w.Stable.Want, All, 0)):
+		t.Fatalf("it has %s, and not all at once:\n%+v\n%+v", s.Route.Weight, s, w)
+	case p.Undo && (s.Phase == Promoting || s.Phase == Promoted) && was.Phase != Promoting && was.Phase != Promoted && !w.Orders.Promote:
+		t.Fatalf("it is to be undone in the end, and promoted:\n%+v\n%+v", s, w)
 	case s.Phase == Undone && s.Route.Weight != 0:
 		t.Fatalf("undone with %s:\n%+v", s.Route.Weight, s)
 	case s.Route.Generation < was.Route.Generation || s.Route != was.Route && s.Route.Generation == was.Route.Generation && was.Phase != "":

@@ -48,6 +48,8 @@ func (w Weight) String() string {
 // release is under way: what is behind stays behind.
 type Plan struct {
 	Steps []Step `json:"steps"`
+	// ByOrder says that nothing but Orders.Promote promotes: at the last step the release waits.
+	ByOrder bool `json:"byOrder,omitempty"`
 	// Ready is how long the first pods may take until they are ready: 10 minutes.
 	Ready time.Duration `json:"readyNs,omitempty"`
 	// Keep is how long the pods of the version that has no more requests are kept, so
@@ -55,6 +57,11 @@ type Plan struct {
 	Keep time.Duration `json:"keepNs,omitempty"`
 	// Doubt is what happens when the time for a verdict is over and there is none.
 	Doubt Doubt `json:"doubt,omitempty"`
+	// AtOnce moves all requests in one step when the canary is promoted, and not before all
+	// of its pods are ready.
+	AtOnce bool `json:"atOnce,omitempty"`
+	// Undo ends the release after its last step, as if somebody had undone it.
+	Undo bool `json:"undo,omitempty"`
 }
 
 // Step is one stretch of a plan. It is over when all of what it asks for is true.
@@ -67,9 +74,19 @@ type Step struct {
 	Hold bool `json:"hold,omitempty"`
 	// Proven waits until the evidence shows that the canary is good.
 	Proven bool `json:"proven,omitempty"`
-	// Pods is how many pods the canary has at least; 0 is as many as its share of the
-	// requests takes.
-	Pods int32 `json:"pods,omitempty"`
+	// Pods is how many pods the canary has at least, and Part the same as a part of those
+	// that stable is to have; 0 is as many as its share of the requests takes. A step with
+	// either begins when they are ready.
+	Pods int32  `json:"pods,omitempty"`
+	Part Weight `json:"part,omitempty"`
+}
+
+// Least is how many pods a step asks for if stable is to have so many.
+func (s Step) Least(all int32) int32 { return max(s.Pods, part(all, s.Part)) }
+
+// part is a part of so many pods, rounded up.
+func part(all int32, w Weight) int32 {
+	return int32((int64(all)*int64(w) + int64(All) - 1) / int64(All))
 }
 
 // Doubt is what happens without a verdict when its time is over. To go on is not
@@ -99,6 +116,8 @@ func (p Plan) Check() error {
 			return fmt.Errorf("steps[%d] lasts for %s: give a time of 0 or more", i, s.For)
 		case s.Pods < 0:
 			return fmt.Errorf("steps[%d].pods is %d: give 0 or more", i, s.Pods)
+		case s.Part < 0 || s.Part > All:
+			return fmt.Errorf("steps[%d].pods is %s: give 0 to 100 %%", i, s.Part)
 		}
 	}
 	if p.Ready < 0 || p.Keep < 0 {
@@ -162,6 +181,19 @@ type State struct {
 	// since when they have it wait again.
 	Waited    time.Duration `json:"waitedNs,omitempty"`
 	WaitSince time.Time     `json:"waitSince,omitzero"`
+	// Remade is since when stable's pods are made anew, before anything can be undone; zero
+	// if they are not.
+	Remade time.Time `json:"remade,omitzero"`
+}
+
+// Moved is the state with all its times moved: as another machine's clock has them.
+func (s State) Moved(by time.Duration) State {
+	for _, t := range []*time.Time{&s.Started, &s.StepSince, &s.Ended, &s.WaitSince, &s.Remade} {
+		if !t.IsZero() {
+			*t = t.Add(by)
+		}
+	}
+	return s
 }
 
 // Deadline is when the time for a verdict is over: some time after the beginning, not
@@ -228,6 +260,8 @@ type World struct {
 	Verdict        verdict.Kind
 	Why            string // of the verdict
 	Stable, Canary Pods
+	// Gone says that stable's ReplicaSet was deleted, and that it can be made anew.
+	Gone bool
 	// Baseline is what is known of stable.
 	Baseline Baseline
 	// Hindrance is what keeps the canary's pods from being there or ready, "" if nothing
@@ -247,6 +281,7 @@ const (
 	Scale   Kind = "scale"   // make the canary's pods Pods many
 	Finish  Kind = "finish"  // the canary is what the service is now: replace stable's pods
 	Revert  Kind = "revert"  // what was before is what the service is to be; remove the canary's pods
+	Remake  Kind = "remake"  // make stable's pods anew
 	Convict Kind = "convict" // refuse the version from now on
 	Later   Kind = "later"   // ask again at At
 )

@@ -25,6 +25,8 @@ func unused(t testing.TB) string {
 
 func TestWhoAnswersWhenPodsDoNot(t *testing.T) {
 	shut := func(s *Split) { s.Versions[1].Shut = true }
+	// Else one request of a hundred is the canary's own.
+	toStable := func(s *Split) { s.Cohorts = []Cohort{{Match: match("/x"), Version: "stable"}} }
 	dead := func(version int) func(*Split) {
 		return func(s *Split) {
 			s.Versions[version].Addresses = []netip.AddrPort{at(unused(t)), at(unused(t))}
@@ -38,7 +40,7 @@ func TestWhoAnswersWhenPodsDoNot(t *testing.T) {
 		mark   bool
 	}{
 		"the canary is dead":                      {"stable", All, []func(*Split){dead(1)}, "200 stable: canary by stable 200 fallback", false},
-		"stable is, the canary has a weight":      {"canary", 100, []func(*Split){dead(0)}, "200 canary: stable by canary 200 fallback", false},
+		"stable is, the canary has a weight":      {"canary", 100, []func(*Split){dead(0), toStable}, "200 canary: stable by canary 200 fallback", false},
 		"stable is, and the canary has no weight": {"canary", 0, []func(*Split){dead(0)}, "503 : stable by stable 0 carried broken", true},
 		"stable is, and the canary is shut":       {"canary", 0, []func(*Split){dead(0), shut}, "503 : stable by stable 0 carried broken", true},
 		"stable is not":                           {"canary", 0, []func(*Split){shut}, "200 stable: stable by stable 200 carried", false},

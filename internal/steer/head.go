@@ -258,7 +258,7 @@ func (h *head) lasts() bool {
 
 // steered is the request as rules see it.
 func (r *request) steered() Request {
-	return Request{Path: pathOf(r.target), Header: r.value, carried: r.carried}
+	return Request{Method: r.method, Path: pathOf(r.target), Query: queryOf(r.target), Header: r.value, carried: r.carried}
 }
 
 // pathOf returns the path of a request's target, which may be a whole URL.
@@ -276,6 +276,13 @@ func pathOf(target string) string {
 		target = target[:i]
 	}
 	return target
+}
+
+// queryOf returns the query of a request's target.
+func queryOf(target string) string {
+	target, _, _ = strings.Cut(target, "#")
+	_, query, _ := strings.Cut(target, "?")
+	return query
 }
 
 // idempotent says whether doing a request twice is as good as once.

@@ -192,8 +192,8 @@ func (p *route) use(by int, over bool) {
 func (s *streams) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.under.Add(1)
 	defer s.under.Done()
-	path, _, _ := strings.Cut(r.RequestURI, "?")
-	seen := Request{Path: path, Header: func(name string) (string, bool) {
+	path, query, _ := strings.Cut(r.RequestURI, "?")
+	seen := Request{Method: r.Method, Path: path, Query: query, Header: func(name string) (string, bool) {
 		if strings.EqualFold(name, "host") {
 			return r.Host, true
 		}
@@ -485,10 +485,13 @@ func (s *streams) send(ctx context.Context, t *http.Transport, w http.ResponseWr
 		h.Add("Trailer", name)
 	}
 	w.WriteHeader(resp.StatusCode)
-	if resp.Body != http.NoBody {
-		if err := s.c.d.pour(w, resp.Body); err != nil {
-			panic(http.ErrAbortHandler)
-		}
+	if resp.ContentLength != 0 {
+		err = s.c.d.pour(w, resp.Body)
+	} else { // it ends with its head, and has to here: for clients of gRPC its status is nothing else
+		_, err = io.Copy(io.Discard, resp.Body)
+	}
+	if err != nil {
+		panic(http.ErrAbortHandler)
 	}
 	for name, values := range resp.Trailer {
 		if !announced[name] {

@@ -51,7 +51,9 @@ type HeaderMatch struct {
 
 // Request is what rules see of a request.
 type Request struct {
+	Method string
 	Path   string // without query, not decoded
+	Query  string // what follows the ?, not decoded
 	Header func(name string) (value string, has bool)
 
 	carried bool // another door has decided about it

@@ -59,11 +59,15 @@ type Version struct {
 	Addresses []netip.AddrPort `json:"addresses,omitempty"`
 }
 
-// Cohort gives the requests that match to one version, whatever its weight.
+// Cohort gives the requests that match to one version, whatever its weight. All of what
+// it asks for has to be true.
 type Cohort struct {
 	Name    string        `json:"name,omitempty"` // for reports
 	Match   Match         `json:"match,omitzero"`
-	Cookies []HeaderMatch `json:"cookies,omitempty"` // all of them, besides Match
+	Exact   bool          `json:"exact,omitempty"`   // Match.Path is the whole path
+	Methods []string      `json:"methods,omitempty"` // one of them, as it is written
+	Cookies []HeaderMatch `json:"cookies,omitempty"`
+	Query   []HeaderMatch `json:"query,omitempty"` // parameters, decoded: the first of each name counts
 	Version string        `json:"version"`
 }
 
@@ -122,18 +126,6 @@ func (s *Split) Choose(r Request, turn func() int) Choice {
 		}
 	}
 	return Choice{Version: turn(), Reason: ByWeight}
-}
-
-func (c *Cohort) matches(r Request) bool {
-	if !c.Match.matches(r) {
-		return false
-	}
-	for _, want := range c.Cookies {
-		if v, has := cookie(r, want.Name); !has || !want.matches(v) {
-			return false
-		}
-	}
-	return true
 }
 
 // pointOf returns the client's point, if it has one.
@@ -291,23 +283,6 @@ func (s *Split) checkVersion(i int, at map[netip.AddrPort]string) error {
 		at[a] = v.Name
 	}
 	return nil
-}
-
-func (c *Cohort) check(s *Split) error {
-	switch {
-	case s.Find(c.Version) < 0:
-		return fmt.Errorf("its version %q is none of the split", c.Version)
-	case c.Match.Everything() && len(c.Cookies) == 0:
-		return errors.New("it has every request, so no weight would count: give the version a weight of 100% instead")
-	case len(c.Match.Headers)+len(c.Cookies) > 16:
-		return errors.New("16 headers and cookies are the most")
-	}
-	for _, h := range slices.Concat(c.Match.Headers, c.Cookies) {
-		if err := h.check(); err != nil {
-			return err
-		}
-	}
-	return checkPath(c.Match.Path)
 }
 
 func (a *Affinity) check() error {

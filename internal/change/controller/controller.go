@@ -24,6 +24,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/util/flowcontrol"
 	"k8s.io/klog/v2"
 	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -158,6 +159,7 @@ func (c *Controller) set(m ctrl.Manager) error {
 	}
 	// Who scrapes comes again and again, and finds nothing worth a question each time.
 	c.tokens, c.scrapers = tokens(5*time.Second), tokens(5*time.Minute)
+	c.scrapers.Unknown = flowcontrol.NewTokenBucketPassiveRateLimiter(2, 10)
 	c.git = &repo.Server{
 		Store: c.store, HookCommand: c.HookCommand, Log: c.Log, OnPush: c.pushed,
 		Access: &gate{tickets: &c.tickets, tokens: c.tokens},

@@ -125,6 +125,10 @@ func (f *follower) begin(ctx context.Context, r *repo.Repository, conn connectio
 // why, and they are as they were.
 func (f *follower) fetch(ctx context.Context, a *v1alpha1.App, r *repo.Repository, conn connection) (o outside, requests, err error) {
 	o = outside{branch: a.Spec.Branch, requestRef: conn.requests, forks: map[int]string{}, seen: map[string]string{}, heads: map[string]string{}}
+	if _, err := r.Fetch(ctx, conn.remote, "+refs/heads/*:"+hostRefs+"heads/*"); err != nil {
+		return o, nil, &hostError{err}
+	}
+	// After the branches: so one that a request is about never seems to have none.
 	if conn.host != nil {
 		var all []host.Request
 		if all, requests = conn.host.Requests(ctx); requests == nil {
@@ -134,9 +138,6 @@ func (f *follower) fetch(ctx context.Context, a *v1alpha1.App, r *repo.Repositor
 				}
 			}
 		}
-	}
-	if _, err := r.Fetch(ctx, conn.remote, "+refs/heads/*:"+hostRefs+"heads/*"); err != nil {
-		return o, nil, &hostError{err}
 	}
 	if requests == nil {
 		requests = fetchForks(ctx, r, conn, o.requests)

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -61,7 +62,9 @@ func (e *convictedError) Error() string {
 }
 
 // hold finds out which objects of a desired state are to be left to releases, and makes
-// the Releases that it takes. The objects come back with what tells their versions apart.
+// the Releases that it takes. The objects come back with what tells their versions apart,
+// and with a configuration for each. What ReplicaSets refer to besides is not
+// removed.
 func (e *environments) hold(ctx context.Context, namespace string, objs []deploy.Object, how releasing) ([]deploy.Object, held, error) {
 	h := held{refs: map[deploy.Ref]bool{}, services: map[string]bool{}, waits: map[string]string{}, ends: map[string]string{}}
 	var all v1alpha1.ReleaseList
@@ -75,6 +78,20 @@ func (e *environments) hold(ctx context.Context, namespace string, objs []deploy
 	if how.plan == nil && len(all.Items) == 0 {
 		return objs, h, nil
 	}
+	if how.plan != nil {
+		var err error
+		if objs, err = versioned(objs); err != nil {
+			return nil, h, err
+		}
+	}
+	referred, err := e.referred(ctx, namespace)
+	if err != nil {
+		return nil, h, err
+	}
+	for _, o := range objs { // what is wanted is as it is wanted
+		delete(referred, o.Ref)
+	}
+	maps.Copy(h.refs, referred)
 	out := slices.Clone(objs)
 	for i, o := range objs {
 		if o.Kind != "Deployment" {

@@ -12,6 +12,7 @@
 package tally
 
 import (
+	"hash/maphash"
 	"maps"
 	"net/netip"
 	"slices"
@@ -34,6 +35,7 @@ type Tally struct {
 	bare  map[int64]bool
 	doors []*Door
 	ready verdict.Counts
+	seed  maphash.Seed // of aliases
 }
 
 // most is how much of what is over is remembered.
@@ -42,7 +44,7 @@ const most = 256
 // New makes a tally for a judge with this config. canary is the name of the version
 // that is judged; every other is stable.
 func New(c verdict.Config, canary string) *Tally {
-	t := &Tally{canary: canary, seen: map[netip.Addr]time.Time{}, bare: map[int64]bool{}}
+	t := &Tally{canary: canary, seen: map[netip.Addr]time.Time{}, bare: map[int64]bool{}, seed: maphash.MakeSeed()}
 	t.Judged(c)
 	return t
 }
@@ -171,6 +173,13 @@ func (d *Door) Add(o *steer.Outcome) *verdict.Request {
 		}
 		count(counts, r, d.t.band(r))
 	}
+	if r.Canary && r.Weight >= 1 && !overdue && (failed || hung > 0 && o.Latency > hung) {
+		counts := &d.t.ready
+		if s != nil {
+			counts = &s.counts
+		}
+		cell(counts, r).Canary.Settled++
+	}
 	if failed || overdue || o.Latency > hung && hung > 0 || d.t.crosses(r) {
 		return r
 	}
@@ -183,6 +192,15 @@ func (d *Door) ID(o *steer.Outcome) string { return d.name + "/" + strconv.Forma
 // crosses says whether a request is slower than the last that was told of it.
 func (t *Tally) crosses(r *verdict.Request) bool {
 	return !r.Unrated && slices.ContainsFunc(t.slowOf(r.Canary), func(d time.Duration) bool { return r.Told <= d && r.Elapsed > d })
+}
+
+// alias is the same for the same key, and tells nobody which: what a judge is told is kept, and
+// shown, and a key may be a person's address.
+func (t *Tally) alias(key string) string {
+	if key == "" {
+		return ""
+	}
+	return strconv.FormatUint(maphash.String(t.seed, key), 36)
 }
 
 // request is an outcome in the judge's terms, nil if it counts for nothing.
@@ -198,7 +216,7 @@ func (d *Door) request(o *steer.Outcome) *verdict.Request {
 		r.GRPC = &status
 	}
 	if r.Chosen {
-		r.Client = o.Key // whose version is not drawn anew for each request
+		r.Client = t.alias(o.Key) // whose version is not drawn anew for each request
 	}
 	if !r.Canary {
 		r.Weight = float64(steer.All-o.Weight) / float64(steer.All)
@@ -246,19 +264,25 @@ func (t *Tally) band(r *verdict.Request) (n int) {
 
 // count counts a request that went well.
 func count(c *verdict.Counts, r *verdict.Request, band int) {
+	at := cell(c, r)
+	switch {
+	case r.Canary && r.Unrated:
+		at.Canary.Unrated++
+	case r.Canary:
+		at.Canary.Closed[band]++
+	default:
+		at.Stable.Closed[band]++
+	}
+}
+
+// cell is where a request counts.
+func cell(c *verdict.Counts, r *verdict.Request) *verdict.Cell {
 	i := slices.IndexFunc(c.Cells, func(at verdict.Cell) bool { return at.Weight == r.Weight && at.Chosen == r.Chosen })
 	if i < 0 {
 		i = len(c.Cells)
 		c.Cells = append(c.Cells, verdict.Cell{Weight: r.Weight, Chosen: r.Chosen})
 	}
-	switch {
-	case r.Canary && r.Unrated:
-		c.Cells[i].Canary.Unrated++
-	case r.Canary:
-		c.Cells[i].Canary.Closed[band]++
-	default:
-		c.Cells[i].Stable.Closed[band]++
-	}
+	return &c.Cells[i]
 }
 
 // Take returns what may count by now and has not been taken yet.

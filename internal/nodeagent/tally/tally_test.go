@@ -80,6 +80,7 @@ func TestWhatIsToldAlone(t *testing.T) {
 			got := ta.Door("cart-1:8080", 0).Add(tt.o)
 			if tt.want != nil {
 				tt.want.ID, tt.want.Elapsed = "cart-1:8080/1", time.Millisecond
+				tt.want.Client = ta.alias(tt.want.Client) // nobody's address is kept
 			}
 			if d := cmp.Diff(tt.want, got); d != "" {
 				t.Errorf("(-want +got):\n%s", d)
@@ -270,5 +271,32 @@ func TestWhatIsOverIsForgotten(t *testing.T) {
 		if len(ta.seen) > most+1 || len(ta.bare) > most || !ta.bare[2*g+1] {
 			t.Fatalf("%d pods and %d routings are remembered", len(ta.seen), len(ta.bare))
 		}
+	}
+}
+
+func TestErrorsOfAVersionWithAllRequestsAreToldWithTheSuccessesBesideThem(t *testing.T) {
+	all := func(o *steer.Outcome) { o.Weight = steer.All }
+	ta := newTally()
+	d := ta.Door("door", 0)
+	if d.Add(went(1, "canary", all, status(500))) == nil {
+		t.Error("an error is not told at once")
+	}
+	d.Add(went(2, "canary", all))
+	d.Mark(3, t0)
+	d.Add(went(4, "canary", all, status(500)))
+	if c := ta.Take(t0.Add(time.Second)); len(c.Cells) > 0 {
+		t.Errorf("told while request 3 is under way: %+v", c)
+	}
+	d.Add(went(3, "canary", all))
+	c := ta.Take(t0.Add(time.Second))
+	if len(c.Cells) != 1 || c.Cells[0].Canary.Settled != 1 || c.Cells[0].Canary.Closed[0] != 2 || c.Cells[0].Canary.Failed != 0 {
+		t.Errorf("%+v", c)
+	}
+	part := newTally()
+	d = part.Door("door", 0)
+	d.Add(went(1, "canary", status(500)))
+	d.Mark(1, t0)
+	if c := part.Take(t0.Add(time.Second)); len(c.Cells) > 0 {
+		t.Errorf("of a part of the requests is told %+v", c)
 	}
 }

@@ -27,6 +27,8 @@ import (
 type Order struct {
 	Release *v1alpha1.Release // with the new orders
 	Now     time.Time
+	// Goes says that it ends a hold: the plan goes on to its next step.
+	Goes bool
 }
 
 // Bounds are what the policies of one namespace allow. They do not change.
@@ -126,8 +128,8 @@ func variables(o Order) map[string]any {
 			weight = float64(w) / 100
 		}
 	}
-	if first, ok := begins(r); ok && orders.Weight == nil {
-		weight = first
+	if share, ok := comes(r, o.Goes); ok && orders.Weight == nil {
+		weight = share
 	}
 	whole := func(x v1alpha1.ReleaseRoute) bool {
 		return x.To == v1alpha1.Canary && len(x.Headers)+len(x.Cookies) == 0
@@ -152,14 +154,23 @@ func variables(o Order) map[string]any {
 	}
 }
 
-// begins is the share in percent that the plan gives at its present step, or at its first
-// if it has not begun.
-func begins(r *v1alpha1.Release) (float64, bool) {
+// comes is the share in percent that the plan gives at its present step, or at its first
+// if it has not begun; at the next one if it goes on, which after the last is everything.
+func comes(r *v1alpha1.Release, goes bool) (float64, bool) {
 	p, err := spec.Plan(r.Spec.Plan)
 	if err != nil {
 		return 0, false // which is refused elsewhere
 	}
 	at := min(max(int(r.Status.Step)-1, 0), len(p.Steps)-1)
+	if goes {
+		at++
+	}
+	switch over := at == len(p.Steps); {
+	case over && p.Undo:
+		return 0, true
+	case over:
+		return float64(release.All) / 100, true
+	}
 	return float64(p.Steps[at].Weight) / 100, true
 }
 

@@ -94,6 +94,34 @@ func TestWhoMayOrderWhat(t *testing.T) {
 	}
 }
 
+// Who ends a hold orders what comes after it.
+func TestWhatComesNextIsOrdered(t *testing.T) {
+	b := Compile([]v1alpha1.ReleasePolicy{policy("share", "small", "order.weight <= 25.0", "")})
+	for name, tt := range map[string]struct {
+		step int32
+		then string
+		goes bool
+		want bool // refused
+	}{
+		"at the small step":            {1, "", false, false},
+		"on to the next, small still":  {1, "", true, false},
+		"on to the great one":          {2, "", true, true},
+		"past the last, which is all":  {3, "", true, true},
+		"past the last, to be undone":  {3, v1alpha1.ThenUndo, true, false},
+		"at the great one, on and off": {3, "", false, true},
+	} {
+		r := ordered("ada")
+		r.Spec.Plan.Then = tt.then
+		for _, percent := range []int32{5, 20, 50} {
+			r.Spec.Plan.Steps = append(r.Spec.Plan.Steps, v1alpha1.ReleaseStep{Weight: intstr.FromInt32(percent)})
+		}
+		r.Status.Step = tt.step
+		if x := b.Judge(Order{Release: r, Now: time.Now(), Goes: tt.goes}); (x != nil) != tt.want {
+			t.Errorf("%s: refused is %+v", name, x)
+		}
+	}
+}
+
 func TestAMistakeLetsNobodyThrough(t *testing.T) {
 	for text, want := range map[string]string{
 		"order.weight <":  "the rule can't be read: Syntax error",

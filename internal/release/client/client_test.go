@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	core "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"github.com/bightdev/bight/api/v1alpha1"
 	"github.com/bightdev/bight/internal/release"
@@ -198,6 +199,20 @@ func shop(t *testing.T, releases ...*v1alpha1.Release) (*server, *Client) {
 	return s, c
 }
 
+func TestRehearse(t *testing.T) {
+	s, c := shop(t)
+	w := v2()
+	w.Plan.Strategy = v1alpha1.BlueGreen
+	r, err := c.Rehearse(t.Context(), w)
+	if err != nil || len(r.Spec.Plan.Steps) != 1 || r.Spec.Plan.Steps[0].Pods.StrVal != "100%" || s.get(r.Name) != nil {
+		t.Errorf("what it comes to is %+v, %v", r, err)
+	}
+	w.Plan.Strategy = ""
+	if r, err := c.Rehearse(t.Context(), w); err != nil || len(r.Spec.Plan.Steps) != 2 || r.Spec.Plan.Steps[0].Weight.StrVal != "5%" {
+		t.Errorf("the usual plan is %+v, %v", r, err)
+	}
+}
+
 func TestStart(t *testing.T) {
 	s, c := shop(t)
 	r, err := c.Start(t.Context(), v2())
@@ -213,7 +228,7 @@ func TestStart(t *testing.T) {
 		t.Errorf("error %v", err)
 	}
 	w = v2()
-	w.Plan.Steps = []v1alpha1.ReleaseStep{{Pods: -1}}
+	w.Plan.Steps = []v1alpha1.ReleaseStep{{Pods: ptr(intstr.FromInt32(-1))}}
 	if _, err := c.Start(t.Context(), w); err == nil || err.Error() != "steps[0].pods is -1: give 0 or more" {
 		t.Errorf("error %v", err)
 	}

@@ -62,6 +62,55 @@ func route(value string) []v1alpha1.ReleaseRoute {
 	return []v1alpha1.ReleaseRoute{{Headers: []v1alpha1.HeaderMatch{{Name: "x-dev", Value: value}}, To: v1alpha1.Canary}}
 }
 
+// What was ordered since somebody has asked is not taken back by who approves.
+func TestApproveGivesOnlyWhatWasAsked(t *testing.T) {
+	r := running(func(r *v1alpha1.Release) { r.Spec.Orders.By = "bob" })
+	asked, err := Weigh(5000)(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	asked.By, asked.Over = "ada", digest(r.Spec.Orders)
+	r.Spec.Ask = &asked
+	r.Spec.Orders.Why, r.Spec.Orders.By = "another word", "carol" // which is no other order
+	got, err := Approve()(r)
+	if err != nil || got.Asked != "ada" || got.Over != "" || got.Weight.IntValue() != 50 {
+		t.Errorf("%+v, %v", got, err)
+	}
+	r.Spec.Orders.Paused = true
+	if _, err := Approve()(r); err == nil || !strings.Contains(err.Error(), "ada has asked for 50 % of the requests, and the orders of release cart-1 have changed since (pause (another word))") {
+		t.Errorf("what would end a pause: %v", err)
+	}
+	r.Spec.Ask.Over = "" // written without this program
+	if _, err := Approve()(r); err != nil {
+		t.Error(err)
+	}
+}
+
+// The Service leads to the new pods alone: no weight is observed, whatever was ordered.
+func TestAloneNothingIsObserved(t *testing.T) {
+	weigh := func(w int32, alone bool) *v1alpha1.Release {
+		return running(func(r *v1alpha1.Release) {
+			r.Spec.Orders.Weight, r.Status.Route.Weight, r.Status.Route.Alone = ptr(intstr.FromInt32(w)), w*100, alone
+			r.Status.Stable, r.Status.Doors = v1alpha1.VersionStatus{Hash: "aaa", Want: 2}, nil
+		})
+	}
+	if done, still := Observed(weigh(0, true)); done || !strings.Contains(still, "it has all requests, whatever its share is") {
+		t.Errorf("0 %%: %v, %s", done, still)
+	}
+	if done, still := Observed(weigh(100, true)); !done {
+		t.Errorf("100 %%: %s", still)
+	}
+	if done, still := Observed(weigh(0, false)); !done {
+		t.Errorf("with pods of stable: %s", still)
+	}
+	undone := weigh(0, true)
+	undone.Spec.Orders = v1alpha1.ReleaseOrders{Undo: true}
+	undone.Status.Stable.Pods = 2 // which are not ready
+	if done, still := Observed(undone); done || !strings.Contains(still, "nobody else could have its requests") {
+		t.Errorf("undo: %v, %s", done, still)
+	}
+}
+
 func TestObserved(t *testing.T) {
 	const no = "the controller has not seen the order yet; does it run? kubectl get pods -n bight-system"
 	weigh := func(w int32) func(*v1alpha1.Release) {

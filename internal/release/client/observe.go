@@ -1,6 +1,7 @@
 package client
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -15,11 +16,14 @@ import (
 	"github.com/bightdev/bight/internal/release/spec"
 )
 
-// Covered is how many pods of stable obey what the release effectively says, and how
-// many there are.
+// Covered is how many obey what the release effectively says, and how many there are:
+// pods of stable or, where routes of Gateway API share the requests, gateways.
 func Covered(r *v1alpha1.Release) (obey, of int) {
 	of = int(r.Status.Stable.Pods)
 	e := spec.Effective(r)
+	if ByRoutes(r) {
+		return covered(r, e)
+	}
 	if e == nil {
 		return 0, of
 	}
@@ -29,6 +33,54 @@ func Covered(r *v1alpha1.Release) (obey, of int) {
 		}
 	}
 	return min(obey, of), of // a pod may have gone since its node has reported
+}
+
+// ByRoutes says whether routes of Gateway API share the requests of a release.
+func ByRoutes(r *v1alpha1.Release) bool { return r != nil && len(r.Spec.Traffic.Routes) > 0 }
+
+// covered is how many gateways obey, each counted for each route. What nobody knows the
+// gateways of counts as one.
+func covered(r *v1alpha1.Release, e *v1alpha1.Routing) (obey, of int) {
+	for i := range r.Spec.Traffic.Routes {
+		var s v1alpha1.RouteStatus
+		if i < len(r.Status.Gateways) {
+			s = r.Status.Gateways[i]
+		}
+		of += max(1, len(s.Parents))
+		for _, p := range s.Parents {
+			if e != nil && p.Obeys && s.Problem == "" && s.Generation >= e.Generation {
+				obey++
+			}
+		}
+	}
+	return obey, of
+}
+
+// Sharers are those that Covered counts, in words.
+func Sharers(r *v1alpha1.Release) string {
+	if ByRoutes(r) {
+		return "gateway"
+	}
+	return "pod"
+}
+
+// ShutInside says whether the version's own pods hand what comes to them to the pods of the
+// version before: then no request is its own, whatever gateways do.
+func ShutInside(r *v1alpha1.Release) bool {
+	e := spec.Effective(r)
+	if e == nil || !e.Shut || !ByRoutes(r) || len(e.Before) == 0 {
+		return false
+	}
+	obey, of := spec.Inside(r)
+	return of > 0 && obey >= of
+}
+
+// sheds says whether the version's own pods have doors, whose word counts when it is undone:
+// what a gateway says it may do a moment later.
+func sheds(r *v1alpha1.Release, e *v1alpha1.Routing) bool {
+	return ByRoutes(r) && e.Shut && len(e.Before) > 0 && len(e.Addresses) > 0 && slices.ContainsFunc(r.Status.Doors, func(d v1alpha1.NodeDoors) bool {
+		return slices.ContainsFunc(d.Pods, func(p string) bool { return spec.OfCanary(r, p) })
+	})
 }
 
 // Observed reports whether the orders of a release are what its doors do, all of them,
@@ -49,8 +101,15 @@ func Observed(r *v1alpha1.Release) (done bool, waiting string) {
 	if waiting := untaken(r, e); waiting != "" {
 		return false, waiting
 	}
+	if sheds(r, e) {
+		obey, of := spec.Inside(r)
+		if obey < of {
+			return false, fmt.Sprintf("%d of %d pods of the version hand their requests back", obey, of)
+		}
+		return true, ""
+	}
 	if obey, of := Covered(r); obey < of {
-		return false, fmt.Sprintf("%d of %d pods obey", obey, of)
+		return false, fmt.Sprintf("%d of %d %ss obey", obey, of, Sharers(r))
 	}
 	return true, ""
 }
@@ -67,7 +126,7 @@ func untaken(r *v1alpha1.Release, e *v1alpha1.Routing) string {
 	}
 	now := release.Weight(e.Weight)
 	switch {
-	case o.Undo && !phase.Ended() && r.Status.Stable.Pods == 0 && r.Status.Canary.Ready > 0:
+	case o.Undo && !phase.Ended() && (e.Alone || r.Status.Stable.Pods == 0 && r.Status.Canary.Ready > 0):
 		return still("nobody else could have its requests")
 	case o.Undo && e.Shut, phase.Ended() && !o.Undo:
 		return ""
@@ -75,8 +134,10 @@ func untaken(r *v1alpha1.Release, e *v1alpha1.Routing) string {
 		return still("the controller has not taken it back yet")
 	case seen(r) < r.Generation:
 		return "the controller has not seen the order yet; does it run? kubectl get pods -n bight-system"
-	case !equality.Semantic.DeepEqual(slices.Concat(o.Routes, r.Spec.Plan.Routes), e.Routes):
+	case !equality.Semantic.DeepEqual(slices.Concat(o.Routes, spec.Expand(r.Spec.Plan).Routes), e.Routes):
 		return still("the routes are not in force yet")
+	case e.Alone && !o.Promote && o.Weight != nil && now != release.All:
+		return still("it has all requests, whatever its share is: no pod of the version before exists, and bight release undo makes them anew")
 	case o.Promote && now != release.All:
 		return still(fmt.Sprintf("it has %s of the requests, and not yet all", now))
 	case o.Promote || o.Weight == nil:
@@ -132,12 +193,45 @@ func obeying(r *v1alpha1.Release, names []string) bool {
 	return !slices.ContainsFunc(names, func(p string) bool { return !covered[p] })
 }
 
+// gatewaysBehind says which gateways do not obey, and why.
+func gatewaysBehind(r *v1alpha1.Release, e *v1alpha1.Routing) (lines []string) {
+	if sheds(r, e) {
+		for _, d := range r.Status.Doors {
+			for _, p := range d.Pods {
+				if spec.OfCanary(r, p) && d.Generation < e.Generation {
+					lines = append(lines, fmt.Sprintf("pod %s of the version, on node %s, keeps what comes to it still", p, d.Node))
+				}
+			}
+		}
+	}
+	for _, s := range r.Status.Gateways {
+		what := s.Kind + " " + s.Name
+		switch {
+		case s.Problem != "":
+			lines = append(lines, what+": "+s.Problem)
+			continue
+		case s.Generation < e.Generation:
+			lines = append(lines, what+" is not written yet")
+			continue
+		}
+		for _, p := range s.Parents {
+			if !p.Obeys {
+				lines = append(lines, fmt.Sprintf("gateway %s (%s), of %s: %s", p.Gateway, cmp.Or(p.Controller, "nobody's"), what, p.Why))
+			}
+		}
+	}
+	return lines
+}
+
 // Behind says which pods of stable do not obey, and why. pods are those of stable, nil
 // if they are not known: then only what the agents tell.
 func Behind(r *v1alpha1.Release, pods []core.Pod) []string {
 	e := spec.Effective(r)
 	if e == nil {
 		return nil
+	}
+	if ByRoutes(r) {
+		return gatewaysBehind(r, e)
 	}
 	var lines []string
 	told := map[string]bool{}
@@ -183,7 +277,7 @@ type TimeoutError struct {
 	Release *v1alpha1.Release
 	After   time.Duration
 	Waiting string
-	Behind  []string // pods
+	Behind  []string // pods, or gateways
 }
 
 func (e *TimeoutError) Error() string {
@@ -191,7 +285,7 @@ func (e *TimeoutError) Error() string {
 	if lines = append(lines, e.Behind[:min(len(e.Behind), maxBehind)]...); len(e.Behind) > maxBehind {
 		lines = append(lines, fmt.Sprintf("and %d more", len(e.Behind)-maxBehind))
 	}
-	if len(e.Behind) > 0 {
+	if len(e.Behind) > 0 && !ByRoutes(e.Release) {
 		lines = append(lines, "kubectl get pods -n bight-system -o wide shows whether the agents of these nodes run")
 	}
 	return strings.Join(append(lines, fmt.Sprintf("the order stands: bight release watch %s -n %s tells what becomes of it", e.Release.Spec.Deployment, e.Release.Namespace)), "\n")

@@ -2,6 +2,8 @@ package client
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -20,6 +22,7 @@ import (
 	"github.com/bightdev/bight/api/v1alpha1"
 	"github.com/bightdev/bight/internal/kube"
 	"github.com/bightdev/bight/internal/release"
+	"github.com/bightdev/bight/internal/release/gateway"
 	"github.com/bightdev/bight/internal/release/spec"
 )
 
@@ -129,6 +132,8 @@ func Resume() Order {
 			return refuse("release %s has %s of the requests by hand: bight release weight %s auto goes back to the plan", r.Name, Percent(o.Weight), r.Spec.Deployment)
 		case phaseOf(r) != release.Held:
 			return refuse("release %s waits for nobody's word: %s", r.Name, r.Status.Message)
+		case r.Spec.Plan.Strategy == v1alpha1.ABTest && r.Status.Step >= r.Status.Steps && r.Spec.Plan.Then != v1alpha1.ThenUndo:
+			return refuse("release %s is a test of two versions, which goes on until somebody decides: bight release promote %s, or undo", r.Name, r.Spec.Deployment)
 		case r.Status.Canary.Ready == 0:
 			return refuse("release %s is held because none of its pods is ready: it goes on by itself when one is", r.Name)
 		}
@@ -171,7 +176,12 @@ func Direct(route v1alpha1.ReleaseRoute) Order {
 			return equality.Semantic.DeepEqual(x, route)
 		})
 		o.Routes = append([]v1alpha1.ReleaseRoute{route}, others...)
-		if n := len(o.Routes) + len(r.Spec.Plan.Routes); n > maxRoutes {
+		for _, t := range r.Spec.Traffic.Routes {
+			if err := gateway.Sayable(t.Kind, []v1alpha1.ReleaseRoute{route}, nil); err != nil {
+				return refuse("%s", err)
+			}
+		}
+		if n := len(o.Routes) + len(spec.Expand(r.Spec.Plan).Routes); n > maxRoutes {
 			return refuse("release %s would have %d routes, and %d are the most: bight release route %s --clear", r.Name, n, maxRoutes, r.Spec.Deployment)
 		}
 		return nil
@@ -200,9 +210,12 @@ type Answer struct {
 	Release *v1alpha1.Release `json:"-"`
 	Name    string            `json:"release"`
 	Weight  string            `json:"weight"` // of the requests: "25 %"
-	// Pods of stable obey, of so many.
+	// Pods of stable obey, of so many; where routes of Gateway API share the requests, it is
+	// gateways.
 	Pods int `json:"pods"`
 	Of   int `json:"of"`
+	// Inside says that the version's own pods obey, which is enough to undo.
+	Inside bool `json:"inside,omitempty"`
 	// Message is where the release is now.
 	Phase   string        `json:"phase"`
 	Message string        `json:"message"`
@@ -220,6 +233,7 @@ func answer(r *v1alpha1.Release, took time.Duration) *Answer {
 		a.Weight = release.Weight(e.Weight).String()
 	}
 	a.Pods, a.Of = Covered(r)
+	a.Inside = ShutInside(r)
 	return a
 }
 
@@ -275,7 +289,7 @@ func (c *Client) served(ctx context.Context, r *v1alpha1.Release) bool {
 	e := spec.Effective(r)
 	obey, of := Covered(r)
 	ready := int(r.Status.Stable.Ready)
-	if e == nil || untaken(r, e) != "" || ready >= of || obey < ready {
+	if e == nil || ByRoutes(r) || untaken(r, e) != "" || ready >= of || obey < ready {
 		return false
 	}
 	names := serving(c.stablePods(ctx, r))
@@ -299,10 +313,25 @@ func Approve() Order {
 		if r.Spec.Ask == nil {
 			return refuse("nobody asks for anything of release %s", r.Name)
 		}
+		if ask := r.Spec.Ask; ask.Over != "" && ask.Over != digest(r.Spec.Orders) {
+			return refuse("%s has asked for %s, and the orders of release %s have changed since (%s): approved now, that would take them back; %[1]s asks again, or bight release decline %s ends it",
+				ask.By, spec.Tell(*ask), r.Name, spec.Tell(r.Spec.Orders), r.Spec.Deployment)
+		}
 		*o = *r.Spec.Ask.DeepCopy()
-		o.Asked = r.Spec.Ask.By
+		o.Asked, o.Over = r.Spec.Ask.By, ""
 		return nil
 	})
+}
+
+// digest is the same for orders that ask for the same, whoever gives them.
+func digest(o v1alpha1.ReleaseOrders) string {
+	o = v1alpha1.ReleaseOrders{Weight: o.Weight, Routes: o.Routes, Paused: o.Paused, Go: o.Go, Promote: o.Promote, Undo: o.Undo}
+	text, err := json.Marshal(o)
+	if err != nil {
+		panic(err) // a value of the API
+	}
+	sum := sha256.Sum256(text)
+	return hex.EncodeToString(sum[:8])
 }
 
 // Ask asks for an order that somebody else is to approve. What was asked for before is
@@ -314,7 +343,7 @@ func (c *Client) Ask(ctx context.Context, name string, order Order, why string) 
 	}
 	return c.ask(ctx, name, func(r *v1alpha1.Release) (*v1alpha1.ReleaseOrders, error) {
 		o, err := order(holding(r))
-		o.By, o.Groups, o.Why, o.At = by, groups, why, nil
+		o.By, o.Groups, o.Why, o.At, o.Over = by, groups, why, nil, digest(holding(r).Spec.Orders)
 		return &o, err
 	})
 }

@@ -75,6 +75,7 @@ func serviceOf(s *scene, name string) (*core.Service, error) {
 		x := &s.services[i]
 		leads := len(x.Spec.Selector) > 0 && labels.SelectorFromSet(x.Spec.Selector).Matches(labels.Set(s.deployment.Spec.Template.Labels))
 		switch {
+		case x.Labels[v1alpha1.PreviewLabel] != "":
 		case name == x.Name && !leads:
 			return nil, refuse("Kubernetes Service %s does not lead to the pods of deployment %s: its selector is %s, and the pods have %s", name, d, orNothing(x.Spec.Selector), orNothing(s.deployment.Spec.Template.Labels))
 		case name == x.Name && !takesTCP(x):
@@ -108,7 +109,7 @@ func takesTCP(s *core.Service) bool {
 // change is the Deployment's pod template with what somebody wants to be different, and
 // what people call that.
 func change(w Wish, s *scene) (template map[string]any, version string, err error) {
-	template, _, _ = unstructured.NestedMap(s.fields.Object, "spec", "template") // a copy
+	template = s.template()
 	list, _, _ := unstructured.NestedSlice(template, "spec", "containers")
 	containers := map[string]map[string]any{}
 	var names, touched []string
@@ -150,7 +151,21 @@ func change(w Wish, s *scene) (template map[string]any, version string, err erro
 		}
 		version += " with " + some(set) // not the values: they may be secret
 	}
-	return template, version, unstructured.SetNestedSlice(template, list, "spec", "containers")
+	if err := unstructured.SetNestedSlice(template, list, "spec", "containers"); err != nil || len(w.Configs) == 0 {
+		return template, version, err
+	}
+	var of []string
+	if s.made, of, err = configure(w, s, template); err != nil {
+		return nil, "", err
+	}
+	if version == "" && len(names) > 0 {
+		image, _ := containers[names[0]]["image"].(string)
+		version = Short(image)
+	}
+	if len(of) > 0 {
+		version += " with " + some(of)
+	}
+	return template, version, nil
 }
 
 // setEnv gives a container a variable, in place of one of that name.

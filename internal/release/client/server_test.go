@@ -3,6 +3,7 @@ package client
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"strconv"
@@ -35,7 +36,23 @@ type server struct {
 	releases map[string]*v1alpha1.Release
 	watches  map[chan metav1.WatchEvent]bool
 	patches  []string
-	cut      int // watches that were cut
+	posts    []post // of other objects
+	cut      int    // watches that were cut
+}
+
+// post is an object that somebody has made.
+type post struct{ path, body string }
+
+// posted are the objects that were made at a path.
+func (s *server) posted(path string) (all []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, p := range s.posts {
+		if p.path == path {
+			all = append(all, p.body)
+		}
+	}
+	return all
 }
 
 func newServer(t *testing.T, releases ...*v1alpha1.Release) (*server, *Client) {
@@ -116,6 +133,19 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.answer(w, http.StatusCreated, map[string]any{
 			"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview", "status": map[string]any{"userInfo": map[string]any{"username": "ada"}},
 		})
+	case !strings.HasPrefix(r.URL.Path, of) && r.Method == http.MethodPost:
+		body, err := io.ReadAll(r.Body)
+		if err != nil {
+			s.t.Error(err)
+		}
+		s.mu.Lock()
+		s.posts = append(s.posts, post{r.URL.Path, string(body)})
+		s.mu.Unlock()
+		w.Header().Set("Content-Type", r.Header.Get("Content-Type"))
+		w.WriteHeader(http.StatusCreated)
+		if _, err := w.Write(body); err != nil {
+			s.t.Error(err)
+		}
 	case !strings.HasPrefix(r.URL.Path, of):
 		if o, ok := s.others[r.URL.Path]; ok {
 			s.answer(w, http.StatusOK, o)

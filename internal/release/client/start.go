@@ -21,6 +21,7 @@ import (
 	"github.com/bightdev/bight/api/v1alpha1"
 	"github.com/bightdev/bight/internal/kube"
 	"github.com/bightdev/bight/internal/release"
+	"github.com/bightdev/bight/internal/release/config"
 	"github.com/bightdev/bight/internal/release/spec"
 )
 
@@ -30,9 +31,12 @@ type Wish struct {
 	Deployment string
 	Images     []Image
 	Env        []Env // in the containers of Images or, without those, in the only one
+	Configs    []Config
 	Service    string
 	Version    string // what people call it; "" is read from the image
 	Plan       v1alpha1.ReleasePlan
+	// Routes of Gateway API share the requests; without any, doors do.
+	Routes []v1alpha1.TrafficRoute
 	// Again takes a version, too, that the evidence was against.
 	Again bool
 }
@@ -49,6 +53,14 @@ type scene struct {
 	deployment *appsv1.Deployment
 	services   []core.Service
 	releases   []v1alpha1.Release // the newest first
+	configs    map[config.Ref]present
+	made       []made // what the version takes besides
+}
+
+// template is the Deployment's, a copy.
+func (s *scene) template() map[string]any {
+	t, _, _ := unstructured.NestedMap(s.fields.Object, "spec", "template")
+	return t
 }
 
 // Name is that of the release of a version: of the Deployment's name and the digest of
@@ -121,17 +133,53 @@ func (c *Client) noDeployment(ctx context.Context, deployments lister, name stri
 	return &NotFoundError{fmt.Sprintf("there is no deployment %s in namespace %s%s; choose another namespace with -n", name, c.namespace, there)}
 }
 
+// Rehearse says what Start would begin, with all that its plan means, and changes nothing.
+func (c *Client) Rehearse(ctx context.Context, w Wish) (*v1alpha1.Release, error) {
+	plan, err := CheckPlan(w.Plan)
+	if err != nil {
+		return nil, err
+	}
+	s, err := c.look(ctx, w.Deployment)
+	if err == nil {
+		err = c.configs(ctx, w, s)
+	}
+	if err != nil {
+		return nil, err
+	}
+	r, _, err := prepare(w, s)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.alone(ctx, s, r.Spec.Service); err != nil {
+		return nil, err
+	}
+	r.Spec.Plan = spec.Expand(r.Spec.Plan)
+	if len(r.Spec.Plan.Steps) == 0 {
+		r.Spec.Plan.Steps = spec.Written(plan.Steps)
+	}
+	return r, nil
+}
+
 // Start begins the release that somebody wishes.
 func (c *Client) Start(ctx context.Context, w Wish) (*v1alpha1.Release, error) {
 	if _, err := CheckPlan(w.Plan); err != nil {
 		return nil, err
 	}
 	s, err := c.look(ctx, w.Deployment)
+	if err == nil {
+		err = c.configs(ctx, w, s)
+	}
 	if err != nil {
 		return nil, err
 	}
 	r, before, err := prepare(w, s)
 	if err != nil {
+		return nil, err
+	}
+	if err := c.routed(ctx, r); err != nil {
+		return nil, err
+	}
+	if err := c.makeConfigs(ctx, s); err != nil {
 		return nil, err
 	}
 	return c.begin(ctx, s, r, before)
@@ -172,6 +220,16 @@ func (c *Client) Retry(ctx context.Context, name string, again bool, say func(wa
 	}
 	r := before.DeepCopy()
 	if r, err = fresh(r, s); err != nil {
+		return nil, err
+	}
+	if err := c.routed(ctx, r); err != nil {
+		return nil, err
+	}
+	template := map[string]any{}
+	if err := json.Unmarshal(r.Spec.Template.Raw, &template); err != nil {
+		return nil, fmt.Errorf("read the pod template of release %s: %w", r.Name, err)
+	}
+	if err := c.remembered(ctx, r.Name, template); err != nil {
 		return nil, err
 	}
 	return c.begin(ctx, s, r, before)
@@ -223,6 +281,13 @@ func prepare(w Wish, s *scene) (r, before *v1alpha1.Release, err error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	if preview := spec.PreviewService(service.Name); spec.Previewed(w.Plan) {
+		for _, x := range s.services {
+			if x.Name == preview && x.Labels[v1alpha1.PreviewLabel] == "" {
+				return nil, nil, refuse("there is a Kubernetes Service %s, which is what the preview of service %s is to be called: give it another name, or choose another strategy", preview, service.Name)
+			}
+		}
+	}
 	template, version, err := change(w, s)
 	if err != nil {
 		return nil, nil, err
@@ -251,7 +316,7 @@ func prepare(w Wish, s *scene) (r, before *v1alpha1.Release, err error) {
 		ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: s.deployment.Namespace, Labels: map[string]string{v1alpha1.ServiceLabel: w.Deployment}},
 		Spec: v1alpha1.ReleaseSpec{
 			Deployment: w.Deployment, Service: service.Name, Template: runtime.RawExtension{Raw: raw},
-			Version: cmp.Or(w.Version, version), Plan: w.Plan,
+			Version: cmp.Or(w.Version, version), Plan: w.Plan, Traffic: v1alpha1.ReleaseTraffic{Routes: w.Routes},
 		},
 	}, before, nil
 }
@@ -291,6 +356,16 @@ func (c *Client) begin(ctx context.Context, s *scene, r, before *v1alpha1.Releas
 		return nil, fmt.Errorf("make release %s: %w", r.Name, c.explain(err))
 	}
 	return read(made)
+}
+
+// Unshared says why no request of a release can be shared or judged, "" where one may be or
+// where that can't be seen.
+func (c *Client) Unshared(ctx context.Context, r *v1alpha1.Release) string {
+	s, err := c.typed.CoreV1().Services(c.namespace).Get(ctx, r.Spec.Service, metav1.GetOptions{})
+	if err != nil {
+		return "" // without it less can be said
+	}
+	return spec.Unshared(s)
 }
 
 // remove deletes a release and returns when it is gone.

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -17,6 +18,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/jsonmergepatch"
+	"k8s.io/utils/ptr"
 
 	"github.com/bightdev/bight/api/v1alpha1"
 	"github.com/bightdev/bight/internal/release"
@@ -29,6 +31,8 @@ const (
 	manager = "bight-release"
 	// turning is how long every node may take to hear that the Service selects others.
 	turning = 3 * time.Second
+	// longestBehind is how long what was written may take to be seen.
+	longestBehind = 30 * time.Second
 	// calm is the least time between writes that only tell of more evidence.
 	calm = time.Second
 )
@@ -80,7 +84,7 @@ func (d *desk) engage(ctx context.Context, co *course, plan release.Plan, templa
 	first := plan.Steps[0]
 	next := s.deployment.DeepCopy()
 	next.Spec.Template = *template
-	held(next, release.Need(s.want(), max(first.Weight, first.Mirror), first.Pods))
+	held(next, release.Need(s.want(), max(first.Weight, first.Mirror), first.Least(s.want())))
 	text, err := json.Marshal(b)
 	if err != nil {
 		return err
@@ -90,13 +94,13 @@ func (d *desk) engage(ctx context.Context, co *course, plan release.Plan, templa
 	// maybe. The routing is written first: nobody may see the new pods before the doors know of
 	// the release.
 	co.routing = &v1alpha1.Routing{
-		Generation: time.Now().UnixMilli(), Selector: s.deployment.Spec.Selector.MatchLabels, Stable: b.Stable, Ports: all, Judges: judges(s, old),
+		Generation: time.Now().UnixMilli(), Selector: s.deployment.Spec.Selector.MatchLabels, Stable: b.Stable, Ports: all, Judges: judges(s, old), ByRoutes: byRoutes(co.r),
 	}
-	co.State.Message = "makes the first pods"
+	co.State.Message, co.Before = "makes the first pods", plain(&old.Spec.Template)
 	if err := d.write(ctx, co); err != nil {
 		return err
 	}
-	made, err := d.c.typed.AppsV1().Deployments(next.Namespace).Update(ctx, next, metav1.UpdateOptions{FieldManager: manager})
+	made, err := d.update(ctx, next)
 	if apierrors.IsInvalid(err) {
 		return refuse("the API server refuses the template: %s", err)
 	}
@@ -105,6 +109,23 @@ func (d *desk) engage(ctx context.Context, co *course, plan release.Plan, templa
 	}
 	co.Template = digest(plain(&made.Spec.Template))
 	return d.write(ctx, co)
+}
+
+// update writes a Deployment. Until that is seen, nothing is decided.
+func (d *desk) update(ctx context.Context, next *appsv1.Deployment) (*appsv1.Deployment, error) {
+	made, err := d.c.typed.AppsV1().Deployments(next.Namespace).Update(ctx, next, metav1.UpdateOptions{FieldManager: manager})
+	if err == nil {
+		d.wrote, d.wroteAt = made, time.Now()
+	}
+	return made, err
+}
+
+// behind reports whether a Deployment is as it was before the desk has written it last. Who
+// decided by that would take the desk's own change for somebody's. What is not seen for so
+// long never will be, as where a cluster was restored.
+func (d *desk) behind(seen *appsv1.Deployment) bool {
+	return seen != nil && d.wrote != nil && seen.UID == d.wrote.UID && seen.Generation < d.wrote.Generation &&
+		time.Since(d.wroteAt) < longestBehind
 }
 
 // judges is how many node agents may come to judge alone: those that have pods of
@@ -128,8 +149,11 @@ func (d *desk) pin(ctx context.Context, s scene, hash string) error {
 }
 
 // unpin has the Services select the pods of any version again, unless the Deployment is
-// another release's.
+// another release's, and removes the preview.
 func (d *desk) unpin(ctx context.Context, co *course) error {
+	if err := d.unpreview(ctx, co); err != nil {
+		return err
+	}
 	if s := co.scene; s.deployment != nil && beforeOf(s.deployment) != nil {
 		return nil
 	}
@@ -172,7 +196,7 @@ func (d *desk) scale(ctx context.Context, co *course, pods int32) error {
 	next := s.deployment.DeepCopy()
 	held(next, max(pods, 1))
 	if was := s.deployment.Spec.Strategy.RollingUpdate; was == nil || was.MaxSurge == nil || was.MaxSurge.IntVal != max(pods, 1) || s.deployment.Spec.MinReadySeconds != never {
-		_, err := d.c.typed.AppsV1().Deployments(next.Namespace).Update(ctx, next, metav1.UpdateOptions{FieldManager: manager})
+		_, err := d.update(ctx, next)
 		return expected(err)
 	}
 	if canary == nil || canary == stable || stable == nil || canary.Spec.Replicas == nil || stable.Spec.Replicas == nil ||
@@ -182,7 +206,8 @@ func (d *desk) scale(ctx context.Context, co *course, pods int32) error {
 	if *stable.Spec.Replicas < s.want() { // a scaler has wanted more, and the canary got some of them
 		return d.resize(ctx, stable, s.want())
 	}
-	if *canary.Spec.Replicas > max(pods, 1) {
+	// A gateway hears late of a pod that ends: that waits until it leads there no more.
+	if *canary.Spec.Replicas > max(pods, 1) && !byRoutes(co.r) {
 		return d.resize(ctx, canary, max(pods, 1))
 	}
 	return nil
@@ -196,6 +221,38 @@ func (d *desk) resize(ctx context.Context, rs *appsv1.ReplicaSet, pods int32) er
 	return expected(err)
 }
 
+// remake makes the ReplicaSet of stable anew, which somebody has deleted: as it was, so that
+// the Deployment's own controller takes it for the same.
+func (d *desk) remake(ctx context.Context, co *course) error {
+	of, b := co.scene.deployment, beforeOf(co.scene.deployment)
+	if b == nil || co.Before == nil {
+		return nil
+	}
+	rs := &appsv1.ReplicaSet{ObjectMeta: metav1.ObjectMeta{
+		Name: of.Name + "-" + b.Stable, Namespace: of.Namespace, Labels: map[string]string{},
+		OwnerReferences: []metav1.OwnerReference{*metav1.NewControllerRef(of, appsv1.SchemeGroupVersion.WithKind("Deployment"))},
+	}}
+	rs.Spec = appsv1.ReplicaSetSpec{Replicas: ptr.To(co.scene.want()), Selector: of.Spec.Selector.DeepCopy(), Template: *co.Before.DeepCopy()}
+	if rs.Spec.Selector.MatchLabels == nil {
+		rs.Spec.Selector.MatchLabels = map[string]string{}
+	}
+	if rs.Spec.Template.Labels == nil {
+		rs.Spec.Template.Labels = map[string]string{}
+	}
+	maps.Copy(rs.Labels, rs.Spec.Template.Labels)
+	for _, labels := range []map[string]string{rs.Labels, rs.Spec.Selector.MatchLabels, rs.Spec.Template.Labels} {
+		labels[hashLabel] = b.Stable
+	}
+	_, err := d.c.typed.AppsV1().ReplicaSets(rs.Namespace).Create(ctx, rs, metav1.CreateOptions{FieldManager: manager})
+	if apierrors.IsAlreadyExists(err) {
+		return nil // there will be news of it
+	}
+	if err == nil {
+		co.say("the version before was deleted: its pods are made anew")
+	}
+	return expected(err)
+}
+
 // release gives a Deployment its settings back, and a template if there is one.
 func (d *desk) release(ctx context.Context, s scene, template *corev1.PodTemplateSpec) error {
 	next := s.deployment.DeepCopy()
@@ -203,7 +260,7 @@ func (d *desk) release(ctx context.Context, s scene, template *corev1.PodTemplat
 	if template != nil {
 		next.Spec.Template = *plain(template)
 	}
-	_, err := d.c.typed.AppsV1().Deployments(next.Namespace).Update(ctx, next, metav1.UpdateOptions{FieldManager: manager})
+	_, err := d.update(ctx, next)
 	return expected(err)
 }
 
@@ -217,8 +274,32 @@ func (d *desk) wind(ctx context.Context, co *course) (time.Time, error) {
 	stable, canary := co.sets()
 	if b := beforeOf(s.deployment); b != nil && b.Release == co.r.UID {
 		switch {
+		case byRoutes(co.r) && time.Since(co.State.Ended) < lagging:
+			return co.State.Ended.Add(lagging), nil
+		case byRoutes(co.r) && co.State.Phase != release.Promoted && !co.left:
+			// As long as gateways lead to the canary's pods, these hand all requests back.
+			done, err := d.putBack(ctx, co)
+			co.left = done
+			return time.Now().Add(lookBack), err
+		case co.State.Phase != release.Promoted && stable != nil && co.Alone:
+			// Stable's pods were made anew, and are ready: the others end after every node has
+			// heard of it.
+			if err := d.pin(ctx, s, co.routing.Stable); err != nil {
+				return time.Time{}, err
+			}
+			co.Alone, co.Turned = false, time.Now()
+			return co.Turned.Add(turning), d.write(ctx, co)
+		case co.State.Phase != release.Promoted && stable != nil && time.Since(co.Turned) < turning:
+			return co.Turned.Add(turning), nil
 		case co.State.Phase != release.Promoted && stable != nil:
 			return time.Time{}, d.release(ctx, s, &stable.Spec.Template)
+		case co.State.Phase != release.Promoted:
+			// The Deployment makes stable's pods anew, in its own way: both versions answer
+			// meanwhile. Without a template there is nothing to go back to.
+			if err := d.pin(ctx, s, ""); err != nil {
+				return time.Time{}, err
+			}
+			return time.Time{}, d.release(ctx, s, co.Before)
 		case co.State.Phase == release.Promoted && co.Turned.IsZero():
 			// Requests that still come to the old pods are carried by their doors.
 			if err := d.pin(ctx, s, co.routing.Canary); err != nil {
@@ -226,9 +307,13 @@ func (d *desk) wind(ctx context.Context, co *course) (time.Time, error) {
 			}
 			co.Turned, co.routing.Retire = time.Now(), true
 			co.routing.Generation++
-			return co.Turned.Add(turning), d.write(ctx, co)
-		case co.State.Phase == release.Promoted && time.Since(co.Turned) < turning:
-			return co.Turned.Add(turning), nil
+			return co.Turned.Add(co.turning()), d.write(ctx, co)
+		case co.State.Phase == release.Promoted && time.Since(co.Turned) < co.turning():
+			return co.Turned.Add(co.turning()), nil
+		}
+		// The Service leads to the new pods, whoever leads there.
+		if _, err := d.putBack(ctx, co); err != nil {
+			return time.Time{}, err
 		}
 		return time.Time{}, d.release(ctx, s, nil)
 	}
@@ -242,8 +327,11 @@ func (d *desk) wind(ctx context.Context, co *course) (time.Time, error) {
 	if err := d.unpin(ctx, co); err != nil {
 		return time.Time{}, err
 	}
+	if done, err := d.putBack(ctx, co); err != nil || !done {
+		return time.Now().Add(lookBack), err
+	}
 	co.pods[0], co.pods[1] = co.version(s.setWith(co.routing.Stable)), co.version(s.setWith(co.routing.Canary))
-	co.routing = nil
+	co.routing, co.Before = nil, nil
 	co.say("the other pods are gone")
 	return time.Time{}, d.write(ctx, co)
 }
@@ -273,6 +361,9 @@ func (d *desk) write(ctx context.Context, co *course) error {
 		co.late = true
 		return nil
 	}
+	if patch, err = co.dated(old, next); err != nil {
+		return err
+	}
 	_, err = d.c.dynamic.Resource(v1alpha1.Releases()).Namespace(co.r.Namespace).Patch(ctx, co.r.Name, types.MergePatchType,
 		[]byte(`{"status":`+string(patch)+`}`), metav1.PatchOptions{FieldManager: manager}, "status")
 	if apierrors.IsNotFound(err) {
@@ -287,15 +378,30 @@ func (d *desk) write(ctx context.Context, co *course) error {
 	return err
 }
 
+// dated is the patch that makes a status the next one, with the time at which it is written.
+func (co *course) dated(old []byte, next *v1alpha1.ReleaseStatus) ([]byte, error) {
+	co.At = time.Now().Round(0)
+	raw, err := json.Marshal(co.memory)
+	if err != nil {
+		return nil, err
+	}
+	next.State.Raw = raw
+	text, err := json.Marshal(next)
+	if err != nil {
+		return nil, err
+	}
+	return jsonmergepatch.CreateThreeWayJSONMergePatch(old, text, old)
+}
+
 // essence is the same for statuses that differ in words and evidence only.
 func (co *course) essence(s *v1alpha1.ReleaseStatus) string {
 	m := co.memory
-	m.State.Message = ""
+	m.State.Message, m.At = "", time.Time{}
 	verdict := ""
 	if s.Verdict != nil {
 		verdict = s.Verdict.Is
 	}
-	return digest([]any{m, s.Phase, s.Route, s.Stable, s.Canary, s.Events, s.Step, s.Steps, s.Convicted, verdict, s.Refused, co.r.Generation})
+	return digest([]any{m, s.Phase, s.Route, s.Stable, s.Canary, s.Gateways, s.Events, s.Step, s.Steps, s.Convicted, verdict, s.Refused, co.r.Generation})
 }
 
 // setCondition tells kubectl wait whether a release has ended.

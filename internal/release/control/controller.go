@@ -89,6 +89,7 @@ func (c *Controller) Run(ctx context.Context) error {
 		c.mu.Unlock()
 	}()
 	c.tasks.Go(func() { c.sweep(ctx) })
+	c.tasks.Go(func() { c.prune(ctx) })
 	c.tasks.Go(func() { c.followPolicies(ctx) })
 	all := follow.Of(c.dynamic.Resource(v1alpha1.Releases()), metav1.ListOptions{Limit: spec.Page})
 	all.Only = func(o runtime.Object) bool {
@@ -145,6 +146,7 @@ func (c *Controller) read(o runtime.Object) *v1alpha1.Release {
 		return nil
 	}
 	r.ManagedFields = nil
+	r.Spec.Plan = spec.Expand(r.Spec.Plan)
 	return r
 }
 
@@ -200,7 +202,7 @@ func (c *Controller) wardOf(namespace string) *ward {
 		w = newWard(namespace)
 		c.wards[namespace] = w
 		ctx, end := context.WithCancel(c.life)
-		w.end = end
+		w.life, w.end = ctx, end
 		w.follow(ctx, c)
 	}
 	return w

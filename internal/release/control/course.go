@@ -8,10 +8,8 @@ import (
 	"slices"
 	"time"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
-
 	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 
 	"github.com/bightdev/bight/api/v1alpha1"
@@ -43,18 +41,38 @@ type course struct {
 	refused *v1alpha1.ReleaseRefusal
 	by      *bounds.Bounds // that have judged last
 	shelved bool           // what is known of it is kept
+	away    time.Duration  // for how long nobody has acted, and by how much clocks differ
+	free    time.Time      // when the pods of another release were kept last, before it began
+	unshown time.Time      // when a preview was refused
+	known   int            // how much of what the judge was told is among that
+	heard   bool           // the batches that have come were counted
 	asked   time.Time      // when a new share was, zero once every pod obeys it
+	scribe  *scribe        // of what the judge is told
+	noted   time.Time      // when that was written last
+	notedAt verdict.Kind   // what the judge has said then
+	// gateways are what is known of the routes of Gateway API that share the requests.
+	gateways []v1alpha1.RouteStatus
+	sent     map[v1alpha1.TrafficRoute]string // the resourceVersions that were written over
+	opening  time.Time                        // since when the canary could take what a route leads there
+	left     bool                             // nobody leads to the canary any more
+	leaving  time.Time                        // when the routes began to be put back
+	meddled  time.Time                        // when it was told last that somebody has changed a route
 }
 
 // memory is what is kept of a release in its status.
 type memory struct {
 	State release.State `json:"state"`
+	// At is when it was written, by the clock of who wrote it. The times in it are compared
+	// with this one alone: the next to act may be another machine, with another clock.
+	At time.Time `json:"at,omitzero"`
 	// Since is the generation of the routing from which doors obey State.Route.
 	Since int64 `json:"since,omitempty"`
 	// Turned is when the Service began to select the new pods.
 	Turned time.Time `json:"turned,omitzero"`
 	// Template is the digest of the template that the Deployment was given.
 	Template string `json:"template,omitempty"`
+	// Before is the template of stable's pods, until nothing is left to be done.
+	Before *corev1.PodTemplateSpec `json:"before,omitempty"`
 	// Alone says that the Service leads to the new pods because no other exists.
 	Alone bool `json:"alone,omitempty"`
 	// Said is the digest of the orders that were told of, and Judged of those that a policy
@@ -70,19 +88,37 @@ type memory struct {
 	Exposed time.Time `json:"exposed,omitzero"`
 	Full    time.Time `json:"full,omitzero"`
 	Undoing time.Time `json:"undoing,omitzero"`
+	// Shared says that routes of Gateway API have led to the version.
+	Shared bool `json:"shared,omitempty"`
 }
 
 func newCourse(r *v1alpha1.Release) (*course, error) {
 	co := &course{r: r, written: r.Status.DeepCopy()}
 	co.routing, co.events, co.verdict = r.Status.Route.DeepCopy(), slices.Clone(r.Status.Events), r.Status.Verdict.DeepCopy()
-	co.refused = r.Status.Refused.DeepCopy()
+	co.refused, co.gateways = r.Status.Refused.DeepCopy(), r.DeepCopy().Status.Gateways
 	co.pods = [2]v1alpha1.VersionStatus{r.Status.Stable, r.Status.Canary}
 	if s := r.Status.State; s != nil && len(s.Raw) > 0 {
 		if err := json.Unmarshal(s.Raw, &co.memory); err != nil {
 			return nil, fmt.Errorf("read the state in the status of Release %s: %w", r.Name, err)
 		}
 	}
+	co.adopt(time.Now())
 	return co, nil
+}
+
+// adopt takes the times of what somebody else has written for such of this process's clock.
+// The time in between, in which nobody has acted, does not count: how long it was two
+// clocks can't tell.
+func (co *course) adopt(now time.Time) {
+	if co.At.IsZero() {
+		return
+	}
+	co.away = now.Sub(co.At).Round(0)
+	co.State = co.State.Moved(co.away)
+	if !co.Turned.IsZero() {
+		co.Turned = co.Turned.Add(co.away)
+	}
+	co.At = now
 }
 
 // over says that nothing is left to be done.
@@ -122,11 +158,12 @@ func (co *course) sets() (stable, canary *appsv1.ReplicaSet) {
 // leads is the hash of the pods that the Service is to select: stable's, whose doors share
 // the requests. Where somebody has deleted stable's ReplicaSet and with it all of its pods,
 // nobody would answer, so the new ones do as long as that lasts, whatever their share is.
+// It lasts until those that are made anew are ready.
 func (co *course) leads() string {
 	stable, canary := co.sets()
 	hash := co.routing.Stable
-	alone := canary != nil && canary != stable && len(co.scene.podsOf(stable)) == 0 && !co.scene.strays[hash] &&
-		co.scene.count(canary, 0).Ready > 0
+	none := len(co.scene.podsOf(stable)) == 0 && !co.scene.strays[hash]
+	alone := canary != nil && canary != stable && co.scene.count(canary, 0).Ready > 0 && (none || co.Alone && !co.State.Remade.IsZero())
 	if alone != co.Alone {
 		co.Alone = alone
 		if alone {
@@ -163,7 +200,7 @@ func (co *course) sit() error {
 		return co.bench.rejudge(co.r, co.routing)
 	}
 	var err error
-	co.bench, err = newBench(co.r, co.routing, co.State.Started)
+	co.bench, err = newBench(co.r, co.routing, co.State.Started, co.away)
 	return err
 }
 
@@ -197,6 +234,10 @@ func (co *course) reroute() {
 	stable, _ := co.sets()
 	co.routing = &v1alpha1.Routing{
 		Generation: time.Now().UnixMilli(), Selector: d.Spec.Selector.MatchLabels, Stable: beforeOf(d).Stable, Judges: judges(co.scene, stable),
+		ByRoutes: byRoutes(co.r),
+	}
+	for _, d := range co.r.Status.Doors { // whose clock this was made by may have been ahead
+		co.routing.Generation = max(co.routing.Generation, d.Generation+1)
 	}
 	if stable != nil && co.scene.service != nil {
 		co.routing.Ports, _ = ports(co.scene.service, &stable.Spec.Template, &d.Spec.Template)
@@ -209,11 +250,12 @@ func (co *course) judge() verdict.Verdict {
 	alone := spec.Convicted(co.r)
 	if co.bench != nil {
 		stable, canary := co.sets()
-		if !co.State.Phase.Ended() {
+		if co.judging() {
 			co.bench.watch(co.scene, stable, canary, time.Now())
 			co.bench.passes(time.Now(), co.deadline(time.Now()))
 		}
 		v = co.bench.judge.Verdict(co.bench.state)
+		co.bench.tape.Say(v)
 		co.bench.trace(v, time.Now())
 		alone = cmp.Or(alone, co.bench.alone)
 	}
@@ -223,9 +265,19 @@ func (co *course) judge() verdict.Verdict {
 	return v
 }
 
-// deadline is when there is no good verdict any more.
+// judging says whether what is seen still tells for or against the version.
+func (co *course) judging() bool {
+	p := co.State.Phase
+	return !p.Ended() || p == release.Promoted && co.r.Spec.Plan.Judge.Kept && !co.State.Cleaned
+}
+
+// deadline is when there is no good verdict any more. It is put off in strides: while a
+// release waits, what it is told every moment is the same.
 func (co *course) deadline(now time.Time) time.Time {
-	return co.State.Deadline(co.bench.patience(), now)
+	const stride = 5 * time.Second
+	first := co.State.Started.Add(co.bench.patience())
+	off := co.State.Deadline(co.bench.patience(), now).Sub(first)
+	return first.Add((off + stride - 1).Truncate(stride))
 }
 
 // baseline is what is known of stable's requests as long as it matters.
@@ -244,28 +296,14 @@ func (co *course) world(orders release.Orders, v verdict.Verdict) release.World 
 	return release.World{
 		Now: time.Now(), Orders: orders, Verdict: v.Is, Why: v.Why,
 		Stable: co.scene.count(stable, want), Canary: co.scene.count(canary, want), Obeyed: co.obeyed(),
-		Hindrance: co.scene.hindrance(canary), Baseline: co.baseline(time.Now()),
+		Gone: stable == nil && co.Before != nil, Hindrance: co.scene.hindrance(canary), Baseline: co.baseline(time.Now()),
 	}
 }
 
-// obeyed is the generation of the state's route if every pod of stable that serves has a
-// door that obeys it, or else one less.
+// obeyed is the generation of the state's route if all who share the requests obey it, or
+// else one less.
 func (co *course) obeyed() int64 {
-	stable, _ := co.sets()
-	covered := map[string]bool{}
-	for _, d := range co.r.Status.Doors {
-		if d.Generation >= co.Since {
-			for _, p := range d.Pods {
-				covered[p] = true
-			}
-		}
-	}
-	for _, p := range co.scene.podsOf(stable) {
-		if isReady(p) && !covered[p.Name] {
-			return co.State.Route.Generation - 1
-		}
-	}
-	if co.Since == 0 {
+	if co.Since == 0 || !trafficOf(co.r).obeyed(co) {
 		return co.State.Route.Generation - 1
 	}
 	return co.State.Route.Generation
@@ -277,6 +315,7 @@ func (co *course) direct() {
 	next := co.routing.DeepCopy()
 	route := co.State.Route
 	next.Weight, next.Mirror, next.Shut = int32(route.Weight), int32(route.Mirror), route.Shut
+	next.Alone = co.Alone
 	next.Held = max(next.Held, next.Weight)
 	if next.Weight == 0 {
 		next.Held = 0
@@ -287,6 +326,13 @@ func (co *course) direct() {
 		next.Routes = slices.DeleteFunc(next.Routes, func(r v1alpha1.ReleaseRoute) bool { return r.To == v1alpha1.Canary })
 	}
 	next.Affinity = co.r.Spec.Plan.Affinity
+	next.ByRoutes, next.Before = byRoutes(co.r), nil
+	for _, p := range co.scene.podsOf(stable) {
+		if next.ByRoutes && isReady(p) && p.Status.PodIP != "" {
+			next.Before = append(next.Before, p.Status.PodIP)
+		}
+	}
+	slices.Sort(next.Before)
 	next.Addresses, next.Canary = nil, ""
 	if canary != nil && canary != stable {
 		next.Canary = canary.Labels[hashLabel]
@@ -313,139 +359,5 @@ func (co *course) direct() {
 	co.pods[0], co.pods[1] = co.version(stable), co.version(canary)
 }
 
-// version tells of the pods of a version.
-func (co *course) version(rs *appsv1.ReplicaSet) v1alpha1.VersionStatus {
-	if rs == nil {
-		return v1alpha1.VersionStatus{}
-	}
-	n := co.scene.count(rs, 0)
-	v := v1alpha1.VersionStatus{Hash: rs.Labels[hashLabel], Ready: n.Ready, Pods: n.All}
-	if rs.Spec.Replicas != nil {
-		v.Want = *rs.Spec.Replicas
-	}
-	if cs := rs.Spec.Template.Spec.Containers; len(cs) > 0 {
-		v.Image = cs[0].Image
-	}
-	return v
-}
-
 // maxEvents is how many are kept.
 const maxEvents = 50
-
-// say notes what has happened.
-func (co *course) say(format string, args ...any) {
-	co.events = append(co.events, v1alpha1.ReleaseEvent{Time: now(), Text: fmt.Sprintf(format, args...)})
-	if n := len(co.events); n > maxEvents {
-		co.events = co.events[n-maxEvents:]
-	}
-}
-
-// note notes what is new since a state.
-func (co *course) note(was release.State, v verdict.Verdict) {
-	if said := digest(co.r.Spec.Orders); said != co.Said {
-		switch o := co.r.Spec.Orders; {
-		case o.By != "" && co.Said == "":
-			co.say("%s has begun it", o.By)
-		case o.By != "":
-			co.say("%s", co.ordered(o))
-		}
-		co.Said = said
-	}
-	shown := status(v)
-	if co.verdict == nil || co.verdict.Is != shown.Is {
-		co.say("verdict: %s (%s)", shown.Is, shown.Why)
-		shown.Since = micro(time.Now())
-	} else {
-		shown.Since = co.verdict.Since
-	}
-	switch {
-	case co.routing != nil && co.State.Opened:
-		shown.Latency = co.latency()
-	case co.verdict != nil:
-		shown.Latency = co.verdict.Latency
-	}
-	co.verdict = shown
-	co.times(was)
-	s := co.State
-	if s.Route.Weight != was.Route.Weight {
-		co.say("%s of the requests", s.Route.Weight)
-	}
-	if s.Phase != was.Phase && s.Phase != release.Progressing {
-		co.say("%s: %s", s.Phase, s.Message)
-	}
-}
-
-// times notes when the version was given requests first, when it had all of them, and when
-// it began to lose them.
-func (co *course) times(was release.State) {
-	s, now := co.State, time.Now().Truncate(time.Microsecond)
-	if co.Exposed.IsZero() && (s.Route.Weight > 0 || s.Route.Mirror > 0) {
-		co.Exposed = now
-	}
-	if co.Full.IsZero() && s.Phase == release.Promoted {
-		co.Full = now
-	}
-	losing := func(p release.Phase) bool { return p == release.Undoing || p == release.Undone }
-	if co.Undoing.IsZero() && losing(s.Phase) && !losing(was.Phase) {
-		co.Undoing = now
-	}
-}
-
-// due is when to look again though nothing changes: for the evidence's sake.
-func (co *course) due() time.Time {
-	if co.bench == nil || co.State.Phase.Ended() {
-		return time.Time{}
-	}
-	var at time.Time
-	if over := co.deadline(time.Now()).Add(time.Second); over.After(time.Now()) {
-		at = over
-	}
-	if co.late {
-		at = earlier(at, co.wrote.Add(calm))
-	}
-	if co.bench.dirty {
-		at = earlier(at, co.saved.Add(keepEvidence))
-	}
-	return at
-}
-
-// status is what there is to be told. The doors are the node agents' to tell.
-func (co *course) status() (*v1alpha1.ReleaseStatus, error) {
-	s := &v1alpha1.ReleaseStatus{
-		Phase: string(co.State.Phase), Message: co.State.Message, Convicted: co.State.Convicted,
-		Started: micro(co.State.Started), Route: co.routing.DeepCopy(), Stable: co.pods[0], Canary: co.pods[1],
-		Exposed: micro(co.Exposed), Full: micro(co.Full), Undoing: micro(co.Undoing),
-		Verdict: co.verdict, Events: co.events, Refused: co.refused, Evidence: co.written.Evidence,
-	}
-	if co.State.Phase.Ended() {
-		s.Ended = micro(co.State.Ended)
-	}
-	s.Weight = co.State.Route.Weight.String()
-	if plan, err := spec.Plan(co.r.Spec.Plan); err == nil {
-		s.Steps = int32(len(plan.Steps))
-		s.Step = min(int32(co.State.Step)+1, s.Steps)
-	}
-	raw, err := json.Marshal(co.memory)
-	if err != nil {
-		return nil, err
-	}
-	s.State = &runtime.RawExtension{Raw: raw}
-	if b := co.bench; b != nil && b.dirty && (time.Since(co.saved) >= keepEvidence || co.State.Phase != release.Phase(co.written.Phase)) {
-		raw, err := b.keep()
-		if err != nil {
-			return nil, err
-		}
-		s.Evidence = &runtime.RawExtension{Raw: raw}
-	}
-	s.Conditions = slices.Clone(co.written.Conditions)
-	setCondition(s, co.r.Generation)
-	return s, nil
-}
-
-func micro(t time.Time) *metav1.MicroTime {
-	if t.IsZero() {
-		return nil
-	}
-	m := metav1.NewMicroTime(t.Truncate(time.Microsecond))
-	return &m
-}

@@ -188,7 +188,7 @@ func TestABenchKeepsWhatItHasSeen(t *testing.T) {
 	for evidence, seqs := range map[string]int{string(was): 1, `{"judge":{"of":"another program"},"seqs":{"a/x":7}}`: 0, `7`: 0} {
 		r := co.r.DeepCopy()
 		r.Status.Evidence = &runtime.RawExtension{Raw: []byte(evidence)}
-		next, err := newBench(r, co.routing, time.Now())
+		next, err := newBench(r, co.routing, time.Now(), 0)
 		if err != nil || len(next.kept.Seqs) != seqs {
 			t.Errorf("%.40s: %v, %v", evidence, next.kept.Seqs, err)
 		}

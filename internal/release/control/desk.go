@@ -12,12 +12,15 @@ import (
 	"sync"
 	"time"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/bightdev/bight/api/v1alpha1"
 	"github.com/bightdev/bight/internal/release"
 	"github.com/bightdev/bight/internal/release/spec"
+	"github.com/bightdev/bight/internal/release/verdict"
 )
 
 // keepEvidence is how often the judge's state is written down while it changes. What is
@@ -44,6 +47,9 @@ type desk struct {
 	// Of run alone.
 	courses map[types.UID]*course
 	all     []*v1alpha1.Release // as they were taken
+	wrote   *appsv1.Deployment  // as it was written last, nil for never
+	wroteAt time.Time
+	freedAt time.Time // when routes of a release before were put back
 }
 
 func newDesk(c *Controller, key types.NamespacedName) *desk {
@@ -93,12 +99,19 @@ func (d *desk) give(b spec.Batch) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	r := d.releases[b.UID]
-	if r == nil || release.Phase(r.Status.Phase).Ended() || len(d.batches) >= maxBatches {
+	if r == nil || !judged(r) || len(d.batches) >= maxBatches {
 		return r != nil && len(d.batches) >= maxBatches
 	}
 	d.batches = append(d.batches, b)
 	d.rouse()
 	return true
+}
+
+// judged says whether requests still tell for or against a release: one that has ended is
+// judged no more, but for one whose plan says so as long as its requests can go back.
+func judged(r *v1alpha1.Release) bool {
+	phase, route := release.Phase(r.Status.Phase), r.Status.Route
+	return !phase.Ended() || phase == release.Promoted && r.Spec.Plan.Judge.Kept && route != nil && !route.Retire
 }
 
 // maxBatches are more than wait at a desk that is well.
@@ -161,6 +174,9 @@ func (d *desk) step(ctx context.Context) (next time.Time, err error) {
 	})
 	d.hear()
 	d.all = all
+	for _, r := range all {
+		d.ward.need(d.c, r.Spec.Traffic.Routes)
+	}
 	var errs []error
 	for i, r := range all {
 		at, err := d.look(ctx, r, i > 0, batches)
@@ -168,7 +184,7 @@ func (d *desk) step(ctx context.Context) (next time.Time, err error) {
 	}
 	d.giveBack(slices.DeleteFunc(batches, func(b spec.Batch) bool {
 		co := d.courses[b.UID]
-		return co != nil && (co.bench != nil || co.over())
+		return co != nil && (co.heard || co.over())
 	}))
 	return next, errors.Join(errs...)
 }
@@ -197,17 +213,28 @@ func (d *desk) look(ctx context.Context, r *v1alpha1.Release, newer bool, batche
 		}
 		d.courses[r.UID] = co
 	}
-	co.r, co.newer = r, newer
+	co.r, co.newer, co.heard = r, newer, false
 	co.heed(d.c.boundsOf(r.Namespace))
 	scene, seen := d.ward.look(r.Spec.Deployment, r.Spec.Service)
 	if !seen {
 		return time.Time{}, nil // the rest is about to come
 	}
+	if d.behind(scene.deployment) {
+		return d.wroteAt.Add(longestBehind), nil // it is about to come
+	}
 	co.scene = scene
+	co.heard = co.bench != nil
 	for _, b := range batches {
-		if b.UID == r.UID && co.bench != nil {
-			co.bench.take(named(b, scene), time.Now())
+		if b.UID == r.UID && co.heard {
+			count := co.bench.take
+			if byRoutes(r) && !scene.onlyAt(co.routing, b.Node) {
+				count = co.bench.takeApart
+			}
+			count(named(b, scene), time.Now())
 		}
+	}
+	if co.bench != nil {
+		co.bench.catchUp(time.Now())
 	}
 	return d.proceed(ctx, co)
 }
@@ -240,7 +267,7 @@ func (d *desk) proceed(ctx context.Context, co *course) (time.Time, error) {
 	if seat := co.sit(); err == nil {
 		err = cmp.Or(seat, d.c.guarded(co.r))
 	}
-	if err != nil && !orders.Undo && spec.Convicted(co.r) == "" {
+	if err != nil && !orders.Undo && spec.Convicted(co.r) == "" && !d.convicts(co) {
 		return time.Time{}, d.tell(ctx, co, err.Error()) // it stays as it is until that makes sense
 	}
 	if err != nil { // to undo it takes no plan and no judge
@@ -250,6 +277,8 @@ func (d *desk) proceed(ctx context.Context, co *course) (time.Time, error) {
 	if err := d.pin(ctx, co.scene, co.leads()); err != nil {
 		return time.Time{}, err
 	}
+	traffic := trafficOf(co.r)
+	traffic.see(co)
 	v := co.judge()
 	was, world := co.State, co.world(orders, v)
 	if !co.asked.IsZero() && world.Obeyed >= was.Route.Generation {
@@ -263,17 +292,26 @@ func (d *desk) proceed(ctx context.Context, co *course) (time.Time, error) {
 	co.freeze(was)
 	co.note(was, v)
 	co.direct()
-	err = nil
+	traffic.see(co)
 	if err := d.write(ctx, co); err != nil {
 		return time.Time{}, err
 	}
+	shown := d.preview(ctx, co) // which nothing else waits for
+	next, err := traffic.share(ctx, d, co)
+	if apierrors.IsForbidden(err) || apierrors.IsInvalid(err) { // which passes by nobody's waiting
+		co.sayOnce("its routes can't be written: " + err.Error())
+	}
+	err = errors.Join(err, shown)
 	d.shelve(ctx, co)
+	d.record(co, v.Is)
 	d.ask(ctx, co)
-	next := co.due()
+	next = earlier(next, co.due())
 	for _, a := range actions {
 		switch a.Kind {
 		case release.Scale:
 			err = errors.Join(err, d.scale(ctx, co, a.Pods))
+		case release.Remake:
+			err = errors.Join(err, d.remake(ctx, co))
 		case release.Later:
 			next = earlier(next, a.At)
 		case release.Finish, release.Revert:
@@ -281,6 +319,17 @@ func (d *desk) proceed(ctx context.Context, co *course) (time.Time, error) {
 		}
 	}
 	return next, err
+}
+
+// convicts reports whether the evidence is against a version, by what was judged last,
+// whatever makes no sense in its plan now.
+func (d *desk) convicts(co *course) bool {
+	if co.bench == nil {
+		return false
+	}
+	v := co.judge()
+	d.record(co, v.Is)
+	return v.Is == verdict.Bad
 }
 
 // begin waits until the Deployment is fit for a release, and then makes it one.
@@ -306,7 +355,9 @@ func (d *desk) begin(ctx context.Context, co *course) (time.Time, error) {
 		return time.Time{}, nil // the policies are about to be seen
 	case orders.Undo || r.DeletionTimestamp != nil:
 		return d.close(ctx, co, release.Undone, "undone before it began")
-	case time.Since(co.State.Started) > plan.Patience():
+	case d.kept(co) != nil: // which is none of its own time
+		co.free = time.Now()
+	case time.Since(co.State.Started) > plan.Patience() && time.Since(co.free) > plan.Patience():
 		return d.close(ctx, co, release.Undone, fmt.Sprintf("it could not begin for %s: %s", plan.Patience(), co.State.Message))
 	}
 	if err == nil {
@@ -317,7 +368,7 @@ func (d *desk) begin(ctx context.Context, co *course) (time.Time, error) {
 		}
 	}
 	if err == nil {
-		err = d.fit(co, template)
+		err = d.fit(ctx, co, template)
 	}
 	fits := err == nil
 	if fits {
@@ -331,19 +382,38 @@ func (d *desk) begin(ctx context.Context, co *course) (time.Time, error) {
 	case err != nil && fits:
 		return time.Time{}, errors.Join(d.tell(ctx, co, err.Error()), err)
 	case err != nil:
-		return co.State.Started.Add(plan.Patience()), d.tell(ctx, co, err.Error())
+		next := co.State.Started.Add(plan.Patience())
+		if time.Since(d.freedAt) < lagging {
+			next = d.freedAt.Add(lagging)
+		}
+		return next, d.tell(ctx, co, err.Error())
 	}
 	return time.Time{}, nil
 }
 
-// fit says what keeps a release from beginning now.
-func (d *desk) fit(co *course, template *corev1.PodTemplateSpec) error {
-	for _, r := range d.all {
-		if r.UID != co.r.UID && release.Phase(r.Status.Phase) == release.Promoted && !spec.Over(r) {
-			return fmt.Errorf("release %s is promoted, and the pods of before it are about to end: it begins after that", r.Name)
-		}
+// kept is another release that is promoted, and keeps the pods of before it; nil for none.
+func (d *desk) kept(co *course) *v1alpha1.Release {
+	i := slices.IndexFunc(d.all, func(r *v1alpha1.Release) bool {
+		return r.UID != co.r.UID && release.Phase(r.Status.Phase) == release.Promoted && !spec.Over(r)
+	})
+	if i < 0 {
+		return nil
 	}
-	return co.scene.fit(co.r, template)
+	return d.all[i]
+}
+
+// fit says what keeps a release from beginning now.
+func (d *desk) fit(ctx context.Context, co *course, template *corev1.PodTemplateSpec) error {
+	if r := d.kept(co); r != nil {
+		return fmt.Errorf("release %s is promoted, and the pods of before it are about to end: it begins after that", r.Name)
+	}
+	if err := co.scene.fit(co.r, template); err != nil {
+		return err
+	}
+	if err := trafficOf(co.r).fit(ctx, d, co); err != nil {
+		return err
+	}
+	return d.freed(ctx, co) // last: it takes the share from the one under way
 }
 
 // outside ends a release whose Deployment is not its own any more. What was undone is
@@ -356,9 +426,15 @@ func (d *desk) outside(ctx context.Context, co *course) (time.Time, error) {
 	case s.deployment == nil:
 		why = "the Deployment was deleted"
 	case mine:
+		// Its pods are about to go.
+		if _, err := d.putBack(ctx, co); err != nil {
+			return time.Time{}, err
+		}
 		var template *corev1.PodTemplateSpec
-		if stable, _ := co.sets(); stable != nil && (co.State.Phase == release.Undoing || co.State.Phase == release.Undone) {
-			template = &stable.Spec.Template
+		if stable, _ := co.sets(); co.State.Phase == release.Undoing || co.State.Phase == release.Undone {
+			if template = co.Before; stable != nil {
+				template = &stable.Spec.Template
+			}
 		}
 		return time.Time{}, d.release(ctx, s, template)
 	case co.State.Phase == release.Undoing:
@@ -371,11 +447,24 @@ func (d *desk) outside(ctx context.Context, co *course) (time.Time, error) {
 	return d.close(ctx, co, release.Superseded, why)
 }
 
+// putBack takes away what has had the requests shared. What is in the way of that is told.
+func (d *desk) putBack(ctx context.Context, co *course) (done bool, err error) {
+	if done, err = trafficOf(co.r).back(ctx, d, co); err != nil {
+		co.sayOnce("it can't be ended yet: " + err.Error())
+		err = errors.Join(err, d.write(ctx, co))
+	}
+	return done, err
+}
+
 // close ends a release of which nothing is left in the cluster. One that has ended before
 // stays what it was.
 func (d *desk) close(ctx context.Context, co *course, phase release.Phase, why string) (time.Time, error) {
+	// First the Service, whose pods may be ending already: nobody has to be asked for that.
 	if err := d.unpin(ctx, co); err != nil {
 		return time.Time{}, err
+	}
+	if done, err := d.putBack(ctx, co); err != nil || !done {
+		return time.Now().Add(lookBack), err
 	}
 	if !co.State.Phase.Ended() {
 		co.State.Phase, co.State.Message, co.State.Ended = phase, why, time.Now()
@@ -384,7 +473,8 @@ func (d *desk) close(ctx context.Context, co *course, phase release.Phase, why s
 	if co.State.Phase != release.Promoted {
 		co.State.Route = release.Route{Generation: co.State.Route.Generation, Shut: true}
 	}
-	co.State.Cleaned, co.routing = true, nil
+	co.State.Cleaned, co.routing, co.Before = true, nil, nil
+	d.record(co, "")
 	return time.Time{}, d.write(ctx, co)
 }
 

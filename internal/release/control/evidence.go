@@ -33,6 +33,8 @@ const (
 	// keepBundles is for how long evidence is kept, and sweepEvery how often it is looked
 	// for what is older.
 	keepBundles, sweepEvery = 7 * 24 * time.Hour, time.Hour
+	// mostBundles is what all of it may take; what is fresher than this stays in any case.
+	mostBundles, freshBundles = 1 << 30, 10 * time.Minute
 	// logLines and logBytes are what is kept of a pod's log.
 	logLines, logBytes = 200, 64 << 10
 	// factPods is of how many pods more is kept than that they were there.
@@ -70,7 +72,11 @@ func (c *Controller) TakePairs(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	p.Release = release
-	if err := c.shelf().put(r.Context(), p.Namespace, p.Release, p.UID, nodeFile(p.Node), p); err != nil {
+	err := c.shelf().keepNode(&p)
+	if p.Record = nil; err == nil && len(p.Pairs) > 0 {
+		err = c.shelf().put(r.Context(), p.Namespace, p.Release, p.UID, nodeFile(p.Node), p)
+	}
+	if err != nil {
 		http.Error(w, err.Error(), http.StatusServiceUnavailable)
 		return
 	}
@@ -208,7 +214,7 @@ func (c *Controller) sweep(ctx context.Context) {
 	ticker := time.NewTicker(sweepEvery)
 	defer ticker.Stop()
 	for {
-		if err := c.shelf().sweep(time.Now().Add(-keepBundles)); err != nil {
+		if err := c.shelf().sweep(time.Now().Add(-keepBundles), time.Now().Add(-freshBundles), mostBundles); err != nil {
 			c.Log.Warn("old evidence is not removed", "err", err)
 		}
 		select {
@@ -222,7 +228,11 @@ func (c *Controller) sweep(ctx context.Context) {
 // shelve keeps, in the background, what is known of a release whose version was just
 // shut out: its pods are there for a moment more.
 func (d *desk) shelve(ctx context.Context, co *course) {
-	if co.shelved || !co.State.Route.Shut || co.r.Spec.Plan.Evidence.Off {
+	if !co.State.Route.Shut || co.r.Spec.Plan.Evidence.Off {
+		return
+	}
+	if co.shelved {
+		d.shelvePath(co)
 		return
 	}
 	co.shelved = true
@@ -231,12 +241,17 @@ func (d *desk) shelve(ctx context.Context, co *course) {
 		return
 	}
 	facts := co.facts()
+	co.known = len(facts.Path) + len(facts.Moved)
 	pods := slices.Clone(co.canaryPods())
+	stable, canary := co.sets()
 	d.c.tasks.Go(func() {
 		ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 		defer cancel()
 		for i := range facts.Pods[:min(len(pods), factPods)] {
 			d.c.tellOfPod(ctx, &facts.Pods[i], pods[i])
+		}
+		if stable != nil && canary != nil && stable != canary {
+			facts.Differs = append(facts.Differs, d.c.configDiffers(ctx, r.Namespace, stable, canary, spec.Evidence(r.Spec.Plan.Evidence))...)
 		}
 		facts.Canary.Commit = d.c.commitOf(ctx, r.Spec.Change)
 		facts.Stable.Commit = d.c.commitOf(ctx, d.c.before(ctx, r))
@@ -244,6 +259,33 @@ func (d *desk) shelve(ctx context.Context, co *course) {
 			d.log.Warn("what is known of a release is not kept", "release", r.Name, "err", err)
 		}
 	})
+}
+
+// shelvePath keeps what the judge was told after a version was shut out: a node that has
+// convicted it is heard at once, and what it has counted a moment later.
+func (d *desk) shelvePath(co *course) {
+	path, moved := co.path()
+	if n := len(path) + len(moved); n > co.known {
+		co.known = n
+		text, err := json.Marshal(heardLater{path, moved})
+		if err == nil {
+			err = d.c.shelf().write(co.r.Namespace, co.r.Name, co.r.UID, pathFile, text)
+		}
+		if err != nil {
+			d.log.Warn("how a verdict came about is not kept", "release", co.r.Name, "err", err)
+		}
+	}
+}
+
+// path is what E has come to, and which requests have moved it.
+func (co *course) path() (path []evidence.Point, moved []string) {
+	if co.bench == nil {
+		return nil, nil
+	}
+	for _, m := range co.bench.judge.Verdict(co.bench.state).Moved {
+		moved = append(moved, m.ID)
+	}
+	return slices.Clone(co.bench.kept.Path), moved
 }
 
 // before is the change that made what is stable, as far as releases tell.
@@ -304,12 +346,7 @@ func (co *course) facts() *evidence.Bundle {
 			b.Why = v.Why
 		}
 	}
-	if co.bench != nil {
-		b.Path = slices.Clone(co.bench.kept.Path)
-		for _, m := range co.bench.judge.Verdict(co.bench.state).Moved {
-			b.Moved = append(b.Moved, m.ID)
-		}
-	}
+	b.Path, b.Moved = co.path()
 	if stable != nil && canary != nil && stable != canary {
 		b.Differs = differs(&stable.Spec.Template, &canary.Spec.Template)
 	}

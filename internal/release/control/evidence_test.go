@@ -12,6 +12,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -50,8 +51,10 @@ func TestEvidenceIsKept(t *testing.T) {
 	put("cart-2", nodeFile("a"), "u", pairsOf("a", "1", "2"))
 	put("cart-2", nodeFile("a"), "u", pairsOf("a", "1", "3")) // sent again
 	put("cart-2", nodeFile("b"), "u", pairsOf("b", "4"))
-	put("cart-2", factsFile, "u", &evidence.Bundle{Format: 1, Release: "cart-2", Why: "E = 9000", Moved: []string{"4"}})
+	put("cart-2", factsFile, "u", &evidence.Bundle{Format: 1, Release: "cart-2", Why: "E = 9000"})
 	put("other", nodeFile("a"), "v", pairsOf("a", "9"))
+	// What the judge has heard after that counts.
+	put("cart-2", pathFile, "u", heardLater{[]evidence.Point{{E: 1}, {E: 9000}}, []string{"4"}})
 	b, err := s.bundle("shop", "cart-2", "u")
 	if err != nil {
 		t.Fatal(err)
@@ -60,8 +63,8 @@ func TestEvidenceIsKept(t *testing.T) {
 	for _, p := range b.Pairs {
 		got += " " + p.ID
 	}
-	if got != "E = 9000 4 1 3" {
-		t.Errorf("there is %q", got)
+	if got != "E = 9000 4 1 3" || len(b.Path) != 2 || !slices.Equal(b.Moved, []string{"4"}) {
+		t.Errorf("there is %q, moved %v, path %v", got, b.Moved, b.Path)
 	}
 	// A file that is cut costs what is in it, and nothing else.
 	if err := os.WriteFile(filepath.Join(s.dir, "shop", "cart-2", "u", factsFile), []byte(`{"why": "E =`), 0o600); err != nil {
@@ -91,7 +94,10 @@ func TestOldEvidenceIsRemoved(t *testing.T) {
 	if err := os.Chtimes(filepath.Join(s.dir, "shop", "old", "u"), old, old); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.sweep(time.Now().Add(-keepBundles)); err != nil {
+	if err := os.Chtimes(filepath.Join(s.dir, "shop", "old", "u", factsFile), old, old); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.sweep(time.Now().Add(-keepBundles), time.Now(), mostBundles); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(filepath.Join(s.dir, "shop", "old")); !errors.Is(err, os.ErrNotExist) {

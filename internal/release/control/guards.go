@@ -53,7 +53,7 @@ func (c *Controller) guarded(r *v1alpha1.Release) error {
 func (d *desk) ask(ctx context.Context, co *course) {
 	guards, err := spec.Guards(co.r.Spec.Plan.Judge)
 	p := co.State.Phase
-	if err != nil || d.c.Metrics == nil || len(guards) == 0 || !co.State.Opened || p.Ended() || p == release.Undoing {
+	if err != nil || d.c.Metrics == nil || len(guards) == 0 || !co.State.Opened || !co.judging() || p == release.Undoing {
 		co.asking.stop()
 		return
 	}

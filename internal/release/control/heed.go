@@ -40,7 +40,7 @@ func (co *course) heed(b *bounds.Bounds, known bool) {
 	co.Judged, co.refused, co.by = said, nil, b
 	// Nobody's orders are none: who made the Release left it to its plan.
 	if orders.By != "" && known {
-		co.refused = b.Judge(bounds.Order{Release: co.r, Now: time.Now()})
+		co.refused = b.Judge(bounds.Order{Release: co.r, Now: time.Now(), Goes: co.r.Spec.Orders.Go > co.State.Go})
 	}
 	if co.refused == nil {
 		co.Heeded = orders

@@ -24,11 +24,15 @@ type bench struct {
 	judge  *verdict.Judge
 	config verdict.Config
 	state  verdict.State
+	tape   verdict.Tape
+	began  time.Time // when this process began to judge
 	kept   notes
 	// stable are the latencies that node agents have told, by node.
 	stable map[string]told
 	// dirty says that there is something to be kept.
 	dirty bool
+	// late are counts of the canary's requests that count later: see [bench.takeApart].
+	late []later
 	// alone is why a node agent has convicted the version by what it has seen.
 	alone string
 }
@@ -39,6 +43,16 @@ type told struct {
 	at time.Time
 }
 
+// later are counts that count from a time on.
+type later struct {
+	at     time.Time
+	counts verdict.Counts
+}
+
+// lateness is by how much what one node has seen of the canary waits for what others have
+// seen of stable.
+const lateness = 1500 * time.Millisecond
+
 // notes are kept with the judge's state, so that nothing counts twice.
 type notes struct {
 	Judge json.RawMessage `json:"judge,omitempty"`
@@ -46,6 +60,8 @@ type notes struct {
 	Pods map[string]seenPod `json:"pods,omitempty"`
 	// Seqs are the last batches that count, by node and run of its agent.
 	Seqs map[string]int64 `json:"seqs,omitempty"`
+	// Taken is how many observations have made the judge's state.
+	Taken int64 `json:"taken,omitempty"`
 	// Path is what E has come to.
 	Path []evidence.Point `json:"path,omitempty"`
 }
@@ -56,13 +72,13 @@ type seenPod struct {
 	Restarts int32 `json:"restarts,omitempty"`
 }
 
-// newBench goes on from what was kept.
-func newBench(r *v1alpha1.Release, route *v1alpha1.Routing, at time.Time) (*bench, error) {
+// newBench goes on from what was kept, by a clock that was moved by so much.
+func newBench(r *v1alpha1.Release, route *v1alpha1.Routing, at time.Time, moved time.Duration) (*bench, error) {
 	c, err := spec.Judge(r.Spec.Plan.Judge, route.Quantiles, route.Judges, false)
 	if err != nil {
 		return nil, err
 	}
-	b := &bench{config: c, stable: map[string]told{}}
+	b := &bench{began: time.Now(), config: c, stable: map[string]told{}, tape: verdict.Tape{Judge: theController}}
 	if b.judge, err = verdict.New(c); err != nil {
 		return nil, err
 	}
@@ -74,7 +90,7 @@ func newBench(r *v1alpha1.Release, route *v1alpha1.Routing, at time.Time) (*benc
 			state, err = b.judge.Load(b.kept.Judge)
 		}
 		if err == nil {
-			b.state = state
+			b.state = state.Moved(moved)
 		} else {
 			b.kept = notes{}
 		}
@@ -85,8 +101,12 @@ func newBench(r *v1alpha1.Release, route *v1alpha1.Routing, at time.Time) (*benc
 	if b.kept.Seqs == nil {
 		b.kept.Seqs = map[string]int64{}
 	}
+	b.tape.Begin(c, b.state, b.kept.Taken)
 	return b, nil
 }
+
+// theController is the name of its judge in records.
+const theController = "controller"
 
 // rejudge has what was seen judged by what the plan says now.
 func (b *bench) rejudge(r *v1alpha1.Release, route *v1alpha1.Routing) error {
@@ -106,6 +126,7 @@ func (b *bench) rejudge(r *v1alpha1.Release, route *v1alpha1.Routing) error {
 	if err != nil {
 		return err
 	}
+	b.tape.Begin(c, state, b.tape.Taken())
 	b.judge, b.config, b.state, b.dirty = judge, c, state, true
 	return nil
 }
@@ -121,6 +142,7 @@ func (b *bench) patience() time.Duration {
 // keep is what is to be kept.
 func (b *bench) keep() ([]byte, error) {
 	var err error
+	b.kept.Taken = b.tape.Taken()
 	if b.kept.Judge, err = json.Marshal(b.state); err != nil {
 		return nil, err
 	}
@@ -128,14 +150,22 @@ func (b *bench) keep() ([]byte, error) {
 }
 
 func (b *bench) observe(o verdict.Observation) {
-	b.state, _ = b.judge.Next(b.state, o)
+	b.next(o)
 	b.dirty = true
+}
+
+// next takes in an observation, at a time that does not jump where somebody sets the clock.
+func (b *bench) next(o verdict.Observation) {
+	o.At = b.began.Add(o.At.Sub(b.began)).Round(0)
+	was := b.state
+	b.state, _ = b.judge.Next(was, o)
+	b.tape.Took(o, was, b.state)
 }
 
 // passes tells the judge that time has passed, and until when it may take: nothing that
 // has to be kept.
 func (b *bench) passes(at, deadline time.Time) {
-	b.state, _ = b.judge.Next(b.state, verdict.Observation{At: at, Extend: &deadline})
+	b.next(verdict.Observation{At: at, Extend: &deadline})
 }
 
 // baseline is what is known of stable's latencies.
@@ -163,6 +193,45 @@ func (b *bench) take(batch spec.Batch, at time.Time) {
 	}
 	counts := batch.Counts
 	b.observe(verdict.Observation{At: at, Counts: &counts})
+}
+
+// takeApart counts a batch of a node that does not see all requests, as none does where
+// gateways share them: what it has seen of the canary waits for a moment for what others
+// have seen of stable, so that an outage of both doesn't look like one of the canary.
+func (b *bench) takeApart(batch spec.Batch, at time.Time) {
+	if batch.Seq <= b.kept.Seqs[batch.Node+"/"+batch.Boot] {
+		return
+	}
+	stable, canary := apart(batch.Counts)
+	batch.Counts = stable
+	b.take(batch, at)
+	if len(canary.Cells) > 0 {
+		b.late = append(b.late, later{at.Add(lateness), canary})
+	}
+}
+
+// apart are what was counted of stable's requests, and of the canary's.
+func apart(c verdict.Counts) (stable, canary verdict.Counts) {
+	for _, cell := range c.Cells {
+		a, b := cell, cell
+		a.Canary, a.Pods, b.Stable = verdict.Tally{}, nil, verdict.Tally{}
+		if a.Stable != (verdict.Tally{}) {
+			stable.Cells = append(stable.Cells, a)
+		}
+		if b.Canary != (verdict.Tally{}) {
+			canary.Cells = append(canary.Cells, b)
+		}
+	}
+	canary.Moved = c.Moved
+	return stable, canary
+}
+
+// catchUp counts what is due by now.
+func (b *bench) catchUp(now time.Time) {
+	for len(b.late) > 0 && !b.late[0].at.After(now) {
+		b.observe(verdict.Observation{At: now, Counts: &b.late[0].counts})
+		b.late = b.late[1:]
+	}
 }
 
 // named is a batch with the pods by name, which the doors know by address.
@@ -241,6 +310,17 @@ func (b *bench) pod(p *corev1.Pod, canary bool, at time.Time) {
 		b.kept.Pods[p.Name] = is
 		b.dirty = true
 	}
+}
+
+// counted is what became of the requests to both versions, as it is shown.
+func counted(stable, canary verdict.Side) (a, b *v1alpha1.Counted) {
+	show := func(s verdict.Side) *v1alpha1.Counted {
+		if s.Requests == 0 {
+			return nil
+		}
+		return &v1alpha1.Counted{Requests: s.Requests, Errors: s.Errors, Above: s.Above, Slow: s.Slow, Rated: s.Rated}
+	}
+	return show(stable), show(canary)
 }
 
 // status is the verdict as it is shown.

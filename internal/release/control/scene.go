@@ -16,6 +16,7 @@ import (
 
 	"github.com/bightdev/bight/api/v1alpha1"
 	"github.com/bightdev/bight/internal/release"
+	"github.com/bightdev/bight/internal/release/spec"
 )
 
 const hashLabel = appsv1.DefaultDeploymentUniqueLabelKey
@@ -203,15 +204,18 @@ func (s scene) settled() bool {
 }
 
 // leading are the Services that lead to pods of the Deployment: each of them has to be
-// kept from the new ones.
+// kept from the new ones. Previews are for these.
 func (s scene) leading() []*corev1.Service {
 	return slices.DeleteFunc(slices.Clone(s.services), func(service *corev1.Service) bool {
+		if service.Labels[v1alpha1.CanaryLabel] != "" {
+			return true // it leads to the new ones, and only there
+		}
 		for k, v := range service.Spec.Selector {
 			if k != hashLabel && s.deployment.Spec.Template.Labels[k] != v {
 				return true
 			}
 		}
-		return len(service.Spec.Selector) == 0
+		return len(service.Spec.Selector) == 0 || service.Labels[v1alpha1.PreviewLabel] != ""
 	})
 }
 
@@ -223,7 +227,7 @@ func (s scene) pinned(hashes ...string) []*corev1.Service {
 	}
 	return slices.DeleteFunc(slices.Clone(s.services), func(service *corev1.Service) bool {
 		has := service.Spec.Selector[hashLabel]
-		return has == "" || !slices.Contains(hashes, has)
+		return has == "" || !slices.Contains(hashes, has) || service.Labels[v1alpha1.PreviewLabel] != "" || service.Labels[v1alpha1.CanaryLabel] != ""
 	})
 }
 
@@ -268,7 +272,7 @@ func ports(service *corev1.Service, stable, canary *corev1.PodTemplateSpec) ([]v
 		if slices.ContainsFunc(out, func(o v1alpha1.RoutingPort) bool { return o.Stable == from }) {
 			continue
 		}
-		out = append(out, v1alpha1.RoutingPort{Stable: from, Canary: to, Protocol: protocol(p)})
+		out = append(out, v1alpha1.RoutingPort{Stable: from, Canary: to, Protocol: spec.Protocol(p)})
 	}
 	if len(out) == 0 {
 		return nil, fmt.Errorf("no port of Service %s is for TCP, so there are no requests to share", service.Name)
@@ -292,18 +296,4 @@ func target(p corev1.ServicePort, t *corev1.PodTemplateSpec) (int32, error) {
 		return p.TargetPort.IntVal, nil
 	}
 	return p.Port, nil
-}
-
-// protocol is what the Service says that a port speaks, "" where it does not. Only what
-// is no HTTP has to be known.
-func protocol(p corev1.ServicePort) string {
-	switch said := ptr.Deref(p.AppProtocol, ""); said {
-	case "http", "kubernetes.io/h2c", "kubernetes.io/ws":
-		return "http"
-	case "grpc":
-		return "grpc"
-	case "tcp", "https", "tls", "kubernetes.io/wss", "mysql", "redis", "mongo", "postgresql":
-		return "tcp"
-	}
-	return ""
 }

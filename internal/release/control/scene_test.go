@@ -2,9 +2,11 @@ package control
 
 import (
 	"errors"
+	"log/slog"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	appsv1 "k8s.io/api/apps/v1"
@@ -218,5 +220,31 @@ func TestPorts(t *testing.T) {
 				t.Errorf("the error is %v", err)
 			}
 		})
+	}
+}
+
+// What a desk has written itself is not taken for somebody else's change, however late it is seen.
+func TestItsOwnChangeIsWaitedFor(t *testing.T) {
+	s := stage()
+	d := newDesk(&Controller{Log: slog.New(slog.DiscardHandler)}, types.NamespacedName{Namespace: "shop", Name: "cart"})
+	d.ward = newWard("shop")
+	clear(d.ward.unseen)
+	d.ward.put(s.deployment, false)
+	d.ward.put(s.service, false)
+	co := underWay(t)
+	co.Template, co.r.Spec.Deployment, co.r.Spec.Service = "of the version", "cart", "cart"
+	d.courses[co.r.UID] = co
+	d.wrote = s.deployment.DeepCopy()
+	d.wrote.Generation++
+	d.wroteAt = time.Now()
+	phase := co.State.Phase
+	if _, err := d.look(t.Context(), co.r, false, nil); err != nil || co.State.Phase != phase {
+		t.Errorf("it is %s, %v", co.State.Phase, err)
+	}
+	next := d.wrote.DeepCopy()
+	for what, seen := range map[string]*appsv1.Deployment{"the change": next, "none": nil, "one made anew": {ObjectMeta: metav1.ObjectMeta{UID: "other"}}} {
+		if d.behind(seen) {
+			t.Errorf("%s is waited for", what)
+		}
 	}
 }

@@ -7,13 +7,16 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/util/flowcontrol"
 
+	"github.com/bightdev/bight/api/v1alpha1"
 	"github.com/bightdev/bight/internal/release/spec"
 )
 
@@ -76,9 +79,9 @@ func (c *Controller) agent(r *http.Request) error {
 		return errStranger
 	}
 	user, err := c.known.user(r.Context(), token, func(ctx context.Context) (string, error) {
-		review := &authenticationv1.TokenReview{Spec: authenticationv1.TokenReviewSpec{Token: token}}
+		review := &authenticationv1.TokenReview{Spec: authenticationv1.TokenReviewSpec{Token: token, Audiences: []string{v1alpha1.EvidenceAudience}}}
 		answer, err := c.typed.AuthenticationV1().TokenReviews().Create(ctx, review, metav1.CreateOptions{})
-		if err != nil || !answer.Status.Authenticated {
+		if err != nil || !answer.Status.Authenticated || !slices.Contains(answer.Status.Audiences, v1alpha1.EvidenceAudience) {
 			return "", err
 		}
 		return answer.Status.User.Username, nil
@@ -96,6 +99,9 @@ func (c *Controller) agent(r *http.Request) error {
 type tokens struct {
 	mu  sync.Mutex
 	all map[[sha256.Size]byte]bearer
+	// unknown limits how often others are asked about: anybody can send some. All agents of
+	// a large cluster come at once, and come again.
+	unknown flowcontrol.PassiveRateLimiter
 }
 
 type bearer struct {
@@ -113,6 +119,15 @@ func (t *tokens) user(ctx context.Context, token string, ask func(context.Contex
 	t.mu.Unlock()
 	if time.Now().Before(known.until) {
 		return known.user, nil
+	}
+	t.mu.Lock()
+	if t.unknown == nil {
+		t.unknown = flowcontrol.NewTokenBucketPassiveRateLimiter(50, 100)
+	}
+	may := t.unknown.TryAccept()
+	t.mu.Unlock()
+	if !may {
+		return "", errors.New("too many tokens that are not known came at once: try again in a moment")
 	}
 	user, err := ask(ctx)
 	if err != nil || user == "" {

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -19,17 +20,24 @@ import (
 )
 
 // shelf keeps the evidence of releases as files, NAMESPACE/RELEASE/UID/: what the
-// controller knows in facts.json, what each node has seen in node-NAME.json. A file is
-// there whole or not at all.
+// controller knows in facts.json and path.json, what each node has seen in node-NAME.json, both there
+// whole or not at all; what its judge was told in record-N.jsonl.gz, and that of a node
+// which has convicted the version in judge-NAME.jsonl.gz.
 type shelf struct {
 	dir string // "" keeps nothing
 	// hide takes out of a text what is secret.
 	hide func(context.Context, []byte) ([]byte, error)
 }
 
-const factsFile = "facts.json"
+const factsFile, nodeFiles, pathFile = "facts.json", "node-", "path.json"
 
-func nodeFile(node string) string { return "node-" + node + ".json" }
+// heardLater is what pathFile has, in place of what the facts say.
+type heardLater struct {
+	Path  []evidence.Point `json:"path"`
+	Moved []string         `json:"moved"`
+}
+
+func nodeFile(node string) string { return nodeFiles + node + ".json" }
 
 func (s *shelf) path(namespace, release string, uid types.UID, file string) (string, error) {
 	for _, part := range []string{namespace, release, string(uid), file} {
@@ -54,14 +62,19 @@ func (s *shelf) put(ctx context.Context, namespace, release string, uid types.UI
 	if s.dir == "" {
 		return nil
 	}
-	name, err := s.path(namespace, release, uid, file)
-	if err != nil {
-		return err
-	}
 	text, err := json.Marshal(what)
 	if err == nil && s.hide != nil {
 		text, err = s.hide(ctx, text)
 	}
+	if err != nil {
+		return fmt.Errorf("keep the evidence of release %s/%s: %w", namespace, release, err)
+	}
+	return s.write(namespace, release, uid, file, text)
+}
+
+// write keeps a file as it is.
+func (s *shelf) write(namespace, release string, uid types.UID, file string, text []byte) error {
+	name, err := s.path(namespace, release, uid, file)
 	if err == nil {
 		err = atomicfile.Write(name, text)
 	}
@@ -81,6 +94,9 @@ func (s *shelf) bundle(namespace, release string, uid types.UID) (*evidence.Bund
 	dir := filepath.Dir(any)
 	b := &evidence.Bundle{Format: evidence.Format, Release: release, Namespace: namespace, UID: filepath.Base(dir)}
 	files, err := os.ReadDir(dir)
+	files = slices.DeleteFunc(files, func(f fs.DirEntry) bool {
+		return f.Name() != factsFile && f.Name() != pathFile && !strings.HasPrefix(f.Name(), nodeFiles)
+	})
 	if errors.Is(err, fs.ErrNotExist) || err == nil && len(files) == 0 {
 		return nil, evidence.ErrNone
 	}
@@ -88,6 +104,7 @@ func (s *shelf) bundle(namespace, release string, uid types.UID) (*evidence.Bund
 		return nil, err
 	}
 	var pairs []evidence.Pair
+	var after *heardLater
 	for _, f := range files {
 		text, err := os.ReadFile(filepath.Join(dir, f.Name()))
 		switch {
@@ -97,7 +114,11 @@ func (s *shelf) bundle(namespace, release string, uid types.UID) (*evidence.Bund
 			if facts := *b; json.Unmarshal(text, &facts) == nil {
 				b = &facts
 			}
-		case strings.HasPrefix(f.Name(), "node-"):
+		case f.Name() == pathFile:
+			if l := (&heardLater{}); json.Unmarshal(text, l) == nil {
+				after = l
+			}
+		default:
 			var p spec.Pairs
 			if json.Unmarshal(text, &p) == nil {
 				pairs = append(pairs, p.Pairs...)
@@ -105,23 +126,64 @@ func (s *shelf) bundle(namespace, release string, uid types.UID) (*evidence.Bund
 		}
 	}
 	b.Pairs = pairs
+	if after != nil {
+		b.Path, b.Moved = after.Path, after.Moved
+	}
 	b.Sort()
 	return b, nil
 }
 
-// sweep removes what was written before a time.
-func (s *shelf) sweep(before time.Time) error {
+// kept is what is kept of one release.
+type kept struct {
+	dir  string
+	at   time.Time // when something of it was written last
+	size int64
+}
+
+// sweep removes what was written before a time, and then what is oldest until no more than
+// so many bytes are left. What was written after young stays, however large it is.
+func (s *shelf) sweep(before, young time.Time, most int64) error {
 	if s.dir == "" {
 		return nil
 	}
-	all, err := filepath.Glob(filepath.Join(s.dir, "*", "*", "*"))
+	dirs, err := filepath.Glob(filepath.Join(s.dir, "*", "*", "*"))
 	errs := []error{err}
-	for _, dir := range all {
-		if info, err := os.Stat(dir); err == nil && info.ModTime().Before(before) {
-			errs = append(errs, os.RemoveAll(dir))
-			_ = os.Remove(filepath.Dir(dir))               // if that was the last
-			_ = os.Remove(filepath.Dir(filepath.Dir(dir))) // and this, too
+	var all []kept
+	var size int64
+	for _, dir := range dirs {
+		if k, there := weigh(dir); there {
+			all = append(all, k)
+			size += k.size
 		}
 	}
+	slices.SortFunc(all, func(a, b kept) int { return a.at.Compare(b.at) })
+	for _, k := range all {
+		if !k.at.Before(before) && (size <= most || k.at.After(young)) {
+			break
+		}
+		size -= k.size
+		errs = append(errs, os.RemoveAll(k.dir))
+		_ = os.Remove(filepath.Dir(k.dir))               // if that was the last
+		_ = os.Remove(filepath.Dir(filepath.Dir(k.dir))) // and this, too
+	}
 	return errors.Join(errs...)
+}
+
+// weigh looks at a directory, if it is there.
+func weigh(dir string) (k kept, there bool) {
+	info, err := os.Stat(dir)
+	if err != nil {
+		return k, false
+	}
+	k = kept{dir: dir, at: info.ModTime()}
+	files, _ := os.ReadDir(dir) // what can't be read has no size
+	for _, f := range files {
+		if info, err := f.Info(); err == nil {
+			k.size += info.Size()
+			if info.ModTime().After(k.at) {
+				k.at = info.ModTime()
+			}
+		}
+	}
+	return k, true
 }

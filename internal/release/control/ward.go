@@ -10,17 +10,21 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
 
+	"github.com/bightdev/bight/api/v1alpha1"
 	"github.com/bightdev/bight/internal/kube/follow"
+	"github.com/bightdev/bight/internal/release/gateway"
 )
 
 // ward is what is seen of one namespace with releases under way: the objects that they
 // are about, which nobody may change.
 type ward struct {
 	namespace string
+	life      context.Context
 	end       context.CancelFunc
 
 	mu          sync.Mutex
@@ -29,6 +33,10 @@ type ward struct {
 	services    map[string]*corev1.Service
 	sets        map[types.UID]*appsv1.ReplicaSet
 	pods        map[types.UID]*corev1.Pod
+	// routes of Gateway API are looked at only where a release needs them: many clusters
+	// have no such kinds. blind says why those of a kind are not seen.
+	routes map[v1alpha1.TrafficRoute]*unstructured.Unstructured
+	blind  map[string]error
 }
 
 func newWard(namespace string) *ward {
@@ -36,6 +44,7 @@ func newWard(namespace string) *ward {
 		namespace: namespace, unseen: map[string]bool{"deployments": true, "services": true, "replicasets": true, "pods": true},
 		deployments: map[string]*appsv1.Deployment{}, services: map[string]*corev1.Service{},
 		sets: map[types.UID]*appsv1.ReplicaSet{}, pods: map[types.UID]*corev1.Pod{},
+		routes: map[v1alpha1.TrafficRoute]*unstructured.Unstructured{}, blind: map[string]error{},
 	}
 }
 
@@ -56,12 +65,44 @@ func (w *ward) follow(ctx context.Context, c *Controller) {
 	}
 }
 
+// need begins to look at routes of Gateway API, if nobody does yet.
+func (w *ward) need(c *Controller, routes []v1alpha1.TrafficRoute) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, r := range routes {
+		if _, known := w.blind[r.Kind]; known || w.life == nil {
+			continue
+		}
+		w.blind[r.Kind], w.unseen[r.Kind] = nil, true
+		source := follow.Of(c.dynamic.Resource(gateway.Resource(r.Kind)).Namespace(w.namespace), metav1.ListOptions{})
+		c.tasks.Go(func() {
+			source.Always(w.life, func(err error) { w.notSeen(c, r.Kind, err) }, func(change follow.Change) { w.take(c, r.Kind, change) })
+		})
+	}
+}
+
+// notSeen notes why routes of a kind are not.
+func (w *ward) notSeen(c *Controller, kind string, err error) {
+	w.mu.Lock()
+	was := w.blind[kind]
+	w.blind[kind] = err
+	delete(w.unseen, kind)
+	w.mu.Unlock()
+	if was == nil || was.Error() != err.Error() {
+		c.Log.Warn("objects are not seen", "namespace", w.namespace, "of", kind, "err", err)
+		c.rouseAll(w.namespace)
+	}
+}
+
 // take takes in a change, and rouses the desk that it is about.
 func (w *ward) take(c *Controller, what string, change follow.Change) {
 	w.mu.Lock()
 	if change.Event == "" {
 		w.forget(what)
 		delete(w.unseen, what)
+		if _, route := w.blind[what]; route {
+			w.blind[what] = nil
+		}
 		for _, o := range change.All {
 			w.put(o, false)
 		}
@@ -88,6 +129,8 @@ func (w *ward) forget(what string) {
 		clear(w.sets)
 	case "pods":
 		clear(w.pods)
+	default:
+		maps.DeleteFunc(w.routes, func(r v1alpha1.TrafficRoute, _ *unstructured.Unstructured) bool { return r.Kind == what })
 	}
 }
 
@@ -101,6 +144,9 @@ func (w *ward) put(o runtime.Object, gone bool) (deployment string) {
 	case *corev1.Service:
 		o.ManagedFields = nil
 		keep(w.services, o.Name, o, gone)
+	case *unstructured.Unstructured:
+		o.SetManagedFields(nil)
+		keep(w.routes, v1alpha1.TrafficRoute{Kind: o.GetKind(), Name: o.GetName()}, o, gone)
 	case *appsv1.ReplicaSet:
 		o.ManagedFields = nil
 		keep(w.sets, o.UID, o, gone)
@@ -137,6 +183,8 @@ type scene struct {
 	sets       []*appsv1.ReplicaSet
 	pods       map[types.UID][]*corev1.Pod // by ReplicaSet, those that end included, by name
 	strays     map[string]bool             // hashes of pods that serve, and belong to nobody
+	routes     map[v1alpha1.TrafficRoute]*unstructured.Unstructured
+	blind      map[string]error // why routes of a kind are not seen
 }
 
 // look returns the scene of a Deployment and a Service, false while not all is seen.
@@ -147,6 +195,7 @@ func (w *ward) look(deployment, service string) (scene, bool) {
 	if len(w.unseen) > 0 {
 		return s, false
 	}
+	s.routes, s.blind = maps.Clone(w.routes), maps.Clone(w.blind)
 	for _, name := range slices.Sorted(maps.Keys(w.services)) {
 		s.services = append(s.services, w.services[name])
 	}

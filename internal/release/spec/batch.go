@@ -23,6 +23,11 @@ const PairsPath = EvidencePath + "/pairs"
 // for who may get releases/evidence. It answers 404 when there is none.
 const BundlePath = EvidencePath + "/bundles"
 
+// RecordPath is where the controller has the [verdict.Record] of a release, of all judges
+// that it has, below it NAMESPACE/RELEASE, for who may get releases/evidence: compressed by
+// gzip. It answers 404 when there is none.
+const RecordPath = EvidencePath + "/records"
+
 // Pairs are what a node agent has kept of the requests of a release. Those that come
 // later from the same node take their place.
 type Pairs struct {
@@ -31,6 +36,9 @@ type Pairs struct {
 	UID       types.UID       `json:"uid"`
 	Node      string          `json:"node"`
 	Pairs     []evidence.Pair `json:"pairs"`
+	// Record is what the agent's own judge was told, if that has convicted the version: a
+	// [verdict.Record], compressed by gzip.
+	Record []byte `json:"record,omitempty"`
 }
 
 // Batch is what a node agent has counted of a release since the batch before. The same

@@ -26,16 +26,18 @@ const (
 	settle = 10 * time.Second
 	// surge is how much the slow requests of one second may say.
 	surge = 20
-	// alpha is the probability with which a healthy version may be convicted, in all.
-	alpha = 0.001
 )
+
+// Alpha is the probability with which a healthy version may be convicted, by all its judges
+// together.
+const Alpha = 0.001
 
 // Judge is what a release is judged by. frozen are the quantiles of stable's latencies,
 // as its routing has them. judges is how many node agents may convict it alone, 0 for the
 // config of the controller's judge when there are none; local says whether it is the
 // config of one of them.
 func Judge(j v1alpha1.ReleaseJudge, frozen []metav1.Duration, judges int32, local bool) (verdict.Config, error) {
-	c := verdict.Config{Hung: duration(j.Hung), Deadline: duration(j.Deadline), WarmUp: duration(j.WarmUp)}
+	c := verdict.Config{Hung: duration(j.Hung), Deadline: duration(j.Deadline), WarmUp: duration(j.WarmUp), Alone: j.Kept}
 	if c.Hung == 0 {
 		c.Hung = hung
 	}
@@ -46,7 +48,7 @@ func Judge(j v1alpha1.ReleaseJudge, frozen []metav1.Duration, judges int32, loca
 		}
 		c.MaxErrors = float64(w) / float64(release.All)
 	}
-	central, own := verdict.Split(alpha, int(max(judges, 1)))
+	central, own := verdict.Split(Alpha, int(max(judges, 1)))
 	c.Alpha = central
 	if local {
 		c.Alpha, c.Tells = own, true

@@ -14,6 +14,7 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/utils/ptr"
 
 	"github.com/bightdev/bight/api/v1alpha1"
 	"github.com/bightdev/bight/internal/release"
@@ -21,9 +22,15 @@ import (
 )
 
 // Plan reads a plan, and says what makes no sense in it. Without steps it is the usual
-// one.
+// one, or that of its strategy.
 func Plan(p v1alpha1.ReleasePlan) (release.Plan, error) {
-	out := release.Plan{Ready: duration(p.Ready), Keep: duration(p.Keep)}
+	if err := checkStrategy(p); err != nil {
+		return release.Plan{}, err
+	}
+	p = Expand(p)
+	out := release.Plan{
+		Ready: duration(p.Ready), Keep: duration(p.Keep), AtOnce: p.Strategy == v1alpha1.BlueGreen, Undo: p.Then == v1alpha1.ThenUndo,
+	}
 	if p.Doubt == "undo" {
 		out.Doubt = release.UndoInDoubt
 	}
@@ -37,12 +44,20 @@ func Plan(p v1alpha1.ReleasePlan) (release.Plan, error) {
 		if err != nil {
 			return out, err
 		}
+		n, part, err := pods(s.Pods, at+".pods")
+		if err != nil {
+			return out, err
+		}
 		out.Steps = append(out.Steps, release.Step{
-			Weight: weight, Mirror: mirror, For: duration(s.For), Hold: s.Hold, Proven: s.Proven, Pods: s.Pods,
+			Weight: weight, Mirror: mirror, For: duration(s.For), Hold: s.Hold, Proven: s.Proven, Pods: n, Part: part,
 		})
 	}
 	if len(out.Steps) == 0 {
 		out.Steps = Usual()
+	}
+	out.ByOrder = p.Strategy == v1alpha1.ABTest && p.Then != v1alpha1.ThenUndo
+	if p.Then == v1alpha1.ThenHold {
+		out.Steps[len(out.Steps)-1].Hold = true
 	}
 	return out, out.Check()
 }
@@ -53,11 +68,35 @@ func Usual() []release.Step {
 	return []release.Step{{Weight: release.All / 20, Proven: true}, {Weight: release.All / 2, For: 30 * time.Second}}
 }
 
+// Written are steps as the API has them.
+func Written(steps []release.Step) (out []v1alpha1.ReleaseStep) {
+	share := func(w release.Weight) intstr.IntOrString {
+		return intstr.FromString(strings.ReplaceAll(w.String(), " ", ""))
+	}
+	for _, s := range steps {
+		x := v1alpha1.ReleaseStep{Weight: share(s.Weight), Hold: s.Hold, Proven: s.Proven}
+		if s.Mirror > 0 {
+			x.Mirror = ptr.To(share(s.Mirror))
+		}
+		if s.For > 0 {
+			x.For = &metav1.Duration{Duration: s.For}
+		}
+		switch {
+		case s.Part > 0:
+			x.Pods = ptr.To(share(s.Part))
+		case s.Pods > 0:
+			x.Pods = ptr.To(intstr.FromInt32(s.Pods))
+		}
+		out = append(out, x)
+	}
+	return out
+}
+
 // ByRisk is a plan for a change of some risk, of 100, nil for one that is not known: a
-// plan with steps as it is, and one without with steps that are the smaller and the longer
-// the greater the risk.
+// plan with steps, or with a strategy that makes them, as it is, and one without with steps
+// that are the smaller and the longer the greater the risk.
 func ByRisk(p v1alpha1.ReleasePlan, risk *int32) v1alpha1.ReleasePlan {
-	if len(p.Steps) > 0 || risk == nil {
+	if len(p.Steps) > 0 || risk == nil || p.Strategy != "" && p.Strategy != v1alpha1.CanaryStrategy {
 		return p
 	}
 	step := func(percent int32, proven bool, lasts time.Duration) v1alpha1.ReleaseStep {
@@ -202,10 +241,23 @@ func Route(r v1alpha1.ReleaseRoute) string {
 	for _, c := range r.Cookies {
 		all = append(all, "cookie "+match(c))
 	}
-	if r.Path != "" {
+	for _, q := range r.Query {
+		all = append(all, "parameter "+match(q))
+	}
+	switch {
+	case r.Exact:
+		all = append(all, "exactly "+r.Path)
+	case r.Path != "":
 		all = append(all, r.Path)
 	}
-	return "requests with " + strings.Join(all, " and ")
+	text := "requests"
+	if len(r.Methods) > 0 {
+		text = strings.Join(r.Methods, " or ") + " requests"
+	}
+	if len(all) == 0 {
+		return text
+	}
+	return text + " with " + strings.Join(all, " and ")
 }
 
 func match(h v1alpha1.HeaderMatch) string {

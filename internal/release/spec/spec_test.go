@@ -24,7 +24,7 @@ func TestPlan(t *testing.T) {
 	}{
 		{"the usual", v1alpha1.ReleasePlan{}, Usual(), ""},
 		{"numbers and texts", v1alpha1.ReleasePlan{Steps: []v1alpha1.ReleaseStep{
-			{Weight: percent("5"), Mirror: ptr.To(percent("10%")), Pods: 2},
+			{Weight: percent("5"), Mirror: ptr.To(percent("10%")), Pods: ptr.To(intstr.FromInt32(2))},
 			{Weight: percent("0.25"), Hold: true, Proven: true, For: &metav1.Duration{Duration: time.Minute}},
 		}}, []release.Step{{Weight: 500, Mirror: 1000, Pods: 2}, {Weight: 25, Hold: true, Proven: true, For: time.Minute}}, ""},
 		{"more than all", v1alpha1.ReleasePlan{Steps: []v1alpha1.ReleaseStep{{Weight: percent("5")}, {Weight: percent("101")}}}, nil, "plan.steps[1].weight"},
@@ -132,6 +132,9 @@ func TestTell(t *testing.T) {
 		{v1alpha1.ReleaseOrders{Routes: []v1alpha1.ReleaseRoute{{
 			Headers: []v1alpha1.HeaderMatch{{Name: "x-team", Value: "a", Prefix: true}}, Path: "/api", To: "canary",
 		}}}, "requests with x-team=a* and /api to canary"},
+		{v1alpha1.ReleaseOrders{Routes: []v1alpha1.ReleaseRoute{{Methods: []string{"GET", "HEAD"}, To: "stable"}, {
+			Query: []v1alpha1.HeaderMatch{{Name: "look", Value: "new"}}, Path: "/api", Exact: true, To: "canary",
+		}}}, "GET or HEAD requests to stable, requests with parameter look=new and exactly /api to canary"},
 	}
 	for _, tt := range tests {
 		if got := Tell(tt.orders); got != tt.want {

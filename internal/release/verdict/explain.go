@@ -65,6 +65,9 @@ func (j *Judge) why(s *core, v Verdict) string {
 		if s.Cause != "" {
 			return s.Cause
 		}
+		if s.Alone.most(s) {
+			return fmt.Sprintf("E = %s, abort at %s: %s", number(v.E), number(v.AbortAt), s.Alone)
+		}
 		return fmt.Sprintf("E = %s, abort at %s, after %s in %s; stable had %s", number(v.E), number(v.AbortAt), j.bad(s, s.Canary, s.Block.Canary), seconds(s.At-max(s.FirstBad, s.First)), j.bad(s, s.Stable, s.Block.Stable))
 	case Good:
 		return fmt.Sprintf("%s in %d requests to the canary in %s; E = %s, abort at %s", j.within(v), s.Took, seconds(v.After), number(v.E), number(v.AbortAt))

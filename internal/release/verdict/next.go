@@ -47,7 +47,9 @@ func (j *Judge) observe(s *core, o Observation) {
 	if o.Guard != nil {
 		j.guard(s, *o.Guard)
 	}
-	j.decide(s)
+	if !j.config.Abstains {
+		j.decide(s)
+	}
 }
 
 // stake bets what is due by now, before anything is learnt from the observation.
@@ -61,6 +63,9 @@ func (j *Judge) stake(s *core) {
 		for k := range s.Slow {
 			j.slow[k].stake(&s.Slow[k], epoch)
 		}
+	}
+	if s.Alone != nil {
+		j.alone.stake(&s.Alone.Wealth, epoch)
 	}
 	for i := range s.Good {
 		j.metrics[i].stake(&s.Good[i].Wealth, epoch)
@@ -163,6 +168,10 @@ func (j *Judge) fold(s *core, c Cell) {
 		j.betErrors(s, c.Weight, canary, stable)
 		s.blame(c.Pods, canary.Failed)
 		j.betLatency(s, c.Weight, canary, stable)
+	}
+	if !c.Chosen && c.Weight >= 1-certain && j.config.Alone {
+		j.betAlone(s, canary)
+		s.blame(c.Pods, canary.Failed)
 	}
 	for i := range s.Good {
 		j.metrics[i].fold(&s.Good[i], canary, j.goodAt)
@@ -316,17 +325,23 @@ func (a Arm) mean() float64 { return min((float64(a.Failed)+0.05)/(float64(a.N)+
 
 // logE is the logarithm of the evidence against the canary.
 func (j *Judge) logE(s *core) float64 {
-	signals := [2 + bands - 1]*wealth{&s.Errors, &s.Blocks}
+	signals := [2 + bands - 1 + 1]*wealth{&s.Errors, &s.Blocks}
 	for k := range s.Slow {
 		signals[2+k] = &s.Slow[k]
 	}
-	return average(j.weights, signals[:])
+	weights := j.weights
+	if s.Alone != nil {
+		signals[len(signals)-1] = &s.Alone.Wealth
+	} else {
+		weights = weights[:len(signals)-1]
+	}
+	return average(weights, signals[:])
 }
 
 // mayAbort is a quick look whether logE can be as large as what convicts: no sum is
 // larger than its largest part times the number of parts.
 func (j *Judge) mayAbort(s *core) bool {
-	top := max(s.Errors.top(), s.Blocks.top())
+	top := max(s.Errors.top(), s.Blocks.top(), s.Alone.top())
 	for k := range s.Slow {
 		top = max(top, s.Slow[k].top())
 	}

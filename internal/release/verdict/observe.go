@@ -70,6 +70,10 @@ type Tally struct {
 	Unrated int64 `json:"unrated,omitempty"`
 	// Failed are errors, counted at once.
 	Failed int64 `json:"failed,omitempty"`
+	// Settled are errors that are counted as Closed are: they were among Failed before, and
+	// are told again when all requests beside them are known. Only those of requests to a
+	// canary that had all of them, see Config.Alone.
+	Settled int64 `json:"settled,omitempty"`
 	// Repeated are errors that are no evidence of their own: of the same trace, client
 	// or connection, or of a pod that is known to be bad.
 	Repeated int64 `json:"repeated,omitempty"`
@@ -81,7 +85,7 @@ type Tally struct {
 
 func (t *Tally) add(o Tally) {
 	t.Failed, t.Repeated = sane(t.Failed+sane(o.Failed)), sane(t.Repeated+sane(o.Repeated))
-	t.Unrated = sane(t.Unrated + sane(o.Unrated))
+	t.Unrated, t.Settled = sane(t.Unrated+sane(o.Unrated)), sane(t.Settled+sane(o.Settled))
 	for i := range t.Closed {
 		t.Closed[i] = sane(t.Closed[i] + sane(o.Closed[i]))
 	}

@@ -28,6 +28,7 @@ type core struct {
 	Slow   [bands - 1]wealth `json:"slow"`
 	Surges [bands - 1]surge  `json:"surges,omitzero"`
 	Turn   turn              `json:"turn,omitzero"`
+	Alone  *alone            `json:"alone,omitempty"` // nil if nobody judges by it
 	Good   []certificate     `json:"good"`
 	Block  Block             `json:"block"` // all blocks so far
 
@@ -93,6 +94,9 @@ func (j *Judge) Start(at time.Time) State {
 	for k := range c.Slow {
 		c.Slow[k] = j.slow[k].start()
 	}
+	if j.config.Alone {
+		c.Alone = &alone{Wealth: j.alone.start()}
+	}
 	for _, m := range j.metrics {
 		c.Good = append(c.Good, certificate{Name: m.name, Bound: m.bound, Wealth: m.start()})
 	}
@@ -100,6 +104,13 @@ func (j *Judge) Start(at time.Time) State {
 		c.Guards = append(c.Guards, guard{Name: name, Needed: true})
 	}
 	return State{c}
+}
+
+// Moved is the state with its beginning moved, and all that is counted from there: as
+// another machine's clock has it.
+func (s State) Moved(by time.Duration) State {
+	s.Start = s.Start.Add(by)
+	return s
 }
 
 // MarshalJSON is for keeping a state; [Judge.Load] reads it.
@@ -130,6 +141,9 @@ func (j *Judge) Load(data []byte) (State, error) {
 		return State{}, fmt.Errorf("the state of a verdict was saved by another version of this program: replay its log")
 	}
 	c.Good = fresh.Good
+	if c.Alone == nil || fresh.Alone == nil || len(c.Alone.Wealth.Logs) != len(fresh.Alone.Wealth.Logs) {
+		c.Alone = fresh.Alone
+	}
 	c.Guards = goOn(c.Guards, fresh.Guards)
 	return State{c}, nil
 }
@@ -160,6 +174,10 @@ func (s State) clone() State {
 	for k := range c.Slow {
 		c.Slow[k].Logs = slices.Clone(c.Slow[k].Logs)
 		c.Surges[k].Moved = slices.Clone(c.Surges[k].Moved)
+	}
+	if c.Alone != nil {
+		a := c.Alone.clone()
+		c.Alone = &a
 	}
 	c.Good = slices.Clone(c.Good)
 	for i := range c.Good {

@@ -23,7 +23,8 @@
 // no more errors by any age of a request, not only in the end. Good means that the
 // rate was below the bound all along, so errors that come in storms are judged by
 // the storm. At a weight of 0 or 1 there is nothing to compare with, and only pods
-// and guards can convict.
+// and guards can convict; at 1 and with Config.Alone a rate of errors that is over a
+// bound can, too.
 package verdict
 
 import (
@@ -124,8 +125,8 @@ type Config struct {
 	// Blocks says that there are cohorts which are judged by [Block].
 	Blocks bool `json:"blocks,omitempty"`
 	// Weights say how much each signal counts. Errors 0.8, latency 0.2; with Blocks
-	// errors 0.4, latency 0.2, blocks 0.4. They are made to sum to 1, without the
-	// latency if that is not judged.
+	// errors 0.4, latency 0.2, blocks 0.4; with Alone errors 0.4, latency 0.2, alone 0.4.
+	// They are made to sum to 1, without the latency if that is not judged.
 	Weights Weights `json:"weights,omitzero"`
 	// PodEvents is how many restarts, kills and failing probes of the canary's pods
 	// convict it. 3. One pod of several gives at most one less than that.
@@ -136,8 +137,14 @@ type Config struct {
 	GuardFails int `json:"guardFails,omitempty"`
 	// Epoch is how often a new slice of the reserve is bet. 10 s.
 	Epoch time.Duration `json:"epochNs,omitempty"`
+	// Alone judges errors, too, while the canary has all requests, by Tally.Settled: it must
+	// not fail more often than MaxErrors, or than twice as often as stable did before.
+	Alone bool `json:"alone,omitempty"`
 	// Tells makes the State keep what [Judge.Drain] hands to a central judge.
 	Tells bool `json:"tells,omitempty"`
+	// Abstains is of a judge that only counts, for another one: it never says bad, and tells no
+	// bad pod from the others.
+	Abstains bool `json:"abstains,omitempty"`
 }
 
 // Weights of the signals of E.
@@ -145,6 +152,7 @@ type Weights struct {
 	Errors  float64 `json:"errors,omitempty"`
 	Latency float64 `json:"latency,omitempty"`
 	Blocks  float64 `json:"blocks,omitempty"`
+	Alone   float64 `json:"alone,omitempty"`
 }
 
 // Split is alpha for a central judge and for each of the proxies that convict on
@@ -188,7 +196,8 @@ type Judge struct {
 	slow     [bands - 1]bettor
 	slowBets [bands - 1][]float64
 	blocks   bettor
-	weights  []float64 // of errors, blocks and each quantile
+	alone    bettor
+	weights  []float64 // of errors, blocks, each quantile, and alone
 	metrics  []metric
 }
 
@@ -219,6 +228,7 @@ func New(c Config) (*Judge, error) {
 	}
 	j.errors.share = append(j.errors.share, math.Log(left))
 	j.blocks = j.errors
+	j.alone.share = aloneShare()
 	for k, q := range quantiles {
 		j.slowBets[k], j.slow[k].share = slowBets(q)
 	}
@@ -267,6 +277,9 @@ func (c Config) withDefaults() Config {
 	if c.Blocks {
 		orElse(&c.Weights, Weights{Errors: 0.4, Latency: 0.2, Blocks: 0.4})
 	}
+	if c.Alone {
+		orElse(&c.Weights, Weights{Errors: 0.4, Latency: 0.2, Alone: 0.4})
+	}
 	orElse(&c.Weights, Weights{Errors: 0.8, Latency: 0.2})
 	c.Guards = slices.Clone(c.Guards)
 	return c
@@ -283,12 +296,15 @@ func (c Config) weights() []float64 {
 	if !c.Blocks {
 		w.Blocks = 0
 	}
-	sum := w.Errors + w.Blocks + w.Latency
+	if !c.Alone {
+		w.Alone = 0
+	}
+	sum := w.Errors + w.Blocks + w.Latency + w.Alone
 	out := []float64{w.Errors / sum, w.Blocks / sum}
 	for range quantiles {
 		out = append(out, w.Latency/sum/float64(len(quantiles)))
 	}
-	return out
+	return append(out, w.Alone/sum)
 }
 
 func (c Config) check() error {
@@ -321,7 +337,7 @@ func (c Config) check() error {
 		return fmt.Errorf("epoch is %v: give a millisecond or more", c.Epoch)
 	}
 	w := c.Weights
-	if sum := w.Errors + w.Latency + w.Blocks; !(w.Errors >= 0 && w.Latency >= 0 && w.Blocks >= 0 && sum < 1e9) || !(c.weights()[0] >= 0) {
+	if sum := w.Errors + w.Latency + w.Blocks + w.Alone; !(w.Errors >= 0 && w.Latency >= 0 && w.Blocks >= 0 && w.Alone >= 0 && sum < 1e9) || !(c.weights()[0] >= 0) {
 		return fmt.Errorf("weights are %+v: give none below 0, and one above it to a signal that is judged", w)
 	}
 	if c.PodEvents < 1 || c.GuardFails < 1 {

@@ -175,7 +175,7 @@ func TestVerdicts(t *testing.T) {
 			if c.config.Hung == 0 {
 				c.config.Hung = 10 * time.Second
 			}
-			_, v, err := Replay(Log{c.config, t0, c.seen})
+			_, v, err := Replay(Log{Config: c.config, Start: t0, Observations: c.seen})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -190,7 +190,7 @@ func TestVerdicts(t *testing.T) {
 }
 
 func TestABadPodIsNamed(t *testing.T) {
-	_, v, err := Replay(Log{Config{Hung: time.Second}, t0, seq(ready("a", "b", "c"), times(40, func(i int) Observation {
+	_, v, err := Replay(Log{Config: Config{Hung: time.Second}, Start: t0, Observations: seq(ready("a", "b", "c"), times(40, func(i int) Observation {
 		if i%2 == 0 {
 			return well(time.Duration(i)*100*ms, 2, 38)
 		}
@@ -205,7 +205,7 @@ func TestABadPodIsNamed(t *testing.T) {
 }
 
 func TestTheRequestsThatMovedEAreKept(t *testing.T) {
-	_, v, err := Replay(Log{Config{Hung: time.Second}, t0, seq(fails(0, false), fails(1*ms, true, ofTrace("x")), fails(2*ms, true, ofTrace("x")),
+	_, v, err := Replay(Log{Config: Config{Hung: time.Second}, Start: t0, Observations: seq(fails(0, false), fails(1*ms, true, ofTrace("x")), fails(2*ms, true, ofTrace("x")),
 		fails(30*ms, true, answered(Answer{Broken: true})), fails(40*ms, true, answered(Answer{Running: true}), lasting(1001*ms, 0)), fails(50*ms, true))})
 	if err != nil {
 		t.Fatal(err)

@@ -1,0 +1,41 @@
+package spec
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/bightdev/bight/api/v1alpha1"
+)
+
+// Obeys says whether all gateways of a route have a generation of the routing, or a newer
+// one.
+func Obeys(s v1alpha1.RouteStatus, generation int64) bool {
+	return s.Problem == "" && s.Generation >= generation && len(s.Parents) > 0 &&
+		!slices.ContainsFunc(s.Parents, func(p v1alpha1.RouteParent) bool { return !p.Obeys })
+}
+
+// Inside is how many of the version's own pods have doors that obey what is in effect, and
+// how many serve.
+func Inside(r *v1alpha1.Release) (obey, of int) {
+	e := Effective(r)
+	if e == nil || e.Canary == "" {
+		return 0, 0
+	}
+	for _, d := range r.Status.Doors {
+		for _, p := range d.Pods {
+			if d.Generation >= e.Generation && OfCanary(r, p) {
+				obey++
+			}
+		}
+	}
+	return obey, len(e.Addresses)
+}
+
+// OfCanary says whether a pod is of the version, by its name.
+func OfCanary(r *v1alpha1.Release, pod string) bool {
+	hash := ""
+	if r.Status.Route != nil {
+		hash = r.Status.Route.Canary
+	}
+	return hash != "" && strings.HasPrefix(pod, r.Spec.Deployment+"-"+hash+"-")
+}
