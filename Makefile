@@ -5,13 +5,16 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 STAMP := k8s.io/component-base/version
 KUBE_FLAGS := -s -w -X $(STAMP).gitVersion=$(KUBE) -X $(STAMP).gitMajor=1 -X $(STAMP).gitMinor=36
 
-.PHONY: demo test build packages lint bench simulate generate clean
+.PHONY: demo test test-gateway build packages lint bench simulate generate clean
 
 demo: packages build ## the example application, running and live
 	@scripts/demo
 
 test: packages build ## everything, on a cluster of its own
 	@scripts/test
+
+test-gateway: packages build ## Traefik, and the official conformance tests of Gateway API, on a cluster of their own
+	@scripts/test-gateway
 
 build: ## bin/bight, bin/bight-outer, bin/bight-agent, bin/bight-kube (the first time takes about eight minutes on two cores)
 	@scripts/build "$(VERSION)" "$(KUBE_FLAGS)"

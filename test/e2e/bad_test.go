@@ -32,6 +32,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/client-go/tools/clientcmd/api"
+	"k8s.io/utils/ptr"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -130,8 +131,8 @@ func (l *lab) objects() []string {
 	}
 	leases, err := client.CoordinationV1().Leases(l.namespace).List(context(), options)
 	must(err)
-	for i := range leases.Items {
-		add(&leases.Items[i])
+	for _, lease := range leases.Items { // which a session renews meanwhile
+		all = append(all, fmt.Sprintf("%T %s of %s", lease, lease.Name, ptr.Deref(lease.Spec.HolderIdentity, "nobody")))
 	}
 	slices.Sort(all)
 	return all

@@ -33,6 +33,7 @@ func TestReleaseDisasters(t *testing.T) {
 		{"TwoAtOnce", testTwoAtOnce},
 		{"APIServerKilledInTheMiddle", testAPIServerKilledInARelease},
 		{"APIServerKilledAtUndo", testAPIServerKilledAtUndo},
+		{"LeaderKilledAtUndo", testLeaderKilledAtUndo},
 		{"StableDeleted", testStableDeleted},
 	} {
 		if !t.Run(step.name, func(t *testing.T) { step.run(b.on(t)) }) {
@@ -304,14 +305,19 @@ func testAPIServerKilledAtUndo(b *bay) {
 	b.unharmed("the API server is killed at an undo")
 }
 
-// testStableDeleted deletes the ReplicaSet of the version before by hand: there is no
-// going back any more, and the new version answers.
+// testStableDeleted deletes the ReplicaSet of the version before by hand: the new version
+// answers, until somebody wants the one before back, whose pods are made anew. Then that
+// happens again, after an undo.
 func testStableDeleted(b *bay) {
 	b.release("last", fmt.Sprintf(hold, 30), "Held")
-	set := tillNamed + "-" + b.current().Status.Stable.Hash
-	if err := client.AppsV1().ReplicaSets(b.namespace).Delete(context(), set, meta.DeleteOptions{}); err != nil {
-		b.Fatal(err)
+	remove := func() {
+		b.Helper()
+		set := tillNamed + "-" + b.current().Status.Stable.Hash
+		if err := client.AppsV1().ReplicaSets(b.namespace).Delete(context(), set, meta.DeleteOptions{}); err != nil {
+			b.Fatal(err)
+		}
 	}
+	remove()
 	deleted := time.Now()
 	b.eventually("the new version has all requests", func() error {
 		if by := b.shares(5); by["last"] != 5 {
@@ -321,18 +327,34 @@ func testStableDeleted(b *bay) {
 	})
 	b.Logf("the new version has all requests after %s", time.Since(deleted).Round(10*time.Millisecond))
 	b.allAnswer("last")
-	_, errs, code := b.bight("release", "undo", tillNamed, "-n", b.namespace, "--timeout", "3s")
+	_, errs, code := b.bight("release", "weight", tillNamed, "0", "-n", b.namespace, "--timeout", "2s")
 	if code != 5 || !strings.Contains(errs, "no pod of the version before exists") {
-		b.Errorf("undo: exit code %d\n%s", code, errs)
+		b.Errorf("weight 0: exit code %d\n%s", code, errs)
 	}
-	if by := b.shares(50); by["last"] != 50 {
-		b.Errorf("after an undo that nobody can carry out: %v", by)
+	if said, _, _ := b.bight("release", "status", tillNamed, "-n", b.namespace); !strings.Contains(said, "all go to the version") {
+		b.Errorf("status says\n%s", said)
 	}
-	patch := fmt.Sprintf(`{"spec":{"orders":{"undo":false,"promote":true,"by":%q}}}`, b.current().Spec.Orders.By)
-	if out, err := b.kubectl("patch", "release.bight.dev", b.current().Name, "-n", b.namespace, "--type", "merge", "-p", patch); err != nil {
-		b.Fatal(out, err)
+	b.pour()
+	began := time.Now()
+	b.Log(strings.TrimSpace(b.order("undo", tillNamed, "--timeout", "60s")))
+	b.Logf("undone with pods that were made anew, after %s", time.Since(began).Round(10*time.Millisecond))
+	b.allAnswer("app")
+	b.unreleased() // and the load's connections to the others have ended
+	var got counts
+	b.load("/stop", &got)
+	b.Logf("%d requests, answered by %v; %d failed", got.Requests, got.By, got.Failed)
+	// Clients were connected to the new version's pods, past all doors: a pod that ends at once
+	// takes with it what is on its way.
+	if got.Failed*100 > got.Requests || got.By["app"] == 0 {
+		b.Errorf("%v", got.Errors)
 	}
-	b.reaches("Promoted")
+	b.reaches("Undone")
 	b.unreleased()
-	b.allAnswer("last")
+
+	b.release("late", "steps: [{weight: 30, hold: true}]\nkeep: 5s\n", "Held")
+	b.order("undo", tillNamed)
+	b.reaches("Undone")
+	remove()
+	b.unreleased()
+	b.allAnswer("app")
 }

@@ -34,8 +34,10 @@ func TestRelease(t *testing.T) {
 		{"Refused", testReleaseRefused},
 		{"Promoted", testReleasePromoted},
 		{"ByHand", testReleaseByHand},
+		{"ByDoors", func(b *bay) { testWay(b, way{url: till}) }},
 		{"Bounds", testReleaseBounds},
 		{"Convicted", testReleaseConvicted},
+		{"VerdictAgain", testVerdictAgain},
 		{"Replayed", testReplay},
 		{"WithoutALeader", testUndoWithoutALeader},
 		{"KilledAgent", testReleaseKilledAgent},
@@ -43,6 +45,12 @@ func TestRelease(t *testing.T) {
 		{"Superseded", testReleaseSuperseded},
 		{"Slow", testReleaseSlow},
 		{"Guards", testReleaseGuards},
+		{"BlueGreen", testBlueGreen},
+		{"BlueGreenBreaks", testBlueGreenBreaks},
+		{"ABTest", testABTest},
+		{"Mirror", testMirrorStrategy},
+		{"Scaled", testReleaseScaled},
+		{"Config", testReleaseConfig},
 		{"Uninstall", testUninstallDuringARelease},
 	} {
 		if !t.Run(step.name, func(t *testing.T) { step.run(b.on(t)) }) {
@@ -156,14 +164,19 @@ func (b *bay) order(args ...string) string {
 // shares asks n times, on a connection each, and counts who answers: nobody, too.
 func (b *bay) shares(n int, headers ...string) map[string]int {
 	b.Helper()
+	return b.sharesAt(till, n, headers...)
+}
+
+func (b *bay) sharesAt(url string, n int, headers ...string) map[string]int {
+	b.Helper()
 	by := map[string]int{}
 	c := b.client(false, false)
 	for range n {
-		a, err := b.ask(c, till, headers...)
+		a, err := b.ask(c, url, headers...)
 		if err != nil {
 			// Who answers is what is asked here; what fails is the load's to count.
 			b.Logf("a request fails, and is made again: %v", err)
-			a, err = b.ask(c, till, headers...)
+			a, err = b.ask(c, url, headers...)
 		}
 		if err != nil {
 			b.Logf("and again: %v", err)
@@ -263,6 +276,15 @@ func testReleaseByHand(b *bay) {
 	if by := b.shares(100); by["two"] != 100 {
 		b.Errorf("requests of others are answered by %v", by)
 	}
+	b.order("route", tillNamed, "--method", "PUT", "--to", "canary")
+	b.order("route", tillNamed, "--query", "look=new", "--to", "canary")
+	if by := b.shares(30); by["two"] != 30 {
+		b.Errorf("requests without a query, whose method is another, are answered by %v", by)
+	}
+	b.order("route", tillNamed, "--method", "GET,HEAD", "--path", "/", "--exact", "--to", "canary")
+	if by := b.shares(30); by["three"] != 30 {
+		b.Errorf("requests of a method and a path are answered by %v", by)
+	}
 	b.order("undo", tillNamed, "--why", "that was all")
 	if by := b.shares(50, "X-Team", "ada"); by["two"] != 50 {
 		b.Errorf("what is undone answers: %v", by)
@@ -341,6 +363,12 @@ spec:
 	if text := said(2, append([]string{"approve", tillNamed}, ada...)...); !strings.Contains(text, "takes two") {
 		b.Errorf("who asks approves: %s", text)
 	}
+	// What was ordered since somebody has asked is not taken back.
+	said(0, append([]string{"weight", tillNamed, "50", "--ask"}, ada...)...)
+	said(0, "weight", tillNamed, "10", "-n", b.namespace)
+	if text := said(2, "approve", tillNamed, "-n", b.namespace); !strings.Contains(text, "have changed since") {
+		b.Errorf("approved is what would take back an order: %s", text)
+	}
 	said(0, append([]string{"weight", tillNamed, "50", "--ask"}, ada...)...)
 	said(0, "approve", tillNamed, "-n", b.namespace)
 	if by := b.shares(200); by["three"] < 90 || by["three"] > 110 {
@@ -391,7 +419,7 @@ func testReplay(b *bay) {
 		if err := json.Unmarshal([]byte(said), &kept); err != nil {
 			return err
 		}
-		if kept.Deployment == "" || len(kept.Pairs) == 0 {
+		if kept.Deployment == "" || len(kept.Pairs) == 0 || len(kept.Moved) == 0 {
 			return fmt.Errorf("%s", said)
 		}
 		return nil
@@ -458,23 +486,26 @@ func testReplay(b *bay) {
 	}
 }
 
+// controllers has so many controllers run.
+func (b *bay) controllers(n int) {
+	b.Helper()
+	patch := fmt.Appendf(nil, `{"spec":{"replicas":%d}}`, n)
+	if _, err := client.AppsV1().StatefulSets("bight-system").Patch(context(), "bight-controller", types.MergePatchType, patch, meta.PatchOptions{}); err != nil {
+		b.Fatal(err)
+	}
+	b.eventually("there are so many controllers", func() error {
+		s, err := client.AppsV1().StatefulSets("bight-system").Get(context(), "bight-controller", meta.GetOptions{})
+		if err == nil && (int(s.Status.Replicas) != n || int(s.Status.ReadyReplicas) != n) {
+			err = fmt.Errorf("%+v", s.Status)
+		}
+		return err
+	})
+}
+
 // testUndoWithoutALeader undoes while no controller runs.
 func testUndoWithoutALeader(b *bay) {
 	b.release("four", fmt.Sprintf(hold, 50), "Held")
-	scale := func(n int) {
-		patch := fmt.Appendf(nil, `{"spec":{"replicas":%d}}`, n)
-		if _, err := client.AppsV1().StatefulSets("bight-system").Patch(context(), "bight-controller", types.MergePatchType, patch, meta.PatchOptions{}); err != nil {
-			b.Fatal(err)
-		}
-		b.eventually("there are so many controllers", func() error {
-			s, err := client.AppsV1().StatefulSets("bight-system").Get(context(), "bight-controller", meta.GetOptions{})
-			if err == nil && (int(s.Status.Replicas) != n || int(s.Status.ReadyReplicas) != n) {
-				err = fmt.Errorf("%+v", s.Status)
-			}
-			return err
-		})
-	}
-	scale(0)
+	b.controllers(0)
 	b.load("/start?url="+strings.TrimSuffix(till, "/"), nil)
 	began := time.Now()
 	said := b.order("undo", tillNamed)
@@ -482,7 +513,7 @@ func testUndoWithoutALeader(b *bay) {
 	if by := b.shares(100); by["two"] != 100 {
 		b.Errorf("what is undone answers: %v", by)
 	}
-	scale(1)
+	b.controllers(1)
 	b.reaches("Undone")
 	b.unreleased()
 	var got counts
@@ -550,25 +581,7 @@ func testReleaseSuperseded(b *bay) {
 	if _, errs, code := b.bight("release", "start", tillNamed, "--env", "WHO=eight", "-n", b.namespace); code == 0 || !strings.Contains(errs, first) {
 		b.Errorf("a second release in the middle of the first: exit code %d\n%s", code, errs)
 	}
-	// One that is made past the command takes its place.
-	r := b.current()
-	second := &v1alpha1.Release{TypeMeta: r.TypeMeta, ObjectMeta: meta.ObjectMeta{Name: "till-eight", Namespace: b.namespace}, Spec: r.Spec}
-	second.Spec.Template.Raw = bytes.ReplaceAll(r.Spec.Template.Raw, []byte(`"seven"`), []byte(`"eight"`))
-	second.Spec.Plan.Steps[0].Weight, second.Spec.Orders = intstr.FromInt32(40), v1alpha1.ReleaseOrders{By: "bight-admin"}
-	content, err := json.Marshal(second)
-	if err != nil {
-		b.Fatal(err)
-	}
-	b.write("second.json", string(content))
-	if out, err := b.kubectl("create", "-f", b.dir+"/second.json"); err != nil {
-		b.Fatal(out, err)
-	}
-	b.eventually("the second is what is released", func() error {
-		if r := b.current(); r.Name != second.Name || r.Status.Phase != "Held" || r.Status.Step != 1 || r.Status.Weight != "40 %" {
-			return fmt.Errorf("%s is %s: %s", r.Name, r.Status.Phase, r.Status.Message)
-		}
-		return nil
-	})
+	b.supersede("seven", "eight")
 	if out, err := b.kubectl("get", "releases.bight.dev", "-n", b.namespace, first, "-o", "jsonpath={.status.phase}"); err != nil || out != "Superseded" {
 		b.Errorf("the first is %q, %v", out, err)
 	}
@@ -583,6 +596,30 @@ func testReleaseSuperseded(b *bay) {
 	b.eventually("what was set by hand answers", func() error {
 		if by := b.shares(10); by["nine"] != 10 {
 			return fmt.Errorf("%v", by)
+		}
+		return nil
+	})
+}
+
+// supersede makes another release past the command, which takes the place of the present
+// one, and waits until it has 40 %.
+func (b *bay) supersede(word, by string) {
+	b.Helper()
+	r := b.current()
+	second := &v1alpha1.Release{TypeMeta: r.TypeMeta, ObjectMeta: meta.ObjectMeta{Name: "till-" + by, Namespace: b.namespace}, Spec: r.Spec}
+	second.Spec.Template.Raw = bytes.ReplaceAll(r.Spec.Template.Raw, fmt.Appendf(nil, "%q", word), fmt.Appendf(nil, "%q", by))
+	second.Spec.Plan.Steps[0].Weight, second.Spec.Orders = intstr.FromInt32(40), v1alpha1.ReleaseOrders{By: "bight-admin"}
+	content, err := json.Marshal(second)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.write("second.json", string(content))
+	if out, err := b.kubectl("create", "-f", b.dir+"/second.json"); err != nil {
+		b.Fatal(out, err)
+	}
+	b.eventually("the second is what is released", func() error {
+		if r := b.current(); r.Name != second.Name || r.Status.Phase != "Held" || r.Status.Step != 1 || r.Status.Weight != "40 %" {
+			return fmt.Errorf("%s is %s: %s", r.Name, r.Status.Phase, r.Status.Message)
 		}
 		return nil
 	})

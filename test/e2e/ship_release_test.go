@@ -28,6 +28,7 @@ func TestShipRelease(t *testing.T) {
 	d.plan(`{"keep": "1s", "steps": [{"weight": 30, "for": "1s"}]}`)
 	d.chain(t, []dockTest{
 		{"Promoted", testShipPromoted},
+		{"Configured", testShipConfigured},
 		{"Undone", testShipUndone},
 		{"Replayed", testShipReplayed},
 		{"PutBack", testShipPutBack},
@@ -156,6 +157,31 @@ func testShipPromoted(d *dock) {
 	d.ships(0)
 	if all := d.releases(); len(all) != 1 {
 		d.Errorf("what is the same is released: %d releases", len(all))
+	}
+}
+
+// testShipConfigured ships nothing but another configuration, which is a version of its own.
+func testShipConfigured(d *dock) {
+	before := len(d.releases())
+	for i, mood := range []string{"fine", "better"} {
+		d.write("bight.yaml", "services:\n  cart:\n    env:\n      MOOD: "+mood+"\n")
+		d.commit("cart is " + mood)
+		d.ships(0)
+		if n := len(d.releases()); n != before+i+1 {
+			d.Errorf("%d releases, %d before", n, before)
+		}
+		runs, err := d.kubectl("get", "deployment", "cart", "-n", d.prod, "-o", "jsonpath={.spec.template.spec.containers[0].envFrom[0].configMapRef.name}")
+		if err != nil {
+			d.Fatal(runs, err)
+		}
+		has, err := d.kubectl("get", "configmap", runs, "-n", d.prod, "-o", "jsonpath={.data.MOOD} {.immutable} {.metadata.annotations.bight\\.dev/config}")
+		if err != nil || has != mood+" true cart" {
+			d.Errorf("ConfigMap %s is %q, %v", runs, has, err)
+		}
+	}
+	// That of the version before is there as long as it may come back.
+	if all, err := d.kubectl("get", "configmap", "-n", d.prod, "-o", "jsonpath={.items[*].data.MOOD}"); err != nil || !strings.Contains(all, "fine") {
+		d.Errorf("the moods that are there are %q, %v", all, err)
 	}
 }
 

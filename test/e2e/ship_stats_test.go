@@ -29,11 +29,11 @@ func testShipStats(d *dock) {
 		}
 		now := row.Now
 		switch r := now.Releases; {
-		case r == nil || r.Promoted != 1 || r.Caught != 1 || r.Stopped != 1 || r.Fallen != 0:
+		case r == nil || r.Promoted != 3 || r.Caught != 1 || r.Stopped != 1 || r.Fallen != 0:
 			return fmt.Errorf("releases: %+v", r)
 		case r.Errors < 1 || r.Errors > 20 || r.Undo == nil || r.Undo.Median > 5 || r.Promotion == nil || r.Verdict == nil:
 			return fmt.Errorf("of releases: %+v", r)
-		case now.Deployments != 4 || now.Failed == nil || *now.Failed != stats.Share{Count: 1, Of: 4}:
+		case now.Deployments != 6 || now.Failed == nil || *now.Failed != stats.Share{Count: 1, Of: 6}:
 			return fmt.Errorf("%d deployments, %v failed", now.Deployments, now.Failed)
 		case now.Recovery == nil || now.Recovery.Count != 1 || now.Open != 0:
 			return fmt.Errorf("recovered within %+v, %d not", now.Recovery, now.Open)
@@ -47,12 +47,12 @@ func testShipStats(d *dock) {
 		return nil
 	}
 	d.eventually("bight stats tells what has happened", check)
-	if out, errs, code := d.bight("stats", "-n", d.namespace); code != 0 || !strings.Contains(out, "caught by canary") || !strings.Contains(out, "1 of 3") {
+	if out, errs, code := d.bight("stats", "-n", d.namespace); code != 0 || !strings.Contains(out, "caught by canary") || !strings.Contains(out, "1 of 5") {
 		d.Errorf("bight stats: exit code %d\n%s%s", code, out, errs)
 	}
 	counted := d.metrics(http.StatusOK, "")
 	for _, want := range []string{
-		"bight_leader 1", `bight_release_verdict_seconds_count{verdict="bad"} 1`, "bight_release_promotion_seconds_count 1", "bight_release_undo_seconds_count 2",
+		"bight_leader 1", `bight_release_verdict_seconds_count{verdict="bad"} 1`, "bight_release_promotion_seconds_count 3", "bight_release_undo_seconds_count 2",
 		`bight_change_duration_seconds_count{phase="deployed"}`, `bight_steps_total{cached="false",state="passed",step="merge"}`, "workqueue_depth{", "go_goroutines ",
 	} {
 		if !strings.Contains(counted, want) {
@@ -65,7 +65,7 @@ func testShipStats(d *dock) {
 	d.mayScrape(func(token string) {
 		for _, want := range []string{
 			fmt.Sprintf(`bight_releases_total{end="caught",namespace=%q,service="cart"} 1`, d.prod),
-			fmt.Sprintf(`bight_releases_total{end="promoted",namespace=%q,service="cart"} 1`, d.prod),
+			fmt.Sprintf(`bight_releases_total{end="promoted",namespace=%q,service="cart"} 3`, d.prod),
 			fmt.Sprintf(`bight_change_lead_time_seconds_count{app=%q,environment="prod",namespace=%[1]q}`, d.namespace),
 		} {
 			if counted := d.metrics(http.StatusOK, token); !strings.Contains(counted, want) {

@@ -43,7 +43,7 @@ func main() {
 	var present *load
 	http.HandleFunc("/healthz", func(http.ResponseWriter, *http.Request) {})
 	http.HandleFunc("/start", func(w http.ResponseWriter, r *http.Request) {
-		present = start(r.FormValue("url"))
+		present = start(r.FormValue("url"), r.FormValue("echo") != "no")
 	})
 	http.HandleFunc("/stop", func(w http.ResponseWriter, r *http.Request) {
 		present.stop()
@@ -55,8 +55,8 @@ func main() {
 }
 
 // start asks 400 times a second on eight connections, and beside that on two each
-// for streams that come and for streams that go and come back.
-func start(url string) *load {
+// for streams that come and, with echo, for streams that go and come back at once.
+func start(url string, echo bool) *load {
 	ctx, stop := context.WithCancel(context.Background())
 	l := &load{url: url, stop: stop, counts: counts{By: map[string]int{}}}
 	l.client.Transport = &http.Transport{MaxIdleConnsPerHost: 16}
@@ -73,7 +73,11 @@ func start(url string) *load {
 			}
 		})
 	}
-	for _, ask := range []func() (string, error){l.down, l.down, l.around, l.around} {
+	streams := []func() (string, error){l.down, l.down, l.around, l.around}
+	if !echo {
+		streams = streams[:2]
+	}
+	for _, ask := range streams {
 		l.work.Go(func() {
 			for ctx.Err() == nil {
 				l.note(true, ask)

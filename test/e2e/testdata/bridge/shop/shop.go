@@ -88,12 +88,13 @@ func (s *server) listen(port int) net.Listener {
 
 // answer says who answers, and by what it was asked.
 func (s *server) answer(w http.ResponseWriter, r *http.Request) {
-	s.requests.Add(1)
+	n := s.requests.Add(1)
 	w.Header().Set("X-Who", s.who)
 	if d, err := time.ParseDuration(os.Getenv("SLOW")); err == nil {
 		time.Sleep(d) // the pace is what is tested
 	}
-	if os.Getenv("BROKEN") != "" {
+	wears, err := strconv.ParseInt(os.Getenv("WEARS"), 10, 64) // it breaks after so many requests
+	if os.Getenv("BROKEN") != "" || err == nil && n > wears {
 		http.Error(w, "this version is broken", http.StatusInternalServerError)
 		return
 	}

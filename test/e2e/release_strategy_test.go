@@ -1,0 +1,187 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"fmt"
+	"net/http/cookiejar"
+	"strings"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// present is who answers when no release is under way.
+func (b *bay) present() string {
+	b.Helper()
+	a, err := b.ask(b.client(false, false), till)
+	if err != nil {
+		b.Fatal(err)
+	}
+	return a.who
+}
+
+// only fails the test unless all requests are answered by one version.
+func (b *bay) only(who, what string, headers ...string) {
+	b.Helper()
+	if by := b.shares(40, headers...); by[who] != 40 {
+		b.Errorf("%s, %v; want all from %s", what, by, who)
+	}
+}
+
+// testBlueGreen shows a version to who looks for it, moves all requests at once, and back.
+func testBlueGreen(b *bay) {
+	was := b.present()
+	b.pour()
+	plan := b.planNamed("blue-green", "keep: 1m\njudge: {settle: 1s}\n")
+	args := []string{"start", tillNamed, "--env", "WHO=blue", "--strategy", "blue-green", "--plan", plan}
+	if said := b.order(append(args, "--dry-run")...); !strings.Contains(said, "strategy: BlueGreen") || !strings.Contains(said, "pods: 100%") || !strings.Contains(said, "x-preview") {
+		b.Errorf("what it comes to is\n%s", said)
+	}
+	b.unreleased() // by the rehearsal
+	b.order(append(args, "--detach")...)
+	r := b.reaches("Held")
+	if r.Status.Canary.Ready != 3 {
+		b.Errorf("%d pods are ready", r.Status.Canary.Ready)
+	}
+	b.only(was, "before the switch")
+	b.only("blue", "with the header of the preview", "X-Preview", "true")
+	preview := strings.Replace(till, "//"+tillNamed+":", "//"+tillNamed+"-preview:", 1)
+	b.eventually("the Service of the preview leads to the version", func() error {
+		a, err := b.ask(b.client(false, false), preview)
+		if err == nil && a.who != "blue" {
+			err = fmt.Errorf("%+v", a)
+		}
+		return err
+	})
+	if said := b.order("status", tillNamed); !strings.Contains(said, "blue-green, then somebody decides; preview at service till-preview") {
+		b.Errorf("status says\n%s", said)
+	}
+	b.order("resume", tillNamed, "--timeout", "1m")
+	b.reaches("Promoted")
+	b.only("blue", "after the switch")
+	if r := b.current(); r.Status.Stable.Ready != 3 {
+		b.Errorf("%d pods of before are ready", r.Status.Stable.Ready)
+	}
+	began := time.Now()
+	said := b.order("undo", tillNamed)
+	b.Logf("back in %s: %s", time.Since(began).Round(time.Millisecond), strings.TrimSpace(said))
+	b.eventually("all requests are back", func() error {
+		if by := b.shares(20); by[was] != 20 {
+			return fmt.Errorf("%v", by)
+		}
+		return nil
+	})
+	b.patchPlan("keep: 1s")
+	b.reaches("Undone")
+	b.unreleased()
+	if _, err := client.CoreV1().Services(b.namespace).Get(context(), tillNamed+"-preview", meta.GetOptions{}); !apierrors.IsNotFound(err) {
+		b.Errorf("the preview's Service is left: %v", err)
+	}
+	b.unharmed("there and back")
+}
+
+// patchPlan changes how long pods are kept.
+func (b *bay) patchPlan(keep string) {
+	b.Helper()
+	value := strings.TrimPrefix(keep, "keep: ")
+	patch := fmt.Sprintf(`{"spec":{"plan":{"keep":%q},"orders":{"by":"bight-admin"}}}`, value)
+	if out, err := b.kubectl("patch", "release.bight.dev", b.current().Name, "-n", b.namespace, "--type", "merge", "-p", patch); err != nil {
+		b.Fatal(out, err)
+	}
+}
+
+// testBlueGreenBreaks has a version that is well as long as few ask it, and goes back by
+// the evidence after it has all requests.
+func testBlueGreenBreaks(b *bay) {
+	was := b.present()
+	b.pour()
+	b.release("green", "strategy: BlueGreen\nthen: promote\nfor: 2s\nkeep: 1m\njudge: {settle: 1s}\n", "Promoted", "WEARS=150")
+	r := b.reaches("Undone")
+	b.Logf("%s", r.Status.Message)
+	if !r.Status.Convicted || !strings.Contains(r.Status.Message, "since it has all of them") {
+		b.Errorf("convicted: %v: %s", r.Status.Convicted, r.Status.Message)
+	}
+	b.eventually("all requests are back", func() error {
+		if by := b.shares(20); by[was] != 20 {
+			return fmt.Errorf("%v", by)
+		}
+		return nil
+	})
+	b.patchPlan("keep: 1s")
+	var got counts
+	b.load("/stop", &got)
+	b.Logf("%d requests, answered by %v; %d failed until it was undone", got.Requests, got.By, got.Failed)
+	if got.Failed == 0 || got.By["green"] == 0 {
+		b.Errorf("%+v", got)
+	}
+	b.unreleased()
+}
+
+// testABTest has clients keep their version until somebody decides.
+func testABTest(b *bay) {
+	was := b.present()
+	b.pour()
+	b.release("new", "strategy: ABTest\nfor: 2s\nkeep: 1s\njudge: {settle: 1s}\n", "Held")
+	by := map[string]int{}
+	for range 20 {
+		c := b.client(false, false)
+		c.Jar, _ = cookiejar.New(nil) // which fails for no options
+		first := ""
+		for range 4 {
+			a, err := b.ask(c, till)
+			if err != nil {
+				b.Fatal(err)
+			}
+			if first == "" {
+				first = a.who
+				by[first]++
+			}
+			if a.who != first {
+				b.Errorf("a client of %s is answered by %s", first, a.who)
+			}
+		}
+	}
+	if by[was] < 3 || by["new"] < 3 || by[was]+by["new"] != 20 {
+		b.Errorf("the clients are shared as %v", by)
+	}
+	b.eventually("both sides are told of", func() error {
+		said := b.order("status", tillNamed)
+		if strings.Count(said, " requests, 0 of them errors") != 2 || !strings.Contains(said, "ab, then somebody decides") {
+			return fmt.Errorf("status says\n%s", said)
+		}
+		return nil
+	})
+	if r := b.current(); r.Status.Phase != "Held" || r.Status.Weight != "50 %" {
+		b.Errorf("it is %s at %s", r.Status.Phase, r.Status.Weight)
+	}
+	b.order("undo", tillNamed)
+	b.reaches("Undone")
+	b.unreleased()
+	b.unharmed("an A/B test")
+}
+
+// testMirrorStrategy gives a version copies of all requests, of which it answers none.
+func testMirrorStrategy(b *bay) {
+	b.pour()
+	b.release("shadow", "strategy: Mirror\nshare: 100\nfor: 2s\nkeep: 1s\n", "Held")
+	n := 0
+	for _, p := range b.tillPods() {
+		if all, err := counters(b.client(false, false), "http://"+p.Status.PodIP+":8080"); err == nil && strings.Contains(fmt.Sprint(p.Spec.Containers[0].Env), "shadow") {
+			n += all["requests"]
+		}
+	}
+	if n < 100 {
+		b.Errorf("it has had %d copies", n)
+	}
+	b.order("undo", tillNamed)
+	b.reaches("Undone")
+	b.unreleased()
+	var got counts
+	b.load("/stop", &got)
+	b.Logf("%d requests, answered by %v; %d copies; %d failed", got.Requests, got.By, n, got.Failed)
+	if got.Failed > 0 || got.By["shadow"] > 0 {
+		b.Errorf("%+v", got)
+	}
+}
