@@ -171,15 +171,21 @@ func (p *Program) shipAndFollow(ctx context.Context, t *target, s *ship.Shipper,
 		}
 		defer dismiss()
 	}
+	goesOn := func(when, name string) {
+		printer.Note("", when+"the change goes on without this program, as far as other workers do its steps: bight change show "+name+" -n "+s.Namespace)
+	}
 	name, err := s.Push(ctx, src, registered)
 	if err != nil {
+		if ctx.Err() != nil { // what was pushed may be there before git has heard of it
+			goesOn("if the commit has arrived, ", change.Name(s.Name, src.Head))
+		}
 		return err
 	}
 	timeline := newTimeline(printer)
 	last, err := s.Follow(alone, name, timeline.show)
 	if err != nil {
 		if alone.Err() != nil {
-			printer.Note("", "the change goes on without this program, as far as other workers do its steps: bight change show "+name+" -n "+s.Namespace)
+			goesOn("", name)
 		}
 		if ctx.Err() == nil && alone.Err() != nil {
 			return context.Cause(alone)

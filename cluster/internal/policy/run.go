@@ -77,7 +77,10 @@ func (n Nodes) Run(ctx context.Context, client kubernetes.Interface) {
 			return
 		case <-wait:
 		case <-news:
-			time.Sleep(together)
+			select { // what comes at once is one change of the rules
+			case <-ctx.Done():
+			case <-time.After(together):
+			}
 		}
 	}
 }

@@ -135,26 +135,12 @@ func (c *Client) noDeployment(ctx context.Context, deployments lister, name stri
 
 // Rehearse says what Start would begin, with all that its plan means, and changes nothing.
 func (c *Client) Rehearse(ctx context.Context, w Wish) (*v1alpha1.Release, error) {
-	plan, err := CheckPlan(w.Plan)
+	_, r, _, err := c.wished(ctx, w)
 	if err != nil {
-		return nil, err
-	}
-	s, err := c.look(ctx, w.Deployment)
-	if err == nil {
-		err = c.configs(ctx, w, s)
-	}
-	if err != nil {
-		return nil, err
-	}
-	r, _, err := prepare(w, s)
-	if err != nil {
-		return nil, err
-	}
-	if err := c.alone(ctx, s, r.Spec.Service); err != nil {
 		return nil, err
 	}
 	r.Spec.Plan = spec.Expand(r.Spec.Plan)
-	if len(r.Spec.Plan.Steps) == 0 {
+	if plan, err := spec.Plan(w.Plan); err == nil && len(r.Spec.Plan.Steps) == 0 {
 		r.Spec.Plan.Steps = spec.Written(plan.Steps)
 	}
 	return r, nil
@@ -162,27 +148,40 @@ func (c *Client) Rehearse(ctx context.Context, w Wish) (*v1alpha1.Release, error
 
 // Start begins the release that somebody wishes.
 func (c *Client) Start(ctx context.Context, w Wish) (*v1alpha1.Release, error) {
-	if _, err := CheckPlan(w.Plan); err != nil {
-		return nil, err
-	}
-	s, err := c.look(ctx, w.Deployment)
-	if err == nil {
-		err = c.configs(ctx, w, s)
-	}
+	s, r, before, err := c.wished(ctx, w)
 	if err != nil {
-		return nil, err
-	}
-	r, before, err := prepare(w, s)
-	if err != nil {
-		return nil, err
-	}
-	if err := c.routed(ctx, r); err != nil {
 		return nil, err
 	}
 	if err := c.makeConfigs(ctx, s); err != nil {
 		return nil, err
 	}
-	return c.begin(ctx, s, r, before)
+	return c.begin(ctx, r, before)
+}
+
+// wished is the release that somebody wishes, and the one in whose place it comes, nil for
+// none. It refuses what can't work.
+func (c *Client) wished(ctx context.Context, w Wish) (s *scene, r, before *v1alpha1.Release, err error) {
+	if _, err := CheckPlan(w.Plan); err != nil {
+		return nil, nil, nil, err
+	}
+	if s, err = c.look(ctx, w.Deployment); err != nil {
+		return nil, nil, nil, err
+	}
+	if err := c.configs(ctx, w, s); err != nil {
+		return nil, nil, nil, err
+	}
+	if r, before, err = prepare(w, s); err != nil {
+		return nil, nil, nil, err
+	}
+	return s, r, before, c.possible(ctx, s, r)
+}
+
+// possible refuses what stands in the way of a release besides its Deployment.
+func (c *Client) possible(ctx context.Context, s *scene, r *v1alpha1.Release) error {
+	if err := c.routed(ctx, r); err != nil {
+		return err
+	}
+	return c.alone(ctx, s, r.Spec.Service)
 }
 
 // CheckPlan says what of a plan makes no sense, and returns what it means.
@@ -222,7 +221,7 @@ func (c *Client) Retry(ctx context.Context, name string, again bool, say func(wa
 	if r, err = fresh(r, s); err != nil {
 		return nil, err
 	}
-	if err := c.routed(ctx, r); err != nil {
+	if err := c.possible(ctx, s, r); err != nil {
 		return nil, err
 	}
 	template := map[string]any{}
@@ -232,7 +231,7 @@ func (c *Client) Retry(ctx context.Context, name string, again bool, say func(wa
 	if err := c.remembered(ctx, r.Name, template); err != nil {
 		return nil, err
 	}
-	return c.begin(ctx, s, r, before)
+	return c.begin(ctx, r, before)
 }
 
 // over waits until nothing of an ended release is left.
@@ -322,10 +321,7 @@ func prepare(w Wish, s *scene) (r, before *v1alpha1.Release, err error) {
 }
 
 // begin makes a release, in place of one of its name that has ended.
-func (c *Client) begin(ctx context.Context, s *scene, r, before *v1alpha1.Release) (*v1alpha1.Release, error) {
-	if err := c.alone(ctx, s, r.Spec.Service); err != nil {
-		return nil, err
-	}
+func (c *Client) begin(ctx context.Context, r, before *v1alpha1.Release) (*v1alpha1.Release, error) {
 	by, groups, err := c.who(ctx)
 	if err != nil {
 		return nil, err

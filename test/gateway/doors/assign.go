@@ -58,13 +58,13 @@ func (w *World) routes() (all []route) {
 	for i := range w.HTTPRoutes {
 		r := &w.HTTPRoutes[i]
 		one := route{id: routeOf("http", &r.ObjectMeta), at: &r.ObjectMeta, refs: r.Spec.ParentRefs}
-		one.rules, one.lost, one.err = w.httpRules(r)
+		one.err = w.httpRules(&one, r)
 		all = append(all, one)
 	}
 	for i := range w.GRPCRoutes {
 		r := &w.GRPCRoutes[i]
 		one := route{id: routeOf("grpc", &r.ObjectMeta), at: &r.ObjectMeta, refs: r.Spec.ParentRefs}
-		one.rules, one.lost, one.err = w.grpcRules(r)
+		one.err = w.grpcRules(&one, r)
 		all = append(all, one)
 	}
 	slices.SortStableFunc(all, func(a, b route) int { return orderOf(a.at, 0).compare(orderOf(b.at, 0)) })

@@ -5,9 +5,12 @@ import (
 	"net"
 	"net/http"
 	"net/http/httputil"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
+
+	"google.golang.org/grpc/codes"
 
 	"github.com/bightdev/bight/internal/steer"
 )
@@ -95,10 +98,11 @@ func itselfWith(status func() int) func(context.Context) (net.Conn, error) {
 			return
 		}
 		w.Header().Set("Content-Type", "application/grpc")
-		w.Header().Set("Grpc-Status", "14") // unavailable
+		call := codes.Unavailable
 		if code == http.StatusNotFound {
-			w.Header().Set("Grpc-Status", "12") // unimplemented
+			call = codes.Unimplemented
 		}
+		w.Header().Set("Grpc-Status", strconv.Itoa(int(call)))
 	})
 	return func(context.Context) (net.Conn, error) {
 		near, far := net.Pipe()

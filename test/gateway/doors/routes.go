@@ -24,86 +24,92 @@ type missing struct{ text, reason string }
 
 func (m *missing) Error() string { return m.text }
 
-// httpRules reads a route. The error is of what doors can't do; lost tells of backends
-// that are not there, which makes the rest no less good.
-func (w *World) httpRules(r *gatewayv1.HTTPRoute) (rules []Rule, lost error, err error) {
+// httpRules reads the rules of a route. The error is of what doors can't do; what is lost
+// besides are backends that are not there, which makes the rest no less good.
+func (w *World) httpRules(to *route, r *gatewayv1.HTTPRoute) error {
 	for i, from := range r.Spec.Rules {
-		rule := Rule{Key: key("http", r.Namespace, r.Name, i), route: orderOf(&r.ObjectMeta, i)}
-		matches := from.Matches
-		if len(matches) == 0 {
-			matches = []gatewayv1.HTTPRouteMatch{{}}
-		}
-		for _, m := range matches {
-			c, err := httpCohort(m)
-			if err != nil {
-				return nil, nil, fmt.Errorf("rules[%d]: %w", i, err)
-			}
-			asks, err := hosted(c, r.Spec.Hostnames)
-			if err != nil {
-				return nil, nil, err
-			}
-			rule.Asks = append(rule.Asks, asks...)
-		}
-		for _, f := range from.Filters {
-			if err := w.filter(&rule, r.Namespace, f.Type, f.RequestHeaderModifier, f.RequestMirror); err != nil {
-				return nil, nil, fmt.Errorf("rules[%d]: %w", i, err)
-			}
-		}
 		if from.Timeouts != nil || from.SessionPersistence != nil || from.Retry != nil {
-			return nil, nil, fmt.Errorf("rules[%d]: timeouts, retries and sessions are nothing that doors do", i)
+			return fmt.Errorf("rules[%d]: timeouts, retries and sessions are nothing that doors do", i)
 		}
-		for _, ref := range from.BackendRefs {
-			if len(ref.Filters) > 0 {
-				return nil, nil, fmt.Errorf("rules[%d]: filters of backends are nothing that doors do", i)
-			}
-			b, e := w.backend(r.Namespace, ref.BackendRef)
-			lost = errors.Join(lost, e)
-			rule.Backends = append(rule.Backends, b)
+		var filters []filter
+		for _, f := range from.Filters {
+			filters = append(filters, filter{f.Type, f.RequestHeaderModifier, f.RequestMirror})
 		}
-		rules = append(rules, rule)
+		var backends []backend
+		for _, b := range from.BackendRefs {
+			backends = append(backends, backend{b.BackendRef, len(b.Filters) > 0})
+		}
+		if err := addRule(w, to, r.Spec.Hostnames, from.Matches, httpCohort, filters, backends); err != nil {
+			return fmt.Errorf("rules[%d]: %w", i, err)
+		}
 	}
-	return rules, lost, nil
+	return nil
 }
 
 // grpcRules is httpRules for calls.
-func (w *World) grpcRules(r *gatewayv1.GRPCRoute) (rules []Rule, lost error, err error) {
+func (w *World) grpcRules(to *route, r *gatewayv1.GRPCRoute) error {
 	for i, from := range r.Spec.Rules {
-		rule := Rule{Key: key("grpc", r.Namespace, r.Name, i), route: orderOf(&r.ObjectMeta, i)}
-		matches := from.Matches
-		if len(matches) == 0 {
-			matches = []gatewayv1.GRPCRouteMatch{{}}
-		}
-		for _, m := range matches {
-			c, err := grpcCohort(m)
-			if err != nil {
-				return nil, nil, fmt.Errorf("rules[%d]: %w", i, err)
-			}
-			asks, err := hosted(c, r.Spec.Hostnames)
-			if err != nil {
-				return nil, nil, err
-			}
-			rule.Asks = append(rule.Asks, asks...)
-		}
+		var filters []filter
 		for _, f := range from.Filters {
-			if err := w.filter(&rule, r.Namespace, gatewayv1.HTTPRouteFilterType(f.Type), f.RequestHeaderModifier, f.RequestMirror); err != nil {
-				return nil, nil, fmt.Errorf("rules[%d]: %w", i, err)
-			}
+			filters = append(filters, filter{gatewayv1.HTTPRouteFilterType(f.Type), f.RequestHeaderModifier, f.RequestMirror})
 		}
-		for _, ref := range from.BackendRefs {
-			if len(ref.Filters) > 0 {
-				return nil, nil, fmt.Errorf("rules[%d]: filters of backends are nothing that doors do", i)
-			}
-			b, e := w.backend(r.Namespace, ref.BackendRef)
-			lost = errors.Join(lost, e)
-			rule.Backends = append(rule.Backends, b)
+		var backends []backend
+		for _, b := range from.BackendRefs {
+			backends = append(backends, backend{b.BackendRef, len(b.Filters) > 0})
 		}
-		rules = append(rules, rule)
+		if err := addRule(w, to, r.Spec.Hostnames, from.Matches, grpcCohort, filters, backends); err != nil {
+			return fmt.Errorf("rules[%d]: %w", i, err)
+		}
 	}
-	return rules, lost, nil
+	return nil
 }
 
-func key(kind, namespace, name string, rule int) string {
-	return fmt.Sprintf("%s/%s/%s/%d", kind, namespace, name, rule)
+// filter is what both kinds of routes may do to a request.
+type filter struct {
+	kind   gatewayv1.HTTPRouteFilterType
+	header *gatewayv1.HTTPHeaderFilter
+	mirror *gatewayv1.HTTPRequestMirrorFilter
+}
+
+// backend is who gets a rule's requests.
+type backend struct {
+	ref      gatewayv1.BackendRef
+	filtered bool
+}
+
+// addRule adds a rule to a route, of whichever kind it is.
+func addRule[M any](w *World, to *route, hosts []gatewayv1.Hostname, matches []M, cohort func(M) (steer.Cohort, error), filters []filter, backends []backend) error {
+	i := len(to.rules)
+	rule := Rule{Key: fmt.Sprint(to.id, "/", i), route: orderOf(to.at, i)}
+	if len(matches) == 0 {
+		matches = make([]M, 1)
+	}
+	for _, m := range matches {
+		c, err := cohort(m)
+		if err != nil {
+			return err
+		}
+		asks, err := hosted(c, hosts)
+		if err != nil {
+			return err
+		}
+		rule.Asks = append(rule.Asks, asks...)
+	}
+	for _, f := range filters {
+		if err := w.filter(&rule, to.at.Namespace, f); err != nil {
+			return err
+		}
+	}
+	for _, b := range backends {
+		if b.filtered {
+			return errors.New("filters of backends are nothing that doors do")
+		}
+		there, err := w.backend(to.at.Namespace, b.ref)
+		to.lost = errors.Join(to.lost, err)
+		rule.Backends = append(rule.Backends, there)
+	}
+	to.rules = append(to.rules, rule)
+	return nil
 }
 
 func orderOf(m *metav1.ObjectMeta, rule int) order {
@@ -186,27 +192,27 @@ func hosted(c steer.Cohort, names []gatewayv1.Hostname) (all []Ask, err error) {
 }
 
 // filter takes a filter into a rule.
-func (w *World) filter(rule *Rule, namespace string, kind gatewayv1.HTTPRouteFilterType, headers *gatewayv1.HTTPHeaderFilter, mirror *gatewayv1.HTTPRequestMirrorFilter) error {
+func (w *World) filter(rule *Rule, namespace string, f filter) error {
 	switch {
-	case kind == gatewayv1.HTTPRouteFilterRequestHeaderModifier && headers != nil:
-		rule.Modify = Modify{Set: headers.Set, Add: headers.Add, Remove: headers.Remove}
-	case kind == gatewayv1.HTTPRouteFilterRequestMirror && mirror != nil:
-		b, err := w.backend(namespace, gatewayv1.BackendRef{BackendObjectReference: mirror.BackendRef})
+	case f.kind == gatewayv1.HTTPRouteFilterRequestHeaderModifier && f.header != nil:
+		rule.Modify = Modify{Set: f.header.Set, Add: f.header.Add, Remove: f.header.Remove}
+	case f.kind == gatewayv1.HTTPRouteFilterRequestMirror && f.mirror != nil:
+		b, err := w.backend(namespace, gatewayv1.BackendRef{BackendObjectReference: f.mirror.BackendRef})
 		if err != nil {
 			return nil // it gets no copies, and nobody misses an answer
 		}
 		share := steer.All
-		if mirror.Percent != nil {
-			share = steer.All / 100 * steer.Weight(*mirror.Percent)
+		if f.mirror.Percent != nil {
+			share = steer.All / 100 * steer.Weight(*f.mirror.Percent)
 		}
-		if f := mirror.Fraction; f != nil {
-			share = steer.Weight(int64(steer.All) * int64(f.Numerator) / int64(either(f.Denominator, 100)))
+		if of := f.mirror.Fraction; of != nil {
+			share = steer.Weight(int64(steer.All) * int64(of.Numerator) / int64(either(of.Denominator, 100)))
 		}
 		if share > 0 {
 			rule.Mirrors = append(rule.Mirrors, Mirror{Backend: b, Share: share})
 		}
 	default:
-		return fmt.Errorf("the filter %s is nothing that doors do", kind)
+		return fmt.Errorf("the filter %s is nothing that doors do", f.kind)
 	}
 	return nil
 }
