@@ -30,6 +30,7 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/metadata"
 
 	"github.com/bightdev/bight/api/v1alpha1"
 	"github.com/bightdev/bight/internal/kube"
@@ -65,7 +66,9 @@ type Controller struct {
 	wards map[string]*ward               // by namespace
 	life  context.Context                // of desks; nil while this process does not lead
 	seen  bool                           // all Releases, once
-	tasks sync.WaitGroup
+	// pruner is told of releases that are over.
+	pruner *pruner
+	tasks  sync.WaitGroup
 
 	rulers rulers
 }
@@ -79,8 +82,13 @@ func (c *Controller) Run(ctx context.Context) error {
 	if c.dynamic, err = c.Cluster.Dynamic(); err != nil {
 		return err
 	}
+	m, err := metadata.NewForConfig(c.Cluster.RESTConfig())
+	if err != nil {
+		return err
+	}
 	defer c.tasks.Wait()
 	c.mu.Lock()
+	c.pruner = newPruner(c, m)
 	c.desks, c.wards, c.life = map[types.NamespacedName]*desk{}, map[string]*ward{}, ctx
 	c.mu.Unlock()
 	defer func() {
@@ -89,7 +97,7 @@ func (c *Controller) Run(ctx context.Context) error {
 		c.mu.Unlock()
 	}()
 	c.tasks.Go(func() { c.sweep(ctx) })
-	c.tasks.Go(func() { c.prune(ctx) })
+	c.tasks.Go(func() { c.pruner.run(ctx) })
 	c.tasks.Go(func() { c.followPolicies(ctx) })
 	all := follow.Of(c.dynamic.Resource(v1alpha1.Releases()), metav1.ListOptions{Limit: spec.Page})
 	all.Only = func(o runtime.Object) bool {
@@ -160,6 +168,9 @@ func (c *Controller) note(r *v1alpha1.Release, deleted bool) {
 	defer c.mu.Unlock()
 	d := c.desks[key]
 	if deleted || done(r) {
+		if c.pruner != nil {
+			c.pruner.happened(r.Namespace)
+		}
 		if d != nil {
 			d.drop(r.UID)
 		}
