@@ -53,6 +53,7 @@ func benchmarks() []benchmark {
 		{"apps", idleApps},
 		{"release", releases},
 		{"releases", idleReleases},
+		{"healthy", healthy},
 	}
 }
 

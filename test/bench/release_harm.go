@@ -4,9 +4,13 @@ import (
 	"context"
 	"fmt"
 	"net/url"
+	"strconv"
+	"sync"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"github.com/bightdev/bight/api/v1alpha1"
 	"github.com/bightdev/bight/internal/release"
@@ -79,6 +83,100 @@ func (q *quay) convict(ctx context.Context, rate int) (n int, lasted time.Durati
 		}
 	}
 	return n, time.Duration(last - first), nil
+}
+
+// How many versions of how many workloads at once are released though nothing is wrong with
+// them, and how many of a thousand requests each workload fails at anyway.
+const (
+	healthyVersions = 200
+	healthyAtOnce   = 8
+	healthyFlaky    = 3
+)
+
+// healthy counts the versions that the evidence is against, of those that are no worse than
+// the one before.
+func healthy(ctx context.Context, b *bed) ([]row, error) {
+	var quays []*quay
+	defer func() {
+		for _, q := range quays {
+			q.remove()
+		}
+	}()
+	flaky := client.Env{Name: "FLAKY", Value: strconv.Itoa(healthyFlaky)}
+	for i := range healthyAtOnce {
+		q, err := b.quay(ctx, fmt.Sprint("bench-healthy-", i), 2)
+		if err != nil {
+			return nil, err
+		}
+		quays = append(quays, q)
+		// Nobody asks yet, so a version comes that the others are compared with.
+		r, _, err := q.version(ctx, 1, false, flaky)
+		if err == nil {
+			_, err = q.releases.Give(ctx, r.Name, client.Promote(), "", patience, func(string) {})
+		}
+		if err == nil {
+			err = q.over(ctx, r.Name)
+		}
+		if err == nil {
+			err = q.start(ctx, 50, 4)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	var mu sync.Mutex
+	var requests, errs, judged, wrong float64
+	group, ctx := errgroup.WithContext(ctx)
+	for i, q := range quays {
+		group.Go(func() error {
+			for range (healthyVersions + healthyAtOnce - 1 - i) / healthyAtOnce {
+				r, err := q.healthy(ctx, flaky)
+				if err != nil {
+					return err
+				}
+				mu.Lock()
+				judged++
+				if v := r.Status.Verdict; v != nil {
+					requests, errs = requests+float64(v.Requests), errs+float64(v.Errors)
+				}
+				if r.Status.Phase != string(release.Promoted) {
+					wrong++
+					b.say("  release %s is %s: %s", r.Name, r.Status.Phase, r.Status.Message)
+				}
+				mu.Unlock()
+			}
+			return nil
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return nil, err
+	}
+	what := fmt.Sprintf("of %.0f of %d workloads at once, at 50 requests/s each, of which %.1f %% fail at every version; the new ones had %.0f requests and %.0f errors",
+		judged, healthyAtOnce, float64(healthyFlaky)/10, requests, errs)
+	return []row{{Name: "release: healthy versions that are undone", Limit: 0.5, Ours: series{What: what, Unit: "releases", Values: []float64{wrong}}}}, nil
+}
+
+// healthy releases a version like the one before, and returns how that has ended.
+func (q *quay) healthy(ctx context.Context, env client.Env) (r *v1alpha1.Release, err error) {
+	q.versions++
+	step := func(weight int32) v1alpha1.ReleaseStep {
+		return v1alpha1.ReleaseStep{Weight: intstr.FromInt32(weight), For: &meta.Duration{Duration: 3 * time.Second}}
+	}
+	w := client.Wish{
+		Deployment: shopName, Env: []client.Env{{Name: "WHO", Value: fmt.Sprint("v", q.versions)}, env},
+		Plan: v1alpha1.ReleasePlan{Steps: []v1alpha1.ReleaseStep{step(20), step(50)}, Keep: &meta.Duration{Duration: time.Second}},
+	}
+	if r, err = q.releases.Start(ctx, w); err != nil {
+		return nil, err
+	}
+	err = q.reaches(ctx, r.Name, func(now *v1alpha1.Release) bool {
+		r = now
+		return release.Phase(now.Status.Phase).Ended()
+	})
+	if err != nil {
+		return nil, err
+	}
+	return r, q.over(ctx, r.Name)
 }
 
 // losses counts what is lost by orders while the workload is asked as often as it bears.

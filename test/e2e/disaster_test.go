@@ -85,6 +85,14 @@ func TestARestartedAPIServerIsNoticedByNobody(t *testing.T) {
 // killComponent kills a part of the embedded cluster, which is then started again.
 func (l *lab) killComponent(name string) {
 	l.Helper()
+	if err := syscall.Kill(l.component(name), syscall.SIGKILL); err != nil {
+		l.Fatal(err)
+	}
+}
+
+// component is the process of a part of the embedded cluster.
+func (l *lab) component(name string) (pid int) {
+	l.Helper()
 	out, _, code := l.bight("cluster", "status", "-o", "json")
 	if code != 0 {
 		l.Fatal(out)
@@ -100,13 +108,11 @@ func (l *lab) killComponent(name string) {
 	}
 	for _, c := range report.Components {
 		if c.Name == name {
-			if err := syscall.Kill(c.PID, syscall.SIGKILL); err != nil {
-				l.Fatal(err)
-			}
-			return
+			return c.PID
 		}
 	}
 	l.Fatalf("the cluster has no component %s", name)
+	return 0
 }
 
 // throttle is a TCP proxy on the way to the API server that can go dead.

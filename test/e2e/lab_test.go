@@ -22,6 +22,7 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -49,11 +50,34 @@ func TestMain(m *testing.M) {
 		config.QPS = -1
 		client, err = kubernetes.NewForConfig(config)
 	}
+	if err == nil {
+		err = reserve()
+	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
 	os.Exit(m.Run())
+}
+
+// reserve keeps all nodes but the first for those tests that ask for another.
+func reserve() error {
+	nodes, err := client.CoreV1().Nodes().List(context(), meta.ListOptions{})
+	if err != nil {
+		return err
+	}
+	for _, n := range nodes.Items[1:] {
+		if err := schedulable(n.Name, false); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// schedulable says whether new pods may come to a node.
+func schedulable(node string, may bool) error {
+	_, err := client.CoreV1().Nodes().Patch(context(), node, types.MergePatchType, fmt.Appendf(nil, `{"spec":{"unschedulable":%v}}`, !may), meta.PatchOptions{})
+	return err
 }
 
 // lab is an app's source directory and its environment in the cluster.

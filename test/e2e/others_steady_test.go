@@ -10,8 +10,10 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
 	apps "k8s.io/api/apps/v1"
 	core "k8s.io/api/core/v1"
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -125,10 +127,10 @@ func testOthersKilledNodeAgent(b *bay) {
 	if _, err := fmt.Sscanf(pids[0], "/proc/%d/", &pid); err != nil {
 		b.Fatal(err)
 	}
+	killed := time.Now()
+	killAndWait(b.T, pid)
 	began := time.Now()
-	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
-		b.Fatal(err)
-	}
+	b.Logf("the agent has ended %s after SIGKILL", began.Sub(killed).Round(time.Microsecond))
 	var longest time.Duration
 	for range 50 {
 		asked := time.Now()
@@ -152,6 +154,29 @@ func testOthersKilledNodeAgent(b *bay) {
 	})
 	b.Logf("the laptop answers again after %s", time.Since(began).Round(time.Millisecond))
 	b.leave(s)
+}
+
+// killAndWait kills a process of somebody else, and returns when its sockets are closed.
+func killAndWait(t *testing.T, pid int) {
+	t.Helper()
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = unix.Close(fd) }()
+	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil {
+		t.Fatal(err)
+	}
+	for {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int((30 * time.Second).Milliseconds()))
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil || n == 0 {
+			t.Fatalf("process %d does not end: %v", pid, err)
+		}
+		return
+	}
 }
 
 func testOthersHostNetwork(b *bay) {

@@ -67,6 +67,8 @@ func (c Cluster) ControllerManager() []string {
 		// Each of its controllers asks for a token first. At the default of 20
 		// requests per second none would start to work for four seconds.
 		"--kube-api-qps=500", "--kube-api-burst=1000",
+		// Whoever tries an autoscaler on a laptop watches it.
+		"--horizontal-pod-autoscaler-sync-period=3s",
 	}
 }
 

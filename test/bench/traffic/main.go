@@ -1,6 +1,6 @@
 // Command traffic is both ends of the requests that releases are measured with, each
 // in a pod. `traffic serve` answers, as the version in WHO, with errors if BROKEN is
-// set. `traffic load` asks, as it is told at port 8081, and keeps what became of every
+// set, or for as many of a thousand requests as FLAKY says. `traffic load` asks, as it is told at port 8081, and keeps what became of every
 // request.
 package main
 
@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"math/rand/v2"
 	"net/http"
 	"os"
 	"os/signal"
@@ -55,7 +56,8 @@ const whoHeader = "X-Who"
 
 func answer(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set(whoHeader, os.Getenv("WHO"))
-	if os.Getenv("BROKEN") != "" {
+	flaky, _ := strconv.Atoi(os.Getenv("FLAKY")) // 0 without
+	if os.Getenv("BROKEN") != "" || rand.IntN(1000) < flaky {
 		http.Error(w, "this version is broken", http.StatusInternalServerError)
 		return
 	}
