@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -22,10 +23,15 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/bightdev/bight/api/v1alpha1"
 )
 
 // patience is how long anything may take that takes milliseconds on a quiet
@@ -36,6 +42,7 @@ var (
 	binaries string
 	config   *rest.Config
 	client   kubernetes.Interface
+	objects  dynamic.Interface // of Bight's own kinds
 )
 
 func TestMain(m *testing.M) {
@@ -49,6 +56,9 @@ func TestMain(m *testing.M) {
 	if config, err = clientcmd.BuildConfigFromFlags("", kubeconfig); err == nil {
 		config.QPS = -1
 		client, err = kubernetes.NewForConfig(config)
+	}
+	if err == nil {
+		objects, err = dynamic.NewForConfig(config)
 	}
 	if err == nil {
 		err = reserve()
@@ -78,6 +88,30 @@ func reserve() error {
 func schedulable(node string, may bool) error {
 	_, err := client.CoreV1().Nodes().Patch(context(), node, types.MergePatchType, fmt.Appendf(nil, `{"spec":{"unschedulable":%v}}`, !may), meta.PatchOptions{})
 	return err
+}
+
+// read reads an object of one of Bight's own kinds, which T is.
+func read[T any](of schema.GroupVersionResource, namespace, name string) (*T, error) {
+	u, err := objects.Resource(of).Namespace(namespace).Get(context(), name, meta.GetOptions{})
+	if err != nil {
+		return nil, err
+	}
+	o := new(T)
+	return o, runtime.DefaultUnstructuredConverter.FromUnstructured(u.Object, o)
+}
+
+// readReleases reads those of a namespace, the oldest first.
+func readReleases(namespace string) ([]v1alpha1.Release, error) {
+	list, err := objects.Resource(v1alpha1.Releases()).Namespace(namespace).List(context(), meta.ListOptions{})
+	if err != nil {
+		return nil, err
+	}
+	var all v1alpha1.ReleaseList
+	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(list.UnstructuredContent(), &all); err != nil {
+		return nil, err
+	}
+	slices.SortStableFunc(all.Items, func(a, b v1alpha1.Release) int { return a.CreationTimestamp.Compare(b.CreationTimestamp.Time) })
+	return all.Items, nil
 }
 
 // lab is an app's source directory and its environment in the cluster.

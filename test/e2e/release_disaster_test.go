@@ -144,19 +144,7 @@ func testUndoWhileStableIsNotReady(b *bay) {
 // is there.
 func testAgentKilledAtAWeight(b *bay) {
 	b.release("cut", fmt.Sprintf(hold, 20), "Held")
-	agents := b.nodeAgents()
-	if len(agents) == 0 {
-		b.Fatal("no node agent runs")
-	}
-	for _, agent := range agents {
-		var pid int
-		if _, err := fmt.Sscanf(agent, "/proc/%d/", &pid); err != nil {
-			b.Fatal(err)
-		}
-		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
-			b.Fatal(err)
-		}
-	}
+	b.killAgents()
 	began := time.Now()
 	said := b.order("weight", tillNamed, "60", "--timeout", "60s")
 	b.Logf("ordered as the agent was killed, observed after %s: %s", time.Since(began).Round(time.Millisecond), strings.TrimSpace(said))
@@ -243,11 +231,16 @@ func testTwoAtOnce(b *bay) {
 		b.Fatal(out, err)
 	}
 	b.eventually("one of them is released, and the other is not", func() error {
-		out, err := b.kubectl("get", "releases.bight.dev", "-n", b.namespace, names[0], names[1], "-o", "jsonpath={.items[*].status.phase} {.items[*].status.weight}")
-		if err == nil && !strings.HasPrefix(out, "Superseded Held ") {
-			err = fmt.Errorf("they are %s", out)
+		for i, want := range []string{"Superseded", "Held"} {
+			r, err := read[v1alpha1.Release](v1alpha1.Releases(), b.namespace, names[i])
+			if err != nil {
+				return err
+			}
+			if r.Status.Phase != want {
+				return fmt.Errorf("%s is %s: %s", names[i], r.Status.Phase, r.Status.Message)
+			}
 		}
-		return err
+		return nil
 	})
 	if by := b.shares(200); by[names[0]] > 0 || by["nobody"] > 0 || by[names[1]] < 40 || by[names[1]] > 120 {
 		b.Errorf("40 %% is %v", by)

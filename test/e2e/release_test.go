@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -87,9 +86,11 @@ func (b *bay) unreleased() {
 		if d.Status.Replicas != n || d.Status.AvailableReplicas != n || d.Status.UpdatedReplicas != n {
 			return fmt.Errorf("%+v", d.Status)
 		}
-		left, err := b.kubectl("get", "releases.bight.dev", "-n", b.namespace, "-o", "jsonpath={.items[*].status.route.generation}")
-		if err == nil && strings.TrimSpace(left) != "" {
-			err = fmt.Errorf("a release has something left to do: %s", left)
+		all, err := readReleases(b.namespace)
+		for _, r := range all {
+			if r.Status.Route != nil {
+				return fmt.Errorf("release %s has something left to do: %s", r.Name, r.Status.Message)
+			}
 		}
 		return err
 	})
@@ -127,15 +128,11 @@ func (b *bay) release(word, plan, phase string, env ...string) string {
 // current is the newest release.
 func (b *bay) current() *v1alpha1.Release {
 	b.Helper()
-	out, err := b.kubectl("get", "releases.bight.dev", "-n", b.namespace, "--sort-by", ".metadata.creationTimestamp", "-o", "json")
-	if err != nil {
-		b.Fatal(err)
-	}
-	var all v1alpha1.ReleaseList
-	if err := json.Unmarshal([]byte(out), &all); err != nil || len(all.Items) == 0 {
+	all, err := readReleases(b.namespace)
+	if err != nil || len(all) == 0 {
 		b.Fatalf("there is no release: %v", err)
 	}
-	return &all.Items[len(all.Items)-1]
+	return &all[len(all)-1]
 }
 
 // reaches waits until the newest release has a phase.
@@ -533,17 +530,7 @@ func testReleaseKilledAgent(b *bay) {
 		}
 		return nil
 	})
-	agents := b.nodeAgents()
-	if len(agents) != 1 {
-		b.Fatalf("%d node agents run", len(agents))
-	}
-	var pid int
-	if _, err := fmt.Sscanf(agents[0], "/proc/%d/", &pid); err != nil {
-		b.Fatal(err)
-	}
-	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
-		b.Fatal(err)
-	}
+	b.killAgents()
 	b.eventually("both answer again", func() error {
 		if by := b.shares(20); by["five"] == 0 || by["two"] == 0 {
 			return fmt.Errorf("%v", by)
@@ -582,8 +569,8 @@ func testReleaseSuperseded(b *bay) {
 		b.Errorf("a second release in the middle of the first: exit code %d\n%s", code, errs)
 	}
 	b.supersede("seven", "eight")
-	if out, err := b.kubectl("get", "releases.bight.dev", "-n", b.namespace, first, "-o", "jsonpath={.status.phase}"); err != nil || out != "Superseded" {
-		b.Errorf("the first is %q, %v", out, err)
+	if r, err := read[v1alpha1.Release](v1alpha1.Releases(), b.namespace, first); err != nil || r.Status.Phase != "Superseded" {
+		b.Errorf("the first is %+v, %v", r, err)
 	}
 	if by := b.shares(200); by["seven"] > 0 || by["nobody"] > 0 || by["eight"] < 40 || by["eight"] > 120 {
 		b.Errorf("40 %% is %v", by)

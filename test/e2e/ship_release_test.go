@@ -3,7 +3,6 @@
 package e2e
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -15,6 +14,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/bightdev/bight/api/v1alpha1"
 	"github.com/bightdev/bight/internal/change"
@@ -116,16 +117,12 @@ func (d *dock) plan(text string) {
 // releases are those of the environment.
 func (d *dock) releases() map[string]v1alpha1.Release {
 	d.Helper()
-	out, err := d.kubectl("get", "releases.bight.dev", "-n", d.prod, "-o", "json")
+	all, err := readReleases(d.prod)
 	if err != nil {
-		d.Fatal(out, err)
-	}
-	var all v1alpha1.ReleaseList
-	if err := json.Unmarshal([]byte(out), &all); err != nil {
 		d.Fatal(err)
 	}
 	by := map[string]v1alpha1.Release{}
-	for _, r := range all.Items {
+	for _, r := range all {
 		by[r.Spec.Version] = r
 	}
 	return by
@@ -201,11 +198,11 @@ func testShipUndone(d *dock) {
 	d.serves(d.prod, "cart", "second")
 	// Nobody brings it back: neither who heals the environment, nor another change.
 	image := func() string {
-		out, err := d.kubectl("get", "deployment", "cart", "-n", d.prod, "-o", "jsonpath={.spec.template.spec.containers[0].image}")
+		cart, err := client.AppsV1().Deployments(d.prod).Get(context(), "cart", meta.GetOptions{})
 		if err != nil {
-			d.Fatal(out, err)
+			d.Fatal(err)
 		}
-		return out
+		return cart.Spec.Template.Spec.Containers[0].Image
 	}
 	was := image()
 	if out, err := d.kubectl("set", "image", "-n", d.prod, "deployment/cart", "cart=localhost:1/other:v1"); err != nil {

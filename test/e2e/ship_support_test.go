@@ -19,6 +19,7 @@ import (
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/bightdev/bight/api/v1alpha1"
+	"github.com/bightdev/bight/internal/change"
 )
 
 // dock is a repository that is shipped from.
@@ -175,9 +176,9 @@ func (d *dock) change(name string) *v1alpha1.Change {
 func (d *dock) runs(name, step string) {
 	d.Helper()
 	d.eventually(step+" of "+name+" runs", func() error {
-		out, err := d.kubectl("get", "change", name, "-n", d.namespace, "-o", "jsonpath={.status.steps[?(@.name==\""+step+"\")].state}")
-		if err == nil && out != v1alpha1.StepRunning {
-			err = fmt.Errorf("it is %q", out)
+		c, err := read[v1alpha1.Change](v1alpha1.Changes(), d.namespace, name)
+		if err == nil && !at(c, step, v1alpha1.StepRunning) {
+			err = fmt.Errorf("it is %+v", change.StepOf(c.Status.Steps, step))
 		}
 		return err
 	})

@@ -255,9 +255,9 @@ func testShipDrift(d *dock) {
 		return err
 	})
 	d.eventually("the App tells of it", func() error {
-		out, err := d.kubectl("get", "app", d.namespace, "-n", d.namespace, "-o", "jsonpath={.status.environments[0].healed} {.status.environments[0].drift}")
-		if err == nil && !strings.Contains(out, "deployment/stock") {
-			err = fmt.Errorf("it says %q", out)
+		a, err := read[v1alpha1.App](v1alpha1.Apps(), d.namespace, d.namespace)
+		if err == nil && !strings.Contains(fmt.Sprintf("%+v", a.Status.Environments), "deployment/stock") {
+			err = fmt.Errorf("it says %+v", a.Status.Environments)
 		}
 		return err
 	})

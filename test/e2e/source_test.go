@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	core "k8s.io/api/core/v1"
+	apimeta "k8s.io/apimachinery/pkg/api/meta"
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/bightdev/bight/api/v1alpha1"
@@ -105,14 +106,15 @@ func (q *quay) followed(reason string) string {
 	q.Helper()
 	var message string
 	q.eventually("the App is "+reason, func() error {
-		out, err := q.kubectl("get", "apps.bight.dev", q.namespace, "-n", q.namespace, "-o", `jsonpath={.status.conditions[?(@.type=="Ready")].reason}: {.status.conditions[?(@.type=="Ready")].message}`)
+		a, err := read[v1alpha1.App](v1alpha1.Apps(), q.namespace, q.namespace)
 		if err != nil {
-			return fmt.Errorf("%w: %s", err, out)
+			return err
 		}
-		var is string
-		if is, message, _ = strings.Cut(out, ": "); is != reason {
-			return fmt.Errorf("it is %s", out)
+		ready := apimeta.FindStatusCondition(a.Status.Conditions, "Ready")
+		if ready == nil || ready.Reason != reason {
+			return fmt.Errorf("it is %+v", ready)
 		}
+		message = ready.Message
 		return nil
 	})
 	return message
@@ -352,11 +354,11 @@ func testSourceCredentials(q *quay) {
 func testSourceWebhook(q *quay) {
 	q.apply(0) // nobody looks from now on unless told
 	q.eventually("the App is seen", func() error {
-		out, err := q.kubectl("get", "apps.bight.dev", q.namespace, "-n", q.namespace, "-o", "jsonpath={.metadata.generation} {.status.observedGeneration}")
-		if all := strings.Fields(out); err != nil || len(all) != 2 || all[0] != all[1] {
-			return fmt.Errorf("%v %s", err, out)
+		a, err := read[v1alpha1.App](v1alpha1.Apps(), q.namespace, q.namespace)
+		if err == nil && a.Status.ObservedGeneration != a.Generation {
+			err = fmt.Errorf("generation %d of %d is", a.Status.ObservedGeneration, a.Generation)
 		}
-		return nil
+		return err
 	})
 	q.write("cart/main.go", shipped("cart", "fifth"))
 	name := q.commit("cart: say fifth")

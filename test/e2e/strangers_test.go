@@ -3,7 +3,6 @@
 package e2e
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -198,9 +197,9 @@ func testStrangersLimits(q *quay) {
 func (q *quay) held(name, says string) {
 	q.Helper()
 	q.eventually(name+" says "+says, func() error {
-		out, err := q.kubectl("get", "change", name, "-n", q.namespace, "-o", "jsonpath={.status.phase}: {.status.message}")
-		if err == nil && (!strings.HasPrefix(out, v1alpha1.Held) || !strings.Contains(out, says)) {
-			err = errors.New(out)
+		c, err := read[v1alpha1.Change](v1alpha1.Changes(), q.namespace, name)
+		if err == nil && (c.Status.Phase != v1alpha1.Held || !strings.Contains(c.Status.Message, says)) {
+			err = fmt.Errorf("it is %s: %s", c.Status.Phase, c.Status.Message)
 		}
 		return err
 	})
