@@ -27,6 +27,7 @@ import (
 func (p *Program) installCommand() *cobra.Command {
 	var t target
 	var dryRun bool
+	var resources string // of workers
 	var s install.Settings
 	c := &cobra.Command{
 		Use:   "install",
@@ -62,7 +63,7 @@ nothing.`,
 			if err := install.CheckCollector(s.Collector); err != nil {
 				return usageError("--otlp: %w", err)
 			}
-			if err := checkWorkers(s.Workers, dryRun); err != nil {
+			if err := checkWorkers(&s.Workers, resources, dryRun); err != nil {
 				return err
 			}
 			if s.Prometheus != "" {
@@ -89,7 +90,7 @@ nothing.`,
 	c.Flags().StringVar(&s.Volume, "volume", "10Gi", "size of the controller's volume")
 	c.Flags().StringVar(&s.Prometheus, "prometheus", "", "URL of a Prometheus that the controller reaches, for the guards of releases (default: releases have none)")
 	c.Flags().StringVar(&s.Collector, "otlp", "", "URL of an OpenTelemetry collector that gets a trace of each change and release (OTLP over HTTP)")
-	workerFlags(c, &s.Workers)
+	workerFlags(c, &s.Workers, &resources)
 	c.Flags().BoolVar(&dryRun, "dry-run", false, "only print the objects, as YAML")
 	return c
 }

@@ -31,21 +31,25 @@ import (
 )
 
 // workerFlags are those of bight install about workers.
-func workerFlags(c *cobra.Command, w *install.Workers) {
+func workerFlags(c *cobra.Command, w *install.Workers, resources *string) {
 	c.Flags().Int32Var(&w.Count, "workers", 0, "workers in the cluster, which review, build and test; 0: on the machines of those who run bight worker or bight ship")
 	c.Flags().StringVar(&w.Image, "worker-image", "", "image with the toolchains that workers need, and git (default: made of this machine's Go and git, and pushed)")
 	c.Flags().StringVar(&w.Registry, "worker-registry", "", "registry that workers push to, HOST/PATH (default: the one that the cluster announces)")
 	c.Flags().StringVar(&w.Volume, "worker-volume", "", "size of one volume for the caches of all workers, as in 50Gi, which keeps them on one node (default: a cache for each, as long as it lives)")
+	c.Flags().StringVar(resources, "worker-resources", "", "what each worker is sure of, as in cpu=2,memory=4Gi; of memory it gets no more than that (default: cpu=100m,memory=256Mi, and more where the node has it)")
 	c.Flags().StringVar(&w.Secret, "worker-registry-secret", "", "Secret in bight-system, of type kubernetes.io/dockerconfigjson, with which they may")
 }
 
-// checkWorkers refuses what can't be.
-func checkWorkers(w install.Workers, dryRun bool) error {
+// checkWorkers reads what of workers is text, and refuses what can't be.
+func checkWorkers(w *install.Workers, resources string, dryRun bool) (err error) {
+	if w.Resources, err = install.ParseResources(resources); err != nil {
+		return usageError("--worker-resources: %s", err)
+	}
 	switch {
 	case w.Count < 0 || w.Count > 100:
 		return usageError("--workers %d: there are 0 to 100", w.Count)
-	case w.Count == 0 && (w.Image != "" || w.Registry != "" || w.Secret != "" || w.Volume != ""):
-		return usageError("--worker-image, --worker-registry, --worker-registry-secret and --worker-volume are about workers: say how many with --workers")
+	case w.Count == 0 && (w.Image != "" || w.Registry != "" || w.Secret != "" || w.Volume != "" || resources != ""):
+		return usageError("--worker-image, --worker-registry, --worker-registry-secret, --worker-resources and --worker-volume are about workers: say how many with --workers")
 	case w.Count > 0 && dryRun && w.Registry == "":
 		return usageError("--dry-run asks no cluster: name the registry that workers push to with --worker-registry")
 	}

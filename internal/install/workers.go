@@ -1,7 +1,9 @@
 package install
 
 import (
+	"errors"
 	"fmt"
+	"maps"
 	"strings"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -34,6 +36,9 @@ type Workers struct {
 	// Volume is the size of one volume for all of their caches, which outlives them and
 	// keeps them on the node where it is; "" is a cache for each, as long as it lives.
 	Volume string
+	// Resources are what each is sure of; what there is of memory is its limit, too. nil is
+	// little of both, and no limit.
+	Resources corev1.ResourceList
 	// Slots is how many steps one of them does at once, 0 is 2.
 	Slots int32
 }
@@ -107,6 +112,40 @@ func (r *renderer) workers(s Settings) {
 		WithTemplate(coreac.PodTemplateSpec().WithLabels(labels).WithSpec(pod))))
 }
 
+// resources are at least what a worker takes that waits for work.
+func (w Workers) resources() *coreac.ResourceRequirementsApplyConfiguration {
+	requests := corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("100m"), corev1.ResourceMemory: resource.MustParse("256Mi")}
+	maps.Copy(requests, w.Resources)
+	r := coreac.ResourceRequirements().WithRequests(requests)
+	if memory, given := w.Resources[corev1.ResourceMemory]; given {
+		r.WithLimits(corev1.ResourceList{corev1.ResourceMemory: memory})
+	}
+	return r
+}
+
+// ParseResources reads what each worker is to have, as in cpu=2,memory=4Gi. "" is nil.
+func ParseResources(text string) (corev1.ResourceList, error) {
+	if text == "" {
+		return nil, nil
+	}
+	all := corev1.ResourceList{}
+	for _, one := range strings.Split(text, ",") {
+		name, amount, _ := strings.Cut(one, "=")
+		if name != string(corev1.ResourceCPU) && name != string(corev1.ResourceMemory) {
+			return nil, fmt.Errorf("%q is neither cpu=… nor memory=…: write it as in cpu=2,memory=4Gi", one)
+		}
+		q, err := resource.ParseQuantity(amount)
+		if err == nil && q.Sign() <= 0 {
+			err = errors.New("it has to be more than nothing")
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%q: %w; write it as in cpu=2,memory=4Gi", one, err)
+		}
+		all[corev1.ResourceName(name)] = q
+	}
+	return all, nil
+}
+
 func confined() *coreac.SecurityContextApplyConfiguration {
 	return coreac.SecurityContext().WithAllowPrivilegeEscalation(false).WithCapabilities(coreac.Capabilities().WithDrop("ALL"))
 }
@@ -130,8 +169,7 @@ func workerContainer(w Workers) *coreac.ContainerApplyConfiguration {
 			coreac.VolumeMount().WithName("programs").WithMountPath(programs).WithReadOnly(true),
 			coreac.VolumeMount().WithName("cache").WithMountPath(cache),
 			coreac.VolumeMount().WithName("tmp").WithMountPath("/tmp")).
-		WithResources(coreac.ResourceRequirements().
-			WithRequests(corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("100m"), corev1.ResourceMemory: resource.MustParse("256Mi")})).
+		WithResources(w.resources()).
 		WithSecurityContext(confined())
 	if w.Secret != "" {
 		c.WithEnv(value("DOCKER_CONFIG", "/registry")).

@@ -1,6 +1,7 @@
 package install
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -8,13 +9,16 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
 
 func TestRenderedWorkers(t *testing.T) {
 	plain := Settings{Image: "registry.example/bight@sha256:0", Version: "v1"}
 	with := plain
-	with.Workers = Workers{Count: 3, Image: "registry.example/toolchains:v7", Registry: "registry.example/shop", Secret: "push", Volume: "50Gi"}
+	with.Workers = Workers{Count: 3, Image: "registry.example/toolchains:v7", Registry: "registry.example/shop", Secret: "push", Volume: "50Gi",
+		Resources: corev1.ResourceList{corev1.ResourceMemory: resource.MustParse("4Gi")}}
 	without, err := Render(plain)
 	if err != nil {
 		t.Fatal(err)
@@ -42,6 +46,28 @@ func TestRenderedWorkers(t *testing.T) {
 	}
 	if d := cmp.Diff(string(want), string(got)); d != "" {
 		t.Errorf("(-want +got; -update writes it):\n%s", d)
+	}
+}
+
+func TestResourcesOfWorkers(t *testing.T) {
+	for text, want := range map[string]string{
+		"":                    "map[]",
+		"cpu=2":               "map[cpu:2]",
+		"cpu=500m,memory=4Gi": "map[cpu:500m memory:4Gi]",
+		"cpu":                 `"cpu": quantities must match`,
+		"cpu=0":               `"cpu=0": it has to be more than nothing`,
+		"gpu=1":               `"gpu=1" is neither cpu=… nor memory=…`,
+		"memory=lots":         `"memory=lots": quantities must match`,
+		"cpu=1,":              `"" is neither`,
+	} {
+		got := map[string]string{}
+		all, err := ParseResources(text)
+		for name, q := range all {
+			got[string(name)] = q.String()
+		}
+		if said := fmt.Sprint(got); said != want && (err == nil || !strings.HasPrefix(err.Error(), want)) {
+			t.Errorf("%q: %s, %v; want %s", text, said, err, want)
+		}
 	}
 }
 
