@@ -27,12 +27,12 @@ func testReleaseSlow(b *bay) {
 	b.load("/start?url="+strings.TrimSuffix(till, "/"), nil)
 
 	b.release("quick", judged, "Held")
-	b.eventually("the quick one is judged by a thousand requests", func() error {
+	b.eventually("the quick one is judged by five hundred requests", func() error {
 		r := b.current()
 		if r.Status.Phase != "Held" {
 			b.Fatalf("it is %s: %s", r.Status.Phase, r.Status.Message)
 		}
-		if v := r.Status.Verdict; v == nil || v.Requests < 1000 {
+		if v := r.Status.Verdict; v == nil || v.Requests < 500 {
 			return fmt.Errorf("the verdict is %+v", v)
 		}
 		return nil
