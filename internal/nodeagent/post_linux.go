@@ -13,6 +13,7 @@ import (
 	"time"
 
 	core "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/bightdev/bight/api/v1alpha1"
 	"github.com/bightdev/bight/internal/agent/gate"
@@ -50,7 +51,8 @@ type post struct {
 	counts  counts
 	obeyed  obeyed
 
-	sharing sharing // of run alone
+	buried  types.UID // of a pod that has ended; of run alone
+	sharing sharing   // of run alone
 	sinks   sinks
 }
 
@@ -78,8 +80,11 @@ func (p *post) set(w *wanted) bool {
 // same reports whether there is nothing new in w.
 func (w *wanted) same(o *wanted) bool {
 	return o != nil && reflect.DeepEqual(w.grants, o.grants) && reflect.DeepEqual(w.ports, o.ports) && runs(w.pod) == runs(o.pod) &&
-		reflect.DeepEqual(w.share, o.share) && w.trial == o.trial
+		reflect.DeepEqual(w.share, o.share) && w.trial == o.trial && w.deleted() == o.deleted()
 }
+
+// deleted says that the pod is about to end.
+func (w *wanted) deleted() bool { return w.pod.DeletionTimestamp != nil }
 
 // runs identifies what of a pod runs: another sandbox or container is another text.
 func runs(pod *core.Pod) string {
@@ -134,9 +139,17 @@ func (p *post) run(ctx context.Context) {
 	var idleSince, retry time.Time
 	pause := firstPause
 	for {
+		var ended <-chan struct{}
+		if open != nil {
+			ended = open.ended
+		}
 		select {
 		case <-p.news:
 		case <-due:
+		case <-ended:
+			p.cut(open)
+			open = nil
+			continue
 		case <-sampler.C:
 			p.sample(open)
 			continue
@@ -146,6 +159,9 @@ func (p *post) run(ctx context.Context) {
 		w, idle := p.wanted()
 		now := time.Now()
 		due = nil
+		if !idle && open == nil && p.buried == w.pod.UID {
+			continue // until nothing of it is wanted
+		}
 		if !idle {
 			idleSince = time.Time{}
 			if now.Before(retry) && open == nil {
@@ -166,6 +182,7 @@ func (p *post) run(ctx context.Context) {
 		if idleSince.IsZero() {
 			idleSince = now
 			if open != nil {
+				p.attend(ctx, open, w) // maybe nothing is wanted since it ends
 				open.gate.Set(nil)
 				_ = p.split(open.gate, &wanted{}) // what passes on meanwhile does no harm
 			}
@@ -195,6 +212,9 @@ func (p *post) serve(ctx context.Context, open *served, w *wanted) (*served, err
 			return nil, err
 		}
 	}
+	if w.deleted() {
+		p.attend(ctx, open, w)
+	}
 	open.gate.AddPorts(w.ports...)
 	open.gate.Set(w.grants)
 	p.tell(open.gate, "", w.grants...)
@@ -206,11 +226,57 @@ type served struct {
 	gate *gate.Gate
 	ns   *node.Netns
 	runs string // of the pod, when it was looked at last
+
+	// ended is closed when no container of the pod runs any more, if that is waited for.
+	ended  chan struct{}
+	attend context.CancelFunc
+}
+
+// attend waits for the end of a pod. Its network goes right after its last container:
+// whoever is still connected through the door then would not hear of it, ever.
+func (p *post) attend(ctx context.Context, s *served, w *wanted) {
+	if s.ended != nil {
+		return
+	}
+	found, err := p.find(ctx, w.pod)
+	if err != nil {
+		return // it has ended; there is news, or nothing is wanted soon
+	}
+	ctx, s.attend = context.WithCancel(ctx)
+	s.ended = make(chan struct{})
+	go func() { // ends with ctx
+		for _, c := range found.Containers {
+			if err := c.Await(ctx); err != nil {
+				if ctx.Err() == nil {
+					p.log.Warn("the end of a pod is not seen: connections through its door may hang", "why", err)
+				}
+				return
+			}
+		}
+		close(s.ended)
+	}()
+}
+
+// cut closes the gate of a pod that has ended.
+func (p *post) cut(s *served) {
+	err := errors.Join(s.gate.Cut(), s.ns.Close())
+	s.attend()
+	if w, _ := p.wanted(); w.deleted() {
+		p.buried = w.pod.UID
+	}
+	p.tell(nil, "")
+	if err != nil {
+		p.log.Debug("a gate was not closed well", "err", err) // its network is going
+	}
+	p.unsplit()
 }
 
 func (p *post) shut(ctx context.Context, s *served) {
 	if s == nil {
 		return
+	}
+	if s.attend != nil {
+		s.attend()
 	}
 	p.tell(nil, "")
 	if w, _ := p.wanted(); w.trial != nil {

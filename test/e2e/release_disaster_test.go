@@ -5,6 +5,9 @@ package e2e
 import (
 	"encoding/json"
 	"fmt"
+	"io"
+	"net/http"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -34,6 +37,7 @@ func TestReleaseDisasters(t *testing.T) {
 		{"APIServerKilledInTheMiddle", testAPIServerKilledInARelease},
 		{"APIServerKilledAtUndo", testAPIServerKilledAtUndo},
 		{"LeaderKilledAtUndo", testLeaderKilledAtUndo},
+		{"StablePodEnds", testStablePodEnds},
 		{"StableDeleted", testStableDeleted},
 		{"NodeCutOff", testNodeCutOff},
 	} {
@@ -299,6 +303,51 @@ func testAPIServerKilledAtUndo(b *bay) {
 	b.allAnswer("app")
 	b.unreleased()
 	b.unharmed("the API server is killed at an undo")
+}
+
+// testStablePodEnds deletes a pod of stable that somebody reads an endless answer of the other
+// version through: he hears that it is over.
+func testStablePodEnds(b *bay) {
+	b.release("endless", fmt.Sprintf(hold, 50), "Held")
+	stable := b.tillPods()
+	stable = slices.DeleteFunc(stable, func(p core.Pod) bool { return p.Labels["pod-template-hash"] != b.current().Status.Stable.Hash })
+	through := stable[0]
+	c := b.client(false, true)
+	c.Timeout = 0
+	var answer *http.Response
+	b.eventually("the other version answers through "+through.Name, func() (err error) {
+		if answer, err = c.Get("http://" + through.Status.PodIP + ":8080/stream?n=1000000"); err != nil {
+			return err
+		}
+		if who := answer.Header.Get("X-Who"); who != "endless" {
+			answer.Body.Close()
+			return fmt.Errorf("it is %q", who)
+		}
+		return nil
+	})
+	defer answer.Body.Close()
+	over := make(chan error, 1)
+	go func() {
+		_, err := io.Copy(io.Discard, answer.Body)
+		over <- err
+	}()
+	began := time.Now()
+	if err := client.CoreV1().Pods(b.namespace).Delete(context(), through.Name, meta.DeleteOptions{}); err != nil {
+		b.Fatal(err)
+	}
+	select {
+	case err := <-over:
+		b.Logf("it is over %s after the pod was deleted: %v", time.Since(began).Round(time.Millisecond), err)
+		if err == nil {
+			b.Error("it is read as a whole answer")
+		}
+	case <-time.After(patience):
+		b.Error("who reads it hears nothing")
+	}
+	b.order("undo", tillNamed)
+	b.reaches("Undone")
+	b.unreleased()
+	b.allAnswer("app")
 }
 
 // testStableDeleted deletes the ReplicaSet of the version before by hand: the new version

@@ -354,6 +354,14 @@ func (g *Gate) Close(ctx context.Context) error {
 	return g.closeErr
 }
 
+// Cut is Close without mercy: what passes through the door ends at once.
+func (g *Gate) Cut() error {
+	g.cut()
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	return g.Close(ctx)
+}
+
 func (g *Gate) close(ctx context.Context) error {
 	g.grants.close()
 	g.mu.Lock()

@@ -3,6 +3,7 @@ package gate
 import (
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/netip"
@@ -227,6 +228,43 @@ func TestClosingWithASplitLosesNoRequest(t *testing.T) {
 		t.Error("the clients did not leave the door")
 	}
 	wantShares(t, "after it", count(t, n.browser(false), 10), 10, 0)
+	if got := n.leftovers(t); got != nil {
+		t.Errorf("left over: got %v, want nothing", got)
+	}
+}
+
+// TestWhoeverIsConnectedHearsOfACut has an answer of the canary that never ends by itself.
+func TestWhoeverIsConnectedHearsOfACut(t *testing.T) {
+	n := newNetwork(t)
+	n.app(t)
+	ln, err := n.client.Listen(t.Context(), "tcp", fmt.Sprintf("%s:%d", clientIP, canaryPort))
+	must(t, err)
+	endless := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		must(t, http.NewResponseController(w).Flush())
+		<-r.Context().Done()
+	})}
+	var serving sync.WaitGroup
+	serving.Go(func() { _ = endless.Serve(ln) })
+	t.Cleanup(func() { endless.Close(); serving.Wait() })
+	g := n.gate(t)
+	must(t, g.Split(appPort, "stable", shared(1, steer.All)))
+	answer, err := n.browser(true).Get("http://" + at(podIP).String() + "/")
+	must(t, err)
+	defer answer.Body.Close()
+	read := make(chan error, 1)
+	go func() {
+		_, err := io.ReadAll(answer.Body)
+		read <- err
+	}()
+	must(t, g.Cut())
+	select {
+	case err := <-read:
+		if err == nil {
+			t.Error("an answer that was cut off is read as a whole one")
+		}
+	case <-time.After(limit):
+		t.Error("who reads it hears nothing")
+	}
 	if got := n.leftovers(t); got != nil {
 		t.Errorf("left over: got %v, want nothing", got)
 	}

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -210,6 +211,39 @@ func (p Process) check() error {
 		}
 	}
 	return fmt.Errorf("process %d of container %.12s: %w", p.PID, p.Container, ErrGone)
+}
+
+// Await returns nil when the process has ended, or the error of a ctx that ended before.
+func (p Process) Await(ctx context.Context) error {
+	fd, err := unix.PidfdOpen(p.PID, unix.PIDFD_NONBLOCK)
+	if errors.Is(err, unix.ESRCH) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("watch process %d of container %.12s: %w", p.PID, p.Container, err)
+	}
+	f := os.NewFile(uintptr(fd), "process")
+	defer f.Close()
+	if err := p.check(); errors.Is(err, ErrGone) {
+		return nil // the number may be another's by now
+	}
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	stop := context.AfterFunc(ctx, func() { _ = f.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
+	var wrong error
+	err = raw.Read(func(fd uintptr) bool {
+		poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+		var n int
+		n, wrong = unix.Poll(poll, 0)
+		return n > 0 || wrong != nil && !errors.Is(wrong, unix.EINTR)
+	})
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return errors.Join(err, wrong)
 }
 
 // Environ returns the environment that the process was started with.

@@ -344,3 +344,28 @@ func BenchmarkFindPod(b *testing.B) {
 		}
 	}
 }
+
+func TestTheEndOfAProcessIsSeen(t *testing.T) {
+	c := helper(t, "idle", nil)
+	p, err := Proc("/proc").process("c", c.Process.Pid)
+	must(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := p.Await(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("while it runs, and nobody waits: %v", err)
+	}
+	seen := make(chan error, 1)
+	go func() { seen <- p.Await(t.Context()) }()
+	select {
+	case err := <-seen:
+		t.Fatalf("it runs, and is seen to have ended: %v", err)
+	default:
+	}
+	must(t, c.Process.Kill())
+	must(t, <-seen)
+	_ = c.Wait() // killed
+	must(t, p.Await(t.Context()))
+	other := p
+	other.PID, other.started = os.Getpid(), 1 // as if its number were another's now
+	must(t, other.Await(t.Context()))
+}
