@@ -147,8 +147,12 @@ func (p *post) run(ctx context.Context) {
 		case <-p.news:
 		case <-due:
 		case <-ended:
-			p.cut(open)
-			open = nil
+			if w, idle := p.wanted(); idle || w.deleted() {
+				p.cut(open, w)
+				open = nil
+			} else { // they may be started again
+				open.unattend()
+			}
 			continue
 		case <-sampler.C:
 			p.sample(open)
@@ -182,7 +186,6 @@ func (p *post) run(ctx context.Context) {
 		if idleSince.IsZero() {
 			idleSince = now
 			if open != nil {
-				p.attend(ctx, open, w) // maybe nothing is wanted since it ends
 				open.gate.Set(nil)
 				_ = p.split(open.gate, &wanted{}) // what passes on meanwhile does no harm
 			}
@@ -212,9 +215,7 @@ func (p *post) serve(ctx context.Context, open *served, w *wanted) (*served, err
 			return nil, err
 		}
 	}
-	if w.deleted() {
-		p.attend(ctx, open, w)
-	}
+	p.attend(ctx, open, w)
 	open.gate.AddPorts(w.ports...)
 	open.gate.Set(w.grants)
 	p.tell(open.gate, "", w.grants...)
@@ -227,9 +228,19 @@ type served struct {
 	ns   *node.Netns
 	runs string // of the pod, when it was looked at last
 
-	// ended is closed when no container of the pod runs any more, if that is waited for.
+	found *node.Pod // as it was when the gate was opened, until somebody waits for its end
+	// ended is closed when no container of the pod runs any more, nil if nobody waits for
+	// that; forget has nobody wait.
 	ended  chan struct{}
-	attend context.CancelFunc
+	forget context.CancelFunc
+}
+
+// unattend is the end of attend.
+func (s *served) unattend() {
+	if s.ended != nil {
+		s.forget()
+		s.ended = nil
+	}
 }
 
 // attend waits for the end of a pod. Its network goes right after its last container:
@@ -238,13 +249,20 @@ func (p *post) attend(ctx context.Context, s *served, w *wanted) {
 	if s.ended != nil {
 		return
 	}
-	found, err := p.find(ctx, w.pod)
-	if err != nil {
-		return // it has ended; there is news, or nothing is wanted soon
+	found, err := s.found, error(nil)
+	if s.found = nil; found == nil {
+		found, err = p.find(ctx, w.pod)
 	}
-	ctx, s.attend = context.WithCancel(ctx)
+	if err != nil && !w.deleted() {
+		return // its processes are between two runs: there will be news
+	}
+	ctx, s.forget = context.WithCancel(ctx)
 	s.ended = make(chan struct{})
-	go func() { // ends with ctx
+	if err != nil {
+		close(s.ended)
+		return
+	}
+	go func(ended chan struct{}) { // ends with ctx
 		for _, c := range found.Containers {
 			if err := c.Await(ctx); err != nil {
 				if ctx.Err() == nil {
@@ -253,15 +271,15 @@ func (p *post) attend(ctx context.Context, s *served, w *wanted) {
 				return
 			}
 		}
-		close(s.ended)
-	}()
+		close(ended)
+	}(s.ended)
 }
 
 // cut closes the gate of a pod that has ended.
-func (p *post) cut(s *served) {
+func (p *post) cut(s *served, w *wanted) {
 	err := errors.Join(s.gate.Cut(), s.ns.Close())
-	s.attend()
-	if w, _ := p.wanted(); w.deleted() {
+	s.unattend()
+	if w.deleted() {
 		p.buried = w.pod.UID
 	}
 	p.tell(nil, "")
@@ -275,9 +293,7 @@ func (p *post) shut(ctx context.Context, s *served) {
 	if s == nil {
 		return
 	}
-	if s.attend != nil {
-		s.attend()
-	}
+	s.unattend()
 	p.tell(nil, "")
 	if w, _ := p.wanted(); w.trial != nil {
 		_ = p.split(s.gate, &wanted{}) // from here on all is stable's
@@ -324,7 +340,7 @@ func (p *post) open(ctx context.Context, w *wanted) (*served, error) {
 	if len(w.exempt) > 0 {
 		o.Exempt, err = nodeAddrs(ctx, found)
 	}
-	s := &served{ns: ns, runs: runs(w.pod)}
+	s := &served{ns: ns, runs: runs(w.pod), found: found}
 	if err == nil {
 		s.gate, err = gate.Open(ctx, ns, o)
 	}
