@@ -65,6 +65,7 @@ func testNodeCutOff(b *bay) {
 	if code != 5 || !strings.Contains(errs, far) {
 		b.Errorf("undone while node %s is cut off: exit code %d after %s\n%s", far, code, time.Since(began), errs)
 	}
+	b.Logf("undone while node %s is cut off:\n%s", far, errs)
 	for _, p := range here[stable] {
 		for range 50 {
 			if a, err := b.ask(b.client(false, false), "http://"+p.Status.PodIP+":8080/"); err != nil || a.who != "app" {
@@ -74,9 +75,9 @@ func testNodeCutOff(b *bay) {
 	}
 	mend()
 	back := time.Now()
-	b.reaches("Undone")
-	b.Logf("undone everywhere %s after the node is back", time.Since(back).Round(time.Millisecond))
 	b.allAnswer("app")
+	b.Logf("undone everywhere %s after the node is back", time.Since(back).Round(time.Millisecond))
+	b.reaches("Undone")
 	b.unreleased()
 	if err := schedulable(far, false); err != nil {
 		b.Fatal(err)

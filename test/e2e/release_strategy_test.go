@@ -167,14 +167,18 @@ func testMirrorStrategy(b *bay) {
 	b.pour()
 	b.release("shadow", "strategy: Mirror\nshare: 100\nfor: 2s\nkeep: 1s\n", "Held")
 	n := 0
-	for _, p := range b.tillPods() {
-		if all, err := counters(b.client(false, false), "http://"+p.Status.PodIP+":8080"); err == nil && strings.Contains(fmt.Sprint(p.Spec.Containers[0].Env), "shadow") {
-			n += all["requests"]
+	b.eventually("it has had a hundred copies", func() error {
+		n = 0
+		for _, p := range b.tillPods() {
+			if all, err := counters(b.client(false, false), "http://"+p.Status.PodIP+":8080"); err == nil && strings.Contains(fmt.Sprint(p.Spec.Containers[0].Env), "shadow") {
+				n += all["requests"]
+			}
 		}
-	}
-	if n < 100 {
-		b.Errorf("it has had %d copies", n)
-	}
+		if n < 100 {
+			return fmt.Errorf("it has had %d", n)
+		}
+		return nil
+	})
 	b.order("undo", tillNamed)
 	b.reaches("Undone")
 	b.unreleased()
