@@ -24,7 +24,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
-	"k8s.io/client-go/util/flowcontrol"
 	"k8s.io/klog/v2"
 	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -39,6 +38,7 @@ import (
 	"github.com/go-logr/logr"
 
 	"github.com/bightdev/bight/api/v1alpha1"
+	"github.com/bightdev/bight/internal/bearer"
 	"github.com/bightdev/bight/internal/change/repo"
 	"github.com/bightdev/bight/internal/change/repo/access"
 	"github.com/bightdev/bight/internal/change/work"
@@ -159,7 +159,7 @@ func (c *Controller) set(m ctrl.Manager) error {
 	}
 	// Who scrapes comes again and again, and finds nothing worth a question each time.
 	c.tokens, c.scrapers = tokens(5*time.Second), tokens(5*time.Minute)
-	c.scrapers.Unknown = flowcontrol.NewTokenBucketPassiveRateLimiter(2, 10)
+	c.scrapers.Limit = &bearer.Limit{Each: bearer.Rate{PerSecond: 2, Burst: 10}, All: bearer.Rate{PerSecond: 20, Burst: 100}}
 	c.git = &repo.Server{
 		Store: c.store, HookCommand: c.HookCommand, Log: c.Log, OnPush: c.pushed,
 		Access: &gate{tickets: &c.tickets, tokens: c.tokens},

@@ -33,6 +33,7 @@ import (
 	"k8s.io/client-go/metadata"
 
 	"github.com/bightdev/bight/api/v1alpha1"
+	"github.com/bightdev/bight/internal/bearer"
 	"github.com/bightdev/bight/internal/kube"
 	"github.com/bightdev/bight/internal/kube/follow"
 	"github.com/bightdev/bight/internal/release/spec"
@@ -58,7 +59,8 @@ type Controller struct {
 
 	typed   kubernetes.Interface
 	dynamic dynamic.Interface
-	known   tokens
+	known   bearer.Book[string] // whose tokens are
+	meet    sync.Once
 	taking  sync.Mutex // evidence
 
 	mu    sync.Mutex

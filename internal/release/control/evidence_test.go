@@ -3,7 +3,6 @@ package control
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -160,8 +159,8 @@ func TestEvidenceIsTakenFromAgents(t *testing.T) {
 		body        []byte
 		want        int
 	}{
-		{"a stranger", "stranger", good, 403}, {"nonsense", "agent", []byte("{"), 400}, {"another release", "agent", strange, 404}, {"an agent", "agent", good, 204},
-		{"a release that is over", "agent", late, 204},
+		{"a stranger", strangerToken, good, 403}, {"nonsense", agentToken, []byte("{"), 400}, {"another release", agentToken, strange, 404}, {"an agent", agentToken, good, 204},
+		{"a release that is over", agentToken, late, 204},
 	} {
 		if got := post(tt.token, tt.body); got != tt.want {
 			t.Errorf("%s: %d, want %d", tt.what, got, tt.want)
@@ -214,13 +213,11 @@ func TestThePathOfEIsBounded(t *testing.T) {
 	}
 }
 
-// serving is a controller with one release under way, which knows two tokens.
+// serving is a controller with one release under way, which knows the agents by agentToken.
 func serving(t *testing.T) (*Controller, *v1alpha1.Release) {
 	t.Helper()
 	c := &Controller{Agents: "agents", Log: slog.New(slog.DiscardHandler), desks: map[types.NamespacedName]*desk{}, seen: true}
-	c.known.all = map[[sha256.Size]byte]bearer{
-		sha256.Sum256([]byte("agent")): {"agents", time.Now().Add(time.Hour)}, sha256.Sum256([]byte("stranger")): {"ada", time.Now().Add(time.Hour)},
-	}
+	c.typed = reviewer(new(int))
 	r := &v1alpha1.Release{}
 	r.Namespace, r.Name, r.UID, r.Spec.Deployment = "shop", "cart-2", "u", "cart"
 	key := types.NamespacedName{Namespace: "shop", Name: "cart"}

@@ -3,7 +3,6 @@ package control
 import (
 	"bytes"
 	"compress/gzip"
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -235,7 +234,7 @@ func TestARecordIsGiven(t *testing.T) {
 		t.Fatal(err)
 	}
 	w, q := httptest.NewRecorder(), httptest.NewRequest(http.MethodPost, spec.PairsPath, bytes.NewReader(body))
-	q.Header.Set("Authorization", "Bearer agent")
+	q.Header.Set("Authorization", "Bearer "+agentToken)
 	if c.TakePairs(w, q); w.Code != http.StatusNoContent {
 		t.Fatalf("%d: %s", w.Code, w.Body)
 	}
@@ -280,24 +279,5 @@ func TestEvidenceIsBoundedInAll(t *testing.T) {
 		if got := fmt.Sprint(left()); got != tt.want {
 			t.Errorf("of at most %d bytes %s is left, want %s", tt.most, got, tt.want)
 		}
-	}
-}
-
-// Anybody can send tokens that nobody knows: the API server is not asked about all of them.
-func TestUnknownTokensAreLimited(t *testing.T) {
-	var known tokens
-	asked := 0
-	ask := func(context.Context) (string, error) {
-		asked++
-		return "", nil
-	}
-	refused := 0
-	for i := range 1000 {
-		if _, err := known.user(t.Context(), fmt.Sprint(i), ask); err != nil {
-			refused++
-		}
-	}
-	if asked < 50 || asked > 500 || asked+refused != 1000 {
-		t.Errorf("of 1000 tokens %d were asked about, and %d refused", asked, refused)
 	}
 }

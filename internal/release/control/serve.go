@@ -2,21 +2,18 @@ package control
 
 import (
 	"context"
-	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
 	"slices"
 	"strings"
-	"sync"
-	"time"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/util/flowcontrol"
 
 	"github.com/bightdev/bight/api/v1alpha1"
+	"github.com/bightdev/bight/internal/bearer"
 	"github.com/bightdev/bight/internal/release/spec"
 )
 
@@ -78,66 +75,24 @@ func (c *Controller) agent(r *http.Request) error {
 	if !ok {
 		return errStranger
 	}
-	user, err := c.known.user(r.Context(), token, func(ctx context.Context) (string, error) {
+	c.meet.Do(func() {
+		c.known.Fits = func(says bearer.Claims) bool { return says.Subject == c.Agents && says.For(v1alpha1.EvidenceAudience) }
+		// A node's agent has one token; after a change of the leader all agents of a large cluster come at once.
+		c.known.Limit = &bearer.Limit{Each: bearer.Rate{PerSecond: 2, Burst: 10}, All: bearer.Rate{PerSecond: 100, Burst: 1000}}
+	})
+	user, good, err := c.known.Whose(r.Context(), token, bearer.Address(r), func(ctx context.Context) (string, bool, error) {
 		review := &authenticationv1.TokenReview{Spec: authenticationv1.TokenReviewSpec{Token: token, Audiences: []string{v1alpha1.EvidenceAudience}}}
 		answer, err := c.typed.AuthenticationV1().TokenReviews().Create(ctx, review, metav1.CreateOptions{})
-		if err != nil || !answer.Status.Authenticated || !slices.Contains(answer.Status.Audiences, v1alpha1.EvidenceAudience) {
-			return "", err
+		if err != nil {
+			return "", false, err
 		}
-		return answer.Status.User.Username, nil
+		return answer.Status.User.Username, answer.Status.Authenticated && slices.Contains(answer.Status.Audiences, v1alpha1.EvidenceAudience), nil
 	})
 	switch {
 	case err != nil:
 		return fmt.Errorf("ask who that is: %w", err)
-	case user != c.Agents:
+	case !good || user != c.Agents:
 		return errStranger
 	}
 	return nil
-}
-
-// tokens remembers for a while whose tokens are.
-type tokens struct {
-	mu  sync.Mutex
-	all map[[sha256.Size]byte]bearer
-	// unknown limits how often others are asked about: anybody can send some. All agents of
-	// a large cluster come at once, and come again.
-	unknown flowcontrol.PassiveRateLimiter
-}
-
-type bearer struct {
-	user  string
-	until time.Time
-}
-
-// remembered is how long a token that was good is believed.
-const remembered = time.Minute
-
-func (t *tokens) user(ctx context.Context, token string, ask func(context.Context) (string, error)) (string, error) {
-	sum := sha256.Sum256([]byte(token))
-	t.mu.Lock()
-	known := t.all[sum]
-	t.mu.Unlock()
-	if time.Now().Before(known.until) {
-		return known.user, nil
-	}
-	t.mu.Lock()
-	if t.unknown == nil {
-		t.unknown = flowcontrol.NewTokenBucketPassiveRateLimiter(50, 100)
-	}
-	may := t.unknown.TryAccept()
-	t.mu.Unlock()
-	if !may {
-		return "", errors.New("too many tokens that are not known came at once: try again in a moment")
-	}
-	user, err := ask(ctx)
-	if err != nil || user == "" {
-		return "", err
-	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.all == nil || len(t.all) > 10_000 {
-		t.all = map[[sha256.Size]byte]bearer{}
-	}
-	t.all[sum] = bearer{user, time.Now().Add(remembered)}
-	return user, nil
 }

@@ -4,6 +4,7 @@
 package access
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
@@ -20,8 +21,8 @@ import (
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 	authenticationclient "k8s.io/client-go/kubernetes/typed/authentication/v1"
 	authorizationclient "k8s.io/client-go/kubernetes/typed/authorization/v1"
-	"k8s.io/client-go/util/flowcontrol"
 
+	"github.com/bightdev/bight/internal/bearer"
 	"github.com/bightdev/bight/internal/change/repo"
 )
 
@@ -39,13 +40,15 @@ type Kubernetes struct {
 	// Keep is for how long a yes holds; one git command makes several requests. 0 is 5 s. A no is never kept:
 	// who has just been given a right tries at once.
 	Keep time.Duration
-	// Unknown, if not nil, limits how often the cluster is asked about tokens that are not known here: anybody can
-	// send some.
-	Unknown flowcontrol.PassiveRateLimiter
+	// Limit, if not nil, limits how often the cluster is asked about tokens that are not known here, and about the
+	// rights of one user who has none: anybody can send tokens, and has one of their pod.
+	Limit *bearer.Limit
 
-	mu    sync.Mutex
-	users map[[sha256.Size]byte]known[repo.User] // by the token's hash
-	may   map[[sha256.Size]byte]known[bool]      // by the hash of user and question
+	once  sync.Once
+	users bearer.Book[repo.User]
+
+	mu  sync.Mutex
+	may map[[sha256.Size]byte]known[bool] // by the hash of user and question
 }
 
 // known is an answer that holds until a time.
@@ -61,27 +64,31 @@ func (k *Kubernetes) Authenticate(ctx context.Context, r *http.Request) (repo.Us
 	if token == "" {
 		return repo.User{}, repo.ErrUnauthenticated
 	}
-	key := sha256.Sum256([]byte(token))
-	k.mu.Lock()
-	user, ok := recall(k.users, key)
-	k.mu.Unlock()
-	if ok {
-		return user, nil
+	k.once.Do(func() { k.users.Keep, k.users.Limit = cmp.Or(k.Keep, defaultKeep), k.Limit })
+	var no error
+	user, good, err := k.users.Whose(ctx, token, bearer.Address(r), func(ctx context.Context) (user repo.User, good bool, err error) {
+		user, no, err = k.review(ctx, token)
+		return user, no == nil, err
+	})
+	if err == nil && !good {
+		err = no
 	}
-	if k.Unknown != nil && !k.Unknown.TryAccept() {
-		return repo.User{}, errors.New("too many tokens that are not known came at once: try again in a moment")
-	}
+	return user, err
+}
+
+// review asks whose a token is. no is why it is nobody's.
+func (k *Kubernetes) review(ctx context.Context, token string) (user repo.User, no, err error) {
 	review := &authentication.TokenReview{Spec: authentication.TokenReviewSpec{Token: token, Audiences: k.Audiences}}
-	review, err := k.Tokens.Create(ctx, review, meta.CreateOptions{})
+	review, err = k.Tokens.Create(ctx, review, meta.CreateOptions{})
 	if err != nil {
-		return repo.User{}, fmt.Errorf("review token: %w", err)
+		return repo.User{}, nil, fmt.Errorf("review token: %w", err)
 	}
 	if !review.Status.Authenticated {
-		return repo.User{}, fmt.Errorf("%w: the cluster does not accept the token", repo.ErrUnauthenticated)
+		return repo.User{}, fmt.Errorf("%w: the cluster does not accept the token", repo.ErrUnauthenticated), nil
 	}
 	forUs := func(audience string) bool { return slices.Contains(k.Audiences, audience) }
 	if len(k.Audiences) > 0 && !slices.ContainsFunc(review.Status.Audiences, forUs) {
-		return repo.User{}, fmt.Errorf("%w: the token is for somebody else", repo.ErrUnauthenticated)
+		return repo.User{}, fmt.Errorf("%w: the token is for somebody else", repo.ErrUnauthenticated), nil
 	}
 	found := review.Status.User
 	user = repo.User{Name: found.Username, UID: found.UID, Groups: found.Groups}
@@ -91,10 +98,7 @@ func (k *Kubernetes) Authenticate(ctx context.Context, r *http.Request) (repo.Us
 			user.Extra[name] = values
 		}
 	}
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	keep(&k.users, key, user, k.Keep)
-	return user, nil
+	return user, nil, nil
 }
 
 // tokenOf returns the token that a request carries, "" for none.
@@ -173,6 +177,10 @@ func (k *Kubernetes) ask(ctx context.Context, user repo.User, spec authorization
 	if ok {
 		return "", nil
 	}
+	who := "user " + user.Name // which is no address
+	if k.Limit != nil && !k.Limit.Take(who, time.Now()) {
+		return "", errors.New("too many questions about one user's rights, or about strangers', came at once: try again in a moment")
+	}
 	review, err := k.Rights.Create(ctx, &authorization.SubjectAccessReview{Spec: spec}, meta.CreateOptions{})
 	if err != nil {
 		return "", fmt.Errorf("review access: %w", err)
@@ -180,9 +188,12 @@ func (k *Kubernetes) ask(ctx context.Context, user repo.User, spec authorization
 	if !review.Status.Allowed || review.Status.Denied {
 		return review.Status.Reason, ErrDenied
 	}
+	if k.Limit != nil {
+		k.Limit.Good(who, time.Now())
+	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	keep(&k.may, key, true, k.Keep)
+	keep(&k.may, key, true, cmp.Or(k.Keep, defaultKeep))
 	return "", nil
 }
 
@@ -198,9 +209,6 @@ func recall[T any](answers map[[sha256.Size]byte]known[T], key [sha256.Size]byte
 
 // keep remembers an answer and, when there are many, forgets those that hold no longer.
 func keep[T any](answers *map[[sha256.Size]byte]known[T], key [sha256.Size]byte, value T, during time.Duration) {
-	if during == 0 {
-		during = defaultKeep
-	}
 	now := time.Now()
 	if *answers == nil || len(*answers) >= maxKept {
 		fresh := map[[sha256.Size]byte]known[T]{}

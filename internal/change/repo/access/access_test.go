@@ -3,6 +3,7 @@ package access
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -16,8 +17,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes/fake"
 	kubetesting "k8s.io/client-go/testing"
-	"k8s.io/client-go/util/flowcontrol"
 
+	"github.com/bightdev/bight/internal/bearer"
 	"github.com/bightdev/bight/internal/change/repo"
 )
 
@@ -191,24 +192,58 @@ func TestMemoryIsBounded(t *testing.T) {
 // Anybody can send tokens that nobody knows: the cluster is asked about so many of them, and
 // those that are known go on.
 func TestUnknownTokensAreLimited(t *testing.T) {
-	c := &cluster{}
+	synctest.Test(t, func(t *testing.T) {
+		c := &cluster{grants: map[string]bool{"get shop/web": true}}
+		k := c.access()
+		k.Keep, k.Limit = time.Minute, &bearer.Limit{Each: bearer.Rate{PerSecond: 1, Burst: 2}, All: bearer.Rate{PerSecond: 1, Burst: 100}}
+		send := func(from, token string) error {
+			r := basic(token)
+			r.RemoteAddr = from + ":4711"
+			_, err := k.Authenticate(t.Context(), r)
+			return err
+		}
+		flood := func() {
+			for i := range 1000 {
+				_ = send("10.0.0.66", fmt.Sprint("eve's ", i))
+			}
+		}
+		if flood(); c.reviews != 2 {
+			t.Errorf("%d reviews for one address", c.reviews)
+		}
+		if err := send("10.0.0.66", "ann's"); !errors.Is(err, bearer.ErrMany) || errors.Is(err, repo.ErrUnauthenticated) {
+			t.Errorf("one more: %v", err)
+		}
+		if err := send("10.0.1.1", "ann's"); err != nil {
+			t.Fatal(err)
+		}
+		for range 5 { // from any address, after any flood
+			flood()
+			if err := send("10.0.0.66", "ann's"); err != nil {
+				t.Errorf("one that was good a moment ago: %v", err)
+			}
+			time.Sleep(70 * time.Second)
+		}
+	})
+}
+
+// Who has no right is told so a few times, and then waits; who has one does not.
+func TestQuestionsAboutTheRightsOfOneUserAreLimited(t *testing.T) {
+	c := &cluster{grants: map[string]bool{"get shop/web": true}}
 	k := c.access()
-	k.Keep, k.Unknown = time.Hour, flowcontrol.NewFakeNeverRateLimiter()
-	request := func(token string) error {
-		r := httptest.NewRequest(http.MethodGet, "/metrics", nil)
-		r.Header.Set("Authorization", "Bearer "+token)
-		_, err := k.Authenticate(t.Context(), r)
-		return err
+	k.Limit = &bearer.Limit{Each: bearer.Rate{PerSecond: 0.01, Burst: 2}, All: bearer.Rate{PerSecond: 1, Burst: 100}}
+	denied := 0
+	for range 100 {
+		err := k.Authorize(t.Context(), repo.User{Name: "eve"}, "shop", "web", repo.VerbPush)
+		if _, no := errors.AsType[*repo.DeniedError](err); no {
+			denied++
+		} else if err == nil {
+			t.Fatal("eve may push")
+		}
 	}
-	if err := request("ann's"); err == nil || errors.Is(err, repo.ErrUnauthenticated) || c.reviews != 0 {
-		t.Errorf("%v, after %d reviews", err, c.reviews)
+	if denied != 2 || c.reviews != 2 {
+		t.Errorf("told %d times, after %d reviews, want 2", denied, c.reviews)
 	}
-	k.Unknown = flowcontrol.NewFakeAlwaysRateLimiter()
-	if err := request("ann's"); err != nil {
-		t.Fatal(err)
-	}
-	k.Unknown = flowcontrol.NewFakeNeverRateLimiter()
-	if err := request("ann's"); err != nil || c.reviews != 1 {
-		t.Errorf("one that is known: %v, after %d reviews", err, c.reviews)
+	if err := k.Authorize(t.Context(), repo.User{Name: "ann"}, "shop", "web", repo.VerbFetch); err != nil {
+		t.Error(err)
 	}
 }
