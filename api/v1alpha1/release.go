@@ -3,6 +3,7 @@ package v1alpha1
 import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
 )
 
@@ -498,6 +499,11 @@ type ReleaseStatus struct {
 	// +optional
 	// +listType=atomic
 	Events []ReleaseEvent `json:"events,omitempty"`
+	// Attempts are the releases of this version before this one, which had its name and ended, the
+	// newest last. The controller knows of them by itself.
+	// +optional
+	// +listType=atomic
+	Attempts []ReleaseAttempt `json:"attempts,omitempty"`
 	// State is what the controller goes on from.
 	// +optional
 	// +kubebuilder:pruning:PreserveUnknownFields
@@ -800,6 +806,32 @@ type RouteParent struct {
 	// Why it does not.
 	// +optional
 	Why string `json:"why,omitempty"`
+}
+
+// ReleaseAttempt is how a release of the same version went before.
+type ReleaseAttempt struct {
+	// Number counts from 1.
+	Number int32 `json:"number"`
+	// UID was that of its Release.
+	UID types.UID `json:"uid"`
+	// Phase and Message are how it ended, and Convicted that the evidence was against it.
+	Phase string `json:"phase"`
+	// +optional
+	Message string `json:"message,omitempty"`
+	// +optional
+	Convicted bool `json:"convicted,omitempty"`
+	// Verdict is what the evidence supported, and Why one line about that.
+	// +optional
+	Verdict string `json:"verdict,omitempty"`
+	// +optional
+	Why string `json:"why,omitempty"`
+	// By is who has given the last order, or the change that made it.
+	// +optional
+	By string `json:"by,omitempty"`
+	// +optional
+	Began *metav1.MicroTime `json:"began,omitempty"`
+	// +optional
+	Ended *metav1.MicroTime `json:"ended,omitempty"`
 }
 
 // ReleaseEvent is something that has happened.

@@ -44,21 +44,62 @@ func currentTable(all []v1alpha1.Release, namespace string) *term.Table {
 	return t
 }
 
+// historyTable has all releases, and the attempts before them of which the objects are no more, the newest first.
 func historyTable(all []v1alpha1.Release, namespace string, now time.Time) *term.Table {
 	t := &term.Table{
 		Head:  []string{"RELEASE", "VERSION", "PHASE", "BY", "TOOK", "AGE", "VERDICT", "MESSAGE"},
 		Empty: "no release in namespace " + namespace,
 	}
+	type line struct {
+		began time.Time
+		row   []string
+	}
+	var lines []line
+	add := func(at time.Time, row ...string) { lines = append(lines, line{at, row}) }
 	for _, r := range all {
 		verdict := ""
 		if v := r.Status.Verdict; v != nil {
 			verdict = v.Is
 		}
-		t.Rows = append(t.Rows, []string{
-			r.Name, r.Spec.Version, phaseText(&r), by(&r), took(&r, now), term.Duration(now.Sub(r.CreationTimestamp.Time)), verdict, joined(r.Status.Message),
-		})
+		at := r.CreationTimestamp.Time
+		add(at, r.Name, r.Spec.Version, phaseText(&r), by(&r), took(&r, now), term.Duration(now.Sub(at)), verdict, joined(r.Status.Message))
+		for _, a := range r.Status.Attempts {
+			at := timeOf(a.Began, at)
+			add(at, attemptName(r.Name, a), r.Spec.Version, phaseWord(a.Phase), a.By, term.Duration(timeOf(a.Ended, at).Sub(at)), term.Duration(now.Sub(at)), a.Verdict, joined(a.Message))
+		}
+	}
+	slices.SortStableFunc(lines, func(a, b line) int { return b.began.Compare(a.began) })
+	for _, l := range lines {
+		t.Rows = append(t.Rows, l.row)
 	}
 	return t
+}
+
+// attemptName is what an attempt before a release is called.
+func attemptName(name string, a v1alpha1.ReleaseAttempt) string {
+	return name + " #" + strconv.Itoa(int(a.Number))
+}
+
+// attemptText says how an attempt went.
+func attemptText(a v1alpha1.ReleaseAttempt, now time.Time) string {
+	text := phaseWord(a.Phase)
+	if a.Began != nil && a.Ended != nil {
+		text += fmt.Sprintf(" at %s, after %s", clock(*a.Ended, now), term.Duration(a.Ended.Sub(a.Began.Time)))
+	}
+	if a.By != "" {
+		text += ", by " + a.By
+	}
+	if text += ": " + joined(a.Message); a.Why != "" && !strings.Contains(a.Message, a.Why) {
+		text += "; " + a.Verdict + ": " + joined(a.Why)
+	}
+	return text
+}
+
+func timeOf(t *metav1.MicroTime, otherwise time.Time) time.Time {
+	if t == nil {
+		return otherwise
+	}
+	return t.Time
 }
 
 // by is who has given the last order or, without any, what has made the release.
@@ -80,14 +121,16 @@ func took(r *v1alpha1.Release, now time.Time) string {
 	return term.Duration(end.Sub(r.Status.Started.Time))
 }
 
-func phaseText(r *v1alpha1.Release) string {
-	text := strings.ToLower(cmp.Or(r.Status.Phase, "new"))
-	switch {
-	case r.Status.Phase == string(release.Promoted):
+func phaseText(r *v1alpha1.Release) string { return phaseWord(r.Status.Phase) }
+
+func phaseWord(phase string) string {
+	text := strings.ToLower(cmp.Or(phase, "new"))
+	switch release.Phase(phase) {
+	case release.Promoted:
 		return "✓ " + text
-	case r.Status.Phase == string(release.Undone), r.Status.Phase == string(release.Undoing):
+	case release.Undone, release.Undoing:
 		return "✗ " + text
-	case r.Status.Phase == string(release.Held):
+	case release.Held:
 		return "! " + text
 	}
 	return text
@@ -137,6 +180,9 @@ func releaseTable(r *v1alpha1.Release, behind []string, now time.Time) *term.Tab
 	}
 	add("strategy", strategyText(r))
 	add("phase", strings.TrimSuffix(phase+": "+joined(r.Status.Message), ": "))
+	for _, a := range slices.Backward(r.Status.Attempts) {
+		add(fmt.Sprintf("attempt %d", a.Number), attemptText(a, now))
+	}
 	add("step", stepDetail(r))
 	add("requests", shareDetail(r))
 	for _, x := range routes(r) {

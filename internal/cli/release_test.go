@@ -110,6 +110,18 @@ func TestReleaseTable(t *testing.T) {
 	if diff := cmp.Diff(want, lines(releaseTable(undone, nil, noon))); diff != "" {
 		t.Errorf("one that was undone (-want +got):\n%s", diff)
 	}
+	again := shownRelease(func(r *v1alpha1.Release) {
+		r.Status.Attempts = []v1alpha1.ReleaseAttempt{
+			{Number: 1, Phase: "Undone", Message: "by bob", By: "bob", Verdict: "collecting", Why: "60 of 510 requests"},
+			{Number: 2, Phase: "Undone", Message: "E = 9000", By: "ada", Began: micro(noon.Add(-time.Hour)), Ended: micro(noon.Add(-50 * time.Minute)), Verdict: "bad", Why: "E = 9000"},
+		}
+	})
+	if diff := cmp.Diff([]string{
+		"attempt 2|✗ undone at " + clock(*micro(noon.Add(-50 * time.Minute)), noon) + ", after 10 min 0 s, by ada: E = 9000",
+		"attempt 1|✗ undone, by bob: by bob; collecting: 60 of 510 requests",
+	}, lines(releaseTable(again, nil, noon))[3:5]); diff != "" {
+		t.Errorf("one that was begun anew (-want +got):\n%s", diff)
+	}
 	convicted := shownRelease(func(r *v1alpha1.Release) { r.Status.Doors[1].Convicted = "9 of 9 failed" })
 	got := lines(releaseTable(convicted, nil, noon))
 	for _, line := range []string{"requests|none go to the version, by routes neither; the controller does not know that yet", "✗ convicted|9 of 9 failed (node n2)"} {
@@ -134,11 +146,18 @@ func TestReleaseLists(t *testing.T) {
 	if diff := cmp.Diff(want, lines(currentTable(all, "shop"))); diff != "" {
 		t.Errorf("status (-want +got):\n%s", diff)
 	}
+	all[0].Status.Attempts = []v1alpha1.ReleaseAttempt{
+		{Number: 2, Phase: "Undone", Message: "undone", By: "bob", Began: micro(noon.Add(-time.Hour)), Ended: micro(noon.Add(-50 * time.Minute)), Verdict: "collecting"},
+		{Number: 3, Phase: "Undone", Message: "E = 9000", By: "ada", Began: micro(noon.Add(-5 * time.Minute)), Ended: micro(noon.Add(-4 * time.Minute)), Verdict: "bad"},
+	}
+	all[1].CreationTimestamp = metav1.NewTime(noon.Add(-10 * time.Minute))
 	want = []string{
 		"RELEASE|VERSION|PHASE|BY|TOOK|AGE|VERDICT|MESSAGE",
-		"cart-1a2b3c4d5e|cart:v2|! held|ada|2 min 5 s|3 min 0 s|collecting|25 % of the requests, by hand",
-		"cart-1a2b3c4d5e|cart:v2|✓ promoted|ada|1 min 5 s|3 min 0 s|collecting|it has all requests",
 		"new-1|new:1|new|change shop/x||0 ms||",
+		"cart-1a2b3c4d5e|cart:v2|! held|ada|2 min 5 s|3 min 0 s|collecting|25 % of the requests, by hand",
+		"cart-1a2b3c4d5e #3|cart:v2|✗ undone|ada|1 min 0 s|5 min 0 s|bad|E = 9000",
+		"cart-1a2b3c4d5e|cart:v2|✓ promoted|ada|1 min 5 s|10 min 0 s|collecting|it has all requests",
+		"cart-1a2b3c4d5e #2|cart:v2|✗ undone|bob|10 min 0 s|1 h 0 min|collecting|undone",
 	}
 	if diff := cmp.Diff(want, lines(historyTable(all, "shop", noon))); diff != "" {
 		t.Errorf("history (-want +got):\n%s", diff)

@@ -56,7 +56,7 @@ const doorsPolicy = "bight-release-doors"
 func (r *renderer) doorsPolicy() {
 	same := []string{"has(oldObject.status)", "has(object.status)"}
 	for _, field := range []string{
-		"phase", "message", "weight", "step", "steps", "started", "ended", "exposed", "full", "undoing", "convicted", "refused", "route", "stable", "canary", "verdict", "gateways", "events", "state", "evidence", "conditions",
+		"phase", "message", "weight", "step", "steps", "started", "ended", "exposed", "full", "undoing", "convicted", "refused", "route", "stable", "canary", "verdict", "gateways", "events", "attempts", "state", "evidence", "conditions",
 	} {
 		was, is := "oldObject.status."+field, "object.status."+field
 		same = append(same, "has("+was+") == has("+is+") && (!has("+is+") || "+was+" == "+is+")")

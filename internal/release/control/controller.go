@@ -47,6 +47,8 @@ type Controller struct {
 	Agents string
 	// Dir is where the evidence of releases is kept, "" for nowhere.
 	Dir string
+	// Past is where is kept how releases went whose objects were replaced, "" for nowhere.
+	Past string
 	// Secrets returns the secrets in a text. nil finds none.
 	Secrets func(ctx context.Context, text string) ([]string, error)
 	// Metrics answers guards; nil if nobody does.
@@ -60,6 +62,7 @@ type Controller struct {
 	typed   kubernetes.Interface
 	dynamic dynamic.Interface
 	known   bearer.Book[string] // whose tokens are
+	past    past
 	meet    sync.Once
 	taking  sync.Mutex // evidence
 
@@ -88,6 +91,7 @@ func (c *Controller) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	c.past.dir = c.Past
 	defer c.tasks.Wait()
 	c.mu.Lock()
 	c.pruner = newPruner(c, m)
@@ -108,6 +112,9 @@ func (c *Controller) Run(ctx context.Context) error {
 			return r != nil
 		}
 		c.tellSeen(r, false) // it may have ended just before this process began
+		if end := r.Status.Ended; end != nil && time.Since(end.Time) < lately {
+			c.remember(r)
+		}
 		return false
 	}
 	all.Always(ctx, func(err error) { c.Log.Warn("releases are not seen", "err", err) }, c.take)
@@ -118,6 +125,9 @@ func (c *Controller) Run(ctx context.Context) error {
 func (c *Controller) take(change follow.Change) {
 	if change.Event != "" {
 		if r := c.read(change.Object); r != nil {
+			if change.Event == watch.Deleted || done(r) {
+				c.remember(r)
+			}
 			c.note(r, change.Event == watch.Deleted)
 			c.tellSeen(r, change.Event == watch.Deleted)
 		}
@@ -136,6 +146,13 @@ func (c *Controller) take(change follow.Change) {
 	c.seen = true
 	for _, d := range c.desks {
 		d.retain(seen)
+	}
+}
+
+// remember keeps how a release went, before the next of its name is seen.
+func (c *Controller) remember(r *v1alpha1.Release) {
+	if err := c.past.add(r); err != nil {
+		c.Log.Warn("releases of the same version will not know of this one", "err", err)
 	}
 }
 

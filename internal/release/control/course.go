@@ -32,6 +32,8 @@ type course struct {
 	events  []v1alpha1.ReleaseEvent
 	verdict *v1alpha1.VerdictStatus
 	pods    [2]v1alpha1.VersionStatus // stable's and canary's
+	// attempts are the releases of its version before it.
+	attempts []v1alpha1.ReleaseAttempt
 
 	written *v1alpha1.ReleaseStatus // what the API has
 	wrote   time.Time               // when

@@ -211,6 +211,9 @@ func (d *desk) look(ctx context.Context, r *v1alpha1.Release, newer bool, batche
 		if co, err = newCourse(r); err != nil {
 			return time.Time{}, err
 		}
+		if co.attempts, err = d.c.past.before(r); err != nil {
+			d.log.Warn("how this version went before is not known", "release", r.Name, "err", err)
+		}
 		d.courses[r.UID] = co
 	}
 	co.r, co.newer, co.heard = r, newer, false

@@ -217,6 +217,9 @@ func (c *Controller) sweep(ctx context.Context) {
 		if err := c.shelf().sweep(time.Now().Add(-keepBundles), time.Now().Add(-freshBundles), mostBundles); err != nil {
 			c.Log.Warn("old evidence is not removed", "err", err)
 		}
+		if err := c.past.sweep(time.Now().Add(-keepPast)); err != nil {
+			c.Log.Warn("what is kept of old releases is not removed", "err", err)
+		}
 		select {
 		case <-ctx.Done():
 			return

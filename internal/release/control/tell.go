@@ -125,6 +125,7 @@ func (co *course) status() (*v1alpha1.ReleaseStatus, error) {
 		Started: micro(co.State.Started), Route: co.routing.DeepCopy(), Stable: co.pods[0], Canary: co.pods[1],
 		Exposed: micro(co.Exposed), Full: micro(co.Full), Undoing: micro(co.Undoing),
 		Verdict: co.verdict, Gateways: co.gateways, Events: co.events, Refused: co.refused, Evidence: co.written.Evidence,
+		Attempts: co.attempts,
 	}
 	if co.written.Started != nil { // by the clock of whoever began it
 		s.Started = co.written.Started
