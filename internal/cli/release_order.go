@@ -134,6 +134,9 @@ func answerText(a *client.Answer, where bool) string {
 	if phase := strings.ToLower(a.Phase); phase != "" && where {
 		text += " (" + strings.TrimSuffix(phase+": "+joined(a.Message), ": ") + ")"
 	}
+	if a.Next != "" {
+		text += fmt.Sprintf("\nrelease %s, which has waited, begins now: bight release undo %[1]s ends it, too", a.Next)
+	}
 	return text
 }
 
@@ -166,7 +169,8 @@ for evidence. It is still judged, and undone if the evidence is against it.`,
 wait for no controller. The version does not count as refuted: bight release retry
 begins it anew.
 
-A promoted version can be undone as long as the pods of the version before are kept.`,
+A promoted version can be undone as long as the pods of the version before are kept. If
+a newer release waits for the end of that, give the name of the promoted one.`,
 		}, obeying, plain(client.Undo)),
 		p.orderCommand(&cobra.Command{
 			Use: "approve NAME", Short: "Give the orders that somebody has asked for", Args: name,

@@ -215,6 +215,10 @@ func TestAnswerText(t *testing.T) {
 	if got, want := answerText(a, true), "0 %, 12 ms"; got != want {
 		t.Errorf("%s, want %s", got, want)
 	}
+	a.Next = "cart-3"
+	if got, want := answerText(a, false), "0 %, 12 ms\nrelease cart-3, which has waited, begins now: bight release undo cart-3 ends it, too"; got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
 }
 
 func TestWaitsFor(t *testing.T) {

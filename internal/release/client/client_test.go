@@ -125,6 +125,25 @@ func TestAPodWithoutANodeIsNotWaitedFor(t *testing.T) {
 	}
 }
 
+func TestAPromotedReleaseIsUndoneWhileANewerOneWaits(t *testing.T) {
+	promoted := running(both(phase(release.Promoted, "it has all requests"), func(r *v1alpha1.Release) { r.Status.Full = ptr(metav1.NowMicro()) }))
+	waiting := running(both(phase(release.Starting, "it begins after that"), func(r *v1alpha1.Release) {
+		r.Name, r.UID, r.CreationTimestamp = "cart-2", "u2", metav1.NewTime(time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC))
+		r.Status.Route = nil
+	}))
+	s, c := newServer(t, promoted, waiting)
+	s.patched = func(r *v1alpha1.Release) {
+		r.Status.Phase, r.Status.Route.Shut, r.Status.Route.Weight = string(release.Undoing), true, 0
+	}
+	if _, err := c.Give(t.Context(), "cart", Undo(), "", patience, silent); err == nil || !strings.Contains(err.Error(), "bight release undo cart-1 takes them from it") || len(s.patches) > 0 {
+		t.Errorf("by the name of both: %v, %q", err, s.patches)
+	}
+	a, err := c.Give(t.Context(), "cart-1", Undo(), "", patience, silent)
+	if err != nil || a.Name != "cart-1" || a.Next != "cart-2" || len(s.patches) != 1 {
+		t.Errorf("%+v, %v, %q", a, err, s.patches)
+	}
+}
+
 func TestOnlyTheNewestTakesOrders(t *testing.T) {
 	newer := running(func(r *v1alpha1.Release) {
 		r.Name, r.CreationTimestamp = "cart-2", metav1.NewTime(time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC))

@@ -86,6 +86,61 @@ func TestApproveGivesOnlyWhatWasAsked(t *testing.T) {
 	}
 }
 
+// While a promoted version can be undone a newer release waits: either may be meant.
+func TestWhichReleaseAnOrderIsFor(t *testing.T) {
+	at := func(name string, minute int, change func(*v1alpha1.Release)) v1alpha1.Release {
+		r := running(change)
+		r.Name, r.CreationTimestamp = name, metav1.NewTime(time.Date(2026, 1, 1, 0, minute, 0, 0, time.UTC))
+		return *r
+	}
+	none := func(r *v1alpha1.Release) { r.Status.Route = nil }
+	full := func(r *v1alpha1.Release) { r.Status.Full = ptr(metav1.NowMicro()) }
+	waiting := at("cart-3", 3, both(none, phase(release.Starting, "it begins after that")))
+	fresh := at("cart-3", 3, both(none, phase("", "")))
+	undone := at("cart-3", 3, both(none, phase(release.Undone, "undone before it began")))
+	begun := at("cart-3", 3, nil)
+	promoted := at("cart-2", 2, both(full, phase(release.Promoted, "it has all requests")))
+	retiring := at("cart-2", 2, both(full, phase(release.Promoted, ""), func(r *v1alpha1.Release) { r.Status.Route.Retire = true }))
+	undoing := at("cart-2", 2, both(full, phase(release.Undoing, "")))
+	over := at("cart-2", 2, both(none, full, phase(release.Promoted, "it has all requests")))
+	first := at("cart-1", 1, both(none, phase(release.Promoted, "")))
+	other := at("api-9", 9, func(r *v1alpha1.Release) { r.Spec.Deployment, r.Spec.Service = "api", "apis" })
+	const notNewest, either = "is not the newest of deployment cart, which is cart-3", "bight release undo cart-2 takes them from it"
+	for _, tt := range []struct {
+		name   string
+		is     string // by which it is called
+		undo   bool
+		newest v1alpha1.Release
+		second v1alpha1.Release
+		want   string // of the refusal, "" for none
+	}{
+		{"undo the promoted one", "cart-2", true, waiting, promoted, ""},
+		{"undo it again", "cart-2", true, waiting, undoing, ""},
+		{"undo it, the other has ended", "cart-2", true, undone, promoted, ""},
+		{"weigh the promoted one", "cart-2", false, waiting, promoted, notNewest},
+		{"too late", "cart-2", true, waiting, retiring, notNewest},
+		{"long over", "cart-2", true, waiting, over, notNewest},
+		{"undo the one that waits", "cart-3", true, waiting, promoted, ""},
+		{"undo either", "cart", true, waiting, promoted, "release cart-3 is starting, and no request is its own; cart-2 has them all, and can be undone still: " + either + ", and bight release undo cart-3 has the other one never begin"},
+		{"undo either, by the service", "carts", true, waiting, promoted, either},
+		{"undo either, before the controller has seen one", "cart", true, fresh, promoted, "release cart-3 is new"},
+		{"undo the only one that can be", "cart", true, undone, promoted, either},
+		{"weigh the one that waits", "cart", false, waiting, promoted, ""},
+		{"undo one that has taken the place", "cart", true, begun, over, ""},
+		{"undo one that waits for something else", "cart", true, waiting, over, ""},
+	} {
+		all := []v1alpha1.Release{other, tt.newest, tt.second, first}
+		found, err := Find(all, tt.is, "shop")
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = addressed(all, found, tt.is, tt.undo)
+		if tt.want == "" && err != nil || tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)) {
+			t.Errorf("%s: %v, want %q", tt.name, err, tt.want)
+		}
+	}
+}
+
 // The Service leads to the new pods alone: no weight is observed, whatever was ordered.
 func TestAloneNothingIsObserved(t *testing.T) {
 	weigh := func(w int32, alone bool) *v1alpha1.Release {

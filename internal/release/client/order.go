@@ -1,6 +1,7 @@
 package client
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -152,6 +153,51 @@ func tooLate(r *v1alpha1.Release) error {
 	return refuse("release %s is promoted, and nothing is left of the version before: bight release start %s --image with the image of that one", r.Name, r.Spec.Deployment)
 }
 
+// addressed refuses an order for a release that does not count, or where it can't be told which is meant.
+//
+// The newest of a Deployment counts. While one before it is promoted and can be undone, it waits, and has no requests:
+// then the other can be undone, too, by its own name. By the name of the Deployment either may be meant, and to undo the
+// wrong one does harm.
+func addressed(all []v1alpha1.Release, found *v1alpha1.Release, name string, undo bool) error {
+	var kept []*v1alpha1.Release
+	newest := found
+	for i := range all {
+		r := &all[i]
+		switch {
+		case r.Spec.Deployment != found.Spec.Deployment:
+		case keeps(r):
+			kept = append(kept, r)
+			fallthrough
+		default:
+			if spec.Compare(r, newest) > 0 {
+				newest = r
+			}
+		}
+	}
+	switch {
+	case newest.Name != found.Name && undo && keeps(found):
+		return nil
+	case newest.Name != found.Name:
+		return refuse("release %s is not the newest of deployment %s, which is %s: only that one takes orders", found.Name, found.Spec.Deployment, newest.Name)
+	case undo && name != found.Name && found.Status.Route == nil && len(kept) > 0 && kept[0].Name != found.Name:
+		text := fmt.Sprintf("release %s is %s, and no request is its own; %s has them all, and can be undone still: bight release undo %[3]s takes them from it",
+			found.Name, lower(cmp.Or(found.Status.Phase, "new")), kept[0].Name)
+		if waits(found) {
+			text += fmt.Sprintf(", and bight release undo %s has the other one never begin", found.Name)
+		}
+		return refuse("%s", text)
+	}
+	return nil
+}
+
+// keeps says that a release is promoted, or about to lose its requests again, and the pods of before it are there.
+func keeps(r *v1alpha1.Release) bool {
+	return r.Status.Route != nil && (phaseOf(r) == release.Promoted && !gone(r) || phaseOf(r) == release.Undoing && r.Status.Full != nil)
+}
+
+// waits says that a release has not begun: no pod of it exists.
+func waits(r *v1alpha1.Release) bool { return !phaseOf(r).Ended() && r.Status.Route == nil }
+
 // Undo takes everything from the version. One that is undone already stays so.
 func Undo() Order {
 	return func(r *v1alpha1.Release) (v1alpha1.ReleaseOrders, error) {
@@ -217,10 +263,12 @@ type Answer struct {
 	// Inside says that the version's own pods obey, which is enough to undo.
 	Inside bool `json:"inside,omitempty"`
 	// Message is where the release is now.
-	Phase   string        `json:"phase"`
-	Message string        `json:"message"`
-	Took    time.Duration `json:"-"`
-	MS      float64       `json:"ms"`
+	Phase   string `json:"phase"`
+	Message string `json:"message"`
+	// Next is the release that has waited for this one to be undone, and begins now.
+	Next string        `json:"next,omitempty"`
+	Took time.Duration `json:"-"`
+	MS   float64       `json:"ms"`
 }
 
 func answer(r *v1alpha1.Release, took time.Duration) *Answer {
@@ -280,7 +328,25 @@ func (c *Client) Give(ctx context.Context, name string, order Order, why string,
 	if err != nil {
 		return nil, err
 	}
-	return answer(last, time.Since(began)), nil
+	a := answer(last, time.Since(began))
+	a.Next = c.next(ctx, last)
+	return a, nil
+}
+
+// next is the release that begins when a promoted one is undone, "" for none.
+func (c *Client) next(ctx context.Context, r *v1alpha1.Release) string {
+	if !r.Spec.Orders.Undo || r.Status.Full == nil {
+		return ""
+	}
+	all, err := c.List(ctx)
+	if err != nil {
+		return "" // the order is given all the same
+	}
+	newest, err := Find(all, r.Spec.Deployment, c.namespace)
+	if err != nil || newest.UID == r.UID || phaseOf(newest).Ended() {
+		return ""
+	}
+	return newest.Name
 }
 
 // served reports whether the orders are what the doors do of all pods that get requests,
@@ -400,10 +466,10 @@ func (c *Client) order(ctx context.Context, name string, order Order, why string
 		if err != nil {
 			return nil, err
 		}
-		if newest, err := Find(all, found.Spec.Deployment, c.namespace); err == nil && newest.Name != found.Name {
-			return nil, refuse("release %s is not the newest of deployment %s, which is %s: only that one takes orders", found.Name, found.Spec.Deployment, newest.Name)
-		}
 		o, err := order(holding(found))
+		if err := addressed(all, found, name, err == nil && o.Undo); err != nil {
+			return nil, err
+		}
 		if err != nil {
 			return nil, err
 		}
