@@ -134,6 +134,9 @@ func answerText(a *client.Answer, where bool) string {
 	if phase := strings.ToLower(a.Phase); phase != "" && where {
 		text += " (" + strings.TrimSuffix(phase+": "+joined(a.Message), ": ") + ")"
 	}
+	for _, line := range a.Doorless {
+		text += "\n" + line + "; what its gateway still leads there it answers"
+	}
 	if a.Next != "" {
 		text += fmt.Sprintf("\nrelease %s, which has waited, begins now: bight release undo %[1]s ends it, too", a.Next)
 	}

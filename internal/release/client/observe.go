@@ -78,9 +78,7 @@ func ShutInside(r *v1alpha1.Release) bool {
 // sheds says whether the version's own pods have doors, whose word counts when it is undone:
 // what a gateway says it may do a moment later.
 func sheds(r *v1alpha1.Release, e *v1alpha1.Routing) bool {
-	return ByRoutes(r) && e.Shut && len(e.Before) > 0 && len(e.Addresses) > 0 && slices.ContainsFunc(r.Status.Doors, func(d v1alpha1.NodeDoors) bool {
-		return slices.ContainsFunc(d.Pods, func(p string) bool { return spec.OfCanary(r, p) })
-	})
+	return ByRoutes(r) && e.Shut && len(e.Before) > 0 && len(e.Addresses) > 0 && spec.Doors(r) > 0
 }
 
 // Observed reports whether the orders of a release are what its doors do, all of them,
@@ -103,10 +101,13 @@ func Observed(r *v1alpha1.Release) (done bool, waiting string) {
 	}
 	if sheds(r, e) {
 		obey, of := spec.Inside(r)
-		if obey < of {
-			return false, fmt.Sprintf("%d of %d pods of the version hand their requests back", obey, of)
+		if doors := spec.Doors(r); obey < min(of, doors) {
+			return false, fmt.Sprintf("%d of %d pods of the version hand their requests back", obey, doors)
 		}
-		return true, ""
+		if obey >= of {
+			return true, ""
+		}
+		// Pods without a door are the gateways' to leave.
 	}
 	if obey, of := Covered(r); obey < of {
 		return false, fmt.Sprintf("%d of %d %ss obey", obey, of, Sharers(r))
@@ -223,15 +224,50 @@ func gatewaysBehind(r *v1alpha1.Release, e *v1alpha1.Routing) (lines []string) {
 	return lines
 }
 
+// Doorless says which pods of an undone version, whose others hand back what comes to them, have no door, and why: what
+// gateways still lead there, they answer. pods are those of the version, as far as they are known.
+func Doorless(r *v1alpha1.Release, pods []core.Pod) (lines []string) {
+	e := spec.Effective(r)
+	if e == nil || !sheds(r, e) {
+		return nil
+	}
+	has, why, heard := map[string]bool{}, map[string]string{}, map[string]bool{}
+	for _, d := range r.Status.Doors {
+		heard[d.Node] = true
+		for _, p := range d.Pods {
+			has[p] = true
+		}
+		for _, p := range d.Problems {
+			why[p.Name] = p.Why
+		}
+	}
+	for _, p := range pods {
+		if has[p.Name] || p.Status.PodIP == "" || !slices.Contains(e.Addresses, p.Status.PodIP) {
+			continue
+		}
+		reason := cmp.Or(why[p.Name], "nothing is said of it")
+		if !heard[p.Spec.NodeName] {
+			reason = "the agent of that node says nothing"
+		}
+		lines = append(lines, fmt.Sprintf("pod %s of the version, on node %s, has no door: %s", p.Name, p.Spec.NodeName, reason))
+	}
+	if obey, of := spec.Doors(r), len(e.Addresses); len(lines) == 0 && obey < of {
+		lines = append(lines, fmt.Sprintf("%d of %d pods of the version have no door", of-obey, of))
+	}
+	slices.Sort(lines)
+	return lines
+}
+
 // Behind says which pods of stable do not obey, and why. pods are those of stable, nil
-// if they are not known: then only what the agents tell.
+// if they are not known: then only what the agents tell. Where routes of Gateway API share the requests, they are those of
+// the version, and gateways may be behind.
 func Behind(r *v1alpha1.Release, pods []core.Pod) []string {
 	e := spec.Effective(r)
 	if e == nil {
 		return nil
 	}
 	if ByRoutes(r) {
-		return gatewaysBehind(r, e)
+		return append(gatewaysBehind(r, e), Doorless(r, pods)...)
 	}
 	var lines []string
 	told := map[string]bool{}

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -262,6 +263,8 @@ type Answer struct {
 	Of   int `json:"of"`
 	// Inside says that the version's own pods obey, which is enough to undo.
 	Inside bool `json:"inside,omitempty"`
+	// Doorless are pods of an undone version that can't hand back what a gateway still leads to them.
+	Doorless []string `json:"doorless,omitempty"`
 	// Message is where the release is now.
 	Phase   string `json:"phase"`
 	Message string `json:"message"`
@@ -330,6 +333,9 @@ func (c *Client) Give(ctx context.Context, name string, order Order, why string,
 	}
 	a := answer(last, time.Since(began))
 	a.Next = c.next(ctx, last)
+	if last.Spec.Orders.Undo && ByRoutes(last) && !a.Inside {
+		a.Doorless = Doorless(last, c.canaryPods(ctx, last))
+	}
 	return a, nil
 }
 
@@ -493,22 +499,39 @@ func (c *Client) order(ctx context.Context, name string, order Order, why string
 	}
 }
 
-// Behind says which pods of stable do not obey a release, and why.
+// Behind says which pods of stable do not obey a release, and why, or which gateways.
 func (c *Client) Behind(ctx context.Context, r *v1alpha1.Release) []string {
+	if ByRoutes(r) {
+		return Behind(r, c.canaryPods(ctx, r))
+	}
 	return Behind(r, c.stablePods(ctx, r))
 }
 
-// stablePods are the pods of the version before, as far as they may be listed.
+// stablePods are the pods of the version before, and canaryPods those of the release's own, as far as they may be listed.
 func (c *Client) stablePods(ctx context.Context, r *v1alpha1.Release) []core.Pod {
-	e := r.Status.Route
-	if e == nil || e.Stable == "" {
+	if e := r.Status.Route; e != nil {
+		return c.pods(ctx, e.Selector, e.Stable)
+	}
+	return nil
+}
+
+func (c *Client) canaryPods(ctx context.Context, r *v1alpha1.Release) []core.Pod {
+	if e := r.Status.Route; e != nil {
+		return c.pods(ctx, e.Selector, e.Canary)
+	}
+	return nil
+}
+
+// pods are those of one version, by the hash of its template.
+func (c *Client) pods(ctx context.Context, selector map[string]string, hash string) []core.Pod {
+	if hash == "" {
 		return nil
 	}
-	selects := labels.Set{}
-	for k, v := range e.Selector {
-		selects[k] = v
+	selects := labels.Set(maps.Clone(selector))
+	if selects == nil {
+		selects = labels.Set{}
 	}
-	selects[appsv1.DefaultDeploymentUniqueLabelKey] = e.Stable
+	selects[appsv1.DefaultDeploymentUniqueLabelKey] = hash
 	limited, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
 	list, err := c.typed.CoreV1().Pods(c.namespace).List(limited, metav1.ListOptions{LabelSelector: selects.String()})

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	core "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
@@ -84,6 +85,47 @@ func TestAnUndoWaitsForNoGateway(t *testing.T) {
 	r.Status.Route.Before = nil // nobody is there to take them
 	if done, _ := Observed(r); done {
 		t.Error("it is done though no gateway has heard of it")
+	}
+}
+
+// A pod of the version that has no door hands nothing back: there the gateways' word counts, and for the others their doors'.
+func TestAnUndoWaitsForGatewaysWhereAPodHasNoDoor(t *testing.T) {
+	pod := func(name, node, ip string) (p core.Pod) {
+		p.Name, p.Spec.NodeName, p.Status.PodIP = name, node, ip
+		return p
+	}
+	pods := []core.Pod{pod("cart-two-a", "n", "10.0.0.4"), pod("cart-two-b", "m", "10.0.0.5"), pod("cart-two-c", "n", "10.0.0.6"), pod("cart-two-d", "n", "10.0.0.7")}
+	made := func(door, gateways int64) *v1alpha1.Release {
+		r := routed()
+		r.Spec.Orders.Undo, r.Status.Route.Addresses = true, []string{"10.0.0.4", "10.0.0.5", "10.0.0.6"} // the last is not ready
+		r.Status.Doors = []v1alpha1.NodeDoors{{Node: "n", Generation: door, Pods: []string{"cart-one-a", "cart-two-a"}, Problems: []v1alpha1.DoorProblem{{Name: "cart-two-c", Why: "it can't be entered"}}}}
+		r.Status.Gateways[0].Generation, r.Status.Gateways[0].Parents[1].Obeys = gateways, true
+		return r
+	}
+	doorless := []string{"pod cart-two-b of the version, on node m, has no door: the agent of that node says nothing", "pod cart-two-c of the version, on node n, has no door: it can't be entered"}
+	for _, tt := range []struct {
+		name           string
+		door, gateways int64
+		want           string // what it waits for
+	}{
+		{"nobody obeys", 7, 7, "0 of 1 pods of the version hand their requests back"},
+		{"gateways alone", 7, 8, "0 of 1 pods of the version hand their requests back"},
+		{"doors alone", 8, 7, "0 of 2 gateways obey"},
+		{"both", 8, 8, ""},
+	} {
+		r := made(tt.door, tt.gateways)
+		if done, waiting := Observed(r); done != (tt.want == "") || waiting != tt.want {
+			t.Errorf("%s: %v, %q, want %q", tt.name, done, waiting, tt.want)
+		}
+		if got := Doorless(r, pods); !slices.Equal(got, doorless) || ShutInside(r) {
+			t.Errorf("%s: %q", tt.name, got)
+		}
+		if got := Behind(r, pods); tt.want != "" && !slices.Equal(got[len(got)-2:], doorless) {
+			t.Errorf("%s: behind: %q", tt.name, got)
+		}
+	}
+	if got := Doorless(made(8, 8), nil); !slices.Equal(got, []string{"2 of 3 pods of the version have no door"}) {
+		t.Errorf("who may not list pods: %q", got)
 	}
 }
 

@@ -31,6 +31,18 @@ func Inside(r *v1alpha1.Release) (obey, of int) {
 	return obey, len(e.Addresses)
 }
 
+// Doors is how many of the version's own pods have doors, whether these obey or not.
+func Doors(r *v1alpha1.Release) (n int) {
+	for _, d := range r.Status.Doors {
+		for _, p := range d.Pods {
+			if OfCanary(r, p) {
+				n++
+			}
+		}
+	}
+	return n
+}
+
 // OfCanary says whether a pod is of the version, by its name.
 func OfCanary(r *v1alpha1.Release, pod string) bool {
 	hash := ""
