@@ -63,6 +63,7 @@ type Controller struct {
 	dynamic dynamic.Interface
 	known   bearer.Book[string] // whose tokens are
 	past    past
+	strays  strays // routes
 	meet    sync.Once
 	taking  sync.Mutex // evidence
 
@@ -104,6 +105,7 @@ func (c *Controller) Run(ctx context.Context) error {
 	}()
 	c.tasks.Go(func() { c.sweep(ctx) })
 	c.tasks.Go(func() { c.pruner.run(ctx) })
+	c.tasks.Go(func() { c.free(ctx) })
 	c.tasks.Go(func() { c.followPolicies(ctx) })
 	all := follow.Of(c.dynamic.Resource(v1alpha1.Releases()), metav1.ListOptions{Limit: spec.Page})
 	all.Only = func(o runtime.Object) bool {
@@ -127,6 +129,9 @@ func (c *Controller) take(change follow.Change) {
 		if r := c.read(change.Object); r != nil {
 			if change.Event == watch.Deleted || done(r) {
 				c.remember(r)
+			}
+			if change.Event == watch.Deleted && !spec.Over(r) && byRoutes(r) { // by force
+				c.strays.look(r.Namespace)
 			}
 			c.note(r, change.Event == watch.Deleted)
 			c.tellSeen(r, change.Event == watch.Deleted)

@@ -80,6 +80,12 @@ func (d *desk) drop(uid types.UID) {
 	d.rouse()
 }
 
+func (d *desk) has(uid types.UID) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.releases[uid] != nil
+}
+
 // retain drops all releases but these.
 func (d *desk) retain(those map[types.UID]bool) {
 	d.mu.Lock()

@@ -284,7 +284,7 @@ func (byGateways) back(ctx context.Context, d *desk, co *course) (bool, error) {
 		}
 		written = true
 		was, _ := gateway.Restore(rulesOf(u), record, shareOf(co, ref.Kind, nil))
-		if _, err := d.writeRoute(ctx, u, was, nil); expected(err) != nil {
+		if _, err := d.c.writeRoute(ctx, u, was, nil); expected(err) != nil {
 			return false, fmt.Errorf("put %s %s back: %w", ref.Kind, ref.Name, err)
 		}
 	}

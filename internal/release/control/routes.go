@@ -33,6 +33,12 @@ func recordOf(u *unstructured.Unstructured) *gateway.Record {
 	return gateway.ReadRecord(u.GetAnnotations()[v1alpha1.ReleasedAnnotation])
 }
 
+// restored are the rules of a route without what some release has made of them, by the record of that.
+func restored(u *unstructured.Unstructured, record *gateway.Record) []any {
+	was, _ := gateway.Restore(rulesOf(u), record, gateway.Share{Kind: u.GetKind(), Namespace: u.GetNamespace(), Service: record.Service, Canary: record.Canary})
+	return was
+}
+
 // rewrite is what a route is to be.
 type rewrite struct {
 	was, made []any
@@ -47,8 +53,7 @@ func rewritten(co *course, u *unstructured.Unstructured, r *v1alpha1.Routing) (w
 	record, rules := recordOf(u), rulesOf(u)
 	if record != nil && record.Release != co.r.UID && record.Service == co.r.Spec.Service && !co.begun() {
 		// Another release of the Service is about to end: what is to be looked at is what that leaves.
-		was, _ := gateway.Restore(rules, record, gateway.Share{Kind: u.GetKind(), Namespace: u.GetNamespace(), Service: record.Service, Canary: record.Canary})
-		record, rules = nil, was
+		record, rules = nil, restored(u, record)
 	}
 	if record != nil && record.Release != co.r.UID {
 		return w, fmt.Errorf("another release shares its requests, of Service %s: that has to end first", record.Service)
@@ -120,11 +125,11 @@ func (d *desk) patchRoute(ctx context.Context, co *course, u *unstructured.Unstr
 	if len(record) > maxOriginal {
 		return nil, refuse("its rules are too long to be kept beside what they become: %d bytes in an annotation, and %d are the most", len(record), maxOriginal)
 	}
-	return d.writeRoute(ctx, u, w.made, record, dry...)
+	return d.c.writeRoute(ctx, u, w.made, record, dry...)
 }
 
 // writeRoute writes the rules of a route as it was seen. A record of nil is taken off.
-func (d *desk) writeRoute(ctx context.Context, u *unstructured.Unstructured, rules []any, record any, dry ...string) (*unstructured.Unstructured, error) {
+func (c *Controller) writeRoute(ctx context.Context, u *unstructured.Unstructured, rules []any, record any, dry ...string) (*unstructured.Unstructured, error) {
 	patch, err := json.Marshal(map[string]any{
 		"metadata": map[string]any{"resourceVersion": u.GetResourceVersion(), "annotations": map[string]any{v1alpha1.ReleasedAnnotation: record}},
 		"spec":     map[string]any{"rules": rules},
@@ -132,7 +137,7 @@ func (d *desk) writeRoute(ctx context.Context, u *unstructured.Unstructured, rul
 	if err != nil {
 		return nil, err
 	}
-	return d.c.dynamic.Resource(gateway.Resource(u.GetKind())).Namespace(u.GetNamespace()).Patch(ctx, u.GetName(), types.MergePatchType, patch,
+	return c.dynamic.Resource(gateway.Resource(u.GetKind())).Namespace(u.GetNamespace()).Patch(ctx, u.GetName(), types.MergePatchType, patch,
 		metav1.PatchOptions{FieldManager: manager, DryRun: dry})
 }
 
@@ -146,8 +151,7 @@ func (d *desk) freed(ctx context.Context, co *course) error {
 		if record == nil || record.Service != co.r.Spec.Service || record.Release == co.r.UID {
 			continue
 		}
-		was, _ := gateway.Restore(rulesOf(u), record, gateway.Share{Kind: ref.Kind, Namespace: u.GetNamespace(), Service: record.Service, Canary: record.Canary})
-		if _, err := d.writeRoute(ctx, u, was, nil); expected(err) != nil {
+		if _, err := d.c.writeRoute(ctx, u, restored(u, record), nil); expected(err) != nil {
 			return fmt.Errorf("put %s %s back: %w", ref.Kind, ref.Name, err)
 		}
 		d.freedAt = time.Now()

@@ -96,6 +96,11 @@ func (w *ward) notSeen(c *Controller, kind string, err error) {
 
 // take takes in a change, and rouses the desk that it is about.
 func (w *ward) take(c *Controller, what string, change follow.Change) {
+	for _, o := range append(change.All, change.Object) {
+		if u, ok := o.(*unstructured.Unstructured); ok && c.strange(u) {
+			c.strays.look(w.namespace)
+		}
+	}
 	w.mu.Lock()
 	if change.Event == "" {
 		w.forget(what)
