@@ -140,7 +140,7 @@ func (f *follower) fetch(ctx context.Context, a *v1alpha1.App, r *repo.Repositor
 		}
 	}
 	if requests == nil {
-		requests = fetchForks(ctx, r, conn, o.requests)
+		requests = f.fetchForks(ctx, r, conn, o.requests)
 	}
 	have, err := r.Refs(ctx, hostRefs)
 	if err != nil {
@@ -169,24 +169,34 @@ func (f *follower) fetch(ctx context.Context, a *v1alpha1.App, r *repo.Repositor
 	return o, requests, nil
 }
 
-// fetchForks gets the heads of requests from forks, and forgets those of others.
-func fetchForks(ctx context.Context, r *repo.Repository, conn connection, requests []host.Request) error {
+// fetchForks gets the heads of requests from forks, and forgets those of others. Anybody can open a request: one that is
+// too large is left out, in the way of no other, and is not fetched again before it has another head.
+func (f *follower) fetchForks(ctx context.Context, r *repo.Repository, conn connection, requests []host.Request) error {
 	have, err := r.Refs(ctx, hostRefs+"requests/")
 	if err != nil {
 		return err
 	}
-	var specs []string
+	var together, apart []host.Request
 	open := map[string]bool{}
+	large := map[int]largeRequest{}
 	for _, q := range requests {
 		if !q.Fork {
 			continue
 		}
-		ref := fmt.Sprintf("%srequests/%d", hostRefs, q.Number)
+		ref := requestRef(q)
 		open[ref] = true
-		if have[ref] != q.HeadCommit {
-			specs = append(specs, "+"+fmt.Sprintf(conn.requests, q.Number)+":"+ref)
+		was, known := f.large[q.Number]
+		switch {
+		case have[ref] == q.HeadCommit:
+		case known && was.commit == q.HeadCommit:
+			large[q.Number] = was
+		case known:
+			apart = append(apart, q)
+		default:
+			together = append(together, q)
 		}
 	}
+	f.large = large
 	for _, ref := range slices.Sorted(maps.Keys(have)) {
 		if !open[ref] {
 			if err := r.UpdateRef(ctx, ref, "", have[ref]); err != nil {
@@ -194,18 +204,59 @@ func fetchForks(ctx context.Context, r *repo.Repository, conn connection, reques
 			}
 		}
 	}
-	if len(specs) == 0 {
-		return nil
-	}
-	if _, err := r.Fetch(ctx, conn.remote, specs...); err == nil || len(specs) == 1 {
-		return err
-	}
-	var errs []error // one that is gone meanwhile is in the way of no other
-	for _, spec := range specs {
-		_, err := r.Fetch(ctx, conn.remote, spec)
+	var errs []error
+	if len(together) > 0 {
+		err := f.fetchHeads(ctx, r, conn, together)
+		if err != nil && len(together) > 1 {
+			apart, err = append(together, apart...), nil // one that is gone meanwhile is in the way of no other
+		}
 		errs = append(errs, err)
 	}
+	for _, q := range apart {
+		errs = append(errs, f.fetchHeads(ctx, r, conn, []host.Request{q}))
+	}
 	return errors.Join(errs...)
+}
+
+// largeRequest is a head of a request that is too large, and why.
+type largeRequest struct {
+	commit string
+	why    repo.TooLargeError
+}
+
+func requestRef(q host.Request) string { return fmt.Sprintf("%srequests/%d", hostRefs, q.Number) }
+
+// fetchHeads gets the heads of requests. That a single one is too large is noted, and is no error.
+func (f *follower) fetchHeads(ctx context.Context, r *repo.Repository, conn connection, requests []host.Request) error {
+	var specs []string
+	for _, q := range requests {
+		specs = append(specs, "+"+fmt.Sprintf(conn.requests, q.Number)+":"+requestRef(q))
+	}
+	_, err := r.Fetch(ctx, conn.remote, specs...)
+	if large, ok := errors.AsType[*repo.TooLargeError](err); ok && len(requests) == 1 {
+		q := requests[0]
+		why := repo.TooLargeError{What: "what it would bring", Size: large.Size, Limit: large.Limit}
+		f.large[q.Number] = largeRequest{q.HeadCommit, why}
+		f.c.Log.Warn("a request is too large, and left out until it has another head", "app", f.key.Name, "namespace", f.key.Namespace,
+			"request", q.Number, "commit", q.HeadCommit, "limit", large.Limit)
+		return nil
+	}
+	return err
+}
+
+// mostLeftOut is how many requests are named.
+const mostLeftOut = 5
+
+// leftOut says which requests are, as the end of what is told of the host.
+func (f *follower) leftOut() (text string) {
+	for i, number := range slices.Sorted(maps.Keys(f.large)) {
+		if i == mostLeftOut {
+			return text + fmt.Sprintf("; and %d more", len(f.large)-i)
+		}
+		l := f.large[number]
+		text += fmt.Sprintf("; request %d is left out until it has another head than %.12s: %s", number, l.commit, &l.why)
+	}
+	return text
 }
 
 // advance moves the app's branch to where the host has it. What others have merged

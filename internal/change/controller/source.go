@@ -128,6 +128,8 @@ type follower struct {
 	// run's own.
 	doubt   string
 	doubted time.Time
+	// large are the requests that are too large, by number. They are run's own, too.
+	large map[int]largeRequest
 
 	mu         sync.Mutex
 	generation int64
@@ -227,7 +229,7 @@ func (f *follower) turn(ctx context.Context) (time.Duration, error) {
 
 // note remembers how a look ended, for the app's status.
 func (f *follower) note(conn connection, err error) {
-	now, good := sourceError{"Following", "it follows " + conn.where}, true
+	now, good := sourceError{"Following", "it follows " + conn.where + f.leftOut()}, true
 	if err != nil {
 		now, good = *conn.diagnose(err), false
 	}
