@@ -92,9 +92,6 @@ type Diff struct {
 	Delete []string // paths that are gone, sorted
 }
 
-// Empty reports whether nothing differs.
-func (d Diff) Empty() bool { return len(d.Put) == 0 && len(d.Delete) == 0 }
-
 // Compare returns what turns have into want.
 func Compare(have, want Tree) Diff {
 	var d Diff

@@ -83,16 +83,6 @@ func (b Beta) Mean() float64 {
 	return min(max(p/(p+f), 0.02), 0.999)
 }
 
-// Observe is the belief after one more result.
-func (b Beta) Observe(passed bool) Beta {
-	if passed {
-		b.Passes++
-	} else {
-		b.Failures++
-	}
-	return b
-}
-
 // Step is a change as part of a combination.
 type Step struct {
 	ID   string `json:"id"`

@@ -10,7 +10,6 @@ import (
 	"github.com/bightdev/bight/internal/change/review/contract"
 	"github.com/bightdev/bight/internal/change/review/external"
 	"github.com/bightdev/bight/internal/change/review/goanalysis"
-	"github.com/bightdev/bight/internal/change/review/imagefacts"
 	"github.com/bightdev/bight/internal/change/review/manifest"
 	"github.com/bightdev/bight/internal/change/review/policy"
 	"github.com/bightdev/bight/internal/change/review/reviewtest"
@@ -23,7 +22,7 @@ func everything() *review.Reviewer {
 	return &review.Reviewer{
 		Checkers: []review.Checker{
 			&goanalysis.Checker{}, &secrets.Checker{}, &manifest.Checker{}, &policy.Checker{}, &vulns.Checker{},
-			&imagefacts.Checker{}, &contract.Checker{}, &external.Checker{Tool: "lint", Command: []string{"no-such-linter"}},
+			&contract.Checker{}, &external.Checker{Tool: "lint", Command: []string{"no-such-linter"}},
 		},
 		Gates:   []review.Gate{&policy.Gate{}},
 		Timeout: time.Minute,

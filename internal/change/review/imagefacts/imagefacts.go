@@ -1,13 +1,10 @@
 // Package imagefacts reviews the images that a change builds by what their
 // manifests and configurations say: who they run as, what they stand on, how much
-// they grew, whether their content is listed. Its main type is [Checker]; the
-// rules are the pure function [Findings].
-//
-// A Checker is settings only and may be used from many goroutines.
+// they grew, whether their content is listed. Its main type is [Image], whose faults the
+// pure function [Findings] tells.
 package imagefacts
 
 import (
-	"context"
 	"fmt"
 	"strconv"
 	"strings"
@@ -55,35 +52,6 @@ type Image struct {
 type Reference struct {
 	Name string
 	Line int
-}
-
-// Checker reviews images.
-type Checker struct {
-	// Images returns the images that the change builds; nil is none.
-	Images func(ctx context.Context) ([]Image, error)
-}
-
-// Name implements [review.Checker].
-func (c *Checker) Name() string { return "image" }
-
-// Check implements [review.Checker].
-func (c *Checker) Check(ctx context.Context, _ *review.Input) (review.Result, error) {
-	if c.Images == nil {
-		return review.Result{}, nil
-	}
-	images, err := c.Images(ctx)
-	if err != nil {
-		return review.Result{}, fmt.Errorf("get the images of the change: %w", err)
-	}
-	var res review.Result
-	for _, img := range images {
-		if img.Manifest == nil || img.Config == nil {
-			res.Unchecked = append(res.Unchecked, review.Unchecked{What: "the image of " + img.Service, Why: "its manifest or its configuration is not at hand"})
-			continue
-		}
-		res.Findings = append(res.Findings, Findings(img)...)
-	}
-	return res, nil
 }
 
 // Findings says what is wrong with an image.

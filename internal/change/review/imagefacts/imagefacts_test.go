@@ -1,16 +1,11 @@
 package imagefacts
 
 import (
-	"context"
-	"errors"
 	"fmt"
-	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
-
-	"github.com/bightdev/bight/internal/change/review"
 )
 
 func image(user string, layers ...int64) Image {
@@ -64,17 +59,5 @@ func TestGrowthIsToldInNumbers(t *testing.T) {
 	want := "the image grows by 10 MiB (49 %), from 20 MiB to 30 MiB"
 	if got := Findings(img)[0].Message; got != want {
 		t.Errorf("got %q, want %q", got, want)
-	}
-}
-
-func TestImageThatIsNotAtHandIsNamed(t *testing.T) {
-	c := &Checker{Images: func(context.Context) ([]Image, error) { return []Image{{Service: "cart"}, image("")}, nil }}
-	res, err := c.Check(t.Context(), &review.Input{})
-	if err != nil || len(res.Findings) != 1 || len(res.Unchecked) != 1 || res.Unchecked[0].What != "the image of cart" {
-		t.Errorf("result %+v, error %v", res, err)
-	}
-	c.Images = func(context.Context) ([]Image, error) { return nil, errors.New("registry is gone") }
-	if _, err := c.Check(t.Context(), nil); err == nil || !strings.Contains(err.Error(), "registry is gone") {
-		t.Errorf("error is %v", err)
 	}
 }

@@ -1,15 +1,19 @@
 package manifest
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"strings"
 	"testing"
-	"testing/fstest"
 
 	"github.com/google/go-cmp/cmp"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/openapi"
+	"k8s.io/kube-openapi/pkg/spec3"
+	"k8s.io/kube-openapi/pkg/validation/spec"
 	"sigs.k8s.io/yaml"
 
 	"github.com/bightdev/bight/internal/change/review"
@@ -30,8 +34,18 @@ const document = `{"openapi":"3.0.0","info":{"title":"t","version":"v1"},"paths"
   "env":{"type":"array","x-kubernetes-list-type":"map","x-kubernetes-list-map-keys":["name"],
     "items":{"type":"object","required":["name"],"properties":{"name":{"type":"string"},"value":{"type":"string"}}}}}}}}}`
 
-func documents() Documents {
-	return Documents{fstest.MapFS{"apis__example.org__v1_openapi.json": {Data: []byte(document)}}}
+// documents are schemas of one group and version.
+type documents struct{}
+
+func (documents) Schemas(_ context.Context, gv schema.GroupVersion) (map[string]*spec.Schema, error) {
+	if gv.String() != "example.org/v1" {
+		return nil, fs.ErrNotExist
+	}
+	var doc spec3.OpenAPI
+	if err := json.Unmarshal([]byte(document), &doc); err != nil {
+		return nil, err
+	}
+	return components(&doc, gv)
 }
 
 func object(t *testing.T, y string, line int) review.Object {
@@ -69,7 +83,7 @@ func TestObjects(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			in := &review.Input{Diff: &review.Diff{}, Objects: []review.Object{object(t, tt.object, 3)}}
-			res, err := (&Checker{Schemas: documents()}).Check(t.Context(), in)
+			res, err := (&Checker{Schemas: documents{}}).Check(t.Context(), in)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -96,7 +110,7 @@ func TestOnlyWhatTheChangeAltersIsReported(t *testing.T) {
 	other := object(t, strings.Replace(widget("{image: a, worse: 1}"), "name: w", "name: x", 1), 2)
 	before := object(t, strings.Replace(widget("{image: b}"), "name: w", "name: x", 1), 2)
 	in := &review.Input{Diff: &review.Diff{}, Objects: []review.Object{same, other}, BaseObjects: []review.Object{same, before}, BaseRendered: true}
-	res, err := (&Checker{Schemas: documents()}).Check(t.Context(), in)
+	res, err := (&Checker{Schemas: documents{}}).Check(t.Context(), in)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -110,7 +124,7 @@ func TestOneFindingForOneLineThatRendersToManyObjects(t *testing.T) {
 	for i := range 4 {
 		in.Objects = append(in.Objects, object(t, strings.Replace(widget("{image: a, bad: 1}"), "name: w", fmt.Sprintf("name: w%d", i), 1), 7))
 	}
-	res, err := (&Checker{Schemas: documents()}).Check(t.Context(), in)
+	res, err := (&Checker{Schemas: documents{}}).Check(t.Context(), in)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,11 +2,9 @@ package manifest
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/openapi"
@@ -44,36 +42,6 @@ func (c Cluster) Schemas(ctx context.Context, gv schema.GroupVersion) (map[strin
 		}
 		return components(a.doc, gv)
 	}
-}
-
-// Documents are schemas in files, named as Kubernetes' own source names them:
-// api__v1_openapi.json, apis__apps__v1_openapi.json.
-type Documents struct{ Files fs.FS }
-
-// Dir returns the documents in a directory.
-func Dir(dir string) Documents { return Documents{os.DirFS(dir)} }
-
-// Schemas implements [Schemas].
-func (d Documents) Schemas(ctx context.Context, gv schema.GroupVersion) (map[string]*spec.Schema, error) {
-	if ctx.Err() != nil {
-		return nil, context.Cause(ctx)
-	}
-	name := "apis__" + gv.Group + "__" + gv.Version + "_openapi.json"
-	if gv.Group == "" {
-		name = "api__" + gv.Version + "_openapi.json"
-	}
-	b, err := fs.ReadFile(d.Files, name)
-	if errors.Is(err, fs.ErrInvalid) {
-		err = fs.ErrNotExist // no version has such a name
-	}
-	if err != nil {
-		return nil, fmt.Errorf("read the OpenAPI document of %s: %w", gv, err)
-	}
-	var doc spec3.OpenAPI
-	if err := json.Unmarshal(b, &doc); err != nil {
-		return nil, fmt.Errorf("read %s: %w", name, err)
-	}
-	return components(&doc, gv)
 }
 
 func components(doc *spec3.OpenAPI, gv schema.GroupVersion) (map[string]*spec.Schema, error) {
