@@ -38,6 +38,7 @@ func TestRelease(t *testing.T) {
 		{"Convicted", testReleaseConvicted},
 		{"VerdictAgain", testVerdictAgain},
 		{"Replayed", testReplay},
+		{"Attempts", testReleaseAttempts},
 		{"WithoutALeader", testUndoWithoutALeader},
 		{"KilledAgent", testReleaseKilledAgent},
 		{"NotReady", testReleaseNeverReady},
@@ -46,10 +47,12 @@ func TestRelease(t *testing.T) {
 		{"Guards", testReleaseGuards},
 		{"BlueGreen", testBlueGreen},
 		{"BlueGreenBreaks", testBlueGreenBreaks},
+		{"UndoWhileANewerWaits", testUndoWhileANewerWaits},
 		{"ABTest", testABTest},
 		{"Mirror", testMirrorStrategy},
 		{"Scaled", testReleaseScaled},
 		{"Config", testReleaseConfig},
+		{"StrayRoute", testStrayRoute},
 		{"Uninstall", testUninstallDuringARelease},
 	} {
 		if !t.Run(step.name, func(t *testing.T) { step.run(b.on(t)) }) {
@@ -592,10 +595,23 @@ func testReleaseSuperseded(b *bay) {
 // one, and waits until it has 40 %.
 func (b *bay) supersede(word, by string) {
 	b.Helper()
+	second := b.another(word, by)
+	b.eventually("the second is what is released", func() error {
+		if r := b.current(); r.Name != second.Name || r.Status.Phase != "Held" || r.Status.Step != 1 || r.Status.Weight != "40 %" {
+			return fmt.Errorf("%s is %s: %s", r.Name, r.Status.Phase, r.Status.Message)
+		}
+		return nil
+	})
+}
+
+// another makes a release past the command, of another version and to 40 %, whatever becomes of the present one.
+func (b *bay) another(word, by string) *v1alpha1.Release {
+	b.Helper()
 	r := b.current()
 	second := &v1alpha1.Release{TypeMeta: r.TypeMeta, ObjectMeta: meta.ObjectMeta{Name: "till-" + by, Namespace: b.namespace}, Spec: r.Spec}
 	second.Spec.Template.Raw = bytes.ReplaceAll(r.Spec.Template.Raw, fmt.Appendf(nil, "%q", word), fmt.Appendf(nil, "%q", by))
 	second.Spec.Plan.Steps[0].Weight, second.Spec.Orders = intstr.FromInt32(40), v1alpha1.ReleaseOrders{By: "bight-admin"}
+	second.Spec.Plan.Keep = &meta.Duration{Duration: time.Second}
 	content, err := json.Marshal(second)
 	if err != nil {
 		b.Fatal(err)
@@ -604,12 +620,7 @@ func (b *bay) supersede(word, by string) {
 	if out, err := b.kubectl("create", "-f", b.dir+"/second.json"); err != nil {
 		b.Fatal(out, err)
 	}
-	b.eventually("the second is what is released", func() error {
-		if r := b.current(); r.Name != second.Name || r.Status.Phase != "Held" || r.Status.Step != 1 || r.Status.Weight != "40 %" {
-			return fmt.Errorf("%s is %s: %s", r.Name, r.Status.Phase, r.Status.Message)
-		}
-		return nil
-	})
+	return second
 }
 
 // testUninstallDuringARelease is refused, and changes nothing.
