@@ -8,37 +8,12 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/bightdev/bight/internal/stream"
+	"github.com/bightdev/bight/internal/bridge/splice"
 )
-
-// end is a connection that can be half closed and aborted in the way that those can
-// which it stands for.
-type end struct{ net.Conn }
-
-// CloseWrite says that no more is written; without a way to say just that, it closes.
-func (e end) CloseWrite() error {
-	if half, ok := e.Conn.(interface{ CloseWrite() error }); ok {
-		return half.CloseWrite()
-	}
-	return e.Conn.Close()
-}
-
-// SetLinger with 0 makes the next Close a reset.
-func (e end) SetLinger(seconds int) error {
-	switch c := e.Conn.(type) {
-	case interface{ SetLinger(int) error }:
-		return c.SetLinger(seconds)
-	case interface{ Reset(code uint32) }:
-		if seconds == 0 {
-			c.Reset(stream.CodeAborted)
-		}
-	}
-	return nil
-}
 
 // calling is a connection that the command has opened.
 type calling struct {
-	end
+	splice.End
 	blind atomic.Bool // nothing is read any more
 
 	mu       sync.Mutex
@@ -76,12 +51,12 @@ func (c *calling) CloseWrite() error {
 			return err
 		}
 	}
-	return c.end.CloseWrite()
+	return c.End.CloseWrite()
 }
 
 // serving is a connection that intercepted requests come by.
 type serving struct {
-	end
+	splice.End
 	p *Propagator
 
 	mu       sync.Mutex
@@ -131,7 +106,7 @@ func (s *serving) begin(r request) *field {
 		value, has = s.p.Key.Value, true
 	}
 	if has && sendable(value) {
-		s.under[r.stream] = s.p.causes.begin(value, traces(r))
+		s.under[r.stream] = s.p.causes.begin(value, Traces(r.value))
 	}
 	return nil
 }

@@ -18,6 +18,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/bightdev/bight/internal/bridge/splice"
 	"github.com/bightdev/bight/internal/steer"
 )
 
@@ -78,7 +79,7 @@ func (p *Propagator) Serving(nc net.Conn, kind steer.Kind) net.Conn {
 	if kind == steer.KindRaw {
 		return nc
 	}
-	s := &serving{end: end{nc}, p: p, under: map[uint32]*cause{}}
+	s := &serving{End: splice.End{Conn: nc}, p: p, under: map[uint32]*cause{}}
 	s.requests.seen = s.begin
 	s.requests.given = s.finish
 	s.answers.ended = s.finish
@@ -92,7 +93,7 @@ func (p *Propagator) Calling(nc net.Conn, to netip.AddrPort) net.Conn {
 	if !p.Inside(to) {
 		return nc
 	}
-	c := &calling{end: end{nc}}
+	c := &calling{End: splice.End{Conn: nc}}
 	c.requests.seen = p.decide
 	c.requests.given = func(uint32) {}
 	return c
@@ -103,7 +104,7 @@ func (p *Propagator) decide(r request) (add *field) {
 	if _, has := r.value(p.Key.Name); has {
 		return nil
 	}
-	value, ok := p.causes.of(traces(r), time.Now())
+	value, ok := p.causes.of(Traces(r.value), time.Now())
 	if !ok {
 		return nil
 	}

@@ -75,7 +75,7 @@ func TestTraces(t *testing.T) {
 		{"x-b3-traceid", "xyz", nil},
 	}
 	for _, test := range tests {
-		got := traces(request{value: func(name string) (string, bool) { return test.value, name == test.header }})
+		got := Traces(func(name string) (string, bool) { return test.value, name == test.header })
 		if diff := cmp.Diff(test.want, got); diff != "" {
 			t.Errorf("%s: %s: %s", test.header, test.value, diff)
 		}

@@ -2,24 +2,25 @@ package propagate
 
 import "strings"
 
-// traces returns the traces that a request is part of, by the W3C's header and B3's.
-func traces(r request) []string {
+// Traces returns the traces that a request is part of, by the W3C's header and B3's.
+// value gives a header's, whose name is in lower case.
+func Traces(value func(name string) (text string, has bool)) []string {
 	var all []string
 	add := func(id string, ok bool) {
 		if ok {
 			all = append(all, id)
 		}
 	}
-	if v, has := r.value("traceparent"); has {
+	if v, has := value("traceparent"); has {
 		add(w3c(v))
 	}
-	if v, has := r.value("b3"); has {
+	if v, has := value("b3"); has {
 		id, _, more := strings.Cut(v, "-")
 		if more { // else it only says whether to sample
 			add(traceID(id))
 		}
 	}
-	if v, has := r.value("x-b3-traceid"); has {
+	if v, has := value("x-b3-traceid"); has {
 		add(traceID(v))
 	}
 	return all

@@ -56,6 +56,31 @@ func Abort(c net.Conn) {
 	_ = c.Close()
 }
 
+// End is a connection that can be half closed and aborted in the way that the one can
+// which it stands for.
+type End struct{ net.Conn }
+
+// CloseWrite says that no more is written; without a way to say just that, it closes.
+func (e End) CloseWrite() error {
+	if half, ok := e.Conn.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return e.Conn.Close()
+}
+
+// SetLinger with 0 makes the next Close a reset.
+func (e End) SetLinger(seconds int) error {
+	switch c := e.Conn.(type) {
+	case interface{ SetLinger(int) error }:
+		return c.SetLinger(seconds)
+	case interface{ Reset(code uint32) }:
+		if seconds == 0 {
+			c.Reset(stream.CodeAborted)
+		}
+	}
+	return nil
+}
+
 // Sizes of a direction's buffer. It starts small, since most of a thousand flows
 // are idle, and grows as long as the flow fills it.
 const (

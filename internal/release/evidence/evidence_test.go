@@ -96,6 +96,38 @@ func TestCompressedBodiesAreReadAndHidden(t *testing.T) {
 	}
 }
 
+func TestWhatIsAnsweredFromIsKeptWhole(t *testing.T) {
+	rules := &Rules{Again: true}
+	for _, tt := range []struct {
+		name, kind, body, want string
+		cut                    bool
+	}{
+		{"fields are hidden", "application/json", `{"id":7,"token":"x"}`, `{"id":7,"token":"[hidden]"}`, false},
+		{"a picture", "image/png", "\x89PNG\xff", "\x89PNG\xff", false},
+		{"a message", "application/x-protobuf", "\x0a\x03ada", "\x0a\x03ada", false},
+		{"a message with a key", "application/x-protobuf", "\x0a\x30 Bearer abcdefghijkl", "", true},
+		{"a call", "application/grpc", "\x00\x00\x00\x00\x03ada", "\x00\x00\x00\x00\x03ada", false},
+		{"a call with a key", "application/grpc+proto", "\x00\x00\x00\x00\x1eghp_abcdefghijklmnopqrstuvwxyz", "", true},
+		{"events", "text/event-stream", "data: 1", "", true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			p := &Pair{Request: Request{Method: "GET", Target: "/"}, Answer: &Answer{
+				Header: map[string][]string{"Content-Type": {tt.kind}}, Body: Body{Bytes: []byte(tt.body)},
+			}}
+			rules.Redact(p)
+			if b := p.Answer.Body; string(b.Bytes) != tt.want || b.Cut != tt.cut {
+				t.Errorf("kept is %q (cut %v), want %q (cut %v)", b.Bytes, b.Cut, tt.want, tt.cut)
+			}
+		})
+	}
+	a := &Answer{Header: map[string][]string{"X-Total": {"7"}, "Set-Cookie": {"a=b"}, "Location": {"/next?id=7&token=x"}, "X-Api-Key": {"k"}}}
+	rules.Answer(a)
+	want := map[string][]string{"X-Total": {"7"}, "Set-Cookie": {Hidden}, "Location": {"/next?id=7&token=%5Bhidden%5D"}, "X-Api-Key": {Hidden}}
+	if diff := cmp.Diff(want, a.Header); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
 func TestNoBodies(t *testing.T) {
 	p := &Pair{Request: Request{Method: "POST", Target: "/", Body: Body{Bytes: []byte("x")}}}
 	(&Rules{NoBodies: true}).Redact(p)

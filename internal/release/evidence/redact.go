@@ -26,7 +26,15 @@ type Rules struct {
 	Fields []string
 	// NoBodies keeps nothing of any body.
 	NoBodies bool
+	// Again says that a program is to be answered from what is kept. All headers are kept
+	// then but those with secret names, and so are bodies in whose formats no fields can be
+	// found, but for those with a text that looks secret: nothing is replaced in them.
+	Again bool
 }
+
+// mostPlain is how much a compressed body may come to, mostPlainAgain how much one that
+// a program is to be answered with.
+const mostPlain, mostPlainAgain = 64 << 10, 1 << 20
 
 // headers are those that say how to read the rest, where a request comes from in a
 // trace, or what the client accepts; nobody is known by them.
@@ -144,17 +152,27 @@ func Text(s string) string { return patterns.ReplaceAllString(s, Hidden) }
 func (r *Rules) header(h map[string][]string, hidden map[string]bool) map[string][]string {
 	out := make(map[string][]string, len(h))
 	for name, values := range h {
-		plain := strings.ToLower(name)
-		if !slices.Contains(headers, plain) && !slices.ContainsFunc(r.Headers, func(n string) bool { return strings.EqualFold(n, name) }) {
+		if !r.keeps(name) {
 			out[name] = []string{Hidden}
 			hidden[name] = true
 			continue
 		}
 		for _, v := range values {
+			if strings.EqualFold(name, "Location") {
+				v = r.target(v, hidden)
+			}
 			out[name] = append(out[name], Text(v))
 		}
 	}
 	return out
+}
+
+// keeps says whether the values of a header are kept.
+func (r *Rules) keeps(name string) bool {
+	plain := strings.ToLower(name)
+	return slices.Contains(headers, plain) ||
+		slices.ContainsFunc(r.Headers, func(n string) bool { return strings.EqualFold(n, name) }) ||
+		r.Again && !r.Secret(name)
 }
 
 // target hides parameters. What can't be read has no query any more.
@@ -208,7 +226,11 @@ func (r *Rules) body(b Body, header map[string][]string, hidden map[string]bool)
 	switch encoding := strings.ToLower(get("Content-Encoding")); encoding {
 	case "", "identity":
 	case "gzip":
-		plain, cut := gunzip(b.Bytes, max(len(b.Bytes), 64<<10))
+		limit := mostPlain
+		if r.Again {
+			limit = mostPlainAgain
+		}
+		plain, cut := gunzip(b.Bytes, max(len(b.Bytes), limit))
 		b = Body{Bytes: plain, Cut: b.Cut || cut, Changed: true}
 		delete(header, "Content-Encoding")
 	default:
@@ -228,11 +250,31 @@ func (r *Rules) body(b Body, header map[string][]string, hidden map[string]bool)
 		if e := get("Grpc-Encoding"); e != "" && e != "identity" {
 			return Body{Cut: true} // nothing can be found in it
 		}
+		if r.Again {
+			return whole(b)
+		}
+	case r.Again && opaque(media):
+		return whole(b)
 	case media != "" && media != "text/plain" && media != "text/html" && media != "text/xml" && media != "application/xml" && media != "text/csv":
 		return Body{Cut: true} // files mostly, and what nobody here can read
 	}
 	b.Bytes = patterns.ReplaceAll(b.Bytes, []byte(Hidden))
 	b.Changed = b.Changed || string(b.Bytes) != before
+	return b
+}
+
+// opaque says whether no fields can be found in a format.
+func opaque(media string) bool {
+	kind, sub, _ := strings.Cut(media, "/")
+	return slices.Contains([]string{"image", "audio", "video", "font"}, kind) ||
+		slices.ContainsFunc([]string{"octet-stream", "protobuf", "msgpack", "cbor", "pdf"}, func(s string) bool { return strings.Contains(sub, s) })
+}
+
+// whole is a body as it is, or nothing of it.
+func whole(b Body) Body {
+	if patterns.Match(b.Bytes) {
+		return Body{Cut: true}
+	}
 	return b
 }
 
