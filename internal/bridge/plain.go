@@ -33,6 +33,7 @@ func (b *Bridge) plain(ctx context.Context, w *way, o Order, pod *reach.Pod, cov
 	beside, stop := context.WithCancel(ctx)
 	var g errgroup.Group
 	l := b.locals(beside, w)
+	l.order = o
 	defer func() { stop(); l.close(); _ = g.Wait() }()
 	env := o.Env
 	if o.Service != "" {
@@ -42,18 +43,11 @@ func (b *Bridge) plain(ctx context.Context, w *way, o Order, pod *reach.Pod, cov
 	if err != nil {
 		return 0, fmt.Errorf("open a port for the proxy: %w", err)
 	}
-	g.Go(func() error { return (&proxy.Server{Dial: l.dialer.DialContext, Log: b.Log}).Serve(beside, ln) })
+	g.Go(func() error { return (&proxy.Server{Dial: l.dial, Log: b.Log}).Serve(beside, ln) })
 	env = proxied(env, ln.Addr().String())
 	g.Go(func() error { b.tellRevoked(beside, covering); return nil })
 	b.Say("the command has this machine's network, with a proxy to the cluster's (ALL_PROXY); addresses of services in its variables lead through loopback ports")
 	return o.here(ctx, env)
-}
-
-// Alone runs a command as it is, without a cluster: of the order count the command, where
-// it runs, its streams and Started.
-func Alone(ctx context.Context, o Order) (int, error) {
-	o.begun(dialHere)
-	return o.here(ctx, o.Env)
 }
 
 // here runs the command on this machine.
@@ -127,6 +121,7 @@ func dialHere(ctx context.Context, network string, port uint16) (net.Conn, error
 type locals struct {
 	b      *Bridge
 	ctx    context.Context // of what goes through them
+	order  Order           // that of the command, if they are for one
 	dialer *reach.Dialer
 
 	mu        sync.Mutex
@@ -192,7 +187,7 @@ func (l *locals) serve(ln net.Listener, to string) {
 			continue
 		}
 		l.serving.Go(func() {
-			far, err := l.dialer.DialContext(l.ctx, "tcp", to)
+			far, err := l.dial(l.ctx, "tcp", to)
 			if err != nil {
 				l.b.Log.Debug("connect from a loopback port", "to", to, "error", err)
 				if c, ok := conn.(*net.TCPConn); ok {
@@ -204,6 +199,11 @@ func (l *locals) serve(ln net.Listener, to string) {
 			splice.Conns(l.ctx, conn, far)
 		})
 	}
+}
+
+// dial connects to HOST:PORT, as a command of ours does.
+func (l *locals) dial(ctx context.Context, network, to string) (net.Conn, error) {
+	return l.order.connect(ctx, to, func(ctx context.Context, to string) (net.Conn, error) { return l.dialer.DialContext(ctx, network, to) })
 }
 
 // close ends the ports, and what goes through them with its context.

@@ -38,6 +38,10 @@ type Order struct {
 	// Plain runs the command without a network of its own, as is done where that
 	// can't be had: see plain.
 	Plain bool
+	// Calls, where it is not nil, stands between the command and the services that it
+	// calls.
+	Calls Calls
+	named *names // its hosts, nil for none
 	// Publish are ports of the command to open on this machine's loopback too.
 	Publish []uint16
 	// Started, if not nil, is called when the command runs, with a way to its ports.
@@ -107,6 +111,9 @@ func (b *Bridge) Run(ctx context.Context, o Order) (int, error) {
 	if covering != nil {
 		b.Say(active(covering, *o.Rule))
 	}
+	if o.Calls != nil {
+		o.named = newNames(o.Calls)
+	}
 	if !o.Plain {
 		j, err := b.start(ctx, w, o, pod, files, &calls)
 		if why := noJail(err); why == nil {
@@ -175,16 +182,20 @@ func (b *Bridge) start(ctx context.Context, w *way, o Order, pod *reach.Pod, fil
 	dialer := &reach.Dialer{Open: w}
 	resolver := reach.NewResolver(w)
 	context.AfterFunc(ctx, func() { _ = resolver.Close() })
+	resolve := resolver.Exchange
+	if o.named != nil {
+		o.named.next, resolve = resolver.Exchange, o.named.resolve
+	}
 	config := jail.Config{
 		Command: o.Command, Dir: o.Dir, Env: o.Env, Stdin: o.Stdin, Stdout: o.Stdout, Stderr: o.Stderr,
 		Resolv: pod.ResolvConf,
 		Dial: calls.dial(func(ctx context.Context, network string, to netip.AddrPort) (net.Conn, error) {
-			return dialer.DialContext(ctx, network, to.String())
+			return o.connect(ctx, o.named.where(to), func(ctx context.Context, to string) (net.Conn, error) { return dialer.DialContext(ctx, network, to) })
 		}),
 		DialUDP: func(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
-			return dialer.DialContext(ctx, "udp", to.String())
+			return dialer.DialContext(ctx, "udp", o.named.where(to))
 		},
-		Resolve: resolver.Exchange, Log: b.Log,
+		Resolve: resolve, Services: jail.Services{TCP: o.named.ports()}, Log: b.Log,
 	}
 	if o.Service != "" {
 		config.Env = environment(o.Env, pod.Env)
@@ -199,7 +210,7 @@ func (b *Bridge) start(ctx context.Context, w *way, o Order, pod *reach.Pod, fil
 func (b *Bridge) accompany(ctx context.Context, w *way, j *jail.Jail, o Order, files []reach.FileSet, calls *caused, covering *cover) (int, error) {
 	beside, stop := context.WithCancel(ctx)
 	var g errgroup.Group
-	g.Go(func() error { return b.watchServices(beside, j, calls.learn) })
+	g.Go(func() error { return b.watchServices(beside, j, o.named.ports(), calls.learn) })
 	g.Go(func() error { b.tellRevoked(beside, covering); return nil })
 	if len(files) > 0 {
 		g.Go(func() error { return b.renew(beside, w, j) })

@@ -103,5 +103,5 @@ func (b *Bridge) Proxy(ctx context.Context, service string, ln net.Listener, var
 			return err
 		}
 	}
-	return (&proxy.Server{Dial: l.dialer.DialContext, Log: b.Log}).Serve(ctx, ln)
+	return (&proxy.Server{Dial: l.dial, Log: b.Log}).Serve(ctx, ln)
 }

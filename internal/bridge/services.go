@@ -17,9 +17,9 @@ import (
 
 // watchServices tells a jail which ports the cluster's Services have, so that others
 // are refused as they are in a pod. Whoever may not see all of them does without:
-// what is not there is reset then instead of refused. learn is told where the
-// addresses of Services are.
-func (b *Bridge) watchServices(ctx context.Context, j *jail.Jail, learn func([]netip.Prefix)) error {
+// what is not there is reset then instead of refused. also are ports that there are besides.
+// learn is told where the addresses of Services are.
+func (b *Bridge) watchServices(ctx context.Context, j *jail.Jail, also []netip.AddrPort, learn func([]netip.Prefix)) error {
 	client, err := b.Cluster.Typed()
 	if err != nil {
 		return err
@@ -35,7 +35,9 @@ func (b *Bridge) watchServices(ctx context.Context, j *jail.Jail, learn func([]n
 	for ctx.Err() == nil {
 		err := source.Changes(ctx, "", func(c follow.Change) error {
 			take(known, c)
-			if err := j.SetServices(services(ranges, known)); err != nil && ctx.Err() == nil {
+			now := services(ranges, known)
+			now.TCP = append(now.TCP, also...)
+			if err := j.SetServices(now); err != nil && ctx.Err() == nil {
 				b.Log.Debug("ports of Services are not told", "error", err)
 			}
 			return nil
@@ -44,7 +46,7 @@ func (b *Bridge) watchServices(ctx context.Context, j *jail.Jail, learn func([]n
 			return nil
 		}
 		// What is not known any more must not be refused.
-		_ = j.SetServices(jail.Services{})
+		_ = j.SetServices(jail.Services{TCP: also})
 		if apierrors.IsForbidden(err) {
 			return nil
 		}

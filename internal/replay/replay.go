@@ -15,6 +15,7 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/bightdev/bight/internal/release/evidence"
@@ -29,6 +30,7 @@ const (
 	Passed  State = "passed"
 	Failed  State = "failed"
 	Skipped State = "skipped" // it was not sent
+	Unclear State = "unclear" // it failed, and what the program asked could not be answered
 )
 
 // Result is what became of one request.
@@ -42,6 +44,17 @@ type Result struct {
 	Elapsed time.Duration    `json:"elapsedNs,omitempty"`
 	// Differs is what differs from the answer that was expected, though it passed or not.
 	Differs []string `json:"differs,omitempty"`
+	// Lacks are the calls of the program for the request that nobody could answer.
+	Lacks []string `json:"lacks,omitempty"`
+}
+
+// Calls knows what the program asks of others while requests are sent to it.
+type Calls interface {
+	// Begin says which request is sent.
+	Begin(p *evidence.Pair)
+	// End says that it was answered. lacks are the calls since then that had no answer,
+	// hidden those in whose answers values were hidden.
+	End() (lacks, hidden []string)
 }
 
 // Player sends requests to a program.
@@ -59,6 +72,8 @@ type Player struct {
 	Errors bool
 	// Patience is how long an answer may take: 30 s.
 	Patience time.Duration
+	// Calls, where it is not nil, knows what could not be answered.
+	Calls Calls
 }
 
 // Of are the pairs of a bundle that say something about the version's code: what
@@ -97,7 +112,14 @@ func (p *Player) one(ctx context.Context, to clients, pair *evidence.Pair) Resul
 	if why := p.refuses(pair); why != "" {
 		return Result{State: Skipped, Why: why}
 	}
+	if p.Calls != nil {
+		p.Calls.Begin(pair)
+	}
 	a, elapsed, err := p.send(ctx, to, pair)
+	var lacks, hidden []string
+	if p.Calls != nil {
+		lacks, hidden = p.Calls.End()
+	}
 	of := *pair
 	if p.Errors {
 		of.Stable, of.Class = nil, evidence.Failed
@@ -107,6 +129,20 @@ func (p *Player) one(ctx context.Context, to clients, pair *evidence.Pair) Resul
 	}
 	r := Judge(&of, a, elapsed, err, p.Strict)
 	r.Answer, r.Elapsed = a, elapsed
+	return weigh(r, lacks, hidden)
+}
+
+// weigh says what a result is worth if some of the program's calls had no answer, or not
+// the whole one. What passes all the same passes.
+func weigh(r Result, lacks, hidden []string) Result {
+	r.Lacks = lacks
+	switch {
+	case r.State != Failed:
+	case len(lacks) > 0:
+		r.State, r.Why = Unclear, r.Why+", but "+strings.Join(lacks, "; ")
+	case len(hidden) > 0:
+		r.Why += "; values were hidden in what it was answered to " + strings.Join(hidden, ", ")
+	}
 	return r
 }
 

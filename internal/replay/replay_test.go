@@ -183,3 +183,46 @@ func TestOfABundleTheVersionsOwnCount(t *testing.T) {
 		t.Errorf("it is %q", got)
 	}
 }
+
+// knower knows of calls without an answer.
+type knower struct {
+	lacks, hidden map[string][]string
+	now           string
+}
+
+func (k *knower) Begin(p *evidence.Pair) { k.now = p.ID }
+
+func (k *knower) End() (lacks, hidden []string) { return k.lacks[k.now], k.hidden[k.now] }
+
+func TestWhatLacksAnswersTellsNothing(t *testing.T) {
+	program := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/fine" {
+			w.WriteHeader(500)
+		}
+	}))
+	defer program.Close()
+	var pairs []*evidence.Pair
+	for _, id := range []string{"fine", "lacking", "hiding", "broken"} {
+		pairs = append(pairs, &evidence.Pair{ID: id, Class: evidence.Failed, Request: evidence.Request{Method: "GET", Target: "/" + id}})
+	}
+	k := &knower{
+		lacks:  map[string][]string{"fine": {"no answer for x"}, "lacking": {"no answer for x", "none for y"}},
+		hidden: map[string][]string{"hiding": {"GET http://auth/"}},
+	}
+	p := &Player{Calls: k, Dial: func(ctx context.Context, _ int) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "tcp", program.Listener.Addr().String())
+	}}
+	var got []string
+	for _, r := range p.Play(t.Context(), pairs, nil) {
+		got = append(got, fmt.Sprintf("%s %s: %s %q", r.ID, r.State, r.Why, r.Lacks))
+	}
+	want := []string{
+		`fine passed:  ["no answer for x"]`,
+		`lacking unclear: status 500, but no answer for x; none for y ["no answer for x" "none for y"]`,
+		`hiding failed: status 500; values were hidden in what it was answered to GET http://auth/ []`,
+		`broken failed: status 500 []`,
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}

@@ -43,8 +43,8 @@ func recorded(t *testing.T, all ...made) *Recording {
 	var r Recorder
 	for _, m := range all {
 		r.Begin(m.cause, nil)
-		r.End(r.Start(m.q, nil), m.q, answered(m.answer), "")
-		r.causes.End()
+		r.Finish(r.Start(m.q, nil), m.q, answered(m.answer), "")
+		r.End()
 	}
 	text, err := r.Recording("cart-7", "shop").Write()
 	if err != nil {
@@ -156,17 +156,17 @@ func TestNoSecretIsWritten(t *testing.T) {
 	a.Header["Set-Cookie"] = []string{"a=SECRET5"}
 	a.Header["X-Total"] = []string{"7"}
 	a.Trailer = map[string][]string{"X-Auth-Token": {"SECRET6"}}
-	r.End(r.Start(q, nil), q, a, "")
+	r.Finish(r.Start(q, nil), q, a, "")
 	form := evidence.Request{
 		Method: "POST", Host: "auth:80", Target: "/form", Header: map[string][]string{"Content-Type": {"application/x-www-form-urlencoded"}},
 		Body: evidence.Body{Bytes: []byte("password=SECRET7&user=ada")},
 	}
-	r.End(r.Start(form, nil), form, answered(`{}`), "")
+	r.Finish(r.Start(form, nil), form, answered(`{}`), "")
 	raw := evidence.Request{
 		Method: "PUT", Host: "auth:80", Target: "/file", Header: map[string][]string{"Content-Type": {"multipart/form-data; boundary=x"}},
 		Body: evidence.Body{Bytes: []byte("--x SECRET8")},
 	}
-	r.End(r.Start(raw, nil), raw, answered(`{}`), "")
+	r.Finish(r.Start(raw, nil), raw, answered(`{}`), "")
 	text, err := r.Recording("cart-7", "shop").Write()
 	if err != nil {
 		t.Fatal(err)
@@ -197,9 +197,9 @@ func TestWhatHasNoAnswer(t *testing.T) {
 	long := answered("")
 	long.Body.Cut = true
 	var r Recorder
-	r.End(r.Start(get("/events"), nil), get("/events"), png, "")
-	r.End(r.Start(get("/long"), nil), get("/long"), long, "")
-	r.End(r.Start(get("/gone"), nil), get("/gone"), nil, "the connection broke off")
+	r.Finish(r.Start(get("/events"), nil), get("/events"), png, "")
+	r.Finish(r.Start(get("/long"), nil), get("/long"), long, "")
+	r.Finish(r.Start(get("/gone"), nil), get("/gone"), nil, "the connection broke off")
 	r.Start(get("/slow"), nil)
 	r.Start(get("/slow"), nil)
 	rec := r.Recording("cart-7", "")
@@ -222,7 +222,7 @@ func TestARecordingIsFullAtSomeTime(t *testing.T) {
 	for _, size := range []int{0, MostAll - 3*callSize} {
 		r.size = size
 		q := get(fmt.Sprint("/", size))
-		r.End(r.Start(q, nil), q, answered(`"`+strings.Repeat("x", 2*callSize)+`"`), "")
+		r.Finish(r.Start(q, nil), q, answered(`"`+strings.Repeat("x", 2*callSize)+`"`), "")
 	}
 	lacking := r.Recording("", "").Lacking()
 	if len(lacking) != 1 || !strings.Contains(lacking[0], "the recording is full: its bodies have 64 MiB") {

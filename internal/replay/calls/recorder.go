@@ -24,7 +24,7 @@ const (
 	callSize = 512
 )
 
-// Start takes in that a call has begun, whose body is not known. End is told the rest.
+// Start takes in that a call has begun, whose body is not known. Finish is told the rest.
 func (r *Recorder) Start(q evidence.Request, traces []string) *Call {
 	q.Body = evidence.Body{}
 	c := called(q)
@@ -38,8 +38,8 @@ func (r *Recorder) Start(q evidence.Request, traces []string) *Call {
 	return &c
 }
 
-// End takes in what a call was, and its answer. why says why that is of no use, "" if it is.
-func (r *Recorder) End(c *Call, q evidence.Request, a *evidence.Answer, why string) {
+// Finish takes in what a call was, and its answer. why says why that is of no use, "" if it is.
+func (r *Recorder) Finish(c *Call, q evidence.Request, a *evidence.Answer, why string) {
 	cause := c.For
 	*c = called(q)
 	c.For, c.Lacks = cause, why
