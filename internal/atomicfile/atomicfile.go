@@ -7,7 +7,17 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 )
+
+// unfinished is what names of files begin with that are being written.
+const unfinished = ".put-"
+
+// Unfinished says whether a path is that of a file which Write has begun, to put it in the
+// place of name.
+func Unfinished(path, name string) bool {
+	return filepath.Dir(path) == filepath.Dir(name) && strings.HasPrefix(filepath.Base(path), unfinished)
+}
 
 // Write writes a file, which only its owner may read, in the place of one of its name. It
 // makes the directories that are missing.
@@ -16,7 +26,7 @@ func Write(name string, content []byte) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(dir, ".put-*")
+	f, err := os.CreateTemp(dir, unfinished+"*")
 	if err != nil {
 		return err
 	}

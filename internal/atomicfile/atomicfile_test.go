@@ -17,6 +17,9 @@ func TestWrite(t *testing.T) {
 			t.Errorf("it has %q, %v", got, err)
 		}
 	}
+	if !Unfinished(filepath.Join(dir, "a", "b", unfinished+"7"), name) || Unfinished(name, name) || Unfinished(filepath.Join(dir, unfinished+"7"), name) {
+		t.Error("what is being written is not known")
+	}
 	// Where it can't be written, what was there stays, and nothing else is left.
 	if err := os.Mkdir(filepath.Join(dir, "full"), 0o700); err != nil {
 		t.Fatal(err)

@@ -161,18 +161,19 @@ func Alone(ctx context.Context, o Order, say func(string), log *slog.Logger) (in
 		o.begun(dialHere)
 		return o.here(ctx, o.Env)
 	}
-	why := error(nil)
+	why := ""
 	if !o.Plain {
 		j, err := o.apart(ctx, log)
 		if err == nil {
 			o.begun(j.DialInside)
 			return j.Wait()
 		}
-		if why = noJail(err); why == nil {
+		if noJail(err) == nil {
 			return 0, err
 		}
+		why = fmt.Sprintf(" (%v)", err)
 	}
-	say(fmt.Sprintf("the command has no network of its own (%v): only what it asks by way of HTTP_PROXY or ALL_PROXY is answered, all else goes where it goes", why))
+	say(fmt.Sprintf("the command has no network of its own%s: only what it asks by way of HTTP_PROXY or ALL_PROXY is answered, all else goes where it goes", why))
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return 0, fmt.Errorf("open a port for the proxy: %w", err)

@@ -26,7 +26,8 @@ func (p *Program) releaseBlameCommand() *cobra.Command {
 run for some of the commits between the one that was stable and the one that was
 released, as in bight replay, each in a checkout of its own below a temporary directory.
 Nothing in this working tree is changed. It is run in the directory that corresponds to
-this one. A commit at which it does not come to listen is passed over.`,
+this one. A commit at which it does not come to listen is passed over. With --recorded,
+what it asks of other services is answered from a file, the same at each commit.`,
 		Example: `  bight release blame cart -- go run ./cmd/cart
   bight release blame cart --good v1.4.0 -- go run ./cmd/cart`,
 		RunE: func(c *cobra.Command, args []string) error {
@@ -173,12 +174,18 @@ func (s *stage) try(ctx context.Context, hash string) (is replay.Tried, why stri
 	if err != nil || why != "" {
 		return replay.IsUnknown, why, err
 	}
+	is = replay.IsGood
 	for _, r := range all {
-		if r.State == replay.Failed {
+		switch r.State {
+		case replay.Failed:
 			return replay.IsBad, r.Name + ": " + r.Why, nil
+		case replay.Unclear:
+			if is == replay.IsGood {
+				is, why = replay.IsUnknown, r.Name+": "+r.Why
+			}
 		}
 	}
-	return replay.IsGood, "", nil
+	return is, why, nil
 }
 
 // playAt plays at one commit; why says why that can't be done there.

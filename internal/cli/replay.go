@@ -20,6 +20,7 @@ import (
 	"github.com/bightdev/bight/internal/release/client"
 	"github.com/bightdev/bight/internal/release/evidence"
 	"github.com/bightdev/bight/internal/replay"
+	"github.com/bightdev/bight/internal/replay/calls"
 	"github.com/bightdev/bight/internal/ui/term"
 )
 
@@ -27,6 +28,7 @@ import (
 type replayFlags struct {
 	releaseFlags
 	to, save                string
+	record, recorded        string
 	port                    int
 	headers                 []string
 	all, strict, once, bare bool
@@ -40,6 +42,7 @@ func (f *replayFlags) flags(p *Program, c *cobra.Command) {
 	c.Flags().BoolVar(&f.all, "all", false, "send requests that could change something, too: POST, PUT, DELETE and such")
 	c.Flags().BoolVar(&f.strict, "strict", false, "an answer whose body differs from stable's fails")
 	c.Flags().BoolVar(&f.bare, "alone", false, "run COMMAND as it is, without the cluster's network and the pod's environment")
+	c.Flags().StringVar(&f.recorded, "recorded", "", "answer what COMMAND asks of other services from this file, which --record of bight replay has written")
 }
 
 func (p *Program) replayCommand() *cobra.Command {
@@ -61,6 +64,13 @@ other services is answered by those in the cluster. It is started anew after eac
 With --alone, and where the evidence is a FILE's, it runs without the cluster.
 With --to, the requests go to a program that runs already.
 
+With --record, what COMMAND asks of other services by HTTP, and what they answer, is
+written to a file, without what is secret, after each round. With --recorded it is
+answered from that file: always the same, whatever the cluster has become, and with
+--alone without any network. A request for which COMMAND asks what the file does not
+know tells nothing, unless it passes. What is no HTTP in the clear, a database for
+example, is asked live, and with --alone refused.
+
 What is secret was never kept: headers by which users are known, fields with names such
 as password and token, texts that look like keys. --header gives a header again.
 Requests that could change something are not sent without --all.`,
@@ -68,6 +78,8 @@ Requests that could change something are not sent without --all.`,
   bight replay cart -- go run ./cmd/cart
   bight replay cart --to http://localhost:8080 --header "Authorization=Bearer $TOKEN"
   bight replay cart --save-test
+  bight replay cart --record calls.json -- go run ./cmd/cart
+  bight replay cart --recorded calls.json -- go run ./cmd/cart
   bight replay testdata/replay/cart-7.json --once -- go run ./cmd/cart`,
 		RunE: func(c *cobra.Command, args []string) error {
 			name, command, err := split(c, args)
@@ -81,6 +93,7 @@ Requests that could change something are not sent without --all.`,
 	f.flags(p, c)
 	c.Flags().StringVar(&f.to, "to", "", "URL of a program that runs already: http://HOST:PORT")
 	c.Flags().BoolVar(&f.once, "once", false, "send the requests once, and end")
+	c.Flags().StringVar(&f.record, "record", "", "write what COMMAND asks of other services, and their answers, to this file after each round")
 	c.Flags().StringVar(&f.save, "save-test", "", "write the evidence to a file in this directory: the next change must pass it in its preview")
 	c.Flags().Lookup("save-test").NoOptDefVal = replay.TestDir
 	return c
@@ -111,6 +124,14 @@ func (f *replayFlags) check(command []string) (http.Header, error) {
 		return nil, usageError("--to is for a program that runs already: leave out the command, or --to")
 	case len(command) == 0 && (f.bare || f.port != 0):
 		return nil, usageError("--alone and --port are about the command, which is missing: name it after --")
+	case f.to != "" && f.record+f.recorded != "", len(command) == 0 && f.record+f.recorded != "":
+		return nil, usageError("--record and --recorded are about what a command asks that is started here: name it after --")
+	case f.record != "" && f.recorded != "":
+		return nil, usageError("--record writes what --recorded reads: give one of them")
+	case f.record != "" && f.bare:
+		return nil, usageError("--record %s: what is alone asks nobody; leave out --alone", f.record)
+	case strings.HasSuffix(filepath.ToSlash(filepath.Dir(filepath.Join(".", f.record))), replay.TestDir):
+		return nil, usageError("--record %s: what is in %s is asked of previews; name a file elsewhere", f.record, replay.TestDir)
 	case f.port < 0 || f.port > 65535:
 		return nil, usageError("--port %d: a port is between 1 and 65535", f.port)
 	}
@@ -140,6 +161,11 @@ func (p *Program) stage(ctx context.Context, f *replayFlags, name string, comman
 	s := &stage{
 		p: p, f: f, printer: p.printer(f.output == "json", nil), command: command,
 		player: &replay.Player{Header: header, All: f.all, Strict: f.strict},
+	}
+	if f.recorded != "" {
+		if s.recording, err = readRecording(f.recorded); err != nil {
+			return nil, errors.Join(err, s.printer.Close())
+		}
 	}
 	if s.bundle, s.isFile, err = p.evidence(ctx, f, name, s.printer); err != nil {
 		return nil, errors.Join(err, s.printer.Close())
@@ -185,7 +211,13 @@ func (s *stage) set(ctx context.Context) (leave func(), err error) {
 	if s.order.Stdout, _ = s.p.Stdout.(*os.File); s.f.output == "json" {
 		s.order.Stdout = s.order.Stderr
 	}
-	if len(s.command) == 0 || s.f.bare || s.isFile {
+	if s.recording != nil && s.recording.Release != s.bundle.Release {
+		s.printer.Note("", fmt.Sprintf("%s was recorded with the requests of %s: what it knows of those of %s may be little", s.f.recorded, s.recording.Release, s.bundle.Release))
+	}
+	switch {
+	case s.isFile && s.f.record != "":
+		return nil, usageError("--record %s: evidence of a file is replayed without the cluster, where nothing can be asked; name the release", s.f.record)
+	case len(s.command) == 0 || s.f.bare || s.isFile:
 		return func() {}, nil
 	}
 	t := s.f.target
@@ -252,6 +284,22 @@ func (p *Program) evidence(ctx context.Context, f *replayFlags, name string, pri
 		why = "it is under way: " + why
 	}
 	return nil, false, codedError{code: exitNotFound, err: fmt.Errorf("there is no evidence of %s in namespace %s: %s", name, rc.Namespace(), why)}
+}
+
+// readRecording reads what --record has written.
+func readRecording(name string) (*calls.Recording, error) {
+	text, err := os.ReadFile(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, codedError{code: exitNotFound, err: fmt.Errorf("there is no file %s: bight replay RELEASE --record %[1]s -- COMMAND writes one", name)}
+	}
+	var r *calls.Recording
+	if err == nil {
+		r, err = calls.Read(text)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", name, err)
+	}
+	return r, nil
 }
 
 // saveTest writes a bundle to where the next change's preview finds it.

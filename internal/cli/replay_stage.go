@@ -11,6 +11,8 @@ import (
 	"github.com/bightdev/bight/internal/bridge"
 	"github.com/bightdev/bight/internal/release/evidence"
 	"github.com/bightdev/bight/internal/replay"
+	"github.com/bightdev/bight/internal/replay/calls"
+	"github.com/bightdev/bight/internal/replay/switchboard"
 	"github.com/bightdev/bight/internal/ui/term"
 )
 
@@ -35,6 +37,9 @@ type stage struct {
 	quiet   bool           // what comes of requests is not printed
 	bridge  *bridge.Bridge // nil for none
 	order   bridge.Order
+
+	recording *calls.Recording   // from which calls are answered, nil for none
+	board     *switchboard.Board // of the round, nil for none
 }
 
 // run plays rounds until ctx ends, or one if that is all.
@@ -48,7 +53,7 @@ func (s *stage) run(ctx context.Context) error {
 	}
 	watched, stop := context.WithCancel(ctx)
 	defer stop()
-	saves, err := replay.Saves(watched, ".", s.f.target.log(s.p.Stderr), func(err error) {
+	saves, err := replay.Saves(watched, ".", s.ours(), s.f.target.log(s.p.Stderr), func(err error) {
 		s.printer.Warn("", err.Error(), "end with Ctrl-C and start again after a save")
 	})
 	if err != nil {
@@ -79,6 +84,7 @@ func (s *stage) round(ctx context.Context, saves <-chan string) (all []replay.Re
 	started := make(chan func(context.Context, string, uint16) (net.Conn, error), 1)
 	ended := make(chan error, 1)
 	order := s.order
+	defer s.connect(ctx, &order)()
 	order.Started = func(dial func(context.Context, string, uint16) (net.Conn, error)) { started <- dial }
 	go func() { ended <- s.start(running, order) }()
 	over := false
@@ -111,6 +117,9 @@ func (s *stage) round(ctx context.Context, saves <-chan string) (all []replay.Re
 		return nil, err
 	}
 	all = s.play(running)
+	if err := s.keep(ctx, len(all)); err != nil {
+		return nil, err
+	}
 	return all, s.wait(ctx, saves)
 }
 
@@ -119,7 +128,7 @@ func (s *stage) start(ctx context.Context, o bridge.Order) error {
 	var code int
 	var err error
 	if s.bridge == nil {
-		code, err = bridge.Alone(ctx, o)
+		code, err = bridge.Alone(ctx, o, func(text string) { s.printer.Note("", text) }, s.f.target.log(s.p.Stderr))
 	} else {
 		code, err = s.bridge.Run(ctx, o)
 	}
@@ -185,22 +194,28 @@ func (s *stage) play(ctx context.Context) []replay.Result {
 			s.print(r)
 		}
 	})
+	s.settle(ctx)
 	if ctx.Err() != nil || s.quiet {
 		return all
 	}
 	n := replay.Count(all)
 	if asJSON {
 		_ = s.printer.Data(map[string]any{
-			"release": s.bundle.Release, "passed": n[replay.Passed], "failed": n[replay.Failed], "skipped": n[replay.Skipped], "results": all,
+			"release": s.bundle.Release, "passed": n[replay.Passed], "failed": n[replay.Failed], "skipped": n[replay.Skipped], "unclear": n[replay.Unclear],
+			"results": all, "lacking": s.misses(),
 		}, nil) // Close tells
 		return all
 	}
+	s.tellCalls()
 	text := fmt.Sprintf("%d passed, %d failed", n[replay.Passed], n[replay.Failed])
+	if n[replay.Unclear] > 0 {
+		text += fmt.Sprintf(", %d unclear", n[replay.Unclear])
+	}
 	if n[replay.Skipped] > 0 {
 		text += fmt.Sprintf(", %d not sent", n[replay.Skipped])
 	}
 	switch {
-	case n[replay.Failed] > 0 || n[replay.Passed] == 0:
+	case n[replay.Failed]+n[replay.Unclear] > 0 || n[replay.Passed] == 0:
 		s.printer.Warn("", text, s.hint(all))
 	default:
 		s.printer.Event(term.Event{Type: term.Ready, Text: text, Took: time.Since(began), Why: s.hint(all)})
@@ -229,6 +244,8 @@ func (s *stage) print(r replay.Result) {
 	switch r.State {
 	case replay.Skipped:
 		s.printer.Note("", fmt.Sprintf("%s is not sent: %s", r.Name, r.Why))
+	case replay.Unclear:
+		s.printer.Warn("", fmt.Sprintf("%s tells nothing: %s%s", r.Name, r.Why, parens(was)), "")
 	case replay.Failed:
 		s.printer.Fail("", fmt.Errorf("%s: %s%s", r.Name, r.Why, parens(was)), strings.Join(r.Differs, "\n"), "")
 	default:
@@ -266,6 +283,8 @@ func (s *stage) outcome(all []replay.Result) error {
 	switch {
 	case n[replay.Failed] > 0:
 		return codedError{code: 1, err: fmt.Errorf("%d of %s failed", n[replay.Failed], term.Count(len(all), "request")), silent: s.f.output == "json"}
+	case n[replay.Unclear] > 0:
+		return codedError{code: exitFailed, err: fmt.Errorf("%d of %s can't be told: %s lacks answers to what the command asks", n[replay.Unclear], term.Count(len(all), "request"), s.f.recorded), silent: s.f.output == "json"}
 	case n[replay.Passed] == 0:
 		return errors.New("no request was sent")
 	}

@@ -9,9 +9,12 @@ import (
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/bightdev/bight/internal/bridge/jail"
 )
 
 func TestMain(m *testing.M) {
+	jail.Main(os.Args) // as in cmd/bight
 	run := func() {
 		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 		defer stop()

@@ -16,10 +16,11 @@ import (
 
 // Saves tells of files below a directory whose content is another than it was, by a text
 // for people, until ctx ends. What the directory's ignore files name is left out, so that
-// a program which writes files of its own is not started again for these. Who is busy
+// a program which writes files of its own is not started again for these, and so is what
+// is ours, a path for which that says so. Who is busy
 // misses nothing: the next text stands for all since the last. failed is told of an error
 // after which no more comes.
-func Saves(ctx context.Context, dir string, log *slog.Logger, failed func(error)) (<-chan string, error) {
+func Saves(ctx context.Context, dir string, ours func(path string) bool, log *slog.Logger, failed func(error)) (<-chan string, error) {
 	root, err := filepath.Abs(dir)
 	if err != nil {
 		return nil, err
@@ -27,7 +28,7 @@ func Saves(ctx context.Context, dir string, log *slog.Logger, failed func(error)
 	rules := ignore.In(root, ".")
 	w := &live.Watcher{Roots: []string{root}, Log: log, Ignore: func(path string, dir bool) bool {
 		rel, err := filepath.Rel(root, path)
-		return err != nil || slices.Contains([]string{".git", ".hg", ".svn", "node_modules"}, filepath.Base(rel)) || rel != "." && rules.Ignored(filepath.ToSlash(rel), dir)
+		return err != nil || ours(path) || slices.Contains([]string{".git", ".hg", ".svn", "node_modules"}, filepath.Base(rel)) || rel != "." && rules.Ignored(filepath.ToSlash(rel), dir)
 	}}
 	batches, saves := make(chan live.Batch), make(chan string)
 	go func() {

@@ -17,7 +17,7 @@ func TestSavesAreTold(t *testing.T) {
 		}
 	}
 	write(".gitignore", "*.log\n")
-	saves, err := Saves(t.Context(), dir, slog.New(slog.DiscardHandler), func(err error) { t.Errorf("it has ended: %v", err) })
+	saves, err := Saves(t.Context(), dir, func(path string) bool { return path == filepath.Join(dir, "calls.json") }, slog.New(slog.DiscardHandler), func(err error) { t.Errorf("it has ended: %v", err) })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -46,6 +46,7 @@ func TestSavesAreTold(t *testing.T) {
 	next("main.go")
 	write("main.go", "one")  // the same
 	write("app.log", "talk") // ignored
+	write("calls.json", "1") // ours
 	write("other.go", "two")
 	next("other.go")
 }

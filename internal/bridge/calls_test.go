@@ -1,0 +1,149 @@
+package bridge
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/net/dns/dnsmessage"
+)
+
+// stub answers for one place, and says where a command wanted to.
+type stub struct {
+	mu  sync.Mutex
+	to  []string
+	way bool // there was one to the real services
+}
+
+func (s *stub) Places() []string { return []string{"stock:7000", "10.43.1.2:80"} }
+
+func (s *stub) Host(name string) string { return strings.TrimSuffix(name, ".shop.svc.cluster.local") }
+
+func (s *stub) Connect(_ context.Context, to string, dial func(context.Context) (net.Conn, error)) (net.Conn, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.to, s.way = append(s.to, to), s.way || dial != nil
+	ours, theirs := net.Pipe()
+	go func() {
+		defer ours.Close()
+		if _, err := bufio.NewReader(ours).ReadString('\n'); err == nil {
+			fmt.Fprintf(ours, "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello")
+		}
+	}()
+	return theirs, nil
+}
+
+// question is a DNS message.
+func question(t *testing.T, name string, typ dnsmessage.Type) []byte {
+	t.Helper()
+	m := dnsmessage.Message{
+		Header:    dnsmessage.Header{ID: 7, RecursionDesired: true},
+		Questions: []dnsmessage.Question{{Name: dnsmessage.MustNewName(name), Type: typ, Class: dnsmessage.ClassINET}},
+	}
+	text, err := m.Pack()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
+}
+
+func TestNamesLeadToCalls(t *testing.T) {
+	const elsewhere = "elsewhere"
+	for _, tt := range []struct {
+		name  string
+		typ   dnsmessage.Type
+		alone bool
+		want  string // the address, "" for none, or elsewhere
+		where string // what its port 80 is
+	}{
+		{"stock.", dnsmessage.TypeA, false, "198.19.0.1", "stock:80"},
+		{"stock.shop.svc.cluster.local.", dnsmessage.TypeA, false, "198.19.0.1", "stock:80"},
+		{"stock.", dnsmessage.TypeAAAA, false, "", ""},
+		{"other.", dnsmessage.TypeA, false, elsewhere, ""},
+		{"other.", dnsmessage.TypeA, true, "198.19.0.2", "other:80"},
+		{"7.0.0.127.in-addr.arpa.", dnsmessage.TypePTR, true, "", ""},
+	} {
+		n := newNames(&stub{})
+		if !tt.alone {
+			n.next = func(context.Context, []byte) ([]byte, error) { return []byte(elsewhere), nil }
+		}
+		want := []netip.AddrPort{netip.MustParseAddrPort("198.19.0.1:7000"), netip.MustParseAddrPort("10.43.1.2:80")}
+		if diff := cmp.Diff(want, n.ports(), cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })); diff != "" {
+			t.Fatalf("ports (-want +got):\n%s", diff)
+		}
+		text, err := n.resolve(t.Context(), question(t, tt.name, tt.typ))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if string(text) == elsewhere {
+			if tt.want != elsewhere {
+				t.Errorf("%s is asked elsewhere", tt.name)
+			}
+			continue
+		}
+		var m dnsmessage.Message
+		if err := m.Unpack(text); err != nil || m.ID != 7 || !m.Response || m.RCode != dnsmessage.RCodeSuccess {
+			t.Fatalf("%s: %+v, %v", tt.name, m, err)
+		}
+		got := ""
+		for _, a := range m.Answers {
+			addr := netip.AddrFrom4(a.Body.(*dnsmessage.AResource).A)
+			got = addr.String()
+			if where := n.where(netip.AddrPortFrom(addr, 80)); where != tt.where {
+				t.Errorf("%s: its port 80 is %s, want %s", tt.name, where, tt.where)
+			}
+		}
+		if got != tt.want {
+			t.Errorf("%s %s: got %q, want %q", tt.name, tt.typ, got, tt.want)
+		}
+	}
+	if got := newNames(&stub{}).where(netip.MustParseAddrPort("10.96.0.1:80")); got != "10.96.0.1:80" {
+		t.Errorf("an address without a name is %s", got)
+	}
+}
+
+// TestHelperAsks is no test, but the command of the one below: it asks by way of HTTP_PROXY.
+func TestHelperAsks(t *testing.T) {
+	at := strings.TrimPrefix(os.Getenv("HTTP_PROXY"), "http://")
+	if os.Getenv("BIGHT_HELPER") == "" {
+		t.Skip("only for another test")
+	}
+	conn, err := net.Dial("tcp", at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fmt.Fprint(conn, "GET http://stock:7000/x HTTP/1.1\r\nHost: stock:7000\r\nConnection: close\r\n\r\n")
+	if all, err := io.ReadAll(conn); !strings.HasSuffix(string(all), "hello") {
+		t.Fatalf("%s, %v", all, err)
+	}
+}
+
+func TestAloneWithoutANetworkOfItsOwnACommandHasAProxy(t *testing.T) {
+	program, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var said []string
+	s := &stub{}
+	code, err := Alone(t.Context(), Order{
+		Command: []string{program, "-test.run=^TestHelperAsks$"}, Env: []string{"BIGHT_HELPER=1"}, Plain: true, Calls: s, Stdout: os.Stdout,
+	}, func(text string) { said = append(said, text) }, slog.New(slog.DiscardHandler))
+	if code != 0 || err != nil {
+		t.Fatalf("the command ends with %d, %v", code, err)
+	}
+	if diff := cmp.Diff([]string{"stock:7000"}, s.to); diff != "" || s.way {
+		t.Errorf("%s, a way to the real services: %v", diff, s.way)
+	}
+	if len(said) != 1 || !strings.Contains(said[0], "HTTP_PROXY") {
+		t.Errorf("said is %q", said)
+	}
+}
