@@ -38,6 +38,7 @@ func TestRelease(t *testing.T) {
 		{"Convicted", testReleaseConvicted},
 		{"VerdictAgain", testVerdictAgain},
 		{"Replayed", testReplay},
+		{"Recorded", testReplayRecorded},
 		{"Attempts", testReleaseAttempts},
 		{"WithoutALeader", testUndoWithoutALeader},
 		{"KilledAgent", testReleaseKilledAgent},

@@ -98,7 +98,13 @@ func (s *server) answer(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "this version is broken", http.StatusInternalServerError)
 		return
 	}
+	others, err := asks(r.Context(), os.Getenv("ASKS"))
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
 	host, _ := os.Hostname()
+	fmt.Fprint(w, others)
 	fmt.Fprintln(w, s.who, r.Proto, host)
 }
 
