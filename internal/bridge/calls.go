@@ -38,6 +38,7 @@ type names struct {
 	known map[string]bool // hosts that calls answers for
 	at    map[string]netip.Addr
 	host  map[netip.Addr]string
+	heard map[netip.Addr]string // hosts that have these addresses elsewhere
 }
 
 // own4 is where the addresses are: the half of the range for benchmarks (RFC 2544) of
@@ -45,7 +46,7 @@ type names struct {
 var own4 = netip.PrefixFrom(netip.AddrFrom4([4]byte{198, 19, 0, 0}), 16)
 
 func newNames(c Calls) *names {
-	n := &names{calls: c, known: map[string]bool{}, at: map[string]netip.Addr{}, host: map[netip.Addr]string{}}
+	n := &names{calls: c, known: map[string]bool{}, at: map[string]netip.Addr{}, host: map[netip.Addr]string{}, heard: map[netip.Addr]string{}}
 	for _, p := range c.Places() {
 		if host, _, err := net.SplitHostPort(p); err == nil {
 			if _, err := netip.ParseAddr(host); err != nil {
@@ -74,17 +75,44 @@ func (n *names) address(host string) (netip.Addr, bool) {
 	return a, true
 }
 
-// where is HOST:PORT of an address. The host is a name if that is known.
-func (n *names) where(to netip.AddrPort) string {
+// where is HOST:PORT to connect to for an address, and said is what it is called.
+func (n *names) where(to netip.AddrPort) (at, said string) {
 	if n == nil {
-		return to.String()
+		return to.String(), to.String()
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if host, ok := n.host[to.Addr().Unmap()]; ok {
-		return net.JoinHostPort(host, fmt.Sprint(to.Port()))
+	addr, port := to.Addr().Unmap(), fmt.Sprint(to.Port())
+	if host, ok := n.host[addr]; ok {
+		at = net.JoinHostPort(host, port)
+		return at, at
 	}
-	return to.String()
+	if host, ok := n.heard[addr]; ok {
+		return to.String(), net.JoinHostPort(host, port)
+	}
+	return to.String(), to.String()
+}
+
+// hear takes in which addresses a host has.
+func (n *names) hear(host string, answer []byte) {
+	var p dnsmessage.Parser
+	if _, err := p.Start(answer); err != nil || p.SkipAllQuestions() != nil {
+		return
+	}
+	all, err := p.AllAnswers()
+	if err != nil {
+		return
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, a := range all {
+		switch body := a.Body.(type) {
+		case *dnsmessage.AResource:
+			n.heard[netip.AddrFrom4(body.A)] = host
+		case *dnsmessage.AAAAResource:
+			n.heard[netip.AddrFrom16(body.AAAA)] = host
+		}
+	}
 }
 
 // ports are where all places are, for jails that can carry only what they know of.
@@ -122,7 +150,11 @@ func (n *names) resolve(ctx context.Context, query []byte) ([]byte, error) {
 	}
 	host := n.calls.Host(strings.TrimSuffix(q.Name.String(), "."))
 	if !n.known[host] && n.next != nil {
-		return n.next(ctx, query)
+		answer, err := n.next(ctx, query)
+		if err == nil {
+			n.hear(host, answer)
+		}
+		return answer, err
 	}
 	out := dnsmessage.NewBuilder(nil, dnsmessage.Header{
 		ID: head.ID, Response: true, Authoritative: true, RecursionDesired: head.RecursionDesired, RecursionAvailable: true,
@@ -141,16 +173,13 @@ func (n *names) resolve(ctx context.Context, query []byte) ([]byte, error) {
 	return out.Finish()
 }
 
-// connect is how a command connects to HOST:PORT. There is no way where dial is nil.
-func (o *Order) connect(ctx context.Context, to string, dial func(context.Context, string) (net.Conn, error)) (net.Conn, error) {
+// connect is how a command connects to what is called HOST:PORT. There is no way where dial
+// is nil.
+func (o *Order) connect(ctx context.Context, said string, dial func(context.Context) (net.Conn, error)) (net.Conn, error) {
 	if o.Calls == nil {
-		return dial(ctx, to)
+		return dial(ctx)
 	}
-	var live func(context.Context) (net.Conn, error)
-	if dial != nil {
-		live = func(ctx context.Context) (net.Conn, error) { return dial(ctx, to) }
-	}
-	return o.Calls.Connect(ctx, to, live)
+	return o.Calls.Connect(ctx, said, dial)
 }
 
 // Alone runs a command without a cluster: as it is, or, if the order has Calls, with these
@@ -200,7 +229,8 @@ func (o *Order) apart(ctx context.Context, log *slog.Logger) (*jail.Jail, error)
 		Resolv:   "search .\n", // no name is looked for in domains of this machine
 		Services: jail.Services{TCP: n.ports()},
 		Dial: func(ctx context.Context, _ string, to netip.AddrPort) (net.Conn, error) {
-			return o.connect(ctx, n.where(to), nil)
+			_, said := n.where(to)
+			return o.connect(ctx, said, nil)
 		},
 		DialUDP: func(context.Context, netip.AddrPort) (net.Conn, error) { return nil, errAlone },
 		Resolve: n.resolve, Log: log,

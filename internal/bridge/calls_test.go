@@ -98,16 +98,37 @@ func TestNamesLeadToCalls(t *testing.T) {
 		for _, a := range m.Answers {
 			addr := netip.AddrFrom4(a.Body.(*dnsmessage.AResource).A)
 			got = addr.String()
-			if where := n.where(netip.AddrPortFrom(addr, 80)); where != tt.where {
-				t.Errorf("%s: its port 80 is %s, want %s", tt.name, where, tt.where)
+			if at, said := n.where(netip.AddrPortFrom(addr, 80)); at != tt.where || said != at {
+				t.Errorf("%s: its port 80 is %s, called %s, want %s", tt.name, at, said, tt.where)
 			}
 		}
 		if got != tt.want {
 			t.Errorf("%s %s: got %q, want %q", tt.name, tt.typ, got, tt.want)
 		}
 	}
-	if got := newNames(&stub{}).where(netip.MustParseAddrPort("10.96.0.1:80")); got != "10.96.0.1:80" {
-		t.Errorf("an address without a name is %s", got)
+}
+
+func TestAddressesOfOthersAreCalledByTheirNames(t *testing.T) {
+	n := newNames(&stub{})
+	n.next = func(_ context.Context, query []byte) ([]byte, error) {
+		var m dnsmessage.Message
+		if err := m.Unpack(query); err != nil {
+			return nil, err
+		}
+		head := dnsmessage.ResourceHeader{Name: m.Questions[0].Name, Class: dnsmessage.ClassINET}
+		m.Answers = []dnsmessage.Resource{
+			{Header: head, Body: &dnsmessage.AResource{A: [4]byte{10, 96, 0, 7}}},
+			{Header: head, Body: &dnsmessage.AAAAResource{AAAA: netip.MustParseAddr("fd00::7").As16()}},
+		}
+		return m.Pack()
+	}
+	if _, err := n.resolve(t.Context(), question(t, "db.shop.svc.cluster.local.", dnsmessage.TypeA)); err != nil {
+		t.Fatal(err)
+	}
+	for to, want := range map[string]string{"10.96.0.7:80": "db:80", "[fd00::7]:80": "db:80", "10.96.0.8:80": "10.96.0.8:80"} {
+		if at, said := n.where(netip.MustParseAddrPort(to)); at != to || said != want {
+			t.Errorf("%s is %s, called %s, want it called %s", to, at, said, want)
+		}
 	}
 }
 

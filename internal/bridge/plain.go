@@ -203,7 +203,7 @@ func (l *locals) serve(ln net.Listener, to string) {
 
 // dial connects to HOST:PORT, as a command of ours does.
 func (l *locals) dial(ctx context.Context, network, to string) (net.Conn, error) {
-	return l.order.connect(ctx, to, func(ctx context.Context, to string) (net.Conn, error) { return l.dialer.DialContext(ctx, network, to) })
+	return l.order.connect(ctx, to, func(ctx context.Context) (net.Conn, error) { return l.dialer.DialContext(ctx, network, to) })
 }
 
 // close ends the ports, and what goes through them with its context.

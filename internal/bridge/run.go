@@ -190,10 +190,12 @@ func (b *Bridge) start(ctx context.Context, w *way, o Order, pod *reach.Pod, fil
 		Command: o.Command, Dir: o.Dir, Env: o.Env, Stdin: o.Stdin, Stdout: o.Stdout, Stderr: o.Stderr,
 		Resolv: pod.ResolvConf,
 		Dial: calls.dial(func(ctx context.Context, network string, to netip.AddrPort) (net.Conn, error) {
-			return o.connect(ctx, o.named.where(to), func(ctx context.Context, to string) (net.Conn, error) { return dialer.DialContext(ctx, network, to) })
+			at, said := o.named.where(to)
+			return o.connect(ctx, said, func(ctx context.Context) (net.Conn, error) { return dialer.DialContext(ctx, network, at) })
 		}),
 		DialUDP: func(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
-			return dialer.DialContext(ctx, "udp", o.named.where(to))
+			at, _ := o.named.where(to)
+			return dialer.DialContext(ctx, "udp", at)
 		},
 		Resolve: resolve, Services: jail.Services{TCP: o.named.ports()}, Log: b.Log,
 	}
