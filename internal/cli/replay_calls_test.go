@@ -1,0 +1,85 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/bightdev/bight/internal/bridge"
+	"github.com/bightdev/bight/internal/release/evidence"
+	"github.com/bightdev/bight/internal/replay"
+)
+
+func TestARoundsCallsAreKept(t *testing.T) {
+	service := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/events" {
+			w.Header().Set("Content-Type", "text/event-stream")
+		}
+		fmt.Fprint(w, "seven")
+	}))
+	defer service.Close()
+	var errs bytes.Buffer
+	p := &Program{Stdout: io.Discard, Stderr: &errs}
+	file := filepath.Join(t.TempDir(), "calls.json")
+	s := &stage{
+		p: p, f: &replayFlags{record: file}, printer: p.printer(false, nil), player: &replay.Player{},
+		bundle: &evidence.Bundle{Release: "cart-7", Namespace: "shop"}, pairs: []*evidence.Pair{{ID: "a/1"}},
+	}
+	var o bridge.Order
+	end := s.connect(t.Context(), &o)
+	defer end()
+	client := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, to string) (net.Conn, error) {
+		return o.Calls.Connect(ctx, to, func(ctx context.Context) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "tcp", service.Listener.Addr().String())
+		})
+	}}}
+	for _, path := range []string{"/items/7", "/events"} {
+		resp, err := client.Get("http://stock.shop:7000" + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = io.Copy(io.Discard, resp.Body)
+		_ = resp.Body.Close()
+	}
+	s.settle(t.Context())
+
+	// A round that was not played to its end is not kept.
+	if err := s.keep(t.Context(), 0); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(file); err == nil {
+		t.Error("a part of a round is kept")
+	}
+	if err := s.keep(t.Context(), 1); err != nil {
+		t.Fatal(err)
+	}
+	info, err := os.Stat(file)
+	if err != nil || info.Mode().Perm() != 0o600 {
+		t.Fatalf("%v, %v", info, err)
+	}
+	r, err := readRecording(file)
+	if err != nil || r.Release != "cart-7" || len(r.Calls) != 2 || r.Calls[0].URL != "http://stock:7000/items/7" || string(r.Calls[0].Answer.Body) != "seven" {
+		t.Errorf("kept is %+v, %v", r, err)
+	}
+	for _, want := range []string{"has 2 calls to 1 place", "without an answer is GET http://stock:7000/events: its answer (text/event-stream)"} {
+		if !strings.Contains(errs.String(), want) {
+			t.Errorf("%q is not said:\n%s", want, errs.String())
+		}
+	}
+	ours := s.ours()
+	if !ours(file) || !ours(filepath.Join(filepath.Dir(file), ".put-7")) || ours(filepath.Join(filepath.Dir(file), "main.go")) {
+		t.Error("a round begins for what the one before has written, or for nothing else")
+	}
+	s.f.record = filepath.Join(file, "below")
+	if err := s.keep(t.Context(), 1); err == nil || !strings.Contains(err.Error(), "write "+s.f.record) {
+		t.Errorf("where nothing can be written: %v", err)
+	}
+}
