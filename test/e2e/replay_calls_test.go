@@ -56,8 +56,12 @@ func testReplayRecorded(b *bay) {
 		}
 		b.eventually(fmt.Sprintf("stock has %d pods", n), func() error {
 			d, err := client.AppsV1().Deployments(b.namespace).Get(context(), "stock", meta.GetOptions{})
-			if err == nil && (d.Status.ObservedGeneration < d.Generation || int(d.Status.Replicas) != n || int(d.Status.ReadyReplicas) != n) {
-				err = fmt.Errorf("%+v", d.Status)
+			if err != nil {
+				return err
+			}
+			pods, err := client.CoreV1().Pods(b.namespace).List(context(), meta.ListOptions{LabelSelector: meta.FormatLabelSelector(d.Spec.Selector)})
+			if err == nil && (int(d.Status.ReadyReplicas) != n || len(pods.Items) != n) { // one that ends answers for a while
+				err = fmt.Errorf("%+v, with %d pods", d.Status, len(pods.Items))
 			}
 			return err
 		})
