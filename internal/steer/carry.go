@@ -309,8 +309,7 @@ func (dec *decision) address() (to netip.AddrPort, ok bool) {
 }
 
 // unreachable takes note of a pod that took no connection.
-func (dec *decision) unreachable(at netip.AddrPort, err error) {
-	a := &dec.s.arms[dec.to]
+func (a *arm) unreachable(at netip.AddrPort, err error) {
 	i, ok := a.known[at]
 	if !ok {
 		return

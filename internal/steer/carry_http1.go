@@ -30,10 +30,10 @@ func (c *conn) toVersion(ctx context.Context, d *delivery, mark string) bool {
 		return c.toApp(ctx, d, mark)
 	}
 	d.dec = dec
-	d.tape = dec.record(c.client.conn.LocalAddr(), d.raw, nil)
+	d.tape = dec.record(dec.flight, dec.to, c.client.conn.LocalAddr(), d.raw, nil)
 	if s := c.mirror(ctx, d, dec); s != nil {
 		d.copies = append(d.copies, s)
-		defer s.end()
+		defer func() { s.over(d.body.done()) }()
 	}
 	if mark == "" && !dec.local() {
 		d.keep.Store(idempotent(d.method)) // from here on; nothing was taken yet
@@ -114,7 +114,7 @@ func (c *conn) peer(ctx context.Context, d *delivery, dec *decision) (*upstream,
 			c.peers = append(c.peers, up)
 			return up, nil
 		}
-		dec.unreachable(to, err)
+		a.unreachable(to, err)
 		c.d.logger().Debug("pod takes no connection", "version", a.name, "pod", to, "err", err)
 		why = fmt.Errorf("%w: %w", errNoPod, err)
 	}

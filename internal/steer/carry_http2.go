@@ -30,10 +30,10 @@ func (s *streams) toVersion(w http.ResponseWriter, in *incoming, seen Request, m
 	defer func() { // an answer that breaks off ends in a panic
 		dec.end(in.r, resp, err, ended)
 	}()
-	if c := s.mirrorTo(in, dec); c != nil {
-		defer c.end()
+	if c, whole := s.mirrorTo(in, dec); c != nil {
+		defer func() { c.over(whole()) }()
 	}
-	tape := dec.record(s.c.client.conn.LocalAddr(), nil, in.r)
+	tape := dec.record(dec.flight, dec.to, s.c.client.conn.LocalAddr(), nil, in.r)
 	if tape != nil {
 		in.body = &asking{in.body, tape}
 	}
@@ -95,7 +95,7 @@ func (s *streams) toPeer(w http.ResponseWriter, in *incoming, dec *decision, ans
 			}
 			continue
 		}
-		dec.unreachable(to, err)
+		a.unreachable(to, err)
 		s.c.d.logger().Debug("pod takes no connection", "version", a.name, "pod", to, "err", err)
 	}
 }

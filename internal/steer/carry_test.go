@@ -257,7 +257,11 @@ func TestMirrorToAVersion(t *testing.T) {
 			}
 			eventually(t, "copies are counted", func() bool { s, _ := v.stable.door.InForce(); return s.Mirrored == 10 })
 			v.set(t, v.split(0, func(s *Split) { s.Versions[1].Shut = true }))
-			for _, o := range v.outcomes.exactly(t, 40) { // copies have none
+			for _, o := range v.outcomes.exactly(t, 40+10) {
+				if o.Copy {
+					want(t, "outcome of a copy", brief(o), "canary by canary 500 carried")
+					continue
+				}
 				want(t, "outcome", brief(o), "stable by stable 200")
 			}
 		})

@@ -2,15 +2,21 @@ package steer
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"math"
 	"net"
+	"net/http"
+	"net/netip"
+	"sync/atomic"
 	"time"
 )
 
-// copyTime is how long a copy may take from the end of the original.
+// copyTime is how long a copy may take from the end of the original, at least.
 const copyTime = 30 * time.Second
+
+var errNoStatus = errors.New("the call has ended without a status")
 
 // copied returns whether a request is copied, and where to: the version that gets
 // copies, unless it has the request itself.
@@ -34,26 +40,55 @@ func (s *splitting) mirrors(now *splitting) bool {
 	return now == s || now != nil && now.Mirror != nil && now.Mirror.Version == s.Mirror.Version
 }
 
-// dialCopy connects to who gets a copy.
-func (d *Door) dialCopy(ctx context.Context, a *arm, local bool, dialled net.Addr) (net.Conn, error) {
+// dialCopy connects to who gets a copy, as dec.address does for requests: to the next pod
+// first, and after it to others. f is told who is asked.
+func (d *Door) dialCopy(ctx context.Context, f *flight, a *arm, local bool, dialled net.Addr) (net.Conn, error) {
 	if local {
+		f.ask(a.name, netip.AddrPort{}, false)
 		return d.connect(ctx, dialled)
 	}
-	n := uint64(len(a.addresses))
-	if n == 0 {
-		return nil, errNoPod
+	err := errNoPod
+	for _, to := range a.inTurn() {
+		f.ask(a.name, to, false)
+		nc, e := d.dialPeer(ctx, to)
+		if e == nil {
+			return nc, nil
+		}
+		if err = e; ctx.Err() != nil {
+			break
+		}
+		a.unreachable(to, e)
 	}
+	return nil, err
+}
+
+// inTurn are the pods that may be asked for one copy, those that have just taken no
+// connection after the others.
+func (a *arm) inTurn() (all []netip.AddrPort) {
+	now, n := time.Now().UnixNano(), uint64(len(a.addresses))
 	at := a.next.Add(1) - 1
-	for i := range n {
-		if j := (at + i) % n; !a.resting(int(j)) {
-			return d.dialPeer(ctx, a.addresses[j])
+	for _, rested := range []bool{false, true} {
+		for i := range n {
+			if j := (at + i) % n; (a.rests[j].last.Load() > now) == rested && len(all) < maxTries {
+				all = append(all, a.addresses[j])
+			}
 		}
 	}
-	return nil, errNoPod
+	return all
 }
 
 // resting says whether a pod has just taken no connection.
 func (a *arm) resting(i int) bool { return a.rests[i].last.Load() > time.Now().UnixNano() }
+
+// answered takes in the answer to a copy of HTTP/1.
+type answered struct{ f *flight }
+
+func (a answered) head(p []byte, status int) {
+	a.f.answer(status)
+	a.f.tape.hears(a.f, p, status, false)
+}
+
+func (a answered) said(p []byte) { a.f.tape.said(p) }
 
 // mirror begins a copy of a request, if there is one to be made.
 func (c *conn) mirror(ctx context.Context, d *delivery, dec *decision) *spool {
@@ -61,9 +96,13 @@ func (c *conn) mirror(ctx context.Context, d *delivery, dec *decision) *spool {
 	if !ok {
 		return nil
 	}
-	dialled, method := c.client.conn.LocalAddr(), d.method
-	s := c.d.copyTo(ctx, func(ctx context.Context, s *spool) error {
-		nc, err := c.d.dialCopy(ctx, a, local, dialled)
+	dialled, method, raw := c.client.conn.LocalAddr(), d.method, d.raw
+	if !local {
+		raw = carried(raw)
+	}
+	record := func(f *flight, to int) *tape { return dec.record(f, to, dialled, d.raw, nil) }
+	return c.d.copyTo(ctx, dec, record, func(ctx context.Context, s *spool, f *flight) error {
+		nc, err := c.d.dialCopy(ctx, f, a, local, dialled)
 		if err != nil {
 			return err
 		}
@@ -72,61 +111,97 @@ func (c *conn) mirror(ctx context.Context, d *delivery, dec *decision) *spool {
 		stop := context.AfterFunc(ctx, func() { abort(nc) })
 		defer stop()
 		heard := make(chan error, 1)
-		go func() { heard <- up.ignore(KindHTTP1, method) }()
-		if _, err = io.Copy(nc, s); err != nil {
-			abort(nc)
+		go func() {
+			err := up.ignore(KindHTTP1, method, answered{f})
+			_, _ = s.Close(), nc.Close() // nobody wants more of either
+			heard <- err
+		}()
+		if _, err = nc.Write(raw); err == nil {
+			_, err = io.Copy(nc, s)
 		}
-		if e := <-heard; err == nil {
-			err = e
+		if err != nil && s.ours() != nil {
+			abort(nc) // what was sent is no request
 		}
-		return err
+		return <-heard // of a request that is not taken, the answer tells more than err
 	})
-	if s == nil {
-		return nil
-	}
-	if local {
-		s.write(d.raw)
-	} else {
-		s.write(carried(d.raw))
-	}
-	return s
 }
 
-// mirrorTo begins a copy of a request, if there is one to be made.
-func (s *streams) mirrorTo(in *incoming, dec *decision) *spool {
+// mirrorTo begins a copy of a request, if there is one to be made. whole says whether all
+// of the original's body was read.
+func (s *streams) mirrorTo(in *incoming, dec *decision) (c *spool, whole func() bool) {
 	a, local, ok := dec.copied()
 	if !ok {
-		return nil
+		return nil, nil
 	}
-	out := in.copy(s.ctx)
+	out := in.copy(s.door)
 	if !local {
 		out.Header.Set(Carried, "1")
 	}
 	d, dialled := s.c.d, s.c.client.conn.LocalAddr()
-	c := d.copyTo(s.ctx, func(ctx context.Context, body *spool) error {
-		return sendCopy(ctx, out, body, func(ctx context.Context) (net.Conn, error) { return d.dialCopy(ctx, a, local, dialled) })
+	record := func(f *flight, to int) *tape { return dec.record(f, to, dialled, nil, in.r) }
+	c = d.copyTo(s.door, dec, record, func(ctx context.Context, body *spool, f *flight) error {
+		dial := func(ctx context.Context) (net.Conn, error) { return d.dialCopy(ctx, f, a, local, dialled) }
+		var resp *http.Response
+		err := sendCopy(ctx, out, body, dial, func(r *http.Response) {
+			resp = r
+			f.answer(r.StatusCode)
+			f.tape.hear(f, r)
+		})
+		if isCall(out.Header) || resp != nil && isCall(resp.Header) {
+			status := statusOf(resp)
+			f.call(status)
+			if err == nil && status < 0 {
+				err = errNoStatus
+			}
+		}
+		return err
 	})
-	if c != nil {
-		in.body = io.TeeReader(in.body, spools{c})
+	if c == nil {
+		return nil, nil
 	}
-	return c
+	body := &copying{Reader: in.body, to: c}
+	in.body = body
+	return c, func() bool { return in.empty() || body.whole.Load() }
 }
 
-// copyTo runs a copy beside the original, and ends it copyTime after that.
-func (d *Door) copyTo(ctx context.Context, send func(context.Context, *spool) error) *spool {
+// copying is a body that is copied as it is read.
+type copying struct {
+	io.Reader
+	to    *spool
+	whole atomic.Bool // it was read to its end
+}
+
+// Read implements io.Reader.
+func (c *copying) Read(p []byte) (int, error) {
+	n, err := c.Reader.Read(p)
+	c.to.write(p[:n])
+	if errors.Is(err, io.EOF) {
+		c.whole.Store(true)
+		c.to.tape.wasWhole()
+		c.to.end() // who answers the copy waits for nothing else
+	}
+	return n, err
+}
+
+// copyTo runs a copy beside the original, and ends it some time after that. record keeps
+// what passes by of it.
+func (d *Door) copyTo(ctx context.Context, dec *decision, record func(*flight, int) *tape, send func(context.Context, *spool, *flight) error) *spool {
 	if d.counts.copying.Add(1) > maxCopies {
 		d.counts.copying.Add(-1)
 		d.counts.dropped.Add(1)
 		return nil
 	}
 	s := newSpool()
+	f := dec.copies()
+	s.tape = record(f, dec.s.Find(f.Version))
 	ctx, cancel := context.WithCancel(ctx)
 	limit := time.AfterFunc(math.MaxInt64, cancel)
-	s.after = func() { limit.Reset(copyTime) }
+	s.after = func() { limit.Reset(dec.s.copyTime()) }
 	stop := context.AfterFunc(ctx, func() { s.fail(context.Canceled) })
 	d.copies.Go(func() {
 		defer d.counts.copying.Add(-1)
-		err := send(ctx, s)
+		err := send(ctx, s, f)
+		cut := s.ours() != nil || ctx.Err() != nil || errors.Is(err, errNoPod)
 		stop()
 		limit.Stop() // if it begins again, it ends nothing
 		cancel()
@@ -134,9 +209,33 @@ func (d *Door) copyTo(ctx context.Context, send func(context.Context, *spool) er
 		if err != nil {
 			d.counts.dropped.Add(1)
 			d.logger().Debug("request not mirrored", "err", fmt.Errorf("copy a request: %w", err))
+			f.end(true, cut, err.Error())
 			return
 		}
 		d.counts.mirrored.Add(1)
+		f.end(false, false, "")
 	})
 	return s
+}
+
+// copies takes up the flight of a copy.
+func (dec *decision) copies() *flight {
+	o := dec.flight
+	f := dec.s.watch.begin()
+	f.ID, f.Generation, f.Of, f.Key, f.Client = o.ID, o.Generation, o.Of, o.Key, o.Client
+	f.Copy, f.Version, f.Weight = true, dec.s.Mirror.Version, dec.s.Mirror.Weight
+	f.watch()
+	o.w.mu.Lock() // check may look
+	defer o.w.mu.Unlock()
+	o.Copied = true
+	return f
+}
+
+// copyTime is how long a copy may take from the end of the original: so long at least that
+// it is told of one that is never answered.
+func (s *splitting) copyTime() time.Duration {
+	if n := len(s.Slow); n > 0 {
+		return max(copyTime, s.Slow[n-1]+time.Second)
+	}
+	return copyTime
 }

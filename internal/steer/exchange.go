@@ -232,10 +232,19 @@ func (x *exchange) odd(p []byte, err error) {
 	if errors.Is(err, errMore) || x.d.dec == nil {
 		return // it never came
 	}
-	if _, rest, ok := bytes.Cut(p, []byte(" ")); ok && len(rest) >= 3 {
-		status, _ := strconv.Atoi(string(rest[:3])) // 0 is odd, too
+	if status, ok := oddStatus(p); ok {
 		x.d.dec.flight.answer(status)
 	}
+}
+
+// oddStatus is the status of an answer that can't be read as a whole; 0 is odd, too.
+func oddStatus(p []byte) (status int, ok bool) {
+	_, rest, ok := bytes.Cut(p, []byte(" "))
+	if !ok || len(rest) < 3 {
+		return 0, false
+	}
+	status, _ = strconv.Atoi(string(rest[:3]))
+	return status, true
 }
 
 // reply passes on the head of the answer, and what is there of its body.

@@ -9,8 +9,12 @@ import (
 )
 
 // Outcome is what became of one request, or that it has been without an answer for
-// long. Only the door that decided about a request tells of it. Probes of kubelet,
-// intercepted requests and copies are not told.
+// long. Only the door that decided about a request tells of it. Probes of kubelet and
+// intercepted requests are not told.
+//
+// What became of a copy is told apart, with Copy and the ID of the request that it is a
+// copy of. Of a copy, Cancelled says that the door has ended it, or could not send all of
+// it: that tells nothing of who got it.
 type Outcome struct {
 	ID         uint64    // among those of the door
 	Generation int64     // of the split that decided
@@ -22,6 +26,8 @@ type Outcome struct {
 	Weight   Weight
 	Affinity bool   // the client's affinity has decided
 	Cohort   string // that has decided, by its name, or else its version's; "" if none has
+	Copied   bool   // another version got a copy, which has an Outcome of its own
+	Copy     bool   // it is the copy; Version got it, and Weight is the share of requests copied
 
 	By       string         // the version that answered, or was asked last
 	Pod      netip.AddrPort // that was asked last; not valid if it is the door's own

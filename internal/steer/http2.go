@@ -25,6 +25,7 @@ const maxStreams = 4096
 type streams struct {
 	c     *conn
 	ctx   context.Context
+	door  context.Context // of the door: copies outlive the connection
 	under sync.WaitGroup // handlers
 
 	mu      sync.Mutex
@@ -40,9 +41,10 @@ func (c *conn) serveHTTP2(ctx context.Context) {
 		c.forget(c.last)
 	}
 	c.client.settle()
+	door := ctx
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	s := &streams{c: c, ctx: ctx, laptops: map[*lease]*route{}}
+	s := &streams{c: c, ctx: ctx, door: door, laptops: map[*lease]*route{}}
 	s.process = c.d.process.Load()
 	s.app = s.newApp()
 	var protocols http.Protocols
@@ -362,8 +364,9 @@ func (in *incoming) copy(ctx context.Context) *http.Request {
 	return out
 }
 
-// sendCopy sends a copy of a request, and reads its answer for nobody.
-func sendCopy(ctx context.Context, out *http.Request, body *spool, dial func(context.Context) (net.Conn, error)) error {
+// sendCopy sends a copy of a request, and reads its answer for nobody but answered, if that
+// is not nil.
+func sendCopy(ctx context.Context, out *http.Request, body *spool, dial func(context.Context) (net.Conn, error), answered func(*http.Response)) error {
 	t := newTransport(dial)
 	defer t.CloseIdleConnections()
 	if out.Body = body; out.ContentLength == 0 {
@@ -373,7 +376,10 @@ func sendCopy(ctx context.Context, out *http.Request, body *spool, dial func(con
 	if err != nil {
 		return err
 	}
-	defer resp.Body.Close()
+	defer func() { _ = resp.Body.Close() }() // which answered may have put another in place of
+	if answered != nil {
+		answered(resp)
+	}
 	_, err = io.Copy(io.Discard, resp.Body)
 	return err
 }
@@ -385,7 +391,7 @@ func (in *incoming) mirror(s *streams, to []*lease) (copies spools) {
 		c := l.copyTo(s.ctx, func(ctx context.Context, body *spool) error {
 			return sendCopy(ctx, out, body, func(ctx context.Context) (net.Conn, error) {
 				return l.dialHTTP2(ctx, Info{Kind: KindHTTP2, Remote: in.r.RemoteAddr, Mirror: true})
-			})
+			}, nil)
 		})
 		if c != nil {
 			copies = append(copies, c)

@@ -15,7 +15,10 @@ const (
 	maxCopies = 64
 )
 
-var errBehind = errors.New("the laptop is too far behind")
+var (
+	errBehind = errors.New("it is too far behind")
+	errPart   = errors.New("the request itself was not read to its end")
+)
 
 // spool holds what was copied of a request and not sent yet. Writing to it never
 // waits and never fails.
@@ -25,7 +28,8 @@ type spool struct {
 	buf   []byte
 	ended bool
 	err   error
-	after func() // is called at its end, if not nil
+	after func() // is called when the original has ended, if not nil
+	tape  *tape  // is shown what is written, nil for nobody; of who writes
 }
 
 func newSpool() *spool {
@@ -35,6 +39,7 @@ func newSpool() *spool {
 }
 
 func (s *spool) write(p []byte) {
+	s.tape.asked(p)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
@@ -51,11 +56,29 @@ func (s *spool) write(p []byte) {
 func (s *spool) end() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.ended && s.after != nil {
-		s.after()
-	}
 	s.ended = true
 	s.news.Signal()
+}
+
+// over says that the original has ended. A copy of less than the whole request is not one.
+func (s *spool) over(whole bool) {
+	if !whole {
+		s.fail(errPart)
+	}
+	s.end()
+	if s.after != nil {
+		s.after()
+	}
+}
+
+// ours is why the door, and not who gets the copy, has ended it; nil if it has not.
+func (s *spool) ours() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if errors.Is(s.err, errBehind) || errors.Is(s.err, errPart) || errors.Is(s.err, context.Canceled) {
+		return s.err
+	}
+	return nil
 }
 
 func (s *spool) fail(err error) {
@@ -126,7 +149,7 @@ func (l *lease) mirror(ctx context.Context, remote string, kind Kind, method str
 		}
 		up.settle()
 		heard := make(chan error, 1)
-		go func() { heard <- up.ignore(kind, method) }()
+		go func() { heard <- up.ignore(kind, method, nil) }()
 		_, err = io.Copy(up.conn, s)
 		switch {
 		case err != nil:
@@ -169,8 +192,15 @@ func (l *lease) copyTo(ctx context.Context, send func(context.Context, *spool) e
 	return s
 }
 
+// hearer is shown an answer of HTTP/1 that nobody gets: its head, and what there is of
+// its body. nil is nobody.
+type hearer interface {
+	head(p []byte, status int)
+	said(p []byte)
+}
+
 // ignore reads an answer and throws it away.
-func (u *upstream) ignore(kind Kind, method string) error {
+func (u *upstream) ignore(kind Kind, method string, to hearer) error {
 	if kind == KindRaw {
 		u.skip(len(u.bytes()))
 		_, err := io.Copy(io.Discard, u.conn)
@@ -184,9 +214,18 @@ func (u *upstream) ignore(kind Kind, method string) error {
 				return fmt.Errorf("read the answer: %w", err)
 			}
 			continue
-		case err != nil || a.body.kind == bodyRest:
-			_, err := io.Copy(io.Discard, u.conn)
-			return err
+		case err != nil:
+			if status, ok := oddStatus(u.bytes()); ok && to != nil {
+				to.head(nil, status)
+			}
+			return u.drain(to)
+		}
+		if to != nil && (a.status >= 200 || a.status == 101) {
+			to.head(u.bytes()[:a.size], a.status)
+		}
+		if a.body.kind == bodyRest {
+			u.skip(a.size)
+			return u.drain(to)
 		}
 		u.skip(a.size)
 		if a.status < 200 {
@@ -199,11 +238,29 @@ func (u *upstream) ignore(kind Kind, method string) error {
 				}
 			}
 			n, err := a.body.take(u.bytes())
+			if to != nil {
+				to.said(u.bytes()[:n])
+			}
 			u.skip(n)
 			if err != nil {
 				return err
 			}
 		}
 		return nil
+	}
+}
+
+// drain reads to the end of the connection.
+func (u *upstream) drain(to hearer) error {
+	for {
+		if to != nil {
+			to.said(u.bytes())
+		}
+		u.skip(len(u.bytes()))
+		if err := u.fill(); errors.Is(err, io.EOF) {
+			return nil
+		} else if err != nil {
+			return fmt.Errorf("read the answer: %w", err)
+		}
 	}
 }

@@ -85,9 +85,9 @@ type tape struct {
 	whole      bool // the request of HTTP/2 was read to its end
 }
 
-// record begins to keep what passes by, nil if nothing is to be kept: a request of HTTP/1
-// has a head, one of HTTP/2 is r.
-func (dec *decision) record(dialled net.Addr, head []byte, r2 *http.Request) *tape {
+// record begins to keep what passes by of a request to a version, or of its copy, nil if
+// nothing is to be kept: a request of HTTP/1 has a head, one of HTTP/2 is r.
+func (dec *decision) record(f *flight, to int, dialled net.Addr, head []byte, r2 *http.Request) *tape {
 	r := dec.s.Record
 	if r == nil {
 		return nil
@@ -96,11 +96,10 @@ func (dec *decision) record(dialled net.Addr, head []byte, r2 *http.Request) *ta
 		dec.d.counts.taping.Add(-1)
 		return nil
 	}
-	t := &tape{record: *r, door: dec.d, dialled: dialled, stable: dec.s.Versions[dec.to].Name == dec.s.Stable, head: head, r: r2}
+	t := &tape{record: *r, door: dec.d, dialled: dialled, stable: dec.s.Versions[to].Name == dec.s.Stable, head: head, r: r2}
 	if r.Every > 0 {
-		t.chosen = dec.s.arms[dec.to].recorded.Add(1)%uint64(r.Every) == 1%uint64(r.Every)
+		t.chosen = dec.s.arms[to].recorded.Add(1)%uint64(r.Every) == 1%uint64(r.Every)
 	}
-	f := dec.flight
 	f.w.mu.Lock()
 	defer f.w.mu.Unlock()
 	f.tape = t
@@ -249,11 +248,19 @@ func (a *asking) Read(p []byte) (int, error) {
 	n, err := a.Reader.Read(p)
 	a.t.asked(p[:n])
 	if errors.Is(err, io.EOF) {
-		a.t.mu.Lock()
-		defer a.t.mu.Unlock()
-		a.t.whole = true
+		a.t.wasWhole()
 	}
 	return n, err
+}
+
+// wasWhole says that the request of HTTP/2 was read to its end.
+func (t *tape) wasWhole() {
+	if t == nil {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.whole = true
 }
 
 // skips says whether a body of HTTP/1 is so long that it passes by without being looked

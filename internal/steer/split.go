@@ -83,7 +83,8 @@ type Affinity struct {
 	Give bool `json:"give,omitempty"`
 }
 
-// Copies are requests that another version gets too. Its answers are thrown away.
+// Copies are requests that another version gets too. Its answers are thrown away, but what
+// became of them is told.
 type Copies struct {
 	Version string `json:"version"`
 	Weight  Weight `json:"weight"` // of the requests that go to other versions
