@@ -65,12 +65,15 @@ func (j *Judge) why(s *core, v Verdict) string {
 		if s.Cause != "" {
 			return s.Cause
 		}
+		if s.Copies.most(s) {
+			return fmt.Sprintf("E = %s, abort at %s, after %s", number(v.E), number(v.AbortAt), s.Copies.tell(s.At-max(s.FirstBad, s.First)))
+		}
 		if s.Alone.most(s) {
 			return fmt.Sprintf("E = %s, abort at %s: %s", number(v.E), number(v.AbortAt), s.Alone)
 		}
 		return fmt.Sprintf("E = %s, abort at %s, after %s in %s; stable had %s", number(v.E), number(v.AbortAt), j.bad(s, s.Canary, s.Block.Canary), seconds(s.At-max(s.FirstBad, s.First)), j.bad(s, s.Stable, s.Block.Stable))
 	case Good:
-		return fmt.Sprintf("%s in %d requests to the canary in %s; E = %s, abort at %s", j.within(v), s.Took, seconds(v.After), number(v.E), number(v.AbortAt))
+		return fmt.Sprintf("%s in %s in %s; E = %s, abort at %s", j.within(v), s.took(), seconds(v.After), number(v.E), number(v.AbortAt))
 	case Inconclusive:
 		return fmt.Sprintf("no verdict in %s: %s", seconds(s.Deadline), j.missing(s, v))
 	}
@@ -99,11 +102,57 @@ func (j *Judge) missing(s *core, v Verdict) string {
 	case j.shown(s):
 		return "good but for that"
 	case !v.Need.Known && v.Need.Requests == 0:
-		return fmt.Sprintf("%s in %d requests to the canary, too many for good", j.bad(s, s.Canary, s.Block.Canary), total(s.Canary))
+		all, copied := s.Canary, int64(0)
+		if c := s.Copies; c != nil {
+			copied = total(c.Canary)
+			all.add(c.Canary)
+			all.Failed = sane(all.Failed + c.Canary.Repeated)
+		}
+		return fmt.Sprintf("%s in %s, too many for good", j.bad(s, all, s.Block.Canary), told(total(s.Canary), copied))
 	case !v.Need.Known:
-		return fmt.Sprintf("good needs about %d more requests to the canary, and there are none now", v.Need.Requests)
+		return fmt.Sprintf("good needs about %d more %s, and there are none now", v.Need.Requests, s.kind())
 	}
-	return fmt.Sprintf("good needs about %d more requests to the canary, %s at %s a second", v.Need.Requests, seconds(v.Need.Time), number(s.Traffic.perSecond(s.Now)))
+	return fmt.Sprintf("good needs about %d more %s, %s at %s a second", v.Need.Requests, s.kind(), seconds(v.Need.Time), number(s.Traffic.perSecond(s.Now)))
+}
+
+// took is what was judged until the verdict.
+func (s *core) took() string {
+	if s.Copies == nil {
+		return told(s.Took, 0)
+	}
+	return told(s.Took, s.Copies.Took)
+}
+
+// told is a number of requests, and of copies of requests: "518 requests to the canary".
+func told(requests, copies int64) string {
+	switch {
+	case copies == 0:
+		return fmt.Sprintf("%d requests to the canary", requests)
+	case requests == 0:
+		return fmt.Sprintf("%d copies of requests", copies)
+	}
+	return fmt.Sprintf("%d requests to the canary and %d copies", requests, copies)
+}
+
+// kind is what the canary gets.
+func (s *core) kind() string {
+	if c := s.Copies; c != nil && total(c.Canary) > 0 && total(s.Canary) == 0 {
+		return "copies of requests"
+	}
+	return "requests to the canary"
+}
+
+// tell is what pairs tell against the canary: "14 errors of copies in 0.7 s, whose requests
+// had none; 0 the other way round". Slow is over the quantile that tells most.
+func (c *copies) tell(in time.Duration) string {
+	n, others, most := c.Canary.Failed, c.Stable.Failed, c.Errors.log()
+	what := "error"
+	for k := range c.Slow {
+		if e := c.Slow[k].log(); e > most {
+			n, others, most, what = c.Canary.Slow[k], c.Stable.Slow[k], e, "slow answer"
+		}
+	}
+	return fmt.Sprintf("%s of copies in %s, whose requests had none; %d the other way round", count(n, what), seconds(in), others)
 }
 
 func total(t Tally) int64 { return t.ok() + t.Failed + t.Repeated }

@@ -67,6 +67,7 @@ func (j *Judge) stake(s *core) {
 	if s.Alone != nil {
 		j.alone.stake(&s.Alone.Wealth, epoch)
 	}
+	j.copies.stake(s.Copies, epoch)
 	for i := range s.Good {
 		j.metrics[i].stake(&s.Good[i].Wealth, epoch)
 	}
@@ -152,6 +153,9 @@ func (j *Judge) counts(s *core, c *Counts) {
 	for _, m := range newest(c.Moved) {
 		m.ID, m.Pod, m.Why = name(m.ID), name(m.Pod), name(m.Why)
 		s.Moved = newest(append(s.Moved, m))
+		if j.config.Tells {
+			s.Untold.Moved = newest(append(s.Untold.Moved, m))
+		}
 	}
 }
 
@@ -164,20 +168,26 @@ func (j *Judge) fold(s *core, c Cell) {
 	var canary, stable Tally // as given, but with no count out of range
 	canary.add(c.Canary)
 	stable.add(c.Stable)
-	if !c.Chosen && c.Weight > certain && c.Weight < 1-certain {
+	switch {
+	case c.Copies:
+		j.betCopies(s, canary, stable, c.Pods)
+	case !c.Chosen && c.Weight > certain && c.Weight < 1-certain:
 		j.betErrors(s, c.Weight, canary, stable)
 		s.blame(c.Pods, canary.Failed)
 		j.betLatency(s, c.Weight, canary, stable)
-	}
-	if !c.Chosen && c.Weight >= 1-certain && j.config.Alone {
+	case !c.Chosen && c.Weight >= 1-certain && j.config.Alone:
 		j.betAlone(s, canary)
 		s.blame(c.Pods, canary.Failed)
 	}
 	for i := range s.Good {
 		j.metrics[i].fold(&s.Good[i], canary, j.goodAt)
 	}
-	s.Canary.add(canary)
-	s.Stable.add(stable)
+	if c.Copies {
+		s.Copies.count(canary, stable)
+	} else {
+		s.Canary.add(canary)
+		s.Stable.add(stable)
+	}
 	s.Traffic.add(total(canary), s.Now)
 	s.date(canary != Tally{}, canary.Failed+canary.Slow[2] > 0)
 	if j.config.Tells {
@@ -325,17 +335,21 @@ func (a Arm) mean() float64 { return min((float64(a.Failed)+0.05)/(float64(a.N)+
 
 // logE is the logarithm of the evidence against the canary.
 func (j *Judge) logE(s *core) float64 {
-	signals := [2 + bands - 1 + 1]*wealth{&s.Errors, &s.Blocks}
+	signals := [2 + bands - 1 + 1 + bands]*wealth{&s.Errors, &s.Blocks}
 	for k := range s.Slow {
 		signals[2+k] = &s.Slow[k]
 	}
-	weights := j.weights
+	n := 2 + len(s.Slow)
 	if s.Alone != nil {
-		signals[len(signals)-1] = &s.Alone.Wealth
-	} else {
-		weights = weights[:len(signals)-1]
+		signals[n] = &s.Alone.Wealth
 	}
-	return average(weights, signals[:])
+	if c := s.Copies; c != nil {
+		signals[n+1] = &c.Errors
+		for k := range c.Slow {
+			signals[n+2+k] = &c.Slow[k]
+		}
+	}
+	return average(j.weights, signals[:])
 }
 
 // mayAbort is a quick look whether logE can be as large as what convicts: no sum is
@@ -345,6 +359,7 @@ func (j *Judge) mayAbort(s *core) bool {
 	for k := range s.Slow {
 		top = max(top, s.Slow[k].top())
 	}
+	top = max(top, s.Copies.top())
 	return top+math.Log(float64(len(ratios)+2)) >= j.abortAt
 }
 
@@ -359,6 +374,7 @@ func (j *Judge) decide(s *core) {
 	}
 	if cause != "" || j.mayAbort(s) && j.logE(s) >= j.abortAt && !s.onePod() {
 		s.Is, s.Cause, s.At, s.Took = Bad, cause, s.Now, total(s.Canary)
+		s.Copies.end()
 		return
 	}
 	if s.Is == Good {
@@ -370,6 +386,7 @@ func (j *Judge) decide(s *core) {
 		s.Is = Inconclusive
 	case j.shown(s) && j.logE(s) < suspicion && s.holds() == "":
 		s.Is, s.At, s.Took = Good, s.Now, total(s.Canary)
+		s.Copies.end()
 	}
 }
 

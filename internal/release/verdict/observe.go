@@ -113,7 +113,14 @@ func sane(n int64) int64 { return min(max(n, 0), limit) }
 type Cell struct {
 	Weight float64 `json:"weight"`
 	Chosen bool    `json:"chosen,omitempty"`
-	Canary Tally   `json:"canary,omitzero"`
+	// Copies says that the requests are stable's of which the canary got copies, and these.
+	// Canary.Failed are the copies that failed where the original did not, Stable.Failed the
+	// originals that failed where the copy did not, and Repeated of either are those where
+	// both did; Slow and SlowRepeated are alike. All of that is evidence. Canary.Repeated are
+	// also copies that failed, and SlowRepeated such that were slow, of whose originals
+	// nothing is known. Weight is 0.5. See copies.go for when a pair may count.
+	Copies bool  `json:"copies,omitempty"`
+	Canary Tally `json:"canary,omitzero"`
 	Stable Tally   `json:"stable,omitzero"`
 	// Pods are Canary.Failed by pod. Those that are missing are of unknown pods.
 	Pods []PodErrors `json:"pods,omitempty"`
@@ -176,19 +183,17 @@ func (c Counts) clone() Counts {
 }
 
 func compareCells(x, y Cell) int {
-	if x.Chosen != y.Chosen {
-		return map[bool]int{true: 1, false: -1}[x.Chosen]
-	}
-	return cmp.Compare(x.Weight, y.Weight)
+	last := map[bool]int{true: 1}
+	return cmp.Or(cmp.Compare(last[x.Copies], last[y.Copies]), cmp.Compare(last[x.Chosen], last[y.Chosen]), cmp.Compare(x.Weight, y.Weight))
 }
 
 func (c *Counts) add(o Cell) {
-	i := slices.IndexFunc(c.Cells, func(at Cell) bool { return at.Weight == o.Weight && at.Chosen == o.Chosen })
+	i := slices.IndexFunc(c.Cells, func(at Cell) bool { return compareCells(at, o) == 0 })
 	if i < 0 {
 		if len(c.Cells) == maxCells {
 			return
 		}
-		c.Cells = append(c.Cells, Cell{Weight: o.Weight, Chosen: o.Chosen})
+		c.Cells = append(c.Cells, Cell{Weight: o.Weight, Chosen: o.Chosen, Copies: o.Copies})
 		i = len(c.Cells) - 1
 	}
 	at := &c.Cells[i]

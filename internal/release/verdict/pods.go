@@ -17,6 +17,8 @@ type pod struct {
 	Last   PodEvent      `json:"last,omitempty"`
 	Paid   []float64     `json:"paid,omitempty"` // what the bets on errors got from it, in logarithms
 	Bad    bool          `json:"bad,omitempty"`
+	// PaidCopies are what the bets on copies got.
+	PaidCopies []float64 `json:"paidCopies,omitempty"`
 }
 
 // maxPods is how many pods of each version are kept. Those that come later are
@@ -36,7 +38,7 @@ func (s *core) find(name string, canary bool) *pod {
 		}
 	}
 	if n == maxPods {
-		i := slices.IndexFunc(s.Pods, func(p pod) bool { return p.Canary == canary && p.Gone && p.Events == 0 && p.Paid == nil })
+		i := slices.IndexFunc(s.Pods, func(p pod) bool { return p.Canary == canary && p.Gone && p.Events == 0 && p.Paid == nil && p.PaidCopies == nil })
 		if i < 0 {
 			s.Lost++
 			return nil
@@ -92,6 +94,18 @@ const maxMarks = 4
 // blame notes which pods of the canary gave errors, and what the bets have just paid
 // for them.
 func (s *core) blame(pods []PodErrors, failed int64) {
+	s.blameFor(pods, failed, func(p *pod, n int64) {
+		if p.Paid == nil {
+			p.Paid = make([]float64, len(s.steps.of))
+		}
+		for i, st := range s.steps.of {
+			p.Paid[i] += float64(float64(n) * st.canaryFail)
+		}
+	})
+}
+
+// blameFor has pay told of each pod that is kept, and of how many errors it gave.
+func (s *core) blameFor(pods []PodErrors, failed int64, pay func(p *pod, n int64)) {
 	for _, o := range pods[:min(len(pods), maxPods)] {
 		n := min(sane(o.Errors), failed)
 		if n == 0 {
@@ -104,19 +118,14 @@ func (s *core) blame(pods []PodErrors, failed int64) {
 			continue
 		}
 		s.mark(p.Name, n)
-		if p.Paid == nil {
-			p.Paid = make([]float64, len(s.steps.of))
-		}
-		for i, st := range s.steps.of {
-			p.Paid[i] += float64(float64(n) * st.canaryFail)
-		}
+		pay(p, n)
 	}
 	s.mark("", failed)
 }
 
 func (s *core) mark(pod string, n int64) {
 	for range min(n, maxMarks) {
-		s.Marks = append(s.Marks, mark{pod, s.Canary.ok()})
+		s.Marks = append(s.Marks, mark{pod, s.well()})
 	}
 	s.Marks = slices.Clone(s.Marks[max(0, len(s.Marks)-maxMarks):])
 }
@@ -203,7 +212,7 @@ func (s *core) onePod() bool {
 			pods++
 		}
 	}
-	if pods < 2 || len(s.Marks) < 2 || s.Marks[0].OK == s.Canary.ok() {
+	if pods < 2 || len(s.Marks) < 2 || s.Marks[0].OK == s.well() {
 		return false
 	}
 	top := s.Marks[0].Pod
@@ -216,7 +225,21 @@ func (s *core) onePod() bool {
 	for bet, paid := range s.Pods[i].Paid {
 		s.Errors.move(bet, -max(paid, 0))
 	}
+	for bet, paid := range s.Pods[i].PaidCopies {
+		if s.Copies != nil {
+			s.Copies.Errors.move(bet, -max(paid, 0))
+		}
+	}
 	return true
+}
+
+// well is how many requests to the canary, and copies, have gone well.
+func (s *core) well() int64 {
+	n := s.Canary.ok()
+	if s.Copies != nil {
+		n = sane(n + s.Copies.Canary.ok())
+	}
+	return n
 }
 
 // guard is the last answer of a guard.

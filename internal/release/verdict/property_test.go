@@ -416,7 +416,7 @@ func FuzzNext(f *testing.F) {
 		h := hostile(data)
 		l := Log{Start: t0, Config: Config{
 			Hung: max(h.time(), 1), Blocks: h.next()%2 == 0, Allowed: h.number(), Alpha: h.number(), Epoch: h.time(), Once: h.time(), WarmUp: h.time(),
-			Tells: h.next()%2 == 0, Alone: h.next()%2 == 0, Quantiles: [4]time.Duration{h.time(), h.time(), h.time(), h.time()},
+			Tells: h.next()%2 == 0, Alone: h.next()%2 == 0, Copies: h.next()%2 == 0, Quantiles: [4]time.Duration{h.time(), h.time(), h.time(), h.time()},
 		}}
 		slices.Sort(l.Config.Quantiles[:])
 		for len(h) > 0 && len(l.Observations) < 200 {
@@ -470,7 +470,7 @@ func (h *hostile) observation() Observation {
 			Elapsed: h.time(), Told: h.time(), Trace: h.name(), Client: h.name(), Chosen: h.next()%5 == 0,
 		}
 	case 2, 3:
-		o.Counts = &Counts{Cells: []Cell{{Weight: h.number(), Canary: h.tally(), Stable: h.tally(), Pods: []PodErrors{{h.name(), h.count()}, {h.name(), h.count()}}}}, Moved: []Moved{{ID: h.name()}}}
+		o.Counts = &Counts{Cells: []Cell{{Weight: h.number(), Copies: h.next()%3 == 0, Canary: h.tally(), Stable: h.tally(), Pods: []PodErrors{{h.name(), h.count()}, {h.name(), h.count()}}}}, Moved: []Moved{{ID: h.name()}}}
 	case 4:
 		o.Block = &Block{Arm{h.count(), h.count()}, Arm{h.count(), h.count()}}
 	case 5:

@@ -190,6 +190,8 @@ type Point struct {
 	Good   float64 `json:"good"`
 	Canary Side    `json:"canary"`
 	Stable Side    `json:"stable"`
+	// Copies are those of stable's requests that the canary has got.
+	Copies Side `json:"copies,omitzero"`
 	// Moves are what has moved E, in logarithms.
 	Moves []Move `json:"moves,omitempty"`
 }
@@ -204,12 +206,12 @@ type Move struct {
 const podEvents, failedGuards = "events of pods", "failed guards"
 
 func (p Point) idle(before Point) bool {
-	return len(p.Moves) == 0 && p.E == before.E && p.Good == before.Good && p.Canary == before.Canary && p.Stable == before.Stable
+	return len(p.Moves) == 0 && p.E == before.E && p.Good == before.Good && p.Canary == before.Canary && p.Stable == before.Stable && p.Copies == before.Copies
 }
 
 // point is where an observation has led.
 func (j *Judge) point(was, is State, o Observation) Point {
-	p := Point{At: o.At, After: is.Now, Is: is.Is, E: rounded(j.logE(&is.core)), Canary: side(is.Canary), Stable: side(is.Stable)}
+	p := Point{At: o.At, After: is.Now, Is: is.Is, E: rounded(j.logE(&is.core)), Canary: side(is.Canary), Stable: side(is.Stable), Copies: is.Copied()}
 	for i, g := range is.Good {
 		if e := rounded(g.Wealth.log()); i == 0 || e < p.Good {
 			p.Good = e
@@ -262,6 +264,10 @@ func (j *Judge) moves(was, is State, o Observation, move func(n int64, by float6
 		n, of = stable.Slow[2]-was.Stable.Slow[2], "slow requests of stable"
 	}
 	move(n, bySlow, of)
+	if is.Copies != nil && was.Copies != nil {
+		n, of = is.Copies.movedBy(was.Copies)
+		move(n, part(func(c *core) { c.Copies = is.Copies }), of)
+	}
 	n = o.blocks()
 	move(n, part(func(c *core) { c.Blocks = is.Blocks }), "clients of a cohort")
 }

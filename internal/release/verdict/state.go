@@ -28,7 +28,8 @@ type core struct {
 	Slow   [bands - 1]wealth `json:"slow"`
 	Surges [bands - 1]surge  `json:"surges,omitzero"`
 	Turn   turn              `json:"turn,omitzero"`
-	Alone  *alone            `json:"alone,omitempty"` // nil if nobody judges by it
+	Alone  *alone            `json:"alone,omitempty"`  // nil if nobody judges by it
+	Copies *copies           `json:"copies,omitempty"` // as well
 	Good   []certificate     `json:"good"`
 	Block  Block             `json:"block"` // all blocks so far
 
@@ -48,7 +49,7 @@ type core struct {
 	Is    Kind          `json:"is"`
 	Cause string        `json:"cause,omitempty"` // of Bad, if not E
 	At    time.Duration `json:"atNs,omitempty"`  // of the verdict
-	Took  int64         `json:"took,omitempty"`  // requests to the canary by then
+	Took  int64         `json:"took,omitempty"`  // requests to the canary by then, without copies
 }
 
 // traffic is an estimate of the rate of the canary's requests, with a memory of
@@ -97,6 +98,9 @@ func (j *Judge) Start(at time.Time) State {
 	if j.config.Alone {
 		c.Alone = &alone{Wealth: j.alone.start()}
 	}
+	if j.config.Copies {
+		c.Copies = j.copies.start()
+	}
 	for _, m := range j.metrics {
 		c.Good = append(c.Good, certificate{Name: m.name, Bound: m.bound, Wealth: m.start()})
 	}
@@ -144,6 +148,9 @@ func (j *Judge) Load(data []byte) (State, error) {
 	if c.Alone == nil || fresh.Alone == nil || len(c.Alone.Wealth.Logs) != len(fresh.Alone.Wealth.Logs) {
 		c.Alone = fresh.Alone
 	}
+	if c.Copies == nil || fresh.Copies == nil || !c.Copies.like(fresh.Copies) {
+		c.Copies = fresh.Copies
+	}
 	c.Guards = goOn(c.Guards, fresh.Guards)
 	return State{c}, nil
 }
@@ -179,6 +186,7 @@ func (s State) clone() State {
 		a := c.Alone.clone()
 		c.Alone = &a
 	}
+	c.Copies = c.Copies.clone()
 	c.Good = slices.Clone(c.Good)
 	for i := range c.Good {
 		c.Good[i].Wealth.Logs = slices.Clone(c.Good[i].Wealth.Logs)
@@ -186,7 +194,7 @@ func (s State) clone() State {
 	c.Seen = slices.Clone(c.Seen)
 	c.Pods = slices.Clone(c.Pods)
 	for i := range c.Pods {
-		c.Pods[i].Paid = slices.Clone(c.Pods[i].Paid)
+		c.Pods[i].Paid, c.Pods[i].PaidCopies = slices.Clone(c.Pods[i].Paid), slices.Clone(c.Pods[i].PaidCopies)
 	}
 	c.Marks = slices.Clone(c.Marks)
 	c.Guards = slices.Clone(c.Guards)

@@ -24,7 +24,8 @@
 // rate was below the bound all along, so errors that come in storms are judged by
 // the storm. At a weight of 0 or 1 there is nothing to compare with, and only pods
 // and guards can convict; at 1 and with Config.Alone a rate of errors that is over a
-// bound can, too.
+// bound can, too. Requests that the canary gets a copy of are compared with their copies,
+// whatever the weight is.
 package verdict
 
 import (
@@ -124,9 +125,12 @@ type Config struct {
 	Deadline time.Duration `json:"deadlineNs,omitempty"`
 	// Blocks says that there are cohorts which are judged by [Block].
 	Blocks bool `json:"blocks,omitempty"`
+	// Copies says that the canary gets copies of requests, which are judged by [Cell.Copies].
+	Copies bool `json:"copies,omitempty"`
 	// Weights say how much each signal counts. Errors 0.8, latency 0.2; with Blocks
-	// errors 0.4, latency 0.2, blocks 0.4; with Alone errors 0.4, latency 0.2, alone 0.4.
-	// They are made to sum to 1, without the latency if that is not judged.
+	// errors 0.4, latency 0.2, blocks 0.4; with Alone or Copies 0.4 of it as well, and with
+	// both 0.2 each. Latency is shared by requests and copies. They are made to sum to 1,
+	// without the latency if that is not judged.
 	Weights Weights `json:"weights,omitzero"`
 	// PodEvents is how many restarts, kills and failing probes of the canary's pods
 	// convict it. 3. One pod of several gives at most one less than that.
@@ -153,6 +157,7 @@ type Weights struct {
 	Latency float64 `json:"latency,omitempty"`
 	Blocks  float64 `json:"blocks,omitempty"`
 	Alone   float64 `json:"alone,omitempty"`
+	Copies  float64 `json:"copies,omitempty"`
 }
 
 // Split is alpha for a central judge and for each of the proxies that convict on
@@ -197,7 +202,8 @@ type Judge struct {
 	slowBets [bands - 1][]float64
 	blocks   bettor
 	alone    bettor
-	weights  []float64 // of errors, blocks, each quantile, and alone
+	copies   copiesBets
+	weights  []float64 // of errors, blocks, each quantile, alone, and copies: errors, each quantile
 	metrics  []metric
 }
 
@@ -232,6 +238,7 @@ func New(c Config) (*Judge, error) {
 	for k, q := range quantiles {
 		j.slowBets[k], j.slow[k].share = slowBets(q)
 	}
+	j.copies = j.betsOnCopies()
 	j.weights = c.weights()
 	j.metrics = metrics(c)
 	return j, nil
@@ -277,6 +284,12 @@ func (c Config) withDefaults() Config {
 	if c.Blocks {
 		orElse(&c.Weights, Weights{Errors: 0.4, Latency: 0.2, Blocks: 0.4})
 	}
+	if c.Alone && c.Copies {
+		orElse(&c.Weights, Weights{Errors: 0.4, Latency: 0.2, Alone: 0.2, Copies: 0.2})
+	}
+	if c.Copies {
+		orElse(&c.Weights, Weights{Errors: 0.4, Latency: 0.2, Copies: 0.4})
+	}
 	if c.Alone {
 		orElse(&c.Weights, Weights{Errors: 0.4, Latency: 0.2, Alone: 0.4})
 	}
@@ -287,7 +300,7 @@ func (c Config) withDefaults() Config {
 
 func (c Config) latency() bool { return c.Quantiles != [bands - 1]time.Duration{} }
 
-// weights are those of errors, blocks and the quantiles, as parts of 1.
+// weights are those of Judge.weights, as parts of 1.
 func (c Config) weights() []float64 {
 	w := c.Weights
 	if !c.latency() {
@@ -299,12 +312,25 @@ func (c Config) weights() []float64 {
 	if !c.Alone {
 		w.Alone = 0
 	}
-	sum := w.Errors + w.Blocks + w.Latency + w.Alone
+	latencies := float64(len(quantiles))
+	if c.Copies {
+		latencies *= 2
+	} else {
+		w.Copies = 0
+	}
+	sum := w.Errors + w.Blocks + w.Latency + w.Alone + w.Copies
 	out := []float64{w.Errors / sum, w.Blocks / sum}
 	for range quantiles {
-		out = append(out, w.Latency/sum/float64(len(quantiles)))
+		out = append(out, w.Latency/sum/latencies)
 	}
-	return append(out, w.Alone/sum)
+	out = append(out, w.Alone/sum)
+	if c.Copies {
+		out = append(out, w.Copies/sum)
+		for range quantiles {
+			out = append(out, w.Latency/sum/latencies)
+		}
+	}
+	return out
 }
 
 func (c Config) check() error {
@@ -337,7 +363,7 @@ func (c Config) check() error {
 		return fmt.Errorf("epoch is %v: give a millisecond or more", c.Epoch)
 	}
 	w := c.Weights
-	if sum := w.Errors + w.Latency + w.Blocks + w.Alone; !(w.Errors >= 0 && w.Latency >= 0 && w.Blocks >= 0 && w.Alone >= 0 && sum < 1e9) || !(c.weights()[0] >= 0) {
+	if sum := w.Errors + w.Latency + w.Blocks + w.Alone + w.Copies; !(w.Errors >= 0 && w.Latency >= 0 && w.Blocks >= 0 && w.Alone >= 0 && w.Copies >= 0 && sum < 1e9) || !(c.weights()[0] >= 0) {
 		return fmt.Errorf("weights are %+v: give none below 0, and one above it to a signal that is judged", w)
 	}
 	if c.PodEvents < 1 || c.GuardFails < 1 {

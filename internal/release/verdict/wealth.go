@@ -94,7 +94,7 @@ func logAdd(a, b float64) float64 {
 func average(weights []float64, of []*wealth) float64 {
 	sum := math.Inf(-1)
 	for i, weight := range weights {
-		if weight > 0 {
+		if weight > 0 && of[i] != nil {
 			sum = logAdd(sum, math.Log(weight)+of[i].log())
 		}
 	}
