@@ -158,7 +158,8 @@ type ReleasePlan struct {
 	// +kubebuilder:validation:XIntOrString
 	Share *intstr.IntOrString `json:"share,omitempty"`
 	// For is how long the preview of a BlueGreen lasts at least (30s if it goes on by itself),
-	// an ABTest, and the copies of a Mirror (5m).
+	// an ABTest, and the copies of a Mirror (5m, or as long as the evidence takes if it is
+	// promoted by itself).
 	// +optional
 	For *metav1.Duration `json:"for,omitempty"`
 	// Then is what comes after the last step: promote, undo, or hold until somebody decides.
@@ -230,7 +231,8 @@ type ReleaseStep struct {
 	// Weight is the share of requests, in percent: 5 or "0.25%".
 	// +kubebuilder:validation:XIntOrString
 	Weight intstr.IntOrString `json:"weight"`
-	// Mirror is the share of requests that the version gets a copy of.
+	// Mirror is the share of the other requests that the version gets a copy of. Its answers
+	// are thrown away, and judged beside those to the requests themselves.
 	// +optional
 	// +kubebuilder:validation:XIntOrString
 	Mirror *intstr.IntOrString `json:"mirror,omitempty"`
@@ -695,7 +697,8 @@ type VerdictStatus struct {
 	E string `json:"e,omitempty"`
 	// +optional
 	AbortAt string `json:"abortAt,omitempty"`
-	// Requests are those to the version that were judged, and Errors the failed ones.
+	// Requests are those to the version that were judged, copies included, and Errors the
+	// failed ones.
 	// +optional
 	Requests int64 `json:"requests,omitempty"`
 	// +optional
@@ -712,6 +715,10 @@ type VerdictStatus struct {
 	Stable *Counted `json:"stable,omitempty"`
 	// +optional
 	Canary *Counted `json:"canary,omitempty"`
+	// Copies are what became of the copies of stable's requests that the version has got.
+	// They are among Requests, Errors and Slow.
+	// +optional
+	Copies *Counted `json:"copies,omitempty"`
 	// BadPods are bad where the others are not.
 	// +optional
 	// +listType=atomic
@@ -764,6 +771,9 @@ type NodeDoors struct {
 	Fallback int64 `json:"fallback,omitempty"`
 	// +optional
 	Lost int64 `json:"lost,omitempty"`
+	// Copied are the copies that the version has got.
+	// +optional
+	Copied int64 `json:"copied,omitempty"`
 	// Old are connections of before the doors, and Unread those that can't be read; their
 	// requests are stable's.
 	// +optional

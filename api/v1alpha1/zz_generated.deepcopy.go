@@ -1585,6 +1585,11 @@ func (in *VerdictStatus) DeepCopyInto(out *VerdictStatus) {
 		*out = new(Counted)
 		**out = **in
 	}
+	if in.Copies != nil {
+		in, out := &in.Copies, &out.Copies
+		*out = new(Counted)
+		**out = **in
+	}
 	if in.BadPods != nil {
 		in, out := &in.BadPods, &out.BadPods
 		*out = make([]string, len(*in))

@@ -199,6 +199,9 @@ func releaseTable(r *v1alpha1.Release, behind []string, now time.Time) *term.Tab
 	v := cmp.Or(r.Status.Verdict, &v1alpha1.VerdictStatus{})
 	add("stable", podsText(r.Status.Stable)+countedText(v.Stable))
 	add("canary", podsText(r.Status.Canary)+countedText(v.Canary))
+	if v.Copies != nil {
+		add("copies", strings.TrimPrefix(strings.Replace(countedText(v.Copies), "requests", "copies", 1), "; "))
+	}
 	for _, s := range r.Status.Gateways {
 		add("gateways", gatewaysText(r, s))
 	}
@@ -393,6 +396,7 @@ func doorsText(r *v1alpha1.Release) string {
 		sum.Carried += d.Carried
 		sum.Fallback += d.Fallback
 		sum.Lost += d.Lost
+		sum.Copied += d.Copied
 		sum.Old += d.Old
 		sum.Unread += d.Unread
 	}
@@ -409,6 +413,9 @@ func doorsText(r *v1alpha1.Release) string {
 	}
 	add(sum.Fallback, "request", " for the version answered by stable, as no pod of the version did")
 	add(sum.Lost, "request", " that nobody could answer")
+	if sum.Copied > 0 {
+		parts = append(parts, fmt.Sprintf("%d copies for the version", sum.Copied))
+	}
 	add(sum.Old, "connection", " from before the release")
 	add(sum.Unread, "connection", " that can't be read")
 	return strings.Join(parts, "; ")

@@ -96,6 +96,19 @@ func TestReleaseTable(t *testing.T) {
 	if diff := cmp.Diff(want, lines(releaseTable(shownRelease(nil), []string{"pod cart-c on node n2 has no door yet"}, noon))); diff != "" {
 		t.Errorf("one under way (-want +got):\n%s", diff)
 	}
+	copied := shownRelease(func(r *v1alpha1.Release) {
+		r.Status.Verdict.Copies = &v1alpha1.Counted{Requests: 200, Errors: 3, Rated: 190, Above: 19, Slow: 19}
+		r.Status.Doors[0].Copied, r.Status.Doors[1].Copied = 150, 60
+	})
+	text := strings.Join(lines(releaseTable(copied, nil, noon)), "\n")
+	for _, want := range []string{
+		"\ncopies|200 copies, 3 of them errors (1.50 %), 10.00 % slower than half of stable's before, 10.00 % than 99 % of them\n",
+		"1 request that nobody could answer; 210 copies for the version; 3 connections",
+	} {
+		if !strings.Contains(text, want) {
+			t.Errorf("with copies it does not say %q:\n%s", want, text)
+		}
+	}
 	undone := shownRelease(func(r *v1alpha1.Release) {
 		ended(release.Undone, "E = 1430,\n abort at 1000")(r)
 		r.Spec.Change, r.Spec.Plan.Routes, r.Spec.Orders = "", nil, v1alpha1.ReleaseOrders{By: "ada"}

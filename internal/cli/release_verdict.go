@@ -9,6 +9,7 @@ import (
 	"io"
 	"math"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -345,12 +346,21 @@ func sooner(is, other verdict.Verdict) string {
 func pathTable(c verdict.Course) *term.Table {
 	t := &term.Table{Head: []string{"TIME", "CANARY", "STABLE", "E BAD", "E GOOD", "VERDICT", "MOVED MOST BY"}, Empty: "nothing has been observed"}
 	is := verdict.Kind("")
-	for _, p := range verdict.Thin(c.Points, shownPoints) {
+	points := verdict.Thin(c.Points, shownPoints)
+	copies := slices.ContainsFunc(points, func(p verdict.Point) bool { return p.Copies.Requests+p.Copies.Errors > 0 })
+	if copies {
+		t.Head = slices.Insert(t.Head, 3, "COPIES")
+	}
+	for _, p := range points {
 		said := ""
 		if p.Is != is {
 			said, is = string(p.Is), p.Is
 		}
-		t.Rows = append(t.Rows, []string{"+" + term.Duration(p.After), sideText(p.Canary), sideText(p.Stable), eText(p.E), eText(p.Good), said, moveText(p.Moves)})
+		row := []string{"+" + term.Duration(p.After), sideText(p.Canary), sideText(p.Stable), eText(p.E), eText(p.Good), said, moveText(p.Moves)}
+		if copies {
+			row = slices.Insert(row, 3, sideText(p.Copies))
+		}
+		t.Rows = append(t.Rows, row)
 	}
 	return t
 }
@@ -381,7 +391,7 @@ func moveText(moves []verdict.Move) string {
 	m := moves[0]
 	text := m.What
 	if m.N == 1 {
-		text = strings.NewReplacer("errors of", "error of", "requests", "request", "events", "event", "guards", "guard", "clients", "client").Replace(text)
+		text = strings.NewReplacer("errors of copies", "error of a copy", "slow copies", "slow copy", "errors of", "error of", "requests", "request", "events", "event", "guards", "guard", "clients", "client").Replace(text)
 	}
 	if m.N > 0 {
 		text = fmt.Sprintf("%d %s", m.N, text)

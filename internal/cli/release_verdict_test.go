@@ -43,6 +43,53 @@ func logText(t *testing.T, judge string) []byte {
 	return text
 }
 
+// copiesLog is the log of a judge that has seen copies fail.
+func copiesLog(t *testing.T) []byte {
+	t.Helper()
+	c := verdict.Config{Hung: time.Second, Alpha: 0.0005, Copies: true}
+	j, err := verdict.New(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, tape := j.Start(noon), verdict.Tape{Judge: "controller"}
+	tape.Begin(c, s, 0)
+	for i := range 20 {
+		was := s
+		var v verdict.Verdict
+		o := verdict.Observation{At: noon.Add(time.Duration(i) * time.Second), Counts: &verdict.Counts{Cells: []verdict.Cell{
+			{Weight: 0.5, Copies: true, Canary: verdict.Tally{Closed: [5]int64{1}, Failed: 1}},
+		}}}
+		s, v = j.Next(s, o)
+		tape.Took(o, was, s)
+		tape.Say(v)
+	}
+	text, err := tape.Drain()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
+}
+
+func TestAVerdictByCopiesIsShown(t *testing.T) {
+	all, err := judged(copiesLog(t), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := printed(t, all, &verdictFlags{})
+	t.Log(text)
+	for _, want := range []string{"CANARY  STABLE  COPIES", "28, 14 errors", "error of a copy (E ×", "14 errors of copies in 13 s, whose requests had none; 0 the other way round", "the same, byte for byte"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("it does not say %q", want)
+		}
+	}
+	if all, err = judged(logText(t, "controller"), nil); err != nil {
+		t.Fatal(err)
+	}
+	if text := printed(t, all, &verdictFlags{}); strings.Contains(text, "COPIES") {
+		t.Errorf("without copies it has a column for them:\n%s", text)
+	}
+}
+
 func printed(t *testing.T, all *shownVerdict, f *verdictFlags) string {
 	t.Helper()
 	var out bytes.Buffer

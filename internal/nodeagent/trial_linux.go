@@ -82,7 +82,7 @@ func newTrial(of subject, node, boot string, log *slog.Logger, changed func(), r
 	for _, d := range r.Status.Doors {
 		if d.Node == node {
 			t.verdicts, t.outbox.Convicted = d.Convicted, d.Convicted
-			t.totals = v1alpha1.NodeDoors{Decided: d.Decided, Carried: d.Carried, Fallback: d.Fallback, Lost: d.Lost, Unread: d.Unread}
+			t.totals = v1alpha1.NodeDoors{Decided: d.Decided, Carried: d.Carried, Fallback: d.Fallback, Lost: d.Lost, Unread: d.Unread, Copied: d.Copied}
 		}
 	}
 	t.tally = tally.New(verdict.Config{}, v1alpha1.Canary)
@@ -146,12 +146,9 @@ func (t *trial) follow(r *v1alpha1.Release, route *v1alpha1.Routing, now time.Ti
 // judgeBy makes the judge, or another one that goes on where the last one was if the
 // release is to be judged otherwise now. The lock is held.
 func (t *trial) judgeBy(r *v1alpha1.Release, route *v1alpha1.Routing, now time.Time) error {
-	config, err := spec.Judge(r.Spec.Plan.Judge, route.Quantiles, route.Judges, true)
+	config, err := spec.JudgeOf(r, route, true)
 	if err != nil {
 		return err
-	}
-	if route.ByRoutes {
-		config.Abstains = true // it sees a part of the requests, without those that they are compared with
 	}
 	same, err := equal(config, t.config)
 	if err != nil || same && t.judge != nil {
@@ -293,6 +290,8 @@ func (s *sink) add(o *steer.Outcome) {
 	}
 	if !o.Running {
 		t.count(o)
+	}
+	if !o.Running && !o.Copy {
 		t.stable.add(o, time.Now())
 	}
 	if r := s.door.Add(o); r != nil {
@@ -303,6 +302,12 @@ func (s *sink) add(o *steer.Outcome) {
 // count counts a request for people. The lock is held.
 func (t *trial) count(o *steer.Outcome) {
 	n := &t.totals
+	if o.Copy && !o.Cancelled {
+		n.Copied++
+	}
+	if o.Copy {
+		return
+	}
 	n.Decided++
 	if o.Version == v1alpha1.Canary {
 		n.Carried++

@@ -117,6 +117,74 @@ func TestANodeConvictsAlone(t *testing.T) {
 	}
 }
 
+// A version that gets nothing but copies is convicted by them, and one that answers them
+// well is told of to the controller as good.
+func TestANodeJudgesByCopies(t *testing.T) {
+	for name, tt := range map[string]struct {
+		stable, canary int // the status of every third
+		judges         bool
+		convicted      bool
+	}{
+		"the version fails":                    {200, 500, true, true},
+		"both do":                              {500, 500, true, false},
+		"it is well":                           {200, 200, true, false},
+		"it fails, but the plan has no copies": {200, 500, false, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := releaseOf("r", func(r *v1alpha1.Release) {
+				r.Status.Route.Weight, r.Status.Route.Mirror = 0, 10000
+				if tt.judges {
+					r.Spec.Plan.Strategy = v1alpha1.Mirror
+				}
+			})
+			tr := trialOf(r, func() {})
+			last := uint64(0)
+			s := tr.open("a:8080", 8080, func() uint64 { return last }, &latency.Window{})
+			var told spec.Batch
+			for last < 300 {
+				last++
+				o, c := outcome(last, false, 200), outcome(last, true, 200)
+				if last%3 == 0 {
+					o.Status, c.Status = tt.stable, tt.canary
+				}
+				o.Weight, o.Copied, c.Copy = 10000, true, true
+				if last%2 == 0 { // it is not one pod alone
+					c.Pod = netip.MustParseAddrPort("[fd00::2]:8081")
+				}
+				o.Time = time.Now().Add(-2 * time.Second) // they are old enough to count
+				c.Time = o.Time
+				s.add(c)
+				s.add(o)
+				if b := tr.tick(time.Now()); b != nil {
+					told.Counts = verdict.Merge(told.Counts, b.Counts)
+					tr.outbox.answered()
+				}
+				if tr.convicted() != "" {
+					break
+				}
+			}
+			why := tr.convicted()
+			t.Logf("after %d copies: %q", last, why)
+			if (why != "") != tt.convicted || tt.convicted && (last > 60 || !strings.Contains(why, "errors of copies")) {
+				t.Errorf("after %d copies it is convicted: %q", last, why)
+			}
+			n := tr.counters()
+			if n.Copied != int64(last) || n.Decided != int64(last) || n.Carried != 0 {
+				t.Errorf("the counters are %+v", n)
+			}
+			copies := int64(0)
+			for _, c := range told.Counts.Cells {
+				if c.Copies {
+					copies += c.Canary.Closed[0] + c.Canary.Failed + c.Canary.Repeated
+				}
+			}
+			if copies != int64(last) {
+				t.Errorf("the controller is told of %d of %d copies", copies, last)
+			}
+		})
+	}
+}
+
 // A version that fails no more often than stable is left alone, whichever requests they
 // are that fail, since nobody knows beforehand who gets them.
 func TestAHealthyVersionIsNotConvicted(t *testing.T) {

@@ -26,7 +26,7 @@ type streams struct {
 	c     *conn
 	ctx   context.Context
 	door  context.Context // of the door: copies outlive the connection
-	under sync.WaitGroup // handlers
+	under sync.WaitGroup  // handlers
 
 	mu      sync.Mutex
 	app     *http.Transport

@@ -6,7 +6,8 @@
 // hands out when package verdict lets them count: when all that were sent off in the
 // same stretch of time have ended, or are overdue. Each [Door] numbers its requests
 // without a gap, so a stretch is a range of numbers, and nobody has to be told when a
-// request begins.
+// request begins. Of requests and their copies it makes pairs, see pairs.go; the requests
+// count as what they are, besides.
 //
 // The package is pure. Nothing here is safe for concurrent use.
 package tally
@@ -100,6 +101,10 @@ type Door struct {
 	open   stretch
 	ended  []*stretch // oldest first; not all of their requests are known
 	closed bool
+	// pairing are the pairs that are waited for, by number; of those up to skipped that are
+	// not among them nothing is expected.
+	pairing []*pair
+	skipped uint64
 }
 
 // stretch are requests that were sent off one after the other.
@@ -155,6 +160,12 @@ func (d *Door) find(id uint64) *stretch {
 
 // Add takes in an outcome. What it returns, if not nil, is worth telling alone.
 func (d *Door) Add(o *steer.Outcome) *verdict.Request {
+	if o.Copy || o.Copied {
+		d.pairs(o)
+	}
+	if o.Copy {
+		return nil
+	}
 	hung := d.t.config.Hung
 	overdue := o.Told > hung // it counts already
 	s := d.find(o.ID)
@@ -186,8 +197,14 @@ func (d *Door) Add(o *steer.Outcome) *verdict.Request {
 	return nil
 }
 
-// ID is how a request is known among all those of a release.
-func (d *Door) ID(o *steer.Outcome) string { return d.name + "/" + strconv.FormatUint(o.ID, 10) }
+// ID is how a request, or a copy, is known among all those of a release.
+func (d *Door) ID(o *steer.Outcome) string {
+	id := d.name + "/" + strconv.FormatUint(o.ID, 10)
+	if o.Copy {
+		id += "/copy"
+	}
+	return id
+}
 
 // crosses says whether a request is slower than the last that was told of it.
 func (t *Tally) crosses(r *verdict.Request) bool {
@@ -253,14 +270,7 @@ func (t *Tally) young(o *steer.Outcome, is func(ready, now time.Time) bool) bool
 }
 
 // band is that of a request's latency, as verdict.Tally has them.
-func (t *Tally) band(r *verdict.Request) (n int) {
-	for _, d := range t.slowOf(r.Canary) {
-		if r.Elapsed > d {
-			n++
-		}
-	}
-	return n
-}
+func (t *Tally) band(r *verdict.Request) int { return over(t.slowOf(r.Canary), r.Elapsed) }
 
 // count counts a request that went well.
 func count(c *verdict.Counts, r *verdict.Request, band int) {
@@ -297,8 +307,9 @@ func (t *Tally) Take(now time.Time) verdict.Counts {
 			}
 			return over
 		})
+		d.settle(&out, now)
 	}
-	t.doors = slices.DeleteFunc(t.doors, func(d *Door) bool { return d.closed && len(d.ended) == 0 })
+	t.doors = slices.DeleteFunc(t.doors, func(d *Door) bool { return d.closed && len(d.ended)+len(d.pairing) == 0 })
 	return out
 }
 

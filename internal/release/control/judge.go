@@ -74,7 +74,7 @@ type seenPod struct {
 
 // newBench goes on from what was kept, by a clock that was moved by so much.
 func newBench(r *v1alpha1.Release, route *v1alpha1.Routing, at time.Time, moved time.Duration) (*bench, error) {
-	c, err := spec.Judge(r.Spec.Plan.Judge, route.Quantiles, route.Judges, false)
+	c, err := spec.JudgeOf(r, route, false)
 	if err != nil {
 		return nil, err
 	}
@@ -110,7 +110,7 @@ const theController = "controller"
 
 // rejudge has what was seen judged by what the plan says now.
 func (b *bench) rejudge(r *v1alpha1.Release, route *v1alpha1.Routing) error {
-	c, err := spec.Judge(r.Spec.Plan.Judge, route.Quantiles, route.Judges, false)
+	c, err := spec.JudgeOf(r, route, false)
 	if err != nil || digest(c) == digest(b.config) {
 		return err
 	}
@@ -322,6 +322,9 @@ func counted(stable, canary verdict.Side) (a, b *v1alpha1.Counted) {
 	}
 	return show(stable), show(canary)
 }
+
+// copied is what became of the copies that the version has got, as it is shown.
+func copied(s verdict.Side) *v1alpha1.Counted { _, c := counted(verdict.Side{}, s); return c }
 
 // status is the verdict as it is shown.
 func status(v verdict.Verdict) *v1alpha1.VerdictStatus {

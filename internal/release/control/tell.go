@@ -55,8 +55,9 @@ func (co *course) note(was release.State, v verdict.Verdict) {
 	shown := status(v)
 	if co.bench != nil {
 		shown.Stable, shown.Canary = counted(co.bench.state.Sides())
+		shown.Copies = copied(co.bench.state.Copied())
 	} else if co.verdict != nil {
-		shown.Stable, shown.Canary = co.verdict.Stable, co.verdict.Canary
+		shown.Stable, shown.Canary, shown.Copies = co.verdict.Stable, co.verdict.Canary, co.verdict.Copies
 	}
 	if co.verdict == nil || co.verdict.Is != shown.Is {
 		co.say("verdict: %s (%s)", shown.Is, shown.Why)

@@ -69,6 +69,21 @@ func Judge(j v1alpha1.ReleaseJudge, frozen []metav1.Duration, judges int32, loca
 	return c, err
 }
 
+// JudgeOf is what a release is judged by while its requests are shared so.
+func JudgeOf(r *v1alpha1.Release, route *v1alpha1.Routing, local bool) (verdict.Config, error) {
+	c, err := Judge(r.Spec.Plan.Judge, route.Quantiles, route.Judges, local)
+	// Where gateways share the requests, an agent sees a part of them, without those that
+	// they are compared with, and a copy looks like a request.
+	c.Abstains, c.Copies = local && route.ByRoutes, Mirrored(r.Spec.Plan) && !route.ByRoutes
+	return c, err
+}
+
+// Mirrored says whether a plan gives the version copies at some time.
+func Mirrored(p v1alpha1.ReleasePlan) bool {
+	plan, err := Plan(p)
+	return err == nil && slices.ContainsFunc(plan.Steps, func(s release.Step) bool { return s.Mirror > 0 })
+}
+
 // byLatency adds what latency is judged by.
 func byLatency(c *verdict.Config, j v1alpha1.ReleaseJudge, frozen []metav1.Duration) error {
 	switch j.Latency {

@@ -8,6 +8,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/utils/ptr"
 
 	"github.com/bightdev/bight/api/v1alpha1"
 	"github.com/bightdev/bight/internal/release/latency"
@@ -110,5 +111,30 @@ func TestLatencyInWords(t *testing.T) {
 	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Errorf("(-want +got):\n%s", d)
+	}
+}
+
+// A version is judged by copies if its plan has any, and doors share its requests.
+func TestWhoIsJudgedByCopies(t *testing.T) {
+	step := func(s v1alpha1.ReleaseStep) v1alpha1.ReleasePlan {
+		return v1alpha1.ReleasePlan{Steps: []v1alpha1.ReleaseStep{{Weight: intstr.FromInt32(5)}, s}}
+	}
+	for name, tt := range map[string]struct {
+		plan          v1alpha1.ReleasePlan
+		byRoutes      bool
+		copies, local bool
+	}{
+		"the usual plan":           {},
+		"a step with copies":       {plan: step(v1alpha1.ReleaseStep{Mirror: ptr.To(intstr.FromInt32(10))}), copies: true},
+		"steps without":            {plan: step(v1alpha1.ReleaseStep{Weight: intstr.FromInt32(50)})},
+		"the strategy":             {plan: v1alpha1.ReleasePlan{Strategy: v1alpha1.Mirror}, copies: true, local: true},
+		"routes of Gateway API":    {plan: v1alpha1.ReleasePlan{Strategy: v1alpha1.Mirror}, byRoutes: true},
+		"and what agents see then": {plan: v1alpha1.ReleasePlan{Strategy: v1alpha1.Mirror}, byRoutes: true, local: true},
+	} {
+		r := &v1alpha1.Release{Spec: v1alpha1.ReleaseSpec{Plan: tt.plan}}
+		c, err := JudgeOf(r, &v1alpha1.Routing{ByRoutes: tt.byRoutes, Judges: 2}, tt.local)
+		if err != nil || c.Copies != tt.copies || c.Abstains != (tt.local && tt.byRoutes) || c.Tells != tt.local {
+			t.Errorf("%s: %+v, %v", name, c, err)
+		}
 	}
 }

@@ -126,7 +126,8 @@ func abTest(p v1alpha1.ReleasePlan) v1alpha1.ReleasePlan {
 	return p
 }
 
-// mirror gives the version copies.
+// mirror gives the version copies. It is promoted by itself only when they have shown that
+// it is good.
 func mirror(p v1alpha1.ReleasePlan) v1alpha1.ReleasePlan {
 	if p.Then == "" {
 		p.Then = v1alpha1.ThenHold
@@ -134,11 +135,12 @@ func mirror(p v1alpha1.ReleasePlan) v1alpha1.ReleasePlan {
 	if p.Share == nil {
 		p.Share = ptr.To(intstr.FromInt32(10))
 	}
-	if p.For == nil {
+	promotes := p.Then == v1alpha1.ThenPromote
+	if p.For == nil && !promotes {
 		p.For = &metav1.Duration{Duration: mirrored}
 	}
 	if len(p.Steps) == 0 {
-		p.Steps = []v1alpha1.ReleaseStep{{Weight: intstr.FromInt32(0), Mirror: p.Share, For: p.For}}
+		p.Steps = []v1alpha1.ReleaseStep{{Weight: intstr.FromInt32(0), Mirror: p.Share, For: p.For, Proven: promotes}}
 	}
 	return p
 }

@@ -36,6 +36,12 @@ func TestStrategiesArePlans(t *testing.T) {
 			release.Plan{Steps: []release.Step{{Part: 5000, Hold: true}}, ByOrder: true}},
 		{"mirror", v1alpha1.ReleasePlan{Strategy: v1alpha1.Mirror, Then: v1alpha1.ThenUndo},
 			release.Plan{Steps: []release.Step{{Mirror: 1000, For: 5 * time.Minute}}, Undo: true}},
+		{"mirror, until somebody decides", v1alpha1.ReleasePlan{Strategy: v1alpha1.Mirror},
+			release.Plan{Steps: []release.Step{{Mirror: 1000, For: 5 * time.Minute, Hold: true}}}},
+		{"mirror, as long as it takes", v1alpha1.ReleasePlan{Strategy: v1alpha1.Mirror, Then: v1alpha1.ThenPromote},
+			release.Plan{Steps: []release.Step{{Mirror: 1000, Proven: true}}}},
+		{"mirror, for so long at least", v1alpha1.ReleasePlan{Strategy: v1alpha1.Mirror, Then: v1alpha1.ThenPromote, For: &metav1.Duration{Duration: time.Hour}},
+			release.Plan{Steps: []release.Step{{Mirror: 1000, For: time.Hour, Proven: true}}}},
 		{"a canary that waits in the end", v1alpha1.ReleasePlan{Then: v1alpha1.ThenHold, Steps: []v1alpha1.ReleaseStep{{Weight: intstr.FromInt32(5)}, {Weight: intstr.FromInt32(50)}}},
 			release.Plan{Steps: []release.Step{{Weight: 500}, {Weight: 5000, Hold: true}}}},
 	} {

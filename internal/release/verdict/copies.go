@@ -219,7 +219,7 @@ func (c *copies) movedBy(was *copies) (n int64, what string) {
 	case failed > 0 && c.Errors.log() > was.Errors.log():
 		return failed, "errors of copies"
 	case others > 0:
-		return others, "errors of requests whose copies had none"
+		return others, "errors of originals"
 	}
 	return slow, "slow copies"
 }

@@ -121,7 +121,7 @@ type Cell struct {
 	// nothing is known. Weight is 0.5. See copies.go for when a pair may count.
 	Copies bool  `json:"copies,omitempty"`
 	Canary Tally `json:"canary,omitzero"`
-	Stable Tally   `json:"stable,omitzero"`
+	Stable Tally `json:"stable,omitzero"`
 	// Pods are Canary.Failed by pod. Those that are missing are of unknown pods.
 	Pods []PodErrors `json:"pods,omitempty"`
 }

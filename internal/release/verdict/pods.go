@@ -38,7 +38,9 @@ func (s *core) find(name string, canary bool) *pod {
 		}
 	}
 	if n == maxPods {
-		i := slices.IndexFunc(s.Pods, func(p pod) bool { return p.Canary == canary && p.Gone && p.Events == 0 && p.Paid == nil && p.PaidCopies == nil })
+		i := slices.IndexFunc(s.Pods, func(p pod) bool {
+			return p.Canary == canary && p.Gone && p.Events == 0 && p.Paid == nil && p.PaidCopies == nil
+		})
 		if i < 0 {
 			s.Lost++
 			return nil
