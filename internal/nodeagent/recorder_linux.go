@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/url"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -22,8 +23,9 @@ const (
 	// well one is.
 	keptBody, keptEvery = 16 << 10, 20
 	// keptRate is how many requests of one version are kept in a second: in a storm the
-	// first tell what the others would.
-	keptRate = 50
+	// first tell what the others would. Copies are evidence a moment after they have failed,
+	// and keptCopies is so few that they are there still.
+	keptRate, keptCopies = 50, 10
 	// mostAgain is how many requests stable is asked again, and longestAgain how long it
 	// may take for one.
 	mostAgain, longestAgain = 32, 3 * time.Second
@@ -62,7 +64,7 @@ type recorder struct {
 	ring     evidence.Ring
 	queue    []queued       // what was handed over and not looked at yet
 	second   time.Time      // the one that is counted
-	counts   map[string]int // in it, by version
+	counts   map[string]int // in it, by version, and of copies apart
 	asked    int
 	asking   sync.WaitGroup
 	turn     sync.Mutex // of who asks stable
@@ -110,11 +112,30 @@ func (r *recorder) add(o *steer.Outcome, id string, port int) {
 		r.second = second
 		clear(r.counts)
 	}
-	r.counts[o.Version]++
-	if r.shut || r.counts[o.Version] > keptRate || r.hung > 0 && o.Told >= r.hung { // it is kept already
+	what, most := o.Version, keptRate
+	if o.Copy {
+		what, most = what+", a copy", keptCopies
+	}
+	r.counts[what]++
+	if r.shut || r.counts[what] > most || r.hung > 0 && o.Told >= r.hung { // it is kept already
 		return
 	}
 	r.queue = append(r.queue, queued{*o, id, port})
+}
+
+// having are those of some requests that were kept, all if nobody keeps any: what has moved
+// E is to be found in the evidence.
+func (r *recorder) having(all []verdict.Moved) []verdict.Moved {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.off || len(all) == 0 {
+		return all
+	}
+	kept := map[string]bool{}
+	for _, p := range r.ring.Pairs() {
+		kept[p.ID] = true
+	}
+	return slices.DeleteFunc(all, func(m verdict.Moved) bool { return !kept[m.ID] })
 }
 
 // settle keeps what was handed over. When it returns, all of that is kept.

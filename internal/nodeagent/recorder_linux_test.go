@@ -16,6 +16,7 @@ import (
 	"github.com/bightdev/bight/api/v1alpha1"
 	"github.com/bightdev/bight/internal/release/evidence"
 	"github.com/bightdev/bight/internal/release/spec"
+	"github.com/bightdev/bight/internal/release/verdict"
 	"github.com/bightdev/bight/internal/steer"
 )
 
@@ -128,6 +129,47 @@ func TestAStormKeepsTheFirst(t *testing.T) {
 		}
 		if n := p.got[0].Pairs[79].ID; n != "99" {
 			t.Errorf("the last that is kept is %s", n)
+		}
+	})
+}
+
+// Copies are evidence a second after they have failed: of those that are said to be, the
+// requests are there still, in whatever storm.
+func TestCopiesThatAreEvidenceAreKept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &parcels{}
+		r := recorderOf(p, v1alpha1.ReleaseEvidence{NoAgain: true})
+		var moved []verdict.Moved
+		for i := range uint64(3000) { // 1000 a second
+			o := outcome(i, true, 500)
+			o.Copy, o.Time = true, time.Now()
+			id := fmt.Sprint("a/", i, "/copy")
+			r.add(paired(o, nil), id, 8080)
+			if i < 2000 { // the others are not old enough
+				moved = append(moved, verdict.Moved{ID: id})
+			}
+			time.Sleep(time.Millisecond)
+		}
+		r.settle()
+		moved = r.having(moved)
+		var running sync.WaitGroup
+		r.freeze(t.Context(), &running, noRecord)
+		running.Wait()
+		kept := map[string]bool{}
+		for _, p := range p.got[0].Pairs {
+			kept[p.ID] = true
+		}
+		for _, m := range moved {
+			if !kept[m.ID] {
+				t.Errorf("%s is said to be evidence, and not kept", m.ID)
+			}
+		}
+		if len(moved) != 20 || len(kept) > 40 {
+			t.Errorf("%d are evidence, %d are kept", len(moved), len(kept))
+		}
+		r.follow(v1alpha1.ReleaseEvidence{Off: true}, 0, 0)
+		if got := r.having([]verdict.Moved{{ID: "x"}}); len(got) != 1 {
+			t.Errorf("where nothing is kept this is left: %v", got)
 		}
 	})
 }

@@ -353,6 +353,7 @@ func (t *trial) tick(now time.Time) *spec.Batch {
 		s.door.Mark(s.decided(), now)
 	}
 	counts := t.tally.Take(now)
+	counts.Moved = t.recorder.having(counts.Moved)
 	if told := t.stable.tell(now); told != nil {
 		t.outbox.Stable = told
 	}

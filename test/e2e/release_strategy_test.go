@@ -3,13 +3,17 @@
 package e2e
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/http/cookiejar"
+	"slices"
 	"strings"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/bightdev/bight/internal/release/evidence"
 )
 
 // present is who answers when no release is under way.
@@ -188,4 +192,67 @@ func testMirrorStrategy(b *bay) {
 	if got.Failed > 0 || got.By["shadow"] > 0 {
 		b.Errorf("%+v", got)
 	}
+}
+
+// testMirrorConvicts has a version fail whatever is copied to it: it is convicted by that
+// alone, and nobody who asks notices.
+func testMirrorConvicts(b *bay) {
+	was := b.present()
+	b.pour()
+	name := b.release("ghost", "strategy: Mirror\nshare: 50\nkeep: 1s\n", "Undone", "BROKEN=yes")
+	r := b.current()
+	var got counts
+	b.load("/stop", &got)
+	v := r.Status.Verdict
+	b.Logf("%s", r.Status.Message)
+	b.Logf("%d requests, answered by %v; %d failed; copies %+v", got.Requests, got.By, got.Failed, v.Copies)
+	if !r.Status.Convicted || v.Is != "bad" || !strings.Contains(r.Status.Message, "errors of copies") || v.Copies == nil || v.Copies.Errors == 0 || v.Canary != nil {
+		b.Errorf("convicted: %v, verdict %+v: %s", r.Status.Convicted, v, r.Status.Message)
+	}
+	if got.Failed > 0 || got.Requests == 0 || got.By["ghost"] > 0 {
+		b.Errorf("%+v", got)
+	}
+	b.unreleased()
+	b.only(was, "afterwards")
+	if said := b.order("verdict", name); !strings.Contains(said, "COPIES") || !strings.Contains(said, "byte for byte") {
+		b.Errorf("how it came about is said to be\n%s", said)
+	}
+	b.eventually("what convicted it is with the controller", func() error {
+		said, errs, code := b.bight("replay", name, "-n", b.namespace, "-o", "json")
+		if code != 0 {
+			return fmt.Errorf("exit code %d: %s", code, errs)
+		}
+		var kept evidence.Bundle
+		if err := json.Unmarshal([]byte(said), &kept); err != nil {
+			return err
+		}
+		found := 0
+		for _, p := range kept.Pairs {
+			if slices.Contains(kept.Moved, p.ID) && p.Answer != nil && p.Answer.Status == 500 && len(p.Stable) == 2 && p.Stable[0].Status == 200 {
+				found++
+			}
+		}
+		if found == 0 {
+			return fmt.Errorf("none of %d requests is one of those that moved E, %v", len(kept.Pairs), kept.Moved)
+		}
+		b.Logf("%d requests were kept, %d of them have moved E", len(kept.Pairs), found)
+		return nil
+	})
+}
+
+// testMirrorProves promotes a version by itself, as soon as the copies show that it is good.
+func testMirrorProves(b *bay) {
+	b.pour()
+	b.release("sound", "strategy: Mirror\nshare: 100\nthen: promote\nkeep: 1s\njudge: {settle: 1s}\n", "Promoted")
+	r := b.current()
+	b.Logf("%+v; copies %+v; %s", r.Status.Verdict.Why, r.Status.Verdict.Copies, r.Status.Verdict.Latency)
+	if v := r.Status.Verdict; v.Is != "good" || !strings.Contains(v.Why, "copies of requests") || v.Copies == nil || v.Copies.Errors > 0 {
+		b.Errorf("%+v", v)
+	}
+	if said := b.order("status", tillNamed); !strings.Contains(said, " copies, 0 of them errors") {
+		b.Errorf("status says\n%s", said)
+	}
+	b.unreleased()
+	b.unharmed("promoted by copies")
+	b.only("sound", "afterwards")
 }

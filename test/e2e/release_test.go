@@ -51,6 +51,8 @@ func TestRelease(t *testing.T) {
 		{"UndoWhileANewerWaits", testUndoWhileANewerWaits},
 		{"ABTest", testABTest},
 		{"Mirror", testMirrorStrategy},
+		{"MirrorConvicts", testMirrorConvicts},
+		{"MirrorProves", testMirrorProves},
 		{"Scaled", testReleaseScaled},
 		{"Config", testReleaseConfig},
 		{"StrayRoute", testStrayRoute},
