@@ -50,7 +50,7 @@ worse. The plan is that of --plan or, without one, what --strategy says:
   ab          half of the clients, each of which stays with its version, until somebody
               decides with bight release promote or undo
   mirror      copies of a tenth of the requests for five minutes, whose answers nobody
-              gets; then somebody decides
+              gets and the evidence counts; then somebody decides
 
 A plan may have a strategy, too, and say the rest of it otherwise. --dry-run shows what
 it comes to, and changes nothing.
