@@ -42,7 +42,9 @@ type Outcome struct {
 	Cancelled bool // the client went away before the answer was whole, or the door ended
 	Err       string
 
-	Latency time.Duration // from the decision to the head of the answer, or until now
+	// Latency is from the decision to the head of the answer, or until now. A copy that is
+	// answered has it from when there was a connection: each has one of its own.
+	Latency time.Duration
 	Took    time.Duration // to its end
 	Told    time.Duration // Latency of the last Running outcome of this ID
 
@@ -67,6 +69,7 @@ type flight struct {
 	crossed    int // how many of the watch's times
 	in         bool
 	answered   bool
+	begun      time.Time // what Latency is counted from, if not Time
 	tape       *tape
 }
 
@@ -224,6 +227,9 @@ func (f *flight) answer(status int) {
 	defer f.w.mu.Unlock()
 	f.answered = true
 	f.Status, f.Latency = status, time.Since(f.Time)
+	if !f.begun.IsZero() {
+		f.Latency = time.Since(f.begun)
+	}
 	f.w.drop(f)
 }
 

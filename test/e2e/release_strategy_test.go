@@ -241,9 +241,16 @@ func testMirrorConvicts(b *bay) {
 }
 
 // testMirrorProves promotes a version by itself, as soon as the copies show that it is good.
+// On a busy machine they don't show that it is quick.
 func testMirrorProves(b *bay) {
 	b.pour()
-	b.release("sound", "strategy: Mirror\nshare: 100\nthen: promote\nkeep: 1s\njudge: {settle: 1s}\n", "Promoted")
+	defer func() {
+		if b.Failed() {
+			r := b.current()
+			b.Logf("%+v\n%s", r.Status.Verdict, b.order("verdict", r.Name))
+		}
+	}()
+	b.release("sound", "strategy: Mirror\nshare: 50\nthen: promote\nkeep: 1s\njudge: {latency: \"off\"}\n", "Promoted")
 	r := b.current()
 	b.Logf("%+v; copies %+v; %s", r.Status.Verdict.Why, r.Status.Verdict.Copies, r.Status.Verdict.Latency)
 	if v := r.Status.Verdict; v.Is != "good" || !strings.Contains(v.Why, "copies of requests") || v.Copies == nil || v.Copies.Errors > 0 {

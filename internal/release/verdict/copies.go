@@ -11,8 +11,12 @@ import (
 // copy at most as often as the original, whatever both depend on and however that makes them
 // fail together, or the one instead of the other, as where what may be done once is done
 // twice. So successes tell nothing here, and a canary that is down is found after some 15
-// copies and not after three; no client has met them. Slow copies are taken likewise, for
-// each quantile.
+// copies and not after three; no client has met them.
+//
+// Slow copies are taken likewise, for the quantiles of the tail. But a copy has a longer way
+// than its original, with a connection of its own, and where processors are busy each part of
+// it is late now and then, which a pair shows where nothing else would. So it may be slow
+// slowAllowed times as often, and it takes a version that is slow as a rule to be convicted.
 //
 // Where a ratio rho of the errors is allowed, P(copy fails) <= rho * P(original fails) for a
 // pair, and there are more of them for each that fail as one. The bet that the canary fails r
@@ -30,20 +34,27 @@ import (
 // not depend on how it ended: a pair counts at an age that was fixed before, by what is known
 // of both then. Else those that end quickly would tell more than the others.
 type copies struct {
-	Errors wealth            `json:"errors"`
-	Slow   [bands - 1]wealth `json:"slow"`
-	Surges [bands - 1]surge  `json:"surges,omitzero"`
-	Canary Tally             `json:"canary,omitzero"` // the copies
-	Stable Tally             `json:"stable,omitzero"` // the originals that failed or were slow
-	Took   int64             `json:"took,omitempty"`  // copies until the verdict
+	Errors wealth        `json:"errors"`
+	Slow   [tails]wealth `json:"slow"` // over the last quantiles, from firstTail on
+	Surges [tails]surge  `json:"surges,omitzero"`
+	Canary Tally         `json:"canary,omitzero"` // the copies
+	Stable Tally         `json:"stable,omitzero"` // the originals that failed or were slow
+	Took   int64         `json:"took,omitempty"`  // copies until the verdict
 }
+
+const (
+	firstTail = 2
+	tails     = bands - 1 - firstTail
+	// slowAllowed is how many times as often as originals copies may be slow.
+	slowAllowed = 10
+)
 
 // copiesBets are the bets on pairs, of errors and of each quantile.
 type copiesBets struct {
 	errors bettor
-	slow   [bands - 1]bettor
+	slow   [tails]bettor
 	ofErr  []pairStep
-	ofSlow [bands - 1][]pairStep
+	ofSlow [tails][]pairStep
 }
 
 // pairStep is by how much the logarithm of one bet moves for a pair.
@@ -61,9 +72,10 @@ func (j *Judge) betsOnCopies() (b copiesBets) {
 		b.ofErr = append(b.ofErr, pairBet(rho, r.ratio))
 	}
 	for k := range b.slow {
-		b.slow[k] = j.slow[k]
-		for _, r := range j.slowBets[k] {
-			b.ofSlow[k] = append(b.ofSlow[k], pairBet(rho, r))
+		var bets []float64
+		bets, b.slow[k].share = slowBets(slowAllowed * quantiles[firstTail+k])
+		for _, r := range bets {
+			b.ofSlow[k] = append(b.ofSlow[k], pairBet(slowAllowed*rho, r))
 		}
 	}
 	return b
@@ -114,7 +126,8 @@ func (j *Judge) betCopies(s *core, canary, stable Tally, pods []PodErrors) {
 		}
 	})
 	for k := range c.Slow {
-		a, b, both := canary.Slow[k], stable.Slow[k], stable.SlowRepeated[k]
+		at := firstTail + k
+		a, b, both := canary.Slow[at], stable.Slow[at], stable.SlowRepeated[at]
 		if !j.config.latency() || a == 0 && b == 0 && both == 0 {
 			continue
 		}

@@ -149,7 +149,7 @@ func (c *copies) tell(in time.Duration) string {
 	what := "error"
 	for k := range c.Slow {
 		if e := c.Slow[k].log(); e > most {
-			n, others, most, what = c.Canary.Slow[k], c.Stable.Slow[k], e, "slow answer"
+			n, others, most, what = c.Canary.Slow[firstTail+k], c.Stable.Slow[firstTail+k], e, "slow answer"
 		}
 	}
 	return fmt.Sprintf("%s of copies in %s, whose requests had none; %d the other way round", count(n, what), seconds(in), others)

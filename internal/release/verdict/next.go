@@ -335,7 +335,7 @@ func (a Arm) mean() float64 { return min((float64(a.Failed)+0.05)/(float64(a.N)+
 
 // logE is the logarithm of the evidence against the canary.
 func (j *Judge) logE(s *core) float64 {
-	signals := [2 + bands - 1 + 1 + bands]*wealth{&s.Errors, &s.Blocks}
+	signals := [2 + bands - 1 + 1 + 1 + tails]*wealth{&s.Errors, &s.Blocks}
 	for k := range s.Slow {
 		signals[2+k] = &s.Slow[k]
 	}

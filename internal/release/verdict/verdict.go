@@ -203,7 +203,7 @@ type Judge struct {
 	blocks   bettor
 	alone    bettor
 	copies   copiesBets
-	weights  []float64 // of errors, blocks, each quantile, alone, and copies: errors, each quantile
+	weights  []float64 // of errors, blocks, each quantile, alone, and copies: errors, each quantile of the tail
 	metrics  []metric
 }
 
@@ -314,7 +314,7 @@ func (c Config) weights() []float64 {
 	}
 	latencies := float64(len(quantiles))
 	if c.Copies {
-		latencies *= 2
+		latencies += tails
 	} else {
 		w.Copies = 0
 	}
@@ -326,7 +326,7 @@ func (c Config) weights() []float64 {
 	out = append(out, w.Alone/sum)
 	if c.Copies {
 		out = append(out, w.Copies/sum)
-		for range quantiles {
+		for range tails {
 			out = append(out, w.Latency/sum/latencies)
 		}
 	}
