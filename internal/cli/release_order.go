@@ -135,10 +135,10 @@ func answerText(a *client.Answer, where bool) string {
 		text += " (" + strings.TrimSuffix(phase+": "+joined(a.Message), ": ") + ")"
 	}
 	for _, line := range a.Doorless {
-		text += "\n" + line + "; what its gateway still leads there it answers"
+		text += "; " + line + ", and it answers what a gateway still leads there"
 	}
 	if a.Next != "" {
-		text += fmt.Sprintf("\nrelease %s, which has waited, begins now: bight release undo %[1]s ends it, too", a.Next)
+		text += fmt.Sprintf("; release %s, which has waited, begins now: bight release undo %[1]s ends it, too", a.Next)
 	}
 	return text
 }

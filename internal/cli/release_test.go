@@ -229,11 +229,11 @@ func TestAnswerText(t *testing.T) {
 		t.Errorf("%s, want %s", got, want)
 	}
 	a.Doorless = []string{"pod cart-two-b of the version, on node m, has no door: it has no agent"}
-	if got, want := answerText(a, false), "0 %, 12 ms\npod cart-two-b of the version, on node m, has no door: it has no agent; what its gateway still leads there it answers"; got != want {
+	if got, want := answerText(a, false), "0 %, 12 ms; pod cart-two-b of the version, on node m, has no door: it has no agent, and it answers what a gateway still leads there"; got != want {
 		t.Errorf("%s, want %s", got, want)
 	}
 	a.Doorless, a.Next = nil, "cart-3"
-	if got, want := answerText(a, false), "0 %, 12 ms\nrelease cart-3, which has waited, begins now: bight release undo cart-3 ends it, too"; got != want {
+	if got, want := answerText(a, false), "0 %, 12 ms; release cart-3, which has waited, begins now: bight release undo cart-3 ends it, too"; got != want {
 		t.Errorf("%s, want %s", got, want)
 	}
 }
