@@ -89,7 +89,7 @@ func (q *quay) convict(ctx context.Context, rate int) (n int, lasted time.Durati
 // them, and how many of a thousand requests each workload fails at anyway.
 const (
 	healthyVersions = 200
-	healthyAtOnce   = 8
+	healthyAtOnce   = 4
 	healthyFlaky    = 3
 )
 

@@ -81,8 +81,8 @@ type Controller struct {
 
 // Run acts until ctx ends.
 func (c *Controller) Run(ctx context.Context) error {
-	var err error
-	if c.typed, err = c.Cluster.Typed(); err != nil {
+	typed, err := c.Cluster.Typed()
+	if err != nil {
 		return err
 	}
 	if c.dynamic, err = c.Cluster.Dynamic(); err != nil {
@@ -95,6 +95,7 @@ func (c *Controller) Run(ctx context.Context) error {
 	c.past.dir = c.Past
 	defer c.tasks.Wait()
 	c.mu.Lock()
+	c.typed = typed // agents may have found the way here before this
 	c.pruner = newPruner(c, m)
 	c.desks, c.wards, c.life = map[types.NamespacedName]*desk{}, map[string]*ward{}, ctx
 	c.mu.Unlock()

@@ -81,8 +81,14 @@ func (c *Controller) agent(r *http.Request) error {
 		c.known.Limit = &bearer.Limit{Each: bearer.Rate{PerSecond: 2, Burst: 10}, All: bearer.Rate{PerSecond: 100, Burst: 1000}}
 	})
 	user, good, err := c.known.Whose(r.Context(), token, bearer.Address(r), func(ctx context.Context) (string, bool, error) {
+		c.mu.Lock()
+		typed := c.typed
+		c.mu.Unlock()
+		if typed == nil {
+			return "", false, errors.New("this controller does not act yet")
+		}
 		review := &authenticationv1.TokenReview{Spec: authenticationv1.TokenReviewSpec{Token: token, Audiences: []string{v1alpha1.EvidenceAudience}}}
-		answer, err := c.typed.AuthenticationV1().TokenReviews().Create(ctx, review, metav1.CreateOptions{})
+		answer, err := typed.AuthenticationV1().TokenReviews().Create(ctx, review, metav1.CreateOptions{})
 		if err != nil {
 			return "", false, err
 		}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/bightdev/bight/api/v1alpha1"
 	"github.com/bightdev/bight/internal/bearer"
+	"github.com/bightdev/bight/internal/release/spec"
 )
 
 // token is one that says of itself that it is somebody's; it is confirmed if it is signed as "good".
@@ -47,6 +48,17 @@ func reviewer(asked *int) *fake.Clientset {
 		return true, r, nil
 	})
 	return client
+}
+
+// Agents may come before the controller acts.
+func TestNobodyIsKnownBeforeTheControllerActs(t *testing.T) {
+	c, w := &Controller{Agents: "agents"}, httptest.NewRecorder()
+	r := httptest.NewRequest(http.MethodPost, spec.EvidencePath, nil)
+	r.Header.Set("Authorization", "Bearer "+agentToken)
+	c.ServeHTTP(w, r)
+	if w.Code != http.StatusServiceUnavailable || !strings.Contains(w.Body.String(), "does not act yet") {
+		t.Errorf("status %d: %s", w.Code, w.Body)
+	}
 }
 
 // An agent is known by a token that is made for the controller: its own one for the API
