@@ -388,3 +388,17 @@ func TestPairsAreHandedOn(t *testing.T) {
 		t.Errorf("it is handed on twice: %+v", more)
 	}
 }
+
+// A version all of whose copies are slow is convicted by them, but not by one second of it.
+func TestCopiesFindSlowVersions(t *testing.T) {
+	j := judge(t, Config{Copies: true, Alpha: 0.0005, Surge: 20, Quantiles: [4]time.Duration{20 * ms, 50 * ms, 200 * ms, time.Second}})
+	s := j.Start(t0)
+	second := 0.0
+	for ; s.Is == Collecting && second < 60; second++ {
+		s, _ = j.Next(s, copied(second, Tally{Closed: [5]int64{3: 40}, Slow: [4]int64{40, 40, 40}}, Tally{Slow: [4]int64{20, 4}}))
+	}
+	t.Logf("it is %s after %v seconds of 40 copies", s.Is, second)
+	if s.Is != Bad || second < 3 || second > 12 {
+		t.Errorf("it is %s after %v s", s.Is, second)
+	}
+}
