@@ -17,6 +17,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"github.com/bightdev/bight/api/v1alpha1"
@@ -39,6 +40,7 @@ func TestReleaseDisasters(t *testing.T) {
 		{"LeaderKilledAtUndo", testLeaderKilledAtUndo},
 		{"StablePodEnds", testStablePodEnds},
 		{"StableDeleted", testStableDeleted},
+		{"RemovedByForce", testRemovedByForce},
 		{"NodeCutOff", testNodeCutOff},
 	} {
 		if !t.Run(step.name, func(t *testing.T) { step.run(b.on(t)) }) {
@@ -254,6 +256,26 @@ func testTwoAtOnce(b *bay) {
 	}
 	b.unreleased()
 	b.allAnswer("app")
+}
+
+// testRemovedByForce has somebody remove a Release in the middle, past its finalizer, while no
+// controller is there: the next one gives the Deployment the version before. No request fails.
+func testRemovedByForce(b *bay) {
+	name := b.release("forced", fmt.Sprintf(hold, 50), "Held")
+	b.pour()
+	b.controllers(0)
+	releases := objects.Resource(v1alpha1.Releases()).Namespace(b.namespace)
+	if _, err := releases.Patch(context(), name, types.MergePatchType, []byte(`{"metadata":{"finalizers":null}}`), meta.PatchOptions{}); err != nil {
+		b.Fatal(err)
+	}
+	if err := releases.Delete(context(), name, meta.DeleteOptions{}); err != nil {
+		b.Fatal(err)
+	}
+	b.allAnswer("app") // as the doors hear of it
+	b.controllers(1)
+	b.unreleased()
+	b.allAnswer("app")
+	b.unharmed("a Release is removed by force")
 }
 
 // apiServerBack waits until the API server answers as it did, after it was killed.

@@ -141,7 +141,7 @@ func judges(s scene, stable *appsv1.ReplicaSet) int32 {
 // pin has the Services that lead to the Deployment select the pods with a hash alone.
 func (d *desk) pin(ctx context.Context, s scene, hash string) error {
 	for _, service := range s.leading() {
-		if err := d.selectHash(ctx, service, hash); err != nil {
+		if err := d.c.selectHash(ctx, service, hash); err != nil {
 			return err
 		}
 	}
@@ -162,14 +162,14 @@ func (d *desk) unpin(ctx context.Context, co *course) error {
 		hashes = []string{co.routing.Stable, co.routing.Canary}
 	}
 	for _, service := range co.scene.pinned(hashes...) {
-		if err := d.selectHash(ctx, service, ""); err != nil {
+		if err := d.c.selectHash(ctx, service, ""); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (d *desk) selectHash(ctx context.Context, service *corev1.Service, hash string) error {
+func (c *Controller) selectHash(ctx context.Context, service *corev1.Service, hash string) error {
 	if service.Spec.Selector[hashLabel] == hash {
 		return nil
 	}
@@ -181,7 +181,7 @@ func (d *desk) selectHash(ctx context.Context, service *corev1.Service, hash str
 	if err != nil {
 		return err
 	}
-	_, err = d.c.typed.CoreV1().Services(service.Namespace).Patch(ctx, service.Name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: manager})
+	_, err = c.typed.CoreV1().Services(service.Namespace).Patch(ctx, service.Name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: manager})
 	if err != nil && !apierrors.IsNotFound(err) {
 		return fmt.Errorf("have Service %s select the pods of one version: %w", service.Name, err)
 	}

@@ -131,7 +131,7 @@ func (c *Controller) take(change follow.Change) {
 			if change.Event == watch.Deleted || done(r) {
 				c.remember(r)
 			}
-			if change.Event == watch.Deleted && !spec.Over(r) && byRoutes(r) { // by force
+			if change.Event == watch.Deleted && !spec.Over(r) { // by force
 				c.strays.look(r.Namespace)
 			}
 			c.note(r, change.Event == watch.Deleted)

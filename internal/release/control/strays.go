@@ -9,6 +9,8 @@ import (
 	"sync"
 	"time"
 
+	appsv1 "k8s.io/api/apps/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -21,9 +23,9 @@ import (
 	"github.com/bightdev/bight/internal/release/spec"
 )
 
-// strays are the namespaces where routes may say that they are shared by a release that is no more: somebody has taken its
-// finalizer away, or brought back an old copy of a route. Nobody else would put these back, and with the Release the
-// Service of its version goes, so that what still leads there is lost. The zero value is ready for use.
+// strays are the namespaces where routes and Deployments may say that they are a release's that is no more: somebody has
+// taken its finalizer away, or brought back an old copy of a route. Nobody else would put these back, and with the Release
+// the Service of its version goes, so that what still leads there is lost. The zero value is ready for use.
 type strays struct {
 	mu   sync.Mutex
 	in   map[string]bool // "" is every namespace
@@ -61,7 +63,7 @@ func (s *strays) take() []string {
 	return all
 }
 
-// free puts back the routes of releases that are no more, until ctx ends: all that there are, and then wherever
+// free puts back what releases have left that are no more, until ctx ends: all that there are, and then wherever
 // something tells of one.
 func (c *Controller) free(ctx context.Context) {
 	c.strays.look("")
@@ -82,8 +84,8 @@ func (c *Controller) free(ctx context.Context) {
 		failed := false
 		for _, namespace := range c.strays.take() {
 			for where, err := range c.freeIn(ctx, namespace) {
-				if ctx.Err() == nil {
-					c.Log.Warn("routes of a release that is no more are not put back", "namespace", where, "err", err)
+				if ctx.Err() == nil && !errors.Is(err, errSettles) {
+					c.Log.Warn("what a release has left that is no more is not put back", "namespace", where, "err", err)
 				}
 				c.strays.look(where)
 				failed = true
@@ -102,11 +104,15 @@ func (c *Controller) free(ctx context.Context) {
 	}
 }
 
-// freeIn puts back the routes of a namespace, of all with "", whose releases are no more. It returns why, by the
-// namespaces that are to be looked at again.
+// errSettles says that a Deployment still makes the pods of the version before.
+var errSettles = errors.New("its pods are not all those of the version before yet")
+
+// freeIn puts back the routes and Deployments of a namespace, of all with "", whose releases are no more. It returns why
+// not, by the namespaces that are to be looked at again.
 func (c *Controller) freeIn(ctx context.Context, namespace string) map[string]error {
 	failed := map[string]error{}
-	under := map[string]map[types.UID]bool{}
+	under := alive{}
+	c.freeDeployments(ctx, namespace, under, failed)
 	for _, kind := range []string{v1alpha1.HTTPRoute, v1alpha1.GRPCRoute} {
 		routes := follow.Of(c.dynamic.Resource(gateway.Resource(kind)).Namespace(namespace), metav1.ListOptions{Limit: spec.Page})
 		routes.Only = func(o runtime.Object) bool {
@@ -131,27 +137,132 @@ func (c *Controller) freeIn(ctx context.Context, namespace string) map[string]er
 	return failed
 }
 
-// freeOne puts a route back, unless its release is under way. Those are looked for after the route was read: one that has
-// written it since can't be missed. under has those that are known, by namespace.
-func (c *Controller) freeOne(ctx context.Context, u *unstructured.Unstructured, under map[string]map[types.UID]bool) error {
-	record, namespace := recordOf(u), u.GetNamespace()
-	if under[namespace] == nil {
-		releases := follow.Of(c.dynamic.Resource(v1alpha1.Releases()).Namespace(namespace), metav1.ListOptions{Limit: spec.Page})
-		all, _, err := releases.Snapshot(ctx)
-		if err != nil {
-			return fmt.Errorf("list the Releases of namespace %s: %w", namespace, err)
-		}
-		under[namespace] = map[types.UID]bool{}
-		for _, o := range all {
-			// One that can't be read may be under way.
-			if r := c.read(o); r != nil && !done(r) {
-				under[namespace][r.UID] = true
-			} else if a, ok := o.(metav1.Object); ok && r == nil {
-				under[namespace][a.GetUID()] = true
-			}
+// alive are the Releases with something left to be done, and their Deployments, by namespace.
+type alive map[string]*living
+
+type living struct {
+	releases    map[types.UID]bool
+	deployments map[string]bool
+}
+
+// underIn looks for those of a namespace, once. Whoever asks about an object has read that before: a release that has
+// written it since can't be missed.
+func (c *Controller) underIn(ctx context.Context, namespace string, under alive) error {
+	if under[namespace] != nil {
+		return nil
+	}
+	releases := follow.Of(c.dynamic.Resource(v1alpha1.Releases()).Namespace(namespace), metav1.ListOptions{Limit: spec.Page})
+	all, _, err := releases.Snapshot(ctx)
+	if err != nil {
+		return fmt.Errorf("list the Releases of namespace %s: %w", namespace, err)
+	}
+	in := &living{map[types.UID]bool{}, map[string]bool{}}
+	for _, o := range all {
+		// One that can't be read may be under way.
+		if r := c.read(o); r != nil && !done(r) {
+			in.releases[r.UID], in.deployments[r.Spec.Deployment] = true, true
+		} else if a, ok := o.(metav1.Object); ok && r == nil {
+			in.releases[a.GetUID()] = true
 		}
 	}
-	if under[namespace][record.Release] {
+	under[namespace] = in
+	return nil
+}
+
+// freeDeployments puts back the Deployments of a namespace, of all with "", whose releases are no more.
+func (c *Controller) freeDeployments(ctx context.Context, namespace string, under alive, failed map[string]error) {
+	deployments := follow.Of(c.typed.AppsV1().Deployments(namespace), metav1.ListOptions{Limit: spec.Page})
+	deployments.Only = func(o runtime.Object) bool {
+		d, ok := o.(*appsv1.Deployment)
+		return ok && beforeOf(d) != nil
+	}
+	all, _, err := deployments.Snapshot(ctx)
+	if err != nil {
+		failed[namespace] = fmt.Errorf("list the Deployments: %w", err)
+		return
+	}
+	for _, o := range all {
+		d := o.(*appsv1.Deployment)
+		if err := c.freeDeployment(ctx, d, under); err != nil {
+			failed[d.Namespace] = errors.Join(failed[d.Namespace], err)
+		}
+	}
+}
+
+// freeDeployment gives a Deployment the pods of the version before, which is what nobody has said anything against, and then
+// its Services back, unless it is another release's.
+func (c *Controller) freeDeployment(ctx context.Context, d *appsv1.Deployment, under alive) error {
+	if err := c.underIn(ctx, d.Namespace, under); err != nil {
+		return err
+	}
+	b := beforeOf(d)
+	if in := under[d.Namespace]; in.releases[b.Release] || in.deployments[d.Name] || d.DeletionTimestamp != nil {
+		return nil
+	}
+	s := scene{deployment: d}
+	sets, err := c.typed.AppsV1().ReplicaSets(d.Namespace).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return fmt.Errorf("list the ReplicaSets of namespace %s: %w", d.Namespace, err)
+	}
+	for i := range sets.Items {
+		if metav1.IsControlledBy(&sets.Items[i], d) {
+			s.sets = append(s.sets, &sets.Items[i])
+		}
+	}
+	services, err := c.typed.CoreV1().Services(d.Namespace).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return fmt.Errorf("list the Services of namespace %s: %w", d.Namespace, err)
+	}
+	for i := range services.Items {
+		s.services = append(s.services, &services.Items[i])
+	}
+	next, settled := freed(s)
+	if settled { // no pod is another version's
+		for _, service := range s.pinned(b.Stable) {
+			if err := c.selectHash(ctx, service, ""); err != nil {
+				return err
+			}
+		}
+		delete(next.Annotations, v1alpha1.ReleasedAnnotation)
+	}
+	if !apiequality.Semantic.DeepEqual(d, next) {
+		if _, err := c.typed.AppsV1().Deployments(d.Namespace).Update(ctx, next, metav1.UpdateOptions{FieldManager: manager}); err != nil && !apierrors.IsNotFound(err) {
+			return fmt.Errorf("put Deployment %s/%s back: %w", d.Namespace, d.Name, err)
+		}
+	}
+	if !settled {
+		return errSettles
+	}
+	c.Log.Info("a Deployment is put back whose release is no more", "namespace", d.Namespace, "deployment", d.Name, "release", b.Release)
+	return nil
+}
+
+// freed is what a Deployment of a release that is no more is to be, but for the annotation that says what it was. settled says
+// that it is so, and has no other pods; where the ReplicaSet of the version before is gone, its pods stay those that they are.
+func freed(s scene) (next *appsv1.Deployment, settled bool) {
+	d, b := s.deployment, beforeOf(s.deployment)
+	note := d.Annotations[v1alpha1.ReleasedAnnotation]
+	next = d.DeepCopy()
+	b.restore(next)
+	next.Annotations[v1alpha1.ReleasedAnnotation] = note
+	stable := s.setWith(b.Stable)
+	if stable == nil {
+		return next, true
+	}
+	if !sameTemplate(&next.Spec.Template, &stable.Spec.Template) {
+		next.Spec.Template = *plain(&stable.Spec.Template)
+		return next, false
+	}
+	return next, d.Status.ObservedGeneration >= d.Generation && d.Status.UpdatedReplicas == s.want() && d.Status.Replicas == s.want()
+}
+
+// freeOne puts a route back, unless its release is under way.
+func (c *Controller) freeOne(ctx context.Context, u *unstructured.Unstructured, under alive) error {
+	record, namespace := recordOf(u), u.GetNamespace()
+	if err := c.underIn(ctx, namespace, under); err != nil {
+		return err
+	}
+	if under[namespace].releases[record.Release] {
 		return nil
 	}
 	_, err := c.writeRoute(ctx, u, restored(u, record), nil)

@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -16,7 +18,9 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
 	dynamicfake "k8s.io/client-go/dynamic/fake"
+	"k8s.io/client-go/kubernetes/fake"
 	kubetesting "k8s.io/client-go/testing"
+	"k8s.io/utils/ptr"
 
 	"github.com/bightdev/bight/api/v1alpha1"
 	"github.com/bightdev/bight/internal/kube/follow"
@@ -160,5 +164,91 @@ func TestRoutesArePutBackWhenSomethingTellsOfThem(t *testing.T) {
 	c.take(follow.Change{Event: watch.Deleted, Object: seen(t, withUID("gone", "shop", release.Undone, true))})
 	if in := c.strays.take(); len(in) > 0 {
 		t.Error(fmt.Sprint("looked at: ", in))
+	}
+}
+
+// A Deployment whose release is no more gets the pods of the version before, and its Services lead to all pods again when
+// there are no others.
+func TestADeploymentWhoseReleaseIsNoMoreIsPutBack(t *testing.T) {
+	labels := map[string]string{"app": "cart"}
+	set := func(hash, image string) *appsv1.ReplicaSet {
+		rs := &appsv1.ReplicaSet{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "cart-" + hash, Labels: map[string]string{hashLabel: hash}}}
+		rs.OwnerReferences = []metav1.OwnerReference{{UID: "d", Controller: ptr.To(true)}}
+		rs.Spec.Template.Labels = map[string]string{"app": "cart", hashLabel: hash}
+		rs.Spec.Template.Spec.Containers = []corev1.Container{{Name: "cart", Image: image}}
+		return rs
+	}
+	deployment := func(change ...func(*appsv1.Deployment)) *appsv1.Deployment {
+		d := &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "cart", UID: "d", Generation: 7}}
+		d.Annotations = map[string]string{v1alpha1.ReleasedAnnotation: `{"release":"gone","service":"cart","stable":"old","maxSurge":"25%","minReadySeconds":3}`}
+		d.Spec.Replicas, d.Spec.Template = ptr.To[int32](2), set("", "cart:new").Spec.Template
+		d.Spec.Template.Labels = labels
+		held(d, 1)
+		for _, c := range change {
+			c(d)
+		}
+		return d
+	}
+	released := withUID("under", "shop", release.Progressing, false)
+	released.Spec.Traffic.Routes = nil
+	for name, tt := range map[string]struct {
+		deployment *appsv1.Deployment
+		sets       []runtime.Object
+		releases   []runtime.Object
+		image      string // that it has afterwards
+		restored   bool   // its settings
+		unpinned   bool
+		settles    bool
+	}{
+		"in the middle": {deployment: deployment(), sets: []runtime.Object{set("old", "cart:old"), set("new", "cart:new")}, image: "cart:old", restored: true, settles: true},
+		"it makes pods of the version before": {
+			deployment: deployment(func(d *appsv1.Deployment) { d.Spec.Template.Spec.Containers[0].Image = "cart:old" }),
+			sets:       []runtime.Object{set("old", "cart:old")}, image: "cart:old", restored: true, settles: true,
+		},
+		"it has no others": {
+			deployment: deployment(func(d *appsv1.Deployment) {
+				d.Spec.Template.Spec.Containers[0].Image = "cart:old"
+				d.Status = appsv1.DeploymentStatus{ObservedGeneration: 7, Replicas: 2, UpdatedReplicas: 2}
+			}),
+			sets: []runtime.Object{set("old", "cart:old")}, image: "cart:old", restored: true, unpinned: true,
+		},
+		"the version before is gone": {deployment: deployment(), sets: []runtime.Object{set("new", "cart:new")}, image: "cart:new", restored: true, unpinned: true},
+		"another release has it":     {deployment: deployment(), sets: []runtime.Object{set("old", "cart:old")}, releases: []runtime.Object{released}, image: "cart:new"},
+		"it is nobody's": {
+			deployment: deployment(func(d *appsv1.Deployment) { d.Annotations = nil }), sets: []runtime.Object{set("old", "cart:old")}, image: "cart:new",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c, _, _ := gatewayed(t, tt.releases...)
+			service := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "cart"}}
+			service.Spec.Selector = map[string]string{"app": "cart", hashLabel: "old"}
+			typed := fake.NewClientset(append([]runtime.Object{tt.deployment, service}, tt.sets...)...)
+			c.typed = typed
+			failed := c.freeIn(t.Context(), "")
+			if settles := errors.Is(failed["shop"], errSettles); settles != tt.settles || len(failed) > 0 != tt.settles {
+				t.Errorf("got %v", failed)
+			}
+			d, err := typed.AppsV1().Deployments("shop").Get(t.Context(), "cart", metav1.GetOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			s, err := typed.CoreV1().Services("shop").Get(t.Context(), "cart", metav1.GetOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			restored := d.Spec.MinReadySeconds == 3 && d.Spec.Strategy.RollingUpdate.MaxSurge.StrVal == "25%"
+			if image := d.Spec.Template.Spec.Containers[0].Image; image != tt.image || restored != tt.restored {
+				t.Errorf("image %s, want %s; settings put back: %v", image, tt.image, restored)
+			}
+			if d.Spec.Template.Labels[hashLabel] != "" {
+				t.Errorf("labels %v", d.Spec.Template.Labels)
+			}
+			if unpinned := s.Spec.Selector[hashLabel] == ""; unpinned != tt.unpinned {
+				t.Errorf("selector %v", s.Spec.Selector)
+			}
+			if noted := d.Annotations[v1alpha1.ReleasedAnnotation] != ""; noted == tt.unpinned && tt.deployment.Annotations != nil {
+				t.Errorf("annotations %v", d.Annotations)
+			}
+		})
 	}
 }
