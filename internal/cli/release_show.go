@@ -64,8 +64,11 @@ func historyTable(all []v1alpha1.Release, namespace string, now time.Time) *term
 		at := r.CreationTimestamp.Time
 		add(at, r.Name, r.Spec.Version, phaseText(&r), by(&r), took(&r, now), term.Duration(now.Sub(at)), verdict, joined(r.Status.Message))
 		for _, a := range r.Status.Attempts {
-			at := timeOf(a.Began, at)
-			add(at, attemptName(r.Name, a), r.Spec.Version, phaseWord(a.Phase), a.By, term.Duration(timeOf(a.Ended, at).Sub(at)), term.Duration(now.Sub(at)), a.Verdict, joined(a.Message))
+			at, phase, took := timeOf(a.Began, at), "removed", ""
+			if a.Ended != nil {
+				phase, took = phaseWord(a.Phase), term.Duration(a.Ended.Sub(at))
+			}
+			add(at, attemptName(r.Name, a), r.Spec.Version, phase, a.By, took, term.Duration(now.Sub(at)), a.Verdict, joined(a.Message))
 		}
 	}
 	slices.SortStableFunc(lines, func(a, b line) int { return b.began.Compare(a.began) })

@@ -135,6 +135,9 @@ func ParseResources(text string) (corev1.ResourceList, error) {
 			return nil, fmt.Errorf("%q is neither cpu=… nor memory=…: write it as in cpu=2,memory=4Gi", one)
 		}
 		q, err := resource.ParseQuantity(amount)
+		if _, twice := all[corev1.ResourceName(name)]; twice {
+			return nil, fmt.Errorf("%s is there twice: write it as in cpu=2,memory=4Gi", name)
+		}
 		if err == nil && q.Sign() <= 0 {
 			err = errors.New("it has to be more than nothing")
 		}

@@ -58,6 +58,7 @@ func TestResourcesOfWorkers(t *testing.T) {
 		"cpu=0":               `"cpu=0": it has to be more than nothing`,
 		"gpu=1":               `"gpu=1" is neither cpu=… nor memory=…`,
 		"memory=lots":         `"memory=lots": quantities must match`,
+		"cpu=1,cpu=2":         "cpu is there twice",
 		"cpu=1,":              `"" is neither`,
 	} {
 		got := map[string]string{}

@@ -147,11 +147,15 @@ func (p *post) run(ctx context.Context) {
 		case <-p.news:
 		case <-due:
 		case <-ended:
-			if w, idle := p.wanted(); idle || w.deleted() {
+			open.unattend()
+			w, idle := p.wanted()
+			switch {
+			case !idle && !w.deleted(): // they may be started again, of which there will be news
+			case open.runs == runs(w.pod) || p.over(ctx, w): // its network is about to go
 				p.cut(open, w)
 				open = nil
-			} else { // they may be started again
-				open.unattend()
+			default: // others have been started since
+				p.attend(ctx, open, w)
 			}
 			continue
 		case <-sampler.C:
@@ -205,9 +209,12 @@ func (p *post) run(ctx context.Context) {
 
 // serve brings the gate to what is wanted, and opens it if it is not open.
 func (p *post) serve(ctx context.Context, open *served, w *wanted) (*served, error) {
-	if open != nil && open.runs != runs(w.pod) && p.moved(ctx, open, w) {
-		p.shut(ctx, open)
-		open = nil
+	if open != nil && open.runs != runs(w.pod) {
+		open.unattend() // others are to be waited for
+		if p.moved(ctx, open, w) {
+			p.shut(ctx, open)
+			open = nil
+		}
 	}
 	if open == nil {
 		var err error
@@ -228,19 +235,26 @@ type served struct {
 	ns   *node.Netns
 	runs string // of the pod, when it was looked at last
 
-	found *node.Pod // as it was when the gate was opened, until somebody waits for its end
-	// ended is closed when no container of the pod runs any more, nil if nobody waits for
-	// that; forget has nobody wait.
-	ended  chan struct{}
-	forget context.CancelFunc
+	// ended is closed when those containers of the pod have ended that ran when somebody began
+	// to wait for that, nil if nobody does; forget has nobody wait.
+	ended   chan struct{}
+	forget  context.CancelFunc
+	waiting sync.WaitGroup
 }
 
 // unattend is the end of attend.
 func (s *served) unattend() {
 	if s.ended != nil {
 		s.forget()
+		s.waiting.Wait()
 		s.ended = nil
 	}
+}
+
+// over says that no container of a pod runs any more. What can't be seen may run.
+func (p *post) over(ctx context.Context, w *wanted) bool {
+	found, err := p.proc.Pod(ctx, uidOf(w.pod))
+	return errors.Is(err, node.ErrNoPod) || err == nil && len(found.Containers) == 0
 }
 
 // attend waits for the end of a pod. Its network goes right after its last container:
@@ -249,21 +263,18 @@ func (p *post) attend(ctx context.Context, s *served, w *wanted) {
 	if s.ended != nil {
 		return
 	}
-	found, err := s.found, error(nil)
-	if s.found = nil; found == nil {
-		found, err = p.find(ctx, w.pod)
-	}
-	if err != nil && !w.deleted() {
+	var containers []node.Process
+	found, err := p.find(ctx, w.pod)
+	switch {
+	case err == nil:
+		containers = found.Containers
+	case !w.deleted() || !p.over(ctx, w):
 		return // its processes are between two runs: there will be news
 	}
 	ctx, s.forget = context.WithCancel(ctx)
 	s.ended = make(chan struct{})
-	if err != nil {
-		close(s.ended)
-		return
-	}
-	go func(ended chan struct{}) { // ends with ctx
-		for _, c := range found.Containers {
+	s.waiting.Go(func() {
+		for _, c := range containers {
 			if err := c.Await(ctx); err != nil {
 				if ctx.Err() == nil {
 					p.log.Warn("the end of a pod is not seen: connections through its door may hang", "why", err)
@@ -271,14 +282,13 @@ func (p *post) attend(ctx context.Context, s *served, w *wanted) {
 				return
 			}
 		}
-		close(ended)
-	}(s.ended)
+		close(s.ended)
+	})
 }
 
 // cut closes the gate of a pod that has ended.
 func (p *post) cut(s *served, w *wanted) {
 	err := errors.Join(s.gate.Cut(), s.ns.Close())
-	s.unattend()
 	if w.deleted() {
 		p.buried = w.pod.UID
 	}
@@ -340,7 +350,7 @@ func (p *post) open(ctx context.Context, w *wanted) (*served, error) {
 	if len(w.exempt) > 0 {
 		o.Exempt, err = nodeAddrs(ctx, found)
 	}
-	s := &served{ns: ns, runs: runs(w.pod), found: found}
+	s := &served{ns: ns, runs: runs(w.pod)}
 	if err == nil {
 		s.gate, err = gate.Open(ctx, ns, o)
 	}
@@ -378,11 +388,7 @@ func (p *post) process(ctx context.Context, container string) (node.Process, err
 // static pod one that an annotation has, which others may write: so it has to be a pod
 // with the containers that kubelet told of.
 func (p *post) find(ctx context.Context, pod *core.Pod) (*node.Pod, error) {
-	uid := string(pod.UID)
-	if hash := pod.Annotations["kubernetes.io/config.hash"]; hash != "" {
-		uid = hash
-	}
-	found, err := p.proc.Pod(ctx, uid)
+	found, err := p.proc.Pod(ctx, uidOf(pod))
 	if err != nil {
 		return nil, err
 	}
@@ -392,6 +398,14 @@ func (p *post) find(ctx context.Context, pod *core.Pod) (*node.Pod, error) {
 		}
 	}
 	return nil, fmt.Errorf("none of the containers of pod %s runs here", pod.Name)
+}
+
+// uidOf is the UID that the cgroups of a pod have.
+func uidOf(pod *core.Pod) string {
+	if hash := pod.Annotations["kubernetes.io/config.hash"]; hash != "" {
+		return hash
+	}
+	return string(pod.UID)
 }
 
 // nodeAddrs are the addresses of a pod's node, which kubelet's probes come from.

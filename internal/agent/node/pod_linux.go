@@ -215,9 +215,12 @@ func (p Process) check() error {
 
 // Await returns nil when the process has ended, or the error of a ctx that ended before.
 func (p Process) Await(ctx context.Context) error {
-	fd, err := unix.PidfdOpen(p.PID, unix.PIDFD_NONBLOCK)
+	fd, err := unix.PidfdOpen(p.PID, 0)
 	if errors.Is(err, unix.ESRCH) {
 		return nil
+	}
+	if err == nil { // kernels before 5.10 don't open it so
+		err = unix.SetNonblock(fd, true)
 	}
 	if err != nil {
 		return fmt.Errorf("watch process %d of container %.12s: %w", p.PID, p.Container, err)

@@ -69,7 +69,7 @@ func (d *desk) engage(ctx context.Context, co *course, plan release.Plan, templa
 	} else {
 		b.Stable = s.setOf(&s.deployment.Spec.Template).Labels[hashLabel]
 	}
-	b.Release, b.Service = co.r.UID, co.r.Spec.Service
+	b.Release, b.Service, b.Template = co.r.UID, co.r.Spec.Service, ""
 	old := s.setWith(b.Stable)
 	if old == nil {
 		return refuse("the ReplicaSet of the version before is gone")
@@ -108,7 +108,28 @@ func (d *desk) engage(ctx context.Context, co *course, plan release.Plan, templa
 		return expected(err)
 	}
 	co.Template = digest(plain(&made.Spec.Template))
-	return d.write(ctx, co)
+	if err := d.write(ctx, co); err != nil {
+		return err
+	}
+	return d.sign(ctx, made, b, co.Template)
+}
+
+// sign notes at a Deployment by which template it is known to be a release's still, which is what the API server has made
+// of it: for those who find it without the Release.
+func (d *desk) sign(ctx context.Context, made *appsv1.Deployment, b before, template string) error {
+	b.Template = template
+	text, err := json.Marshal(b)
+	if err != nil {
+		return err
+	}
+	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{
+		"resourceVersion": made.ResourceVersion, "annotations": map[string]any{v1alpha1.ReleasedAnnotation: string(text)},
+	}})
+	if err != nil {
+		return err
+	}
+	_, err = d.c.typed.AppsV1().Deployments(made.Namespace).Patch(ctx, made.Name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: manager})
+	return expected(err) // without it the settings tell
 }
 
 // update writes a Deployment. Until that is seen, nothing is decided.

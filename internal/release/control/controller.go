@@ -221,6 +221,11 @@ func (c *Controller) leave(d *desk) bool {
 		return false
 	}
 	delete(c.desks, d.key)
+	// What nobody has put back until now nobody will.
+	c.strays.look(d.key.Namespace)
+	if c.pruner != nil {
+		c.pruner.happened(d.key.Namespace)
+	}
 	for _, other := range c.desks {
 		if other.ward == d.ward {
 			return true

@@ -22,8 +22,9 @@ import (
 const (
 	// mostAttempts is of how many attempts is kept how they went, mostWords how much of what was said.
 	mostAttempts, mostWords = 10, 300
-	// keepPast is for how long.
+	// keepPast is for how long, and mostPast of how many releases of a namespace, at the next sweep.
 	keepPast = 365 * 24 * time.Hour
+	mostPast = 2000
 	// lately is how long ago a release may have ended of which the process that led then has written nothing.
 	lately = time.Hour
 )
@@ -36,6 +37,9 @@ type past struct {
 }
 
 func (p *past) file(namespace, name string) string {
+	if len(name) > 200 { // a file's name has 255 bytes at most
+		name = digest(name)
+	}
 	return filepath.Join(p.dir, namespace, name+".json")
 }
 
@@ -91,19 +95,32 @@ func (p *past) before(r *v1alpha1.Release) ([]v1alpha1.ReleaseAttempt, error) {
 	return all, err
 }
 
-// sweep removes what nobody has added to since a time.
+// sweep removes what nobody has added to since a time, and of a namespace that has too many the oldest.
 func (p *past) sweep(before time.Time) error {
 	if p.dir == "" {
 		return nil
 	}
 	files, err := filepath.Glob(filepath.Join(p.dir, "*", "*.json"))
-	errs := []error{err}
+	type file struct {
+		name string
+		last time.Time
+	}
+	var all []file
 	for _, name := range files {
-		p.mu.Lock()
-		if info, err := os.Stat(name); err == nil && info.ModTime().Before(before) {
-			errs = append(errs, os.Remove(name))
-			_ = os.Remove(filepath.Dir(name)) // if that was the last
+		if info, err := os.Stat(name); err == nil {
+			all = append(all, file{name, info.ModTime()})
 		}
+	}
+	slices.SortFunc(all, func(a, b file) int { return b.last.Compare(a.last) })
+	errs, have := []error{err}, map[string]int{}
+	for _, f := range all {
+		dir := filepath.Dir(f.name)
+		if have[dir]++; have[dir] <= mostPast && !f.last.Before(before) {
+			continue
+		}
+		p.mu.Lock()
+		errs = append(errs, os.Remove(f.name))
+		_ = os.Remove(dir) // if that was the last
 		p.mu.Unlock()
 	}
 	return errors.Join(errs...)

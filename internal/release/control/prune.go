@@ -250,7 +250,9 @@ func unused(all map[config.Ref]metav1.ObjectMeta, templates []map[string]any, no
 // templates are all by which pods of a namespace may be made: those of ReplicaSets, which
 // may come back as long as they are there, of Deployments, and of releases under way.
 func (c *Controller) templates(ctx context.Context, namespace string) (out []map[string]any, err error) {
-	sets, err := c.typed.AppsV1().ReplicaSets(namespace).List(ctx, metav1.ListOptions{})
+	// A template goes from the Release to the Deployment and from there to a ReplicaSet: who looks the
+	// other way may miss it at all three.
+	list, err := c.dynamic.Resource(v1alpha1.Releases()).Namespace(namespace).List(ctx, metav1.ListOptions{})
 	if err != nil {
 		return nil, err
 	}
@@ -258,7 +260,7 @@ func (c *Controller) templates(ctx context.Context, namespace string) (out []map
 	if err != nil {
 		return nil, err
 	}
-	list, err := c.dynamic.Resource(v1alpha1.Releases()).Namespace(namespace).List(ctx, metav1.ListOptions{})
+	sets, err := c.typed.AppsV1().ReplicaSets(namespace).List(ctx, metav1.ListOptions{})
 	if err != nil {
 		return nil, err
 	}

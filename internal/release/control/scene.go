@@ -28,6 +28,8 @@ type before struct {
 	// Service is the one that selects by hash, Stable the hash of the pods of before.
 	Service string `json:"service"`
 	Stable  string `json:"stable"`
+	// Template is the digest of the pod template that the release has given it.
+	Template string `json:"template,omitempty"`
 
 	MaxSurge                *intstr.IntOrString `json:"maxSurge,omitempty"`
 	MaxUnavailable          *intstr.IntOrString `json:"maxUnavailable,omitempty"`
@@ -46,6 +48,14 @@ func beforeOf(d *appsv1.Deployment) *before {
 		return nil // somebody else's words
 	}
 	return b
+}
+
+// has says whether a Deployment is as the release has made it, as far as that is known.
+func (b before) has(d *appsv1.Deployment) bool {
+	if b.Template == "" {
+		return d.Spec.MinReadySeconds == never
+	}
+	return b.Template == digest(plain(&d.Spec.Template))
 }
 
 // settings are those of a Deployment that a release changes.

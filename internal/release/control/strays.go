@@ -34,17 +34,22 @@ type strays struct {
 
 // look has a namespace looked at.
 func (s *strays) look(namespace string) {
-	s.mu.Lock()
-	if s.in == nil {
-		s.in = map[string]bool{}
-	}
-	s.in[namespace] = true
-	news := s.channel()
-	s.mu.Unlock()
+	news := s.add(namespace)
 	select {
 	case news <- struct{}{}:
 	default:
 	}
+}
+
+// add has a namespace looked at with the next one.
+func (s *strays) add(namespace string) (news chan struct{}) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.in == nil {
+		s.in = map[string]bool{}
+	}
+	s.in[namespace] = true
+	return s.channel()
 }
 
 // channel is news. The lock is held.
@@ -87,17 +92,13 @@ func (c *Controller) free(ctx context.Context) {
 				if ctx.Err() == nil && !errors.Is(err, errSettles) {
 					c.Log.Warn("what a release has left that is no more is not put back", "namespace", where, "err", err)
 				}
-				c.strays.look(where)
+				c.strays.add(where) // which is no news
 				failed = true
 			}
 		}
 		if !failed {
 			pause = again
 			continue
-		}
-		select { // it is not news that it has failed
-		case <-news:
-		default:
 		}
 		timer.Reset(pause)
 		pause = min(2*pause, longest)
@@ -111,8 +112,7 @@ var errSettles = errors.New("its pods are not all those of the version before ye
 // not, by the namespaces that are to be looked at again.
 func (c *Controller) freeIn(ctx context.Context, namespace string) map[string]error {
 	failed := map[string]error{}
-	under := alive{}
-	c.freeDeployments(ctx, namespace, under, failed)
+	c.freeDeployments(ctx, namespace, failed)
 	for _, kind := range []string{v1alpha1.HTTPRoute, v1alpha1.GRPCRoute} {
 		routes := follow.Of(c.dynamic.Resource(gateway.Resource(kind)).Namespace(namespace), metav1.ListOptions{Limit: spec.Page})
 		routes.Only = func(o runtime.Object) bool {
@@ -127,6 +127,7 @@ func (c *Controller) freeIn(ctx context.Context, namespace string) map[string]er
 			failed[namespace] = errors.Join(failed[namespace], fmt.Errorf("list the %ss: %w", kind, err))
 			continue
 		}
+		under := alive{}
 		for _, o := range all {
 			u := o.(*unstructured.Unstructured)
 			if err := c.freeOne(ctx, u, under); err != nil {
@@ -170,7 +171,7 @@ func (c *Controller) underIn(ctx context.Context, namespace string, under alive)
 }
 
 // freeDeployments puts back the Deployments of a namespace, of all with "", whose releases are no more.
-func (c *Controller) freeDeployments(ctx context.Context, namespace string, under alive, failed map[string]error) {
+func (c *Controller) freeDeployments(ctx context.Context, namespace string, failed map[string]error) {
 	deployments := follow.Of(c.typed.AppsV1().Deployments(namespace), metav1.ListOptions{Limit: spec.Page})
 	deployments.Only = func(o runtime.Object) bool {
 		d, ok := o.(*appsv1.Deployment)
@@ -181,6 +182,7 @@ func (c *Controller) freeDeployments(ctx context.Context, namespace string, unde
 		failed[namespace] = fmt.Errorf("list the Deployments: %w", err)
 		return
 	}
+	under := alive{}
 	for _, o := range all {
 		d := o.(*appsv1.Deployment)
 		if err := c.freeDeployment(ctx, d, under); err != nil {
@@ -216,13 +218,20 @@ func (c *Controller) freeDeployment(ctx context.Context, d *appsv1.Deployment, u
 	for i := range services.Items {
 		s.services = append(s.services, &services.Items[i])
 	}
-	next, settled := freed(s)
-	if settled { // no pod is another version's
-		for _, service := range s.pinned(b.Stable) {
-			if err := c.selectHash(ctx, service, ""); err != nil {
-				return err
-			}
+	next, settled := putBack(s)
+	for _, service := range s.services {
+		has := service.Spec.Selector[hashLabel]
+		ours := slices.Contains(s.leading(), service) || slices.Contains(s.pinned(b.Stable), service)
+		// Until no pod is another version's it leads to the version before alone; where it leads to another one, that
+		// is about to end.
+		if has == "" || !ours || has == b.Stable && !settled {
+			continue
 		}
+		if err := c.selectHash(ctx, service, ""); err != nil {
+			return err
+		}
+	}
+	if settled {
 		delete(next.Annotations, v1alpha1.ReleasedAnnotation)
 	}
 	if !apiequality.Semantic.DeepEqual(d, next) {
@@ -237,16 +246,17 @@ func (c *Controller) freeDeployment(ctx context.Context, d *appsv1.Deployment, u
 	return nil
 }
 
-// freed is what a Deployment of a release that is no more is to be, but for the annotation that says what it was. settled says
-// that it is so, and has no other pods; where the ReplicaSet of the version before is gone, its pods stay those that they are.
-func freed(s scene) (next *appsv1.Deployment, settled bool) {
+// putBack is what a Deployment of a release that is no more is to be, but for the annotation that says what it was. settled says
+// that it is so, and has no other pods. Where the ReplicaSet of the version before is gone, or somebody has changed the
+// Deployment since, its pods stay those that they are.
+func putBack(s scene) (next *appsv1.Deployment, settled bool) {
 	d, b := s.deployment, beforeOf(s.deployment)
 	note := d.Annotations[v1alpha1.ReleasedAnnotation]
 	next = d.DeepCopy()
 	b.restore(next)
 	next.Annotations[v1alpha1.ReleasedAnnotation] = note
 	stable := s.setWith(b.Stable)
-	if stable == nil {
+	if stable == nil || !b.has(d) && !sameTemplate(&d.Spec.Template, &stable.Spec.Template) {
 		return next, true
 	}
 	if !sameTemplate(&next.Spec.Template, &stable.Spec.Template) {

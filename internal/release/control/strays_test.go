@@ -1,6 +1,7 @@
 package control
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -197,7 +198,9 @@ func TestADeploymentWhoseReleaseIsNoMoreIsPutBack(t *testing.T) {
 		releases   []runtime.Object
 		image      string // that it has afterwards
 		restored   bool   // its settings
+		pinned     string // the hash of the pods that the Service leads to, "old" if it is ""
 		unpinned   bool
+		noted      bool // it still has the annotation, though the Service leads to all
 		settles    bool
 	}{
 		"in the middle": {deployment: deployment(), sets: []runtime.Object{set("old", "cart:old"), set("new", "cart:new")}, image: "cart:old", restored: true, settles: true},
@@ -213,7 +216,19 @@ func TestADeploymentWhoseReleaseIsNoMoreIsPutBack(t *testing.T) {
 			sets: []runtime.Object{set("old", "cart:old")}, image: "cart:old", restored: true, unpinned: true,
 		},
 		"the version before is gone": {deployment: deployment(), sets: []runtime.Object{set("new", "cart:new")}, image: "cart:new", restored: true, unpinned: true},
-		"another release has it":     {deployment: deployment(), sets: []runtime.Object{set("old", "cart:old")}, releases: []runtime.Object{released}, image: "cart:new"},
+		"somebody has changed it since": {
+			deployment: deployment(func(d *appsv1.Deployment) {
+				d.Annotations[v1alpha1.ReleasedAnnotation] = `{"release":"gone","stable":"old","template":"other","maxSurge":"25%","minReadySeconds":3}`
+			}), sets: []runtime.Object{set("old", "cart:old"), set("new", "cart:new")}, image: "cart:new", restored: true, unpinned: true,
+		},
+		"somebody has put other settings there": {
+			deployment: deployment(func(d *appsv1.Deployment) { d.Spec.MinReadySeconds = 5 }),
+			sets:       []runtime.Object{set("old", "cart:old"), set("new", "cart:new")}, image: "cart:new", restored: true, unpinned: true,
+		},
+		"its Service leads to the other version": {
+			deployment: deployment(), sets: []runtime.Object{set("old", "cart:old")}, pinned: "gone", image: "cart:old", restored: true, unpinned: true, noted: true, settles: true,
+		},
+		"another release has it": {deployment: deployment(), sets: []runtime.Object{set("old", "cart:old")}, releases: []runtime.Object{released}, image: "cart:new"},
 		"it is nobody's": {
 			deployment: deployment(func(d *appsv1.Deployment) { d.Annotations = nil }), sets: []runtime.Object{set("old", "cart:old")}, image: "cart:new",
 		},
@@ -221,7 +236,7 @@ func TestADeploymentWhoseReleaseIsNoMoreIsPutBack(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			c, _, _ := gatewayed(t, tt.releases...)
 			service := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "cart"}}
-			service.Spec.Selector = map[string]string{"app": "cart", hashLabel: "old"}
+			service.Spec.Selector = map[string]string{"app": "cart", hashLabel: cmp.Or(tt.pinned, "old")}
 			typed := fake.NewClientset(append([]runtime.Object{tt.deployment, service}, tt.sets...)...)
 			c.typed = typed
 			failed := c.freeIn(t.Context(), "")
@@ -246,7 +261,7 @@ func TestADeploymentWhoseReleaseIsNoMoreIsPutBack(t *testing.T) {
 			if unpinned := s.Spec.Selector[hashLabel] == ""; unpinned != tt.unpinned {
 				t.Errorf("selector %v", s.Spec.Selector)
 			}
-			if noted := d.Annotations[v1alpha1.ReleasedAnnotation] != ""; noted == tt.unpinned && tt.deployment.Annotations != nil {
+			if noted := d.Annotations[v1alpha1.ReleasedAnnotation] != ""; noted != (!tt.unpinned || tt.noted) && tt.deployment.Annotations != nil {
 				t.Errorf("annotations %v", d.Annotations)
 			}
 		})

@@ -71,7 +71,7 @@ func (k *Kubernetes) Authenticate(ctx context.Context, r *http.Request) (repo.Us
 		return user, no == nil, err
 	})
 	if err == nil && !good {
-		err = no
+		err = cmp.Or(no, repo.ErrUnauthenticated)
 	}
 	return user, err
 }
