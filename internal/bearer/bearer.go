@@ -46,8 +46,9 @@ type Book[User any] struct {
 	// Limit, if not nil, is for tokens that are not known.
 	Limit *Limit
 
-	mu  sync.Mutex
-	all map[[sha256.Size]byte]entry[User]
+	mu     sync.Mutex
+	all    map[[sha256.Size]byte]entry[User]
+	asking map[[sha256.Size]byte]chan struct{} // closed when the answer about a token is there
 }
 
 type entry[User any] struct {
@@ -60,7 +61,14 @@ type entry[User any] struct {
 // token is good. An error says that nobody could tell.
 func (b *Book[User]) Whose(ctx context.Context, token, from string, ask func(context.Context) (User, bool, error)) (user User, good bool, err error) {
 	sum := sha256.Sum256([]byte(token))
-	was, err := b.recall(sum, token, from)
+	was, other, err := b.recall(sum, token, from)
+	for ; other != nil; was, other, err = b.recall(sum, token, from) {
+		select { // of many requests with one token only one asks, and pays
+		case <-other:
+		case <-ctx.Done():
+			return user, false, ctx.Err()
+		}
+	}
 	switch {
 	case errors.Is(err, errFits):
 		return user, false, nil
@@ -72,6 +80,8 @@ func (b *Book[User]) Whose(ctx context.Context, token, from string, ask func(con
 	user, good, err = ask(ctx)
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	close(b.asking[sum])
+	delete(b.asking, sum)
 	switch {
 	case err != nil:
 		if !was.free.IsZero() {
@@ -91,29 +101,36 @@ func (b *Book[User]) Whose(ctx context.Context, token, from string, ask func(con
 var errFits = errors.New("the token can't be a good one")
 
 // recall returns what is known of a token. Where that does not hold any more the token has paid for the question: by having been
-// good, which it can do once, or by its address's part.
-func (b *Book[User]) recall(sum [sha256.Size]byte, token, from string) (was entry[User], err error) {
+// good, which it can do once, or by its address's part, and whoever is told so has to ask. other, if not nil, is closed
+// when somebody else has asked.
+func (b *Book[User]) recall(sum [sha256.Size]byte, token, from string) (was entry[User], other <-chan struct{}, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	now := time.Now()
 	was = b.all[sum]
-	switch {
-	case now.Before(was.until):
-		return was, nil
-	case now.Before(was.free):
-		delete(b.all, sum)
-		return was, nil
+	if now.Before(was.until) {
+		return was, nil, nil
+	}
+	if asking := b.asking[sum]; asking != nil {
+		return was, asking, nil
 	}
 	delete(b.all, sum)
-	if b.Fits != nil {
-		if claims, ok := Read(token); !ok || !b.Fits(claims) {
-			return entry[User]{}, errFits
+	if !now.Before(was.free) {
+		was = entry[User]{}
+		if b.Fits != nil {
+			if claims, ok := Read(token); !ok || !b.Fits(claims) {
+				return was, nil, errFits
+			}
+		}
+		if b.Limit != nil && !b.Limit.Take(from, now) {
+			return was, nil, ErrMany
 		}
 	}
-	if b.Limit != nil && !b.Limit.Take(from, now) {
-		return entry[User]{}, ErrMany
+	if b.asking == nil {
+		b.asking = map[[sha256.Size]byte]chan struct{}{}
 	}
-	return entry[User]{}, nil
+	b.asking[sum] = make(chan struct{})
+	return was, nil, nil
 }
 
 // keep remembers a token. Of too many it forgets those that hold no longer, and then any. The lock is held.

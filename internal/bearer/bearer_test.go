@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -176,4 +177,36 @@ func TestAnAddressIsForgottenOnlyWhenThatChangesNothing(t *testing.T) {
 	if !l.Take("another", now) || l.Take("flood", now) || len(l.parts) != 2 {
 		t.Errorf("%d addresses are left", len(l.parts))
 	}
+}
+
+// Of many requests with one token, as an agent's are that has many pods, one asks.
+func TestOneOfManyAsks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := &Book[string]{Limit: &Limit{Each: Rate{PerSecond: 1, Burst: 1}, All: Rate{PerSecond: 1, Burst: 1}}}
+		answer, asked := make(chan struct{}), 0
+		var work sync.WaitGroup
+		for range 50 {
+			work.Go(func() {
+				user, good, err := b.Whose(t.Context(), "t", "a", func(context.Context) (string, bool, error) {
+					asked++ // one at a time, which the race detector sees
+					<-answer
+					return "ann", true, nil
+				})
+				if user != "ann" || !good || err != nil {
+					t.Errorf("got %q, %v, %v", user, good, err)
+				}
+			})
+		}
+		synctest.Wait()
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if _, _, err := b.Whose(ctx, "t", "a", nil); !errors.Is(err, context.Canceled) {
+			t.Errorf("who does not wait: %v", err)
+		}
+		close(answer)
+		work.Wait()
+		if asked != 1 {
+			t.Errorf("%d have asked", asked)
+		}
+	})
 }

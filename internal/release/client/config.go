@@ -5,11 +5,13 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	core "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/bightdev/bight/internal/release/config"
 )
@@ -141,11 +143,26 @@ func (c *Client) makeConfigs(ctx context.Context, s *scene) error {
 			_, err = c.typed.CoreV1().ConfigMaps(c.namespace).Create(ctx,
 				&core.ConfigMap{ObjectMeta: head, Immutable: &immutable, Data: m.content.Text, BinaryData: m.content.Binary}, metav1.CreateOptions{FieldManager: manager})
 		}
-		if err != nil && !apierrors.IsAlreadyExists(err) {
+		if apierrors.IsAlreadyExists(err) {
+			err = c.wantAgain(ctx, m)
+		}
+		if err != nil {
 			return fmt.Errorf("make %s %s: %w", m.Kind, m.Name, c.cluster.Explain(err))
 		}
 	}
 	return nil
+}
+
+// wantAgain has the controller leave alone what is there from before until the release has begun.
+func (c *Client) wantAgain(ctx context.Context, m made) (err error) {
+	patch := fmt.Appendf(nil, `{"metadata":{"annotations":{%q:%q}}}`, config.Wanted, time.Now().UTC().Format(time.RFC3339))
+	how := metav1.PatchOptions{FieldManager: manager}
+	if m.Kind == config.Secret {
+		_, err = c.typed.CoreV1().Secrets(c.namespace).Patch(ctx, m.Name, types.MergePatchType, patch, how)
+	} else {
+		_, err = c.typed.CoreV1().ConfigMaps(c.namespace).Patch(ctx, m.Name, types.MergePatchType, patch, how)
+	}
+	return err
 }
 
 // remembered refuses a version whose configuration is gone, with the ReplicaSets that it was

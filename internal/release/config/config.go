@@ -26,6 +26,10 @@ const Annotation = "bight.dev/config"
 // nothing refers to it any more.
 const Label = "bight.dev/config"
 
+// Wanted is on those that a later release takes again: when it did (RFC 3339), from when on
+// they count as just made.
+const Wanted = "bight.dev/wanted"
+
 // Kinds of Ref.
 const (
 	ConfigMap = "ConfigMap"

@@ -63,7 +63,7 @@ type Controller struct {
 	dynamic dynamic.Interface
 	known   bearer.Book[string] // whose tokens are
 	past    past
-	strays  strays // routes
+	strays  strays // where something of releases may be left
 	meet    sync.Once
 	taking  sync.Mutex // evidence
 

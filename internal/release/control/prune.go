@@ -143,11 +143,20 @@ func (p *pruner) put(ctx context.Context, kind string, o runtime.Object, gone bo
 				})
 		})
 	}
-	_, known := y.all[r]
-	y.all[r] = metav1.ObjectMeta{Name: m.Name, UID: m.UID, CreationTimestamp: m.CreationTimestamp, DeletionTimestamp: m.DeletionTimestamp}
-	if !known {
-		p.hasten(y, m.CreationTimestamp.Add(fresh+gather))
+	was, since := y.all[r], wantedSince(m)
+	y.all[r] = metav1.ObjectMeta{Name: m.Name, UID: m.UID, ResourceVersion: m.ResourceVersion, CreationTimestamp: since, DeletionTimestamp: m.DeletionTimestamp}
+	if !since.Equal(&was.CreationTimestamp) {
+		p.hasten(y, since.Add(fresh+gather))
 	}
+}
+
+// wantedSince is when configuration was made, or a release has taken it again.
+func wantedSince(m *metav1.PartialObjectMetadata) metav1.Time {
+	since := m.CreationTimestamp
+	if again, err := time.Parse(time.RFC3339, m.Annotations[config.Wanted]); err == nil && again.After(since.Time) && !again.After(time.Now().Add(fresh)) {
+		since.Time = again
+	}
+	return since
 }
 
 // tidy forgets a namespace without such configuration. The lock is held.
@@ -288,7 +297,7 @@ func (c *Controller) templates(ctx context.Context, namespace string) (out []map
 }
 
 func (c *Controller) removeConfig(ctx context.Context, namespace string, r config.Ref, m metav1.ObjectMeta) error {
-	only := metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &m.UID}}
+	only := metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &m.UID, ResourceVersion: &m.ResourceVersion}}
 	var err error
 	if r.Kind == config.Secret {
 		err = c.typed.CoreV1().Secrets(namespace).Delete(ctx, r.Name, only)

@@ -45,6 +45,20 @@ func TestConfigurationStaysAsLongAsATemplateRefersToIt(t *testing.T) {
 	}
 }
 
+func TestConfigurationThatIsTakenAgainIsAsGoodAsNew(t *testing.T) {
+	made := metav1.NewTime(time.Now().Add(-time.Hour).Truncate(time.Second))
+	again := made.Add(time.Minute)
+	for text, want := range map[string]time.Time{
+		"": made.Time, again.Format(time.RFC3339): again, "soon": made.Time,
+		made.Add(-time.Minute).Format(time.RFC3339): made.Time, made.Add(2 * time.Hour).Format(time.RFC3339): made.Time, // nobody keeps it for ever
+	} {
+		m := &metav1.PartialObjectMetadata{ObjectMeta: metav1.ObjectMeta{CreationTimestamp: made, Annotations: map[string]string{config.Wanted: text}}}
+		if got := wantedSince(m); !got.Time.Equal(want) {
+			t.Errorf("%q: %s, want %s", text, got, want)
+		}
+	}
+}
+
 // Configuration goes with the last ReplicaSet that refers to it, and while nothing happens
 // nobody is asked anything.
 func TestConfigurationGoesWithItsReplicaSet(t *testing.T) {
