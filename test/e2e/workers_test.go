@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -61,11 +62,17 @@ func testWorkersShip(d *dock) {
 // testWorkersDrain replaces the worker while it tests.
 func testWorkersDrain(d *dock) {
 	d.write("cart/main.go", shipped("cart", "second"))
-	d.write("cart/slow_test.go", "package main\n\nimport (\n\t\"testing\"\n\t\"time\"\n)\n\nfunc TestSlow(t *testing.T) { time.Sleep(12 * time.Second) }\n")
+	d.write("cart/slow_test.go", "package main\n\nimport (\n\t\"testing\"\n\t\"time\"\n)\n\nfunc TestSlow(t *testing.T) { time.Sleep(25 * time.Second) }\n")
 	name := d.commit("cart: say second, after a while")
 	d.ships(0, "--no-worker", "--detach")
 	d.runs(name, v1alpha1.TestStep)
-	old := stepOf(d.change(name), v1alpha1.TestStep).Worker
+	var old string
+	d.eventually("it is told who does the test", func() error {
+		if old = stepOf(d.change(name), v1alpha1.TestStep).Worker; old == "" {
+			return errors.New("nobody")
+		}
+		return nil
+	})
 	if out, err := d.kubectl("rollout", "restart", "deployment/bight-worker", "-n", "bight-system"); err != nil {
 		d.Fatalf("%v\n%s", err, out)
 	}
