@@ -51,7 +51,7 @@ func (d *Door) dialCopy(ctx context.Context, f *flight, a *arm, local bool, dial
 	for _, to := range a.inTurn() {
 		f.ask(a.name, to, false)
 		nc, e := d.dialPeer(ctx, to)
-		if f.begun = time.Now(); e == nil {
+		if f.connected(); e == nil {
 			return nc, nil
 		}
 		if err = e; ctx.Err() != nil {

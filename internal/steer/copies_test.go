@@ -1,12 +1,17 @@
 package steer
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/netip"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -38,7 +43,9 @@ func TestOutcomesOfCopies(t *testing.T) {
 	for name, serve := range map[string]func(testing.TB, http.Handler) string{"HTTP1": serve, "HTTP2": serveHTTP2} {
 		t.Run(name, func(t *testing.T) {
 			stable := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				if r.URL.Path != "/unread" {
+				if r.URL.Path == "/shed" {
+					w.WriteHeader(503)
+				} else if r.URL.Path != "/unread" {
 					_, _ = io.Copy(io.Discard, r.Body)
 				}
 				if r.URL.Path == "/both" {
@@ -75,6 +82,7 @@ func TestOutcomesOfCopies(t *testing.T) {
 				{"/", "", []string{unused(t), canary}, "200", "200"},
 				{"/", "", []string{}, "200", "0 cancelled"},
 				{"/unread", "endless", nil, "200", "0 cancelled"},
+				{"/shed", "endless", nil, "503", "0 cancelled"},
 			} {
 				v.set(t, v.split(0, func(s *Split) {
 					s.Mirror = &Copies{Version: "canary", Weight: All}
@@ -110,6 +118,9 @@ func TestOutcomesOfCopies(t *testing.T) {
 				want(t, what, status+" "+strings.Fields(rest)[1], "stable "+tt.original)
 				got := strings.TrimPrefix(strings.TrimPrefix(strings.ReplaceAll(brief(p[1]), " carried", ""), "canary by canary "), "canary by  ")
 				want(t, "copy of "+what, got, tt.copy)
+				if asked := len(tt.addresses) > 0 || tt.addresses == nil; (p[1].Tries > 0) != asked {
+					t.Errorf("%s: %d were asked for the copy", what, p[1].Tries)
+				}
 				if !p[0].Copied || p[1].Copied || p[1].Weight != All || p[1].Generation != v.generation {
 					t.Errorf("%s: %+v", what, p)
 				}
@@ -195,6 +206,29 @@ func TestOutcomesOfCopiedCalls(t *testing.T) {
 	if err := <-ended; err != nil {
 		t.Error(err)
 	}
+}
+
+// A copy that ends while it is dialled waits for that: who dials takes notes in a flight that
+// somebody else has after it.
+func TestACopyEndsAfterItsDial(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		r, err := http.NewRequest(http.MethodGet, "http://stable/", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var ended atomic.Bool
+		err = sendCopy(ctx, r, newSpool(), func(ctx context.Context) (net.Conn, error) {
+			cancel()
+			<-ctx.Done()
+			<-time.After(time.Second) // who is cancelled may take a moment
+			ended.Store(true)
+			return nil, ctx.Err()
+		}, nil)
+		if !errors.Is(err, context.Canceled) || !ended.Load() {
+			t.Errorf("the copy ended with %v, after its dial: %v", err, ended.Load())
+		}
+	})
 }
 
 // Of a copy that has failed, the request and the answer are kept, and stable can be asked

@@ -69,7 +69,7 @@ type flight struct {
 	crossed    int // how many of the watch's times
 	in         bool
 	answered   bool
-	begun      time.Time // what Latency is counted from, if not Time
+	begun      time.Time // what Latency is counted from, if not Time; who has w.mu may have it
 	tape       *tape
 }
 
@@ -216,6 +216,13 @@ func (f *flight) ask(by string, pod netip.AddrPort, fallback bool) {
 	defer f.w.mu.Unlock()
 	f.By, f.Pod, f.Carried, f.Fallback = by, pod, pod.IsValid(), fallback
 	f.Tries++
+}
+
+// connected takes note of when there was a connection, or none came.
+func (f *flight) connected() {
+	f.w.mu.Lock() // who dials may be another goroutine than the one that hears the answer
+	defer f.w.mu.Unlock()
+	f.begun = time.Now()
 }
 
 // answer takes note of the head of the answer.

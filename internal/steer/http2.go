@@ -365,10 +365,19 @@ func (in *incoming) copy(ctx context.Context) *http.Request {
 }
 
 // sendCopy sends a copy of a request, and reads its answer for nobody but answered, if that
-// is not nil.
+// is not nil. A transport dials in a goroutine of its own; when sendCopy returns, dial has
+// returned and is not called any more.
 func sendCopy(ctx context.Context, out *http.Request, body *spool, dial func(context.Context) (net.Conn, error), answered func(*http.Response)) error {
-	t := newTransport(dial)
-	defer t.CloseIdleConnections()
+	var dialling dials
+	t := newTransport(func(ctx context.Context) (net.Conn, error) {
+		if !dialling.begin() {
+			return nil, net.ErrClosed
+		}
+		defer dialling.all.Done()
+		return dial(ctx)
+	})
+	defer dialling.end()
+	defer t.CloseIdleConnections() // ends a dial that nobody waits for
 	if out.Body = body; out.ContentLength == 0 {
 		out.Body = http.NoBody
 	}
@@ -382,6 +391,31 @@ func sendCopy(ctx context.Context, out *http.Request, body *spool, dial func(con
 	}
 	_, err = io.Copy(io.Discard, resp.Body)
 	return err
+}
+
+// dials are those of one transport, until they are ended.
+type dials struct {
+	mu    sync.Mutex
+	ended bool
+	all   sync.WaitGroup
+}
+
+// begin says whether one more may begin; it is to be done.
+func (d *dials) begin() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !d.ended {
+		d.all.Add(1)
+	}
+	return !d.ended
+}
+
+// end waits for those that have begun, and lets no other begin.
+func (d *dials) end() {
+	d.mu.Lock()
+	d.ended = true
+	d.mu.Unlock()
+	d.all.Wait()
 }
 
 // mirror begins to copy the request.
