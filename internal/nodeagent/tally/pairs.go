@@ -14,8 +14,8 @@ const (
 	// grace is how long after Config.Hung a pair is looked at last: by then it is told who
 	// has no answer.
 	grace = time.Second
-	// mostPairs is how many of a door are waited for. Those that come when there are more
-	// tell nothing.
+	// mostPairs is how many of a door are waited for. A pair that comes when there are more
+	// tells nothing, and nor do those with a lower number of which neither half has come yet.
 	mostPairs = 8192
 )
 
@@ -26,6 +26,12 @@ const (
 // copy counts for what it was. If pairs counted as soon as they ended, errors that come
 // quickly would be seen before the successes that go with them, and a trouble of both versions
 // would look like one of the version that is slower to answer well.
+//
+// An original may be ended by its client, and a copy has none: it runs on, and comes to the
+// error, or to the delay, that its original was spared. A copy is cut where its original was
+// answered before all of it was read, and an original is not where the copy was. So an
+// original that was ended counts as one that may have failed, and been slow, and a copy that
+// was ended as one that has not. Both can only lower E.
 type pair struct {
 	id               uint64
 	at               time.Time     // it was sent off
@@ -38,7 +44,8 @@ type pair struct {
 // half is what is known of one of the two.
 type half struct {
 	known   bool // it has ended, or is over Config.Hung
-	void    bool // it tells nothing: nobody has answered it, and nobody can be blamed
+	void    bool // it tells nothing, which was decided when it was sent: its pod was cold, or there was none
+	cut     bool // it was ended from outside: an original by its client, a copy by the door
 	failed  bool
 	why     string // it has
 	latency time.Duration
@@ -72,7 +79,9 @@ func (d *Door) pair(o *steer.Outcome) *pair {
 	if known {
 		return d.pairing[i]
 	}
-	if o.Running && o.Latency <= d.t.config.Hung || o.Took > d.t.lastLook() || o.ID <= d.skipped {
+	hung := d.t.config.Hung
+	told := hung > 0 && o.Told > hung // that it is overdue: it has counted, or never will
+	if told || o.Running && o.Latency <= hung || o.Took > d.t.lastLook() || o.ID <= d.skipped {
 		return nil
 	}
 	if len(d.pairing) >= mostPairs {
@@ -88,7 +97,7 @@ func (d *Door) pair(o *steer.Outcome) *pair {
 func (d *Door) learn(h *half, o *steer.Outcome) {
 	hung := d.t.config.Hung
 	r := d.request(o)
-	if r == nil {
+	if r == nil || o.Copy && o.Cancelled && o.Tries == 0 {
 		h.known, h.void = true, true
 		return
 	}
@@ -100,7 +109,7 @@ func (d *Door) learn(h *half, o *steer.Outcome) {
 	case overdue:
 		h.failed, h.why = true, "no answer in "+hung.String()
 	case class == verdict.Cancelled:
-		h.void = true
+		h.cut = true
 	case class == verdict.Failed:
 		h.failed, h.why = true, r.Answer.String()
 	}
@@ -150,10 +159,11 @@ func (c *sums) move(p *pair, d *Door, why string) {
 // count looks at a pair, and says whether that is over.
 func (c *sums) count(p *pair, d *Door, last bool) (over bool) {
 	a, b := &p.copied, &p.original
-	if (a.failed || b.failed) && !a.void && !b.void && !p.bet {
+	other := b.failed || b.cut
+	if (a.failed || other) && !a.void && !p.bet {
 		p.bet, p.failed = true, a.failed
 		switch {
-		case a.failed && b.failed:
+		case a.failed && other:
 			c.Canary.Repeated++
 			c.Stable.Repeated++
 		case a.failed:
@@ -166,7 +176,7 @@ func (c *sums) count(p *pair, d *Door, last bool) (over bool) {
 			c.Stable.Failed++
 		}
 	}
-	if over = last || a.known && b.known; over && a.known && !a.void {
+	if over = last || a.known && b.known; over && a.known && !a.void && !a.cut {
 		c.rate(p, d)
 	}
 	return over
@@ -188,17 +198,19 @@ func (c *sums) rate(p *pair, d *Door) {
 	if a.unrated {
 		return
 	}
-	paired := b.known && !b.void
-	other := 0
-	if paired {
-		other = over(d.t.slowOf(false), b.latency)
+	other, slowOf := 0, d.t.slowOf(false)
+	switch {
+	case b.cut:
+		other = len(slowOf)
+	case b.known:
+		other = over(slowOf, b.latency)
 	}
 	for k := range max(band, other) {
 		switch slow, too := k < band, k < other; {
 		case slow && too:
 			c.Canary.SlowRepeated[k]++
 			c.Stable.SlowRepeated[k]++
-		case slow && !paired:
+		case slow && !b.known:
 			c.Canary.SlowRepeated[k]++
 		case slow:
 			c.Canary.Slow[k]++

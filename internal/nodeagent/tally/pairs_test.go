@@ -3,6 +3,7 @@ package tally
 import (
 	"container/heap"
 	"math/rand/v2"
+	"net/netip"
 	"testing"
 	"time"
 
@@ -68,21 +69,24 @@ func TestPairsCount(t *testing.T) {
 		"the original fails, and its copy is not known yet": {all: []*steer.Outcome{original(1, fails)}, stable: verdict.Tally{Failed: 1}},
 		"the copy never answers": {all: []*steer.Outcome{original(1), copyOf(1, running), copyOf(1, late, cancelled)},
 			canary: verdict.Tally{Failed: 1}, moved: "copy: no answer in 30s"},
-		"neither answers":                     {all: []*steer.Outcome{original(1, running), copyOf(1, running)}, canary: verdict.Tally{Repeated: 1}, stable: verdict.Tally{Repeated: 1}},
-		"the client left":                     {all: []*steer.Outcome{original(1, cancelled), copyOf(1)}, canary: well},
-		"the client left, and the copy fails": {all: []*steer.Outcome{original(1, cancelled), copyOf(1, fails)}, canary: verdict.Tally{Repeated: 1}},
-		"the copy was cut":                    {all: []*steer.Outcome{original(1), copyOf(1, cancelled)}},
-		"it was cut where the original fails": {all: []*steer.Outcome{original(1, fails), copyOf(1, cancelled)}},
-		"only the original is known":          {all: []*steer.Outcome{original(1)}},
-		"the copy is of a stream":             {all: []*steer.Outcome{copyOf(1)}, then: well},
-		"its pod is cold":                     {config: func(c *verdict.Config) { c.WarmUp = time.Hour }, all: []*steer.Outcome{original(1), copyOf(1, fails)}},
+		"neither answers":                         {all: []*steer.Outcome{original(1, running), copyOf(1, running)}, canary: verdict.Tally{Repeated: 1}, stable: verdict.Tally{Repeated: 1}},
+		"the client left":                         {all: []*steer.Outcome{original(1, cancelled), copyOf(1)}, canary: well, stable: verdict.Tally{Failed: 1}},
+		"the client left, and the copy fails":     {all: []*steer.Outcome{original(1, cancelled), copyOf(1, fails)}, canary: verdict.Tally{Repeated: 1}, stable: verdict.Tally{Repeated: 1}},
+		"the copy was cut":                        {all: []*steer.Outcome{original(1), copyOf(1, cancelled)}},
+		"it was cut where the original fails":     {all: []*steer.Outcome{original(1, fails), copyOf(1, cancelled)}, stable: verdict.Tally{Failed: 1}},
+		"it was cut where the client left":        {all: []*steer.Outcome{original(1, cancelled), copyOf(1, cancelled)}, stable: verdict.Tally{Failed: 1}},
+		"nobody was there to get it":              {all: []*steer.Outcome{original(1, fails), copyOf(1, cancelled, func(o *steer.Outcome) { o.Tries, o.Pod = 0, netip.AddrPort{} })}},
+		"only the original is known":              {all: []*steer.Outcome{original(1)}},
+		"the copy is of a stream":                 {all: []*steer.Outcome{copyOf(1)}, then: well},
+		"its pod is cold, and the original fails": {config: func(c *verdict.Config) { c.WarmUp = time.Hour }, all: []*steer.Outcome{original(1, fails), copyOf(1)}},
+		"its pod is cold":                         {config: func(c *verdict.Config) { c.WarmUp = time.Hour }, all: []*steer.Outcome{original(1), copyOf(1, fails)}},
 		"it is slow": {config: func(c *verdict.Config) { c.Quantiles = q }, all: []*steer.Outcome{original(1, lasts(15*ms)), copyOf(1, lasts(50*ms))},
 			canary: verdict.Tally{Closed: [5]int64{3: 1}, Slow: [4]int64{1: 1, 2: 1}, SlowRepeated: [4]int64{1}}, stable: verdict.Tally{SlowRepeated: [4]int64{1}}, moved: "copy: slower than 99 % of stable's"},
 		"the original is slow": {config: func(c *verdict.Config) { c.Quantiles = q }, all: []*steer.Outcome{original(1, lasts(30*ms)), copyOf(1)},
 			canary: well, stable: verdict.Tally{Slow: [4]int64{1, 1}}},
 		"it may be slower by the way to it": {config: func(c *verdict.Config) { c.Quantiles, c.Slack = q, 10*ms }, all: []*steer.Outcome{original(1), copyOf(1, lasts(15*ms))}, canary: well},
 		"it is slow, and its client has left": {config: func(c *verdict.Config) { c.Quantiles = q }, all: []*steer.Outcome{original(1, cancelled), copyOf(1, lasts(15*ms))},
-			canary: verdict.Tally{Closed: [5]int64{1: 1}, SlowRepeated: [4]int64{1}}},
+			canary: verdict.Tally{Closed: [5]int64{1: 1}, SlowRepeated: [4]int64{1}}, stable: verdict.Tally{Failed: 1, SlowRepeated: [4]int64{1}, Slow: [4]int64{1: 1, 2: 1, 3: 1}}},
 		"its pod has just come": {config: func(c *verdict.Config) { c.Quantiles, c.Settle = q, time.Hour }, all: []*steer.Outcome{original(1), copyOf(1, lasts(50*ms))},
 			canary: verdict.Tally{Unrated: 1}},
 		"the copy is of a stream that ends": {all: []*steer.Outcome{copyOf(1, func(o *steer.Outcome) { o.Took = time.Hour })}},
@@ -171,6 +175,41 @@ func TestPairsAreLookedAtAgain(t *testing.T) {
 	}
 }
 
+// What is overdue counts when that is told, and not once more when it ends.
+func TestOverduePairsCountOnce(t *testing.T) {
+	const hung = 2 * time.Second
+	ta := newTally(func(c *verdict.Config) { c.Hung = hung })
+	d := ta.Door("a", 0)
+	const told = hung + time.Millisecond
+	d.Add(original(1))
+	d.Add(copyOf(1, running, lasts(told)))
+	d.Add(copyOf(2))
+	d.Add(original(2, running, lasts(told)))
+	c := pairsIn(ta.Take(t0.Add(told)))
+	if c == nil || c.Canary.Failed != 1 || c.Stable.Failed != 1 {
+		t.Fatalf("got %+v", c)
+	}
+	late := func(o *steer.Outcome) { o.Told = told }
+	d.Add(copyOf(1, status(504), lasts(hung+500*time.Millisecond), late))
+	d.Add(original(2, status(504), lasts(hung+500*time.Millisecond), late))
+	if c := pairsIn(ta.Take(t0.Add(ta.lastLook()))); c != nil || len(d.pairing) > 0 {
+		t.Errorf("this counts, too: %+v, and %d pairs are waited for", c, len(d.pairing))
+	}
+}
+
+// What was sent off before a door was opened makes no pairs: the other half may have come
+// before it.
+func TestPairsBeforeTheDoorCountForNothing(t *testing.T) {
+	ta := newTally()
+	d := ta.Door("a", 2)
+	for id := range uint64(3) {
+		d.Add(copyOf(id+1, status(500)))
+	}
+	if c := pairsIn(ta.Take(t0.Add(time.Second))); c == nil || c.Canary.Failed != 1 {
+		t.Errorf("got %+v, want that of the third alone", c)
+	}
+}
+
 // Where there are too many to wait for, neither half of the others counts.
 func TestPairsAreBounded(t *testing.T) {
 	ta := newTally()
@@ -226,73 +265,140 @@ func (a *arrivals) Pop() any {
 	return last
 }
 
+// simulation is a release in which both versions are as good, and all is copied.
+type simulation struct {
+	config verdict.Config
+	lasts  time.Duration
+	// half gives one of a pair: when it ends, and how. Time is set.
+	half   func(r *rand.Rand, o *steer.Outcome)
+	before func(*Door) // what is done before counts are taken, nil for nothing
+}
+
+// convicted is in how many of some runs the version is.
+func (m *simulation) convicted(t *testing.T, runs int) (n int) {
+	t.Helper()
+	const doors, perSecond, tick = 4, 20, 250 * time.Millisecond
+	j, err := verdict.New(m.config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for run := range runs {
+		r := rand.New(rand.NewPCG(uint64(run), 7))
+		ta := newTally(func(c *verdict.Config) { *c = m.config })
+		var all []*Door
+		var coming arrivals
+		for range doors {
+			all = append(all, ta.Door("a", 0))
+		}
+		s, bad, id := j.Start(t0), false, uint64(0)
+		for now := time.Duration(0); now < m.lasts && !bad; now += tick {
+			for range doors * int(perSecond*tick/time.Second) {
+				sent := now + time.Duration(r.Int64N(int64(tick)))
+				id++
+				for _, o := range []*steer.Outcome{original(id), copyOf(id)} {
+					o.Time = t0.Add(sent)
+					m.half(r, o)
+					heap.Push(&coming, arrival{sent + o.Took, o})
+				}
+			}
+			for len(coming) > 0 && coming[0].at <= now+tick {
+				o := heap.Pop(&coming).(arrival).o
+				all[o.ID%doors].Add(o)
+			}
+			if m.before != nil {
+				for _, d := range all {
+					m.before(d)
+				}
+			}
+			at := t0.Add(now + tick)
+			counts := ta.Take(at)
+			var v verdict.Verdict
+			s, v = j.Next(s, verdict.Observation{At: at, Counts: &counts})
+			bad = v.Is == verdict.Bad
+		}
+		if bad {
+			n++
+		}
+	}
+	return n
+}
+
+// onlyCopies is a config in which nothing but pairs is judged.
+var onlyCopies = verdict.Config{Hung: hung, Copies: true, Weights: verdict.Weights{Copies: 1}, Alpha: 0.01}
+
 // In an outage half of the requests to both versions fails, at once, and the version that
 // gets copies takes seconds for the others: what goes well is known later than what fails.
 // Counted as it comes that would convict it.
 func TestSlowSuccessesConvictNobody(t *testing.T) {
-	const doors, perSecond, runs = 4, 20, 200
-	config := verdict.Config{Hung: hung, Copies: true, Weights: verdict.Weights{Copies: 1}, Alpha: 0.01}
-	j, err := verdict.New(config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	tops := map[bool]int{} // how often E ever reached 100, counted as it comes or not
-	for run := range runs {
-		for _, atOnce := range []bool{false, true} {
-			r := rand.New(rand.NewPCG(uint64(run), 7))
-			ta := newTally(func(c *verdict.Config) { *c = config })
-			var all []*Door
-			var coming arrivals
-			for range doors {
-				all = append(all, ta.Door("a", 0))
-			}
-			s, bad, id := j.Start(t0), false, uint64(0)
-			for tick := time.Duration(0); tick < 12*time.Second && !bad; tick += 250 * time.Millisecond {
-				for range doors * perSecond / 4 {
-					sent := tick + time.Duration(r.Int64N(int64(250*time.Millisecond)))
-					half := func(o *steer.Outcome, well time.Duration) *steer.Outcome {
-						o.Time = t0.Add(sent)
-						if o.Latency, o.Took = time.Millisecond, time.Millisecond; r.Float64() < 0.5 {
-							o.Status = 500
-						} else {
-							o.Latency, o.Took = well, well
-						}
-						return o
-					}
-					id++
-					for _, o := range []*steer.Outcome{half(original(id), time.Millisecond), half(copyOf(id), 1700*time.Millisecond)} {
-						heap.Push(&coming, arrival{sent + o.Took, o})
-					}
-				}
-				for len(coming) > 0 && coming[0].at <= tick+250*time.Millisecond {
-					o := heap.Pop(&coming).(arrival).o
-					all[o.ID%doors].Add(o)
-				}
-				now := t0.Add(tick + 250*time.Millisecond)
-				if atOnce { // as soon as one of a pair has failed, or both have ended
-					for _, d := range all {
-						for _, p := range d.pairing {
-							if p.copied.known && p.original.known {
-								p.look = 0
-							}
-						}
-					}
-				}
-				counts := ta.Take(now)
-				var v verdict.Verdict
-				s, v = j.Next(s, verdict.Observation{At: now, Counts: &counts})
-				bad = v.Is == verdict.Bad
-			}
-			if bad {
-				tops[atOnce]++
+	const runs = 200
+	m := simulation{config: onlyCopies, lasts: 12 * time.Second, half: func(r *rand.Rand, o *steer.Outcome) {
+		switch fails := r.Float64() < 0.5; {
+		case fails:
+			o.Status = 500
+		case o.Copy:
+			lasts(1700 * time.Millisecond)(o)
+		}
+	}}
+	healthy := m.convicted(t, runs)
+	m.before = func(d *Door) { // as soon as one of a pair has failed, or both have ended
+		for _, p := range d.pairing {
+			if p.copied.known && p.original.known {
+				p.look = 0
 			}
 		}
 	}
-	t.Logf("of %d healthy versions %d are convicted, and %d if pairs count as they come", runs, tops[false], tops[true])
-	if tops[false] > 8 { // 1 %, and three sigma more
-		t.Errorf("%d of %d healthy versions are convicted, with alpha 0.01", tops[false], runs)
+	atOnce := m.convicted(t, runs)
+	t.Logf("of %d healthy versions %d are convicted, and %d if pairs count as they come", runs, healthy, atOnce)
+	if healthy > 8 { // 1 %, and three sigma more
+		t.Errorf("%d of %d healthy versions are convicted, with alpha 0.01", healthy, runs)
 	}
-	if tops[true] < runs/10 {
-		t.Errorf("counted as they come only %d are: the simulation shows nothing", tops[true])
+	if atOnce < runs/10 {
+		t.Errorf("counted as they come only %d are: the simulation shows nothing", atOnce)
+	}
+}
+
+// Something that both versions depend on hangs for 5 s in 2 % of the calls, and then fails.
+// Clients wait for 2 s, so the originals are ended before that, and nobody ends the copies.
+func TestClientsWhoLeaveConvictNobody(t *testing.T) {
+	const runs = 200
+	quantiles := onlyCopies
+	quantiles.Quantiles = [4]time.Duration{10 * time.Millisecond, 20 * time.Millisecond, 50 * time.Millisecond, 100 * time.Millisecond}
+	quantiles.Weights.Latency = 1
+	for name, tt := range map[string]struct {
+		config verdict.Config
+		rate   float64
+		ends   func(*steer.Outcome) // how it ends after 5 s
+	}{
+		"it fails":              {onlyCopies, 0.02, status(504)},
+		"it is a call":          {onlyCopies, 0.02, func(o *steer.Outcome) { o.GRPC = 4 }},
+		"it goes well":          {quantiles, 0.3, func(*steer.Outcome) {}},
+		"it fails and was slow": {quantiles, 0.02, status(504)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := simulation{config: tt.config, lasts: 40 * time.Second, half: func(r *rand.Rand, o *steer.Outcome) {
+				switch hangs := r.Float64() < tt.rate; {
+				case hangs && o.Copy:
+					lasts(5 * time.Second)(o)
+					tt.ends(o)
+				case hangs:
+					lasts(2 * time.Second)(o)
+					cancelled(o)
+				}
+			}}
+			if n := m.convicted(t, runs); n > 8 { // 1 %, and three sigma more
+				t.Errorf("%d of %d healthy versions are convicted, with alpha 0.01", n, runs)
+			}
+			leaves := m.half
+			m.half = func(r *rand.Rand, o *steer.Outcome) {
+				if leaves(r, o); o.Cancelled && r.Float64() < 0.95 { // stable hangs less often
+					*o = *original(o.ID, func(n *steer.Outcome) { n.Time = o.Time })
+				}
+			}
+			n := m.convicted(t, runs/10)
+			t.Logf("of %d worse versions %d are convicted", runs/10, n)
+			if n < runs/20 {
+				t.Errorf("of %d worse versions only %d are convicted", runs/10, n)
+			}
+		})
 	}
 }

@@ -116,9 +116,9 @@ type stretch struct {
 }
 
 // Door begins to count the requests of a door. Of those up to the number last nothing
-// is expected. name is for reports.
+// is expected, nor of their copies. name is for reports.
 func (t *Tally) Door(name string, last uint64) *Door {
-	d := &Door{t: t, name: name, bound: last}
+	d := &Door{t: t, name: name, bound: last, skipped: last}
 	t.doors = append(t.doors, d)
 	return d
 }

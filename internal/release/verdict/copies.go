@@ -32,7 +32,10 @@ import (
 // The originals count as stable's requests, too, in the other signals: these are two bets on
 // one thing, and not one bet made twice, since E is their average. Which pair counts when must
 // not depend on how it ended: a pair counts at an age that was fixed before, by what is known
-// of both then. Else those that end quickly would tell more than the others.
+// of both then. Else those that end quickly would tell more than the others. Nor must whether
+// it counts: a copy has no client who leaves, so an original whose client has left counts as
+// one that failed, or was slow, and a copy that was cut does not hide that its original failed.
+// Both can only lower E.
 type copies struct {
 	Errors wealth        `json:"errors"`
 	Slow   [tails]wealth `json:"slow"` // over the last quantiles, from firstTail on

@@ -116,7 +116,8 @@ type Cell struct {
 	// Copies says that the requests are stable's of which the canary got copies, and these.
 	// Canary.Failed are the copies that failed where the original did not, Stable.Failed the
 	// originals that failed where the copy did not, and Repeated of either are those where
-	// both did; Slow and SlowRepeated are alike. All of that is evidence. Canary.Repeated are
+	// both did; Slow and SlowRepeated are alike. An original whose client has left is one that
+	// failed and was slow: see copies.go. All of that is evidence. Canary.Repeated are
 	// also copies that failed, and SlowRepeated such that were slow, of whose originals
 	// nothing is known. Weight is 0.5. See copies.go for when a pair may count.
 	Copies bool  `json:"copies,omitempty"`
