@@ -127,9 +127,9 @@ type Config struct {
 	Blocks bool `json:"blocks,omitempty"`
 	// Copies says that the canary gets copies of requests, which are judged by [Cell.Copies].
 	Copies bool `json:"copies,omitempty"`
-	// Weights say how much each signal counts. Errors 0.8, latency 0.2; with Blocks
-	// errors 0.4, latency 0.2, blocks 0.4; with Alone or Copies 0.4 of it as well, and with
-	// both 0.2 each. Latency is shared by requests and copies. They are made to sum to 1,
+	// Weights say how much each signal counts. Errors 0.8, latency 0.2; with Blocks,
+	// Alone or Copies errors 0.4, latency 0.2, and 0.4 for that, shared evenly where there
+	// is more than one of them. Latency is shared by requests and copies. They are made to sum to 1,
 	// without the latency if that is not judged.
 	Weights Weights `json:"weights,omitzero"`
 	// PodEvents is how many restarts, kills and failing probes of the canary's pods
@@ -281,21 +281,33 @@ func (c Config) withDefaults() Config {
 	orElse(&c.PodEvents, 3)
 	orElse(&c.GuardFails, 3)
 	orElse(&c.Epoch, 10*time.Second)
-	if c.Blocks {
-		orElse(&c.Weights, Weights{Errors: 0.4, Latency: 0.2, Blocks: 0.4})
-	}
-	if c.Alone && c.Copies {
-		orElse(&c.Weights, Weights{Errors: 0.4, Latency: 0.2, Alone: 0.2, Copies: 0.2})
-	}
-	if c.Copies {
-		orElse(&c.Weights, Weights{Errors: 0.4, Latency: 0.2, Copies: 0.4})
-	}
-	if c.Alone {
-		orElse(&c.Weights, Weights{Errors: 0.4, Latency: 0.2, Alone: 0.4})
-	}
-	orElse(&c.Weights, Weights{Errors: 0.8, Latency: 0.2})
+	orElse(&c.Weights, c.usual())
 	c.Guards = slices.Clone(c.Guards)
 	return c
+}
+
+// usual are the weights if none are given.
+func (c Config) usual() Weights {
+	n := 0.0
+	for _, judged := range []bool{c.Blocks, c.Alone, c.Copies} {
+		if judged {
+			n++
+		}
+	}
+	if n == 0 {
+		return Weights{Errors: 0.8, Latency: 0.2}
+	}
+	w := Weights{Errors: 0.4, Latency: 0.2}
+	if c.Blocks {
+		w.Blocks = 0.4 / n
+	}
+	if c.Alone {
+		w.Alone = 0.4 / n
+	}
+	if c.Copies {
+		w.Copies = 0.4 / n
+	}
+	return w
 }
 
 func (c Config) latency() bool { return c.Quantiles != [bands - 1]time.Duration{} }

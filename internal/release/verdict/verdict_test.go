@@ -366,3 +366,25 @@ func BenchmarkNext(b *testing.B) {
 		s, _ = j.Next(s, o)
 	}
 }
+
+// Every signal that is judged has a share, whatever else is judged besides.
+func TestUsualWeights(t *testing.T) {
+	const third = 0.4 / 3
+	for _, tt := range []struct {
+		config Config
+		want   Weights
+	}{
+		{Config{}, Weights{Errors: 0.8, Latency: 0.2}},
+		{Config{Blocks: true}, Weights{Errors: 0.4, Latency: 0.2, Blocks: 0.4}},
+		{Config{Alone: true}, Weights{Errors: 0.4, Latency: 0.2, Alone: 0.4}},
+		{Config{Copies: true}, Weights{Errors: 0.4, Latency: 0.2, Copies: 0.4}},
+		{Config{Alone: true, Copies: true}, Weights{Errors: 0.4, Latency: 0.2, Alone: 0.2, Copies: 0.2}},
+		{Config{Blocks: true, Copies: true}, Weights{Errors: 0.4, Latency: 0.2, Blocks: 0.2, Copies: 0.2}},
+		{Config{Blocks: true, Alone: true, Copies: true}, Weights{Errors: 0.4, Latency: 0.2, Blocks: third, Alone: third, Copies: third}},
+		{Config{Copies: true, Weights: Weights{Errors: 1}}, Weights{Errors: 1}},
+	} {
+		if got := tt.config.withDefaults().Weights; got != tt.want {
+			t.Errorf("%+v: got %+v, want %+v", tt.config, got, tt.want)
+		}
+	}
+}
