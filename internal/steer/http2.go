@@ -26,7 +26,7 @@ type streams struct {
 	c     *conn
 	ctx   context.Context
 	door  context.Context // of the door: copies outlive the connection
-	under sync.WaitGroup  // handlers
+	under tasks           // handlers
 
 	mu      sync.Mutex
 	app     *http.Transport
@@ -58,7 +58,7 @@ func (c *conn) serveHTTP2(ctx context.Context) {
 	ln := &single{conn: &begun{Conn: c.client.conn, before: c.client.bytes(), closed: make(chan struct{})}}
 	_ = server.Serve(ln) // returns when the connection is closed
 	cancel()
-	s.under.Wait()
+	s.under.end()
 	s.app.CloseIdleConnections() // no handler is left that could take its place
 	for _, t := range s.laptops {
 		t.CloseIdleConnections()
@@ -192,8 +192,10 @@ func (p *route) use(by int, over bool) {
 
 // ServeHTTP implements http.Handler.
 func (s *streams) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	s.under.Add(1)
-	defer s.under.Done()
+	if !s.under.begin() { // the connection has ended meanwhile
+		panic(http.ErrAbortHandler)
+	}
+	defer s.under.done()
 	path, query, _ := strings.Cut(r.RequestURI, "?")
 	seen := Request{Method: r.Method, Path: path, Query: query, Header: func(name string) (string, bool) {
 		if strings.EqualFold(name, "host") {
@@ -368,12 +370,12 @@ func (in *incoming) copy(ctx context.Context) *http.Request {
 // is not nil. A transport dials in a goroutine of its own; when sendCopy returns, dial has
 // returned and is not called any more.
 func sendCopy(ctx context.Context, out *http.Request, body *spool, dial func(context.Context) (net.Conn, error), answered func(*http.Response)) error {
-	var dialling dials
+	var dialling tasks
 	t := newTransport(func(ctx context.Context) (net.Conn, error) {
 		if !dialling.begin() {
 			return nil, net.ErrClosed
 		}
-		defer dialling.all.Done()
+		defer dialling.done()
 		return dial(ctx)
 	})
 	defer dialling.end()
@@ -391,31 +393,6 @@ func sendCopy(ctx context.Context, out *http.Request, body *spool, dial func(con
 	}
 	_, err = io.Copy(io.Discard, resp.Body)
 	return err
-}
-
-// dials are those of one transport, until they are ended.
-type dials struct {
-	mu    sync.Mutex
-	ended bool
-	all   sync.WaitGroup
-}
-
-// begin says whether one more may begin; it is to be done.
-func (d *dials) begin() bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if !d.ended {
-		d.all.Add(1)
-	}
-	return !d.ended
-}
-
-// end waits for those that have begun, and lets no other begin.
-func (d *dials) end() {
-	d.mu.Lock()
-	d.ended = true
-	d.mu.Unlock()
-	d.all.Wait()
 }
 
 // mirror begins to copy the request.
