@@ -16,6 +16,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/bightdev/bight/api/v1alpha1"
 	"github.com/bightdev/bight/internal/bridge"
 	"github.com/bightdev/bight/internal/release/client"
 	"github.com/bightdev/bight/internal/release/evidence"
@@ -167,7 +168,14 @@ func (p *Program) stage(ctx context.Context, f *replayFlags, name string, comman
 			return nil, errors.Join(err, s.printer.Close())
 		}
 	}
-	if s.bundle, s.isFile, err = p.evidence(ctx, f, name, s.printer); err != nil {
+	var plan *v1alpha1.ReleaseEvidence
+	if s.bundle, plan, err = p.evidence(ctx, f, name, s.printer); err != nil {
+		return nil, errors.Join(err, s.printer.Close())
+	}
+	if s.isFile = plan == nil; !s.isFile {
+		s.keeps = *plan
+	}
+	if err := recordable(f.record, s.keeps); err != nil {
 		return nil, errors.Join(err, s.printer.Close())
 	}
 	s.pairs = replay.Of(s.bundle)
@@ -233,40 +241,41 @@ func (s *stage) set(ctx context.Context) (leave func(), err error) {
 	return leave, nil
 }
 
-// evidence reads a file, or asks the controller.
-func (p *Program) evidence(ctx context.Context, f *replayFlags, name string, printer *term.Printer) (b *evidence.Bundle, isFile bool, err error) {
+// evidence reads a file, or asks the controller. plan is what the release's says of it, nil
+// for a file.
+func (p *Program) evidence(ctx context.Context, f *replayFlags, name string, printer *term.Printer) (b *evidence.Bundle, plan *v1alpha1.ReleaseEvidence, err error) {
 	if strings.ContainsAny(name, `/\`) || strings.HasSuffix(name, ".json") {
 		text, err := os.ReadFile(name)
 		if errors.Is(err, fs.ErrNotExist) {
-			return nil, true, codedError{code: exitNotFound, err: fmt.Errorf("there is no file %s: bight replay RELEASE --save-test writes one", name)}
+			return nil, nil, codedError{code: exitNotFound, err: fmt.Errorf("there is no file %s: bight replay RELEASE --save-test writes one", name)}
 		}
 		if err == nil {
 			b, err = evidence.Read(text)
 		}
 		if err != nil {
-			return nil, true, fmt.Errorf("read %s: %w", name, err)
+			return nil, nil, fmt.Errorf("read %s: %w", name, err)
 		}
-		return b, true, nil
+		return b, nil, nil
 	}
 	if err := f.target.check(); err != nil {
-		return nil, false, err
+		return nil, nil, err
 	}
 	cluster, _, err := f.target.load(printer)
 	if err != nil {
-		return nil, false, err
+		return nil, nil, err
 	}
 	f.target.log(p.Stderr)
 	rc, err := client.New(cluster)
 	if err != nil {
-		return nil, false, err
+		return nil, nil, err
 	}
 	all, err := rc.Of(ctx, name)
 	if err != nil {
-		return nil, false, releaseError(err)
+		return nil, nil, releaseError(err)
 	}
 	to := controllerClient(cluster, rc.Namespace())
 	if err := to.Open(ctx); err != nil {
-		return nil, false, err
+		return nil, nil, err
 	}
 	defer to.Close()
 	for _, r := range all {
@@ -275,15 +284,15 @@ func (p *Program) evidence(ctx context.Context, f *replayFlags, name string, pri
 			continue
 		}
 		if err != nil {
-			return nil, false, err
+			return nil, nil, err
 		}
-		return b, false, nil
+		return b, &r.Spec.Plan.Evidence, nil
 	}
 	why := "requests are kept when a version is undone, for a week"
 	if r := all[0]; !r.Status.Convicted && r.Status.Ended == nil {
 		why = "it is under way: " + why
 	}
-	return nil, false, codedError{code: exitNotFound, err: fmt.Errorf("there is no evidence of %s in namespace %s: %s", name, rc.Namespace(), why)}
+	return nil, nil, codedError{code: exitNotFound, err: fmt.Errorf("there is no evidence of %s in namespace %s: %s", name, rc.Namespace(), why)}
 }
 
 // readRecording reads what --record has written.

@@ -7,8 +7,10 @@ import (
 	"strings"
 	"time"
 
+	"github.com/bightdev/bight/api/v1alpha1"
 	"github.com/bightdev/bight/internal/atomicfile"
 	"github.com/bightdev/bight/internal/bridge"
+	"github.com/bightdev/bight/internal/release/spec"
 	"github.com/bightdev/bight/internal/replay/calls"
 	"github.com/bightdev/bight/internal/replay/switchboard"
 	"github.com/bightdev/bight/internal/ui/term"
@@ -24,7 +26,7 @@ func (s *stage) connect(ctx context.Context, o *bridge.Order) (end func()) {
 	log := s.f.target.log(s.p.Stderr)
 	switch {
 	case s.f.record != "":
-		s.board = switchboard.Record(ctx, s.bundle.Namespace, log)
+		s.board = switchboard.Record(ctx, s.bundle.Namespace, *spec.Evidence(s.keeps), log)
 	case s.recording != nil:
 		s.board = switchboard.Answer(ctx, s.recording, log)
 	default:
@@ -32,6 +34,19 @@ func (s *stage) connect(ctx context.Context, o *bridge.Order) (end func()) {
 	}
 	o.Calls, s.player.Calls = s.board, s.board
 	return s.board.Close
+}
+
+// recordable refuses to record where the plan of the release says that bodies are not to
+// be kept: no command can be answered without them.
+func recordable(file string, keeps v1alpha1.ReleaseEvidence) error {
+	switch {
+	case file == "":
+	case keeps.Off:
+		return fmt.Errorf("--record %s: the plan of the release says evidence.off, that nothing is to be kept; leave out --record", file)
+	case keeps.NoBodies:
+		return fmt.Errorf("--record %s: the plan of the release says evidence.noBodies, and nobody can be answered without bodies; leave out --record", file)
+	}
+	return nil
 }
 
 // settle waits for the calls that are under way.

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/bightdev/bight/api/v1alpha1"
 	"github.com/bightdev/bight/internal/bridge"
 	"github.com/bightdev/bight/internal/release/evidence"
 	"github.com/bightdev/bight/internal/replay"
@@ -30,7 +31,7 @@ func TestARoundsCallsAreKept(t *testing.T) {
 	p := &Program{Stdout: io.Discard, Stderr: &errs}
 	file := filepath.Join(t.TempDir(), "calls.json")
 	s := &stage{
-		p: p, f: &replayFlags{record: file}, printer: p.printer(false, nil), player: &replay.Player{},
+		p: p, f: &replayFlags{record: file}, printer: p.printer(false, nil), player: &replay.Player{}, keeps: v1alpha1.ReleaseEvidence{Hide: []string{"customer"}},
 		bundle: &evidence.Bundle{Release: "cart-7", Namespace: "shop"}, pairs: []*evidence.Pair{{ID: "a/1"}},
 	}
 	var o bridge.Order
@@ -41,7 +42,7 @@ func TestARoundsCallsAreKept(t *testing.T) {
 			return new(net.Dialer).DialContext(ctx, "tcp", service.Listener.Addr().String())
 		})
 	}}}
-	for _, path := range []string{"/items/7", "/events"} {
+	for _, path := range []string{"/items/7?customer=ada", "/events"} {
 		resp, err := client.Get("http://stock.shop:7000" + path)
 		if err != nil {
 			t.Fatal(err)
@@ -66,7 +67,7 @@ func TestARoundsCallsAreKept(t *testing.T) {
 		t.Fatalf("%v, %v", info, err)
 	}
 	r, err := readRecording(file)
-	if err != nil || r.Release != "cart-7" || len(r.Calls) != 2 || r.Calls[0].URL != "http://stock:7000/items/7" || string(r.Calls[0].Answer.Body) != "seven" {
+	if err != nil || r.Release != "cart-7" || len(r.Calls) != 2 || r.Calls[0].URL != "http://stock:7000/items/7?customer=%5Bhidden%5D" || string(r.Calls[0].Answer.Body) != "seven" {
 		t.Errorf("kept is %+v, %v", r, err)
 	}
 	for _, want := range []string{"has 2 calls to 1 place", "without an answer is GET http://stock:7000/events: its answer (text/event-stream)"} {
@@ -81,5 +82,23 @@ func TestARoundsCallsAreKept(t *testing.T) {
 	s.f.record = filepath.Join(file, "below")
 	if err := s.keep(t.Context(), 1); err == nil || !strings.Contains(err.Error(), "write "+s.f.record) {
 		t.Errorf("where nothing can be written: %v", err)
+	}
+}
+
+func TestWhatThePlanSaysOfBodiesIsObeyed(t *testing.T) {
+	for _, tt := range []struct {
+		file string
+		plan v1alpha1.ReleaseEvidence
+		want string // "" for no error
+	}{
+		{"c.json", v1alpha1.ReleaseEvidence{Hide: []string{"customer"}, NoAgain: true}, ""},
+		{"c.json", v1alpha1.ReleaseEvidence{Off: true}, "evidence.off"},
+		{"c.json", v1alpha1.ReleaseEvidence{NoBodies: true}, "evidence.noBodies"},
+		{"", v1alpha1.ReleaseEvidence{Off: true, NoBodies: true}, ""},
+	} {
+		err := recordable(tt.file, tt.plan)
+		if (err == nil) != (tt.want == "") || err != nil && !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("--record %q with %+v: %v, want %q", tt.file, tt.plan, err, tt.want)
+		}
 	}
 }

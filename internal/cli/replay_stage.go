@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/bightdev/bight/api/v1alpha1"
 	"github.com/bightdev/bight/internal/bridge"
 	"github.com/bightdev/bight/internal/release/evidence"
 	"github.com/bightdev/bight/internal/replay"
@@ -31,7 +32,8 @@ type stage struct {
 	printer *term.Printer
 	bundle  *evidence.Bundle
 	pairs   []*evidence.Pair
-	isFile  bool // the evidence is a file's
+	isFile  bool                     // the evidence is a file's
+	keeps   v1alpha1.ReleaseEvidence // what may be kept by the release's plan, if it is no file's
 	command []string
 	player  *replay.Player
 	quiet   bool           // what comes of requests is not printed

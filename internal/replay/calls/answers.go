@@ -92,7 +92,7 @@ func NewAnswers(r *Recording) *Answers {
 // calls that are the same the order counts: first those that the same request has caused,
 // one after the other and then the last again; where there is none of these, those of others.
 func (a *Answers) Find(q evidence.Request, traces []string) (*Answer, *Miss) {
-	c := called(q)
+	c := called(evidence.Rules{Fields: a.recording.Hides}, q)
 	k, cause := keyOf(&c), a.causes.of(traces)
 	same := a.of[k]
 	own := slices.DeleteFunc(slices.Clone(same), func(o *Call) bool { return o.For != cause })

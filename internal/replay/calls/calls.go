@@ -36,7 +36,10 @@ type Recording struct {
 	Format    int    `json:"recording"` // not "format": no evidence is to be taken for one
 	Release   string `json:"release"`
 	Namespace string `json:"namespace,omitempty"` // in which names of hosts are short
-	Calls     []Call `json:"calls"`               // in the order in which they were made
+	// Hides are the fields and parameters that were hidden besides the usual ones. Calls
+	// are looked for without these, too.
+	Hides []string `json:"hides,omitempty"`
+	Calls []Call   `json:"calls"` // in the order in which they were made
 }
 
 // Call is one that a command has made.
@@ -196,21 +199,24 @@ func (r *Recording) Places() []string {
 	return slices.Compact(out)
 }
 
-// rules are those by which calls are hidden.
-var rules = evidence.Rules{Again: true}
+// again are rules for what a program is to be answered from.
+func again(rules evidence.Rules) *evidence.Rules {
+	rules.Again = true
+	return &rules
+}
 
 // hide is a request as it is kept: without its headers, since none of them is looked at
 // again.
-func hide(q evidence.Request) evidence.Request {
+func hide(rules evidence.Rules, q evidence.Request) evidence.Request {
 	p := evidence.Pair{Request: q}
-	rules.Redact(&p)
+	again(rules).Redact(&p)
 	p.Request.Header = nil
 	return p.Request
 }
 
 // called is the call that a request is, q as it was sent. Its Host is a place.
-func called(q evidence.Request) Call {
-	q = hide(q)
+func called(rules evidence.Rules, q evidence.Request) Call {
+	q = hide(rules, q)
 	c := Call{
 		Method: q.Method, HTTP2: q.HTTP2, Unread: q.Body.Cut,
 		URL: "http://" + strings.TrimSuffix(q.Host, ":80") + q.Target,

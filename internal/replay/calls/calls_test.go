@@ -191,6 +191,28 @@ func TestNoSecretIsWritten(t *testing.T) {
 	}
 }
 
+func TestWhatTheOwnerWantsHiddenIsHidden(t *testing.T) {
+	r := Recorder{Rules: evidence.Rules{Fields: []string{"customer"}}}
+	q := post("/buy?customer=SECRET1", `{"customer":"SECRET2","n":1}`)
+	a := answered(`{"customer":"SECRET3","id":7}`)
+	a.Header["Customer"] = []string{"SECRET4"}
+	r.Finish(r.Start(q, nil), q, a, "")
+	text, err := r.Recording("cart-7", "shop").Write()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(string(text), "SECRET") {
+		t.Errorf("what is to be hidden is written:\n%s", text)
+	}
+	back, err := Read(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, miss := NewAnswers(back).Find(post("/buy?customer=other", `{"customer":"another","n":1}`), nil); miss != nil {
+		t.Errorf("with another customer: %s", miss.Text())
+	}
+}
+
 func TestWhatHasNoAnswer(t *testing.T) {
 	png := answered("x")
 	png.Header = map[string][]string{"Content-Type": {"text/event-stream"}}

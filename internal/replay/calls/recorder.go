@@ -9,6 +9,8 @@ import (
 
 // Recorder takes in the calls of one round. Its zero value has none.
 type Recorder struct {
+	// Rules say what is hidden besides the usual.
+	Rules evidence.Rules
 	// Dropped is how many calls have had no room any more.
 	Dropped int
 
@@ -27,7 +29,7 @@ const (
 // Start takes in that a call has begun, whose body is not known. Finish is told the rest.
 func (r *Recorder) Start(q evidence.Request, traces []string) *Call {
 	q.Body = evidence.Body{}
-	c := called(q)
+	c := called(r.Rules, q)
 	c.For, c.Lacks = r.of(traces), unended
 	if r.size >= MostAll {
 		r.Dropped++
@@ -41,7 +43,7 @@ func (r *Recorder) Start(q evidence.Request, traces []string) *Call {
 // Finish takes in what a call was, and its answer. why says why that is of no use, "" if it is.
 func (r *Recorder) Finish(c *Call, q evidence.Request, a *evidence.Answer, why string) {
 	cause := c.For
-	*c = called(q)
+	*c = called(r.Rules, q)
 	c.For, c.Lacks = cause, why
 	r.size += len(c.Body)
 	if why != "" {
@@ -52,7 +54,7 @@ func (r *Recorder) Finish(c *Call, q evidence.Request, a *evidence.Answer, why s
 		return
 	}
 	kept := *a
-	rules.Answer(&kept)
+	again(r.Rules).Answer(&kept)
 	size := len(kept.Body.Bytes)
 	switch {
 	case kept.Body.Cut:
@@ -86,7 +88,7 @@ func kind(header map[string][]string) string {
 
 // Recording is what was taken in up to now.
 func (r *Recorder) Recording(release, namespace string) *Recording {
-	out := &Recording{Format: Format, Release: release, Namespace: namespace, Calls: []Call{}}
+	out := &Recording{Format: Format, Release: release, Namespace: namespace, Hides: r.Rules.Fields, Calls: []Call{}}
 	for _, c := range r.calls {
 		out.Calls = append(out.Calls, *c)
 	}

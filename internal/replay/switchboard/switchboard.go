@@ -41,11 +41,11 @@ type Board struct {
 	other map[string]int
 }
 
-// Record returns a board that passes all on and records what is HTTP. In namespace, names
-// of hosts are short.
-func Record(ctx context.Context, namespace string, log *slog.Logger) *Board {
+// Record returns a board that passes all on and records what is HTTP, without what the
+// rules hide. In namespace, names of hosts are short.
+func Record(ctx context.Context, namespace string, rules evidence.Rules, log *slog.Logger) *Board {
 	b := open(ctx, log)
-	b.recorder, b.namespace = &calls.Recorder{}, namespace
+	b.recorder, b.namespace = &calls.Recorder{Rules: rules}, namespace
 	return b
 }
 

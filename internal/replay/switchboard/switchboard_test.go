@@ -138,7 +138,7 @@ func TestWhatWasRecordedIsAnswered(t *testing.T) {
 				}
 				return out
 			}
-			rec := Record(t.Context(), "shop", log())
+			rec := Record(t.Context(), "shop", evidence.Rules{}, log())
 			defer rec.Close()
 			want := asks(command(t, rec, http2, s.dial), rec)
 			if text := strings.Join(want, "\n"); !strings.Contains(text, "GET /start?a=1;b=%zz  1") || !strings.Contains(text, "X-Encoding=identity") ||
@@ -206,7 +206,7 @@ func TestWhatTheRecordingLacksIsTold(t *testing.T) {
 
 func TestWhatCanNotBeRecorded(t *testing.T) {
 	s := newService(t)
-	b := Record(t.Context(), "", log())
+	b := Record(t.Context(), "", evidence.Rules{}, log())
 	defer b.Close()
 	c := command(t, b, false, s.dial)
 	if got := ask(t, c, "GET", "/long", ""); len(got) != len("200 ")+calls.MostBody+1 {
@@ -273,7 +273,7 @@ func talker(t *testing.T, greeting string) func(context.Context) (net.Conn, erro
 
 func TestWhatIsNoHTTPIsPassedOn(t *testing.T) {
 	r := &calls.Recording{Calls: []calls.Call{{Method: "GET", URL: "http://stock:7000/", Answer: &calls.Answer{Status: 200}}}}
-	for name, b := range map[string]*Board{"Record": Record(t.Context(), "", log()), "Answer": Answer(t.Context(), r, log())} {
+	for name, b := range map[string]*Board{"Record": Record(t.Context(), "", evidence.Rules{}, log()), "Answer": Answer(t.Context(), r, log())} {
 		for _, greeting := range []string{"", "220 hello\n"} {
 			t.Run(name+strings.TrimSpace(greeting), func(t *testing.T) {
 				conn, err := b.Connect(t.Context(), "db:5432", talker(t, greeting))
