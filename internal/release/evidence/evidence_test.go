@@ -128,6 +128,31 @@ func TestWhatIsAnsweredFromIsKeptWhole(t *testing.T) {
 	}
 }
 
+func TestSecretsInURLsOfHeadersAreHidden(t *testing.T) {
+	const hidden = "%5Bhidden%5D"
+	for _, tt := range []struct{ name, value, want string }{
+		{"Location", "/next?id=7&token=SECRET", "/next?id=7&token=" + hidden},
+		{"Location", "https://app/cb#access_token=SECRET&state=1", "https://app/cb#access_token=" + hidden + "&state=1"},
+		{"Location", "/cb?id=7#/home?token=SECRET", "/cb?id=7#/home?token=" + hidden},
+		{"Location", "/cb#part", "/cb#part"},
+		{"Location", "/cb;token=SECRET/x", "/cb;token=" + hidden},
+		{"Link", `<http://x/?token=SECRET>; rel="next", <http://x/?page=2;sig=SECRET>; rel="last"`, `<http://x/?token=` + hidden + `>; rel="next", <http://x/?page=2;sig=` + hidden + `>; rel="last"`},
+		{"Content-Location", "/doc?id=7&api%5Fkey=SECRET#top", "/doc?id=7&api%5Fkey=" + hidden + "#top"},
+		{"Refresh", "0;url=http://x/?token=SECRET", "0;url=http://x/?token=" + hidden},
+		{"Refresh", "0; url=http://x/?page=7", "0; url=http://x/?page=7"},
+		{"Azure-AsyncOperation", "https://x/op?api-version=1&sig=SECRET", "https://x/op?api-version=1&sig=" + hidden},
+		{"X-Next", "go to /a?%zz=SECRET now", "go to /a?%zz=" + hidden + " now"},
+		{"X-Grant", `one; token="SECRET x"; n=1`, "one; token=" + hidden + "; n=1"},
+		{"X-Customer-Link", "/c?customer=SECRET", "/c?customer=" + hidden},
+	} {
+		a := &Answer{Header: map[string][]string{tt.name: {tt.value}}}
+		(&Rules{Again: true, Fields: []string{"customer"}}).Answer(a)
+		if got := a.Header[tt.name][0]; got != tt.want {
+			t.Errorf("of %s: %s is kept %s, want %s", tt.name, tt.value, got, tt.want)
+		}
+	}
+}
+
 func TestNoBodies(t *testing.T) {
 	p := &Pair{Request: Request{Method: "POST", Target: "/", Body: Body{Bytes: []byte("x")}}}
 	(&Rules{NoBodies: true}).Redact(p)

@@ -159,7 +159,10 @@ func (r *Rules) header(h map[string][]string, hidden map[string]bool) map[string
 		}
 		for _, v := range values {
 			if strings.EqualFold(name, "Location") {
-				v = r.target(v, hidden)
+				to, _, _ := strings.Cut(v, "#")
+				v = r.links(r.target(to, hidden)+v[len(to):], hidden)
+			} else if !usual(name) {
+				v = r.links(v, hidden)
 			}
 			out[name] = append(out[name], Text(v))
 		}
@@ -169,11 +172,39 @@ func (r *Rules) header(h map[string][]string, hidden map[string]bool) map[string
 
 // keeps says whether the values of a header are kept.
 func (r *Rules) keeps(name string) bool {
-	plain := strings.ToLower(name)
-	return slices.Contains(headers, plain) ||
+	return usual(name) ||
 		slices.ContainsFunc(r.Headers, func(n string) bool { return strings.EqualFold(n, name) }) ||
 		r.Again && !r.Secret(name)
 }
+
+// usual says whether a header is one of those that nobody is known by.
+func usual(name string) bool { return slices.Contains(headers, strings.ToLower(name)) }
+
+// links hides the parameters of URLs that stand somewhere in a text, behind their # too.
+func (r *Rules) links(text string, hidden map[string]bool) string {
+	var out strings.Builder
+	for {
+		at := parameter.FindStringSubmatchIndex(text)
+		if at == nil {
+			out.WriteString(text)
+			return out.String()
+		}
+		name, err := url.QueryUnescape(text[at[2]:at[3]])
+		out.WriteString(text[:at[1]])
+		text = text[at[1]:] // a value may have parameters of its own
+		if name = strings.TrimSpace(name); err != nil || r.Secret(name) {
+			out.WriteString(url.QueryEscape(Hidden))
+			hidden[name] = true
+			text = text[len(value.FindString(text)):]
+		}
+	}
+}
+
+// parameter is the beginning of one in a text, value what comes then.
+var (
+	parameter = regexp.MustCompile(`[?&#;]([^?&#;=<>"]+)=`)
+	value     = regexp.MustCompile(`^(?:"[^"]*"?|[^&#;\s<>"]*)`)
+)
 
 // target hides parameters. What can't be read has no query any more.
 func (r *Rules) target(target string, hidden map[string]bool) string {
