@@ -123,7 +123,7 @@ func (r *Rules) Redact(p *Pair) {
 	hidden := map[string]bool{}
 	q.Target = r.target(q.Target, hidden)
 	q.Header = r.header(q.Header, hidden)
-	q.Body = r.body(q.Body, q.Header, hidden)
+	q.Body, _ = r.body(q.Body, q.Header, hidden)
 	for name := range hidden {
 		q.Hidden = append(q.Hidden, name)
 	}
@@ -138,12 +138,14 @@ func (r *Rules) Redact(p *Pair) {
 	}
 }
 
-// Answer hides in an answer what is not to be kept.
-func (r *Rules) Answer(a *Answer) {
+// Answer hides in an answer what is not to be kept. hid says that there was something of
+// that in its body.
+func (r *Rules) Answer(a *Answer) (hid bool) {
 	none := map[string]bool{}
 	a.Header = r.header(a.Header, none)
 	a.Trailer = r.header(a.Trailer, none)
-	a.Body = r.body(a.Body, a.Header, none)
+	a.Body, hid = r.body(a.Body, a.Header, none)
+	return hid
 }
 
 // Text hides what is secret by its looks.
@@ -240,13 +242,14 @@ func (r *Rules) form(form string, hidden map[string]bool) string {
 	return strings.Join(parts, "&")
 }
 
-// body hides fields. Of a body whose encoding is not known nothing is kept.
-func (r *Rules) body(b Body, header map[string][]string, hidden map[string]bool) Body {
+// body hides fields, and says whether there were any. Of a body whose encoding is not known
+// nothing is kept.
+func (r *Rules) body(b Body, header map[string][]string, hidden map[string]bool) (kept Body, hid bool) {
 	if b.Empty() {
-		return b
+		return b, false
 	}
 	if r.NoBodies {
-		return Body{Cut: true}
+		return Body{Cut: true}, true
 	}
 	get := func(name string) string {
 		if v := header[name]; len(v) > 0 {
@@ -265,7 +268,7 @@ func (r *Rules) body(b Body, header map[string][]string, hidden map[string]bool)
 		b = Body{Bytes: plain, Cut: b.Cut || cut, Changed: true}
 		delete(header, "Content-Encoding")
 	default:
-		return Body{Cut: true}
+		return Body{Cut: true}, true
 	}
 	media, _, _ := mime.ParseMediaType(get("Content-Type"))
 	before := string(b.Bytes)
@@ -279,7 +282,7 @@ func (r *Rules) body(b Body, header map[string][]string, hidden map[string]bool)
 		b.Bytes = []byte(r.form(string(b.Bytes), hidden))
 	case strings.HasPrefix(media, "application/grpc"):
 		if e := get("Grpc-Encoding"); e != "" && e != "identity" {
-			return Body{Cut: true} // nothing can be found in it
+			return Body{Cut: true}, true // nothing can be found in it
 		}
 		if r.Again {
 			return whole(b)
@@ -287,11 +290,12 @@ func (r *Rules) body(b Body, header map[string][]string, hidden map[string]bool)
 	case r.Again && opaque(media):
 		return whole(b)
 	case media != "" && media != "text/plain" && media != "text/html" && media != "text/xml" && media != "application/xml" && media != "text/csv":
-		return Body{Cut: true} // files mostly, and what nobody here can read
+		return Body{Cut: true}, true // files mostly, and what nobody here can read
 	}
 	b.Bytes = patterns.ReplaceAll(b.Bytes, []byte(Hidden))
-	b.Changed = b.Changed || string(b.Bytes) != before
-	return b
+	hid = string(b.Bytes) != before
+	b.Changed = b.Changed || hid
+	return b, hid
 }
 
 // opaque says whether no fields can be found in a format.
@@ -302,11 +306,11 @@ func opaque(media string) bool {
 }
 
 // whole is a body as it is, or nothing of it.
-func whole(b Body) Body {
+func whole(b Body) (kept Body, hid bool) {
 	if patterns.Match(b.Bytes) {
-		return Body{Cut: true}
+		return Body{Cut: true}, true
 	}
-	return b
+	return b, false
 }
 
 // looksJSON says whether a body is JSON, whatever it says of itself.

@@ -2,6 +2,7 @@ package calls
 
 import (
 	"bytes"
+	"compress/gzip"
 	"encoding/json"
 	"fmt"
 	"strings"
@@ -210,6 +211,34 @@ func TestWhatTheOwnerWantsHiddenIsHidden(t *testing.T) {
 	}
 	if _, miss := NewAnswers(back).Find(post("/buy?customer=other", `{"customer":"another","n":1}`), nil); miss != nil {
 		t.Errorf("with another customer: %s", miss.Text())
+	}
+}
+
+func TestWhetherABodyHadHiddenValuesIsKnown(t *testing.T) {
+	packed := func(body string) *evidence.Answer {
+		var z bytes.Buffer
+		w := gzip.NewWriter(&z)
+		_, _ = w.Write([]byte(body))
+		_ = w.Close()
+		a := answered(z.String())
+		a.Header["Content-Encoding"] = []string{"gzip"}
+		return a
+	}
+	for _, tt := range []struct {
+		name   string
+		answer *evidence.Answer
+		want   bool
+	}{
+		{"Plain", answered(`{"id":7}`), false},
+		{"PlainHidden", answered(`{"token":"x"}`), true},
+		{"Packed", packed(`{"id":7}`), false},
+		{"PackedHidden", packed(`{"token":"x"}`), true},
+	} {
+		var r Recorder
+		r.Finish(r.Start(get("/x"), nil), get("/x"), tt.answer, "")
+		if a := r.calls[0].Answer; a == nil || a.Hidden != tt.want {
+			t.Errorf("%s: kept is %+v, want hidden to be %v", tt.name, a, tt.want)
+		}
 	}
 }
 

@@ -1,7 +1,6 @@
 package calls
 
 import (
-	"bytes"
 	"fmt"
 
 	"github.com/bightdev/bight/internal/release/evidence"
@@ -54,7 +53,7 @@ func (r *Recorder) Finish(c *Call, q evidence.Request, a *evidence.Answer, why s
 		return
 	}
 	kept := *a
-	again(r.Rules).Answer(&kept)
+	hid := again(r.Rules).Answer(&kept)
 	size := len(kept.Body.Bytes)
 	switch {
 	case kept.Body.Cut:
@@ -63,10 +62,9 @@ func (r *Recorder) Finish(c *Call, q evidence.Request, a *evidence.Answer, why s
 		c.Lacks = fmt.Sprintf("the recording is full: its bodies have %d MiB", MostAll>>20)
 	default:
 		r.size += size
-		_, packed := a.Header["Content-Encoding"]
 		c.Answer = &Answer{
 			Status: kept.Status, Header: kept.Header, Trailer: kept.Trailer, Body: kept.Body.Bytes,
-			Hidden: !packed && !bytes.Equal(a.Body.Bytes, kept.Body.Bytes),
+			Hidden: hid,
 		}
 	}
 }
