@@ -121,30 +121,45 @@ func (s *stage) blame(ctx context.Context, good string, commits []commit) error 
 	if err := s.sift(ctx, good); err != nil {
 		return err
 	}
-	is, err := try(len(commits) - 1)
+	last := commits[len(commits)-1]
+	is, why, err := s.try(ctx, last.Hash)
 	if err != nil {
 		return err
 	}
-	if is != replay.IsBad {
-		return fmt.Errorf("at %s, which was released, no request fails here: what convicted it does not come from the code alone (data, configuration, load); bight replay %s shows the evidence%s",
-			commits[len(commits)-1], s.bundle.Release, otherConfig(s.bundle.Differs))
+	tell(last, is, why)
+	if err := s.mustFail(last, is, why); err != nil {
+		return err
 	}
-	first, last, err := replay.Bisect(len(commits), try)
+	from, to, err := replay.Bisect(len(commits), try)
 	switch {
 	case errors.Is(err, replay.ErrUnclear):
 		var some []string
-		for _, c := range commits[first : last+1] {
+		for _, c := range commits[from : to+1] {
 			some = append(some, c.String())
 		}
 		return fmt.Errorf("it is one of these, of which all but the last can't be told: %s", strings.Join(some, "; "))
 	case err != nil:
 		return err
 	}
-	c := commits[first]
+	c := commits[from]
 	if asJSON {
 		return s.printer.Data(c, nil)
 	}
 	return s.printer.Data(nil, &term.Table{Head: []string{"FIRST THAT FAILS", "BY", "TITLE"}, Rows: [][]string{{c.Hash[:min(12, len(c.Hash))], c.Author, c.Title}}})
+}
+
+// mustFail says what it means if no request fails at the commit that was released.
+func (s *stage) mustFail(released commit, is replay.Tried, why string) error {
+	switch {
+	case is == replay.IsBad:
+		return nil
+	case is == replay.IsUnknown && s.f.recorded != "":
+		return fmt.Errorf("at %s, which was released, it can't be told: %s; bight replay %s --record %s records again", released, why, s.bundle.Release, s.f.recorded)
+	case is == replay.IsUnknown:
+		return fmt.Errorf("at %s, which was released, it can't be told: %s", released, why)
+	}
+	return fmt.Errorf("at %s, which was released, no request fails here: what convicted it does not come from the code alone (data, configuration, load); bight replay %s shows the evidence%s",
+		released, s.bundle.Release, otherConfig(s.bundle.Differs))
 }
 
 // sift leaves the requests that pass at the good commit.

@@ -85,6 +85,28 @@ func TestARoundsCallsAreKept(t *testing.T) {
 	}
 }
 
+func TestAReleasedCommitMustFail(t *testing.T) {
+	s := &stage{f: &replayFlags{}, bundle: &evidence.Bundle{Release: "cart-7"}}
+	c := commit{Hash: "fedcba987654", Title: "one basket"}
+	for _, tt := range []struct {
+		is       replay.Tried
+		recorded string
+		want     string // "" for no error
+	}{
+		{replay.IsBad, "", ""},
+		{replay.IsGood, "", "no request fails here"},
+		{replay.IsGood, "c.json", "no request fails here"},
+		{replay.IsUnknown, "", "at fedcba987654 one basket, which was released, it can't be told: so it is"},
+		{replay.IsUnknown, "c.json", "which was released, it can't be told: so it is; bight replay cart-7 --record c.json records again"},
+	} {
+		s.f.recorded = tt.recorded
+		err := s.mustFail(c, tt.is, "so it is")
+		if (err == nil) != (tt.want == "") || err != nil && !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("if it is %v, recorded %q: %v, want %q", tt.is, tt.recorded, err, tt.want)
+		}
+	}
+}
+
 func TestWhatThePlanSaysOfBodiesIsObeyed(t *testing.T) {
 	for _, tt := range []struct {
 		file string
