@@ -82,13 +82,17 @@ func (s *stage) tellCalls() {
 		}
 		s.printer.Note("", text)
 	}
-	misses := s.misses()
-	for i, m := range misses {
+	var misses []string
+	for _, m := range s.misses() {
+		misses = append(misses, m.Text())
+	}
+	misses = calls.Some(misses)
+	for i, text := range misses {
 		next := ""
 		if i == len(misses)-1 {
 			next = fmt.Sprintf("--record %s records again, in the cluster", s.f.recorded)
 		}
-		s.printer.Warn("", m.Text(), next)
+		s.printer.Warn("", text, next)
 	}
 }
 
@@ -115,8 +119,12 @@ func (s *stage) keep(ctx context.Context, played int) error {
 		return fmt.Errorf("write %s: %w", s.f.record, err)
 	}
 	s.printer.Note("", fmt.Sprintf("%s has %s to %s", s.f.record, term.Count(len(r.Calls), "call"), term.Count(len(r.Places()), "place")))
+	var lacking []string
 	for _, text := range r.Lacking() {
-		s.printer.Warn("", "without an answer is "+text, "")
+		lacking = append(lacking, "without an answer is "+text)
+	}
+	for _, text := range calls.Some(lacking) {
+		s.printer.Warn("", text, "")
 	}
 	if dropped > 0 {
 		s.printer.Warn("", fmt.Sprintf("%s had no room in it: it holds %d MiB", term.Count(dropped, "call"), calls.MostAll>>20), "")

@@ -62,15 +62,32 @@ func (m Miss) Text() string {
 	return text
 }
 
+// Most is how many calls are told one by one.
+const Most = 20
+
+// Some are the first of texts, and how many more there are.
+func Some(all []string) []string {
+	if len(all) <= Most {
+		return all
+	}
+	return append(slices.Clone(all[:Most]), fmt.Sprintf("and %d more", len(all)-Most))
+}
+
 // Answers finds answers in a recording, for one round. NewAnswers makes it.
 type Answers struct {
 	causes
-	recording *Recording
-	of        map[key][]*Call
-	turn      map[turn]int // how many answers were given
-	misses    []Miss       // in the order of the first of each
-	hidden    []Miss       // calls whose answers had hidden values, likewise
+	rules  evidence.Rules
+	of     map[key][]*Call
+	own    map[turn][]*Call // of one cause
+	has    map[near]bool
+	turn   map[turn]int // how many answers were given
+	misses notes
+	hidden notes // calls whose answers had hidden values
 }
+
+// near is what a call has in common with one that is nearly the same. What does not count
+// is "".
+type near struct{ method, url, path string }
 
 // turn is whose turn it is among calls that are the same.
 type turn struct {
@@ -80,10 +97,19 @@ type turn struct {
 
 // NewAnswers returns what finds answers in a recording.
 func NewAnswers(r *Recording) *Answers {
-	a := &Answers{recording: r, of: map[key][]*Call{}, turn: map[turn]int{}}
+	a := &Answers{
+		rules: evidence.Rules{Fields: r.Hides}, of: map[key][]*Call{}, own: map[turn][]*Call{}, has: map[near]bool{}, turn: map[turn]int{},
+	}
 	for i := range r.Calls {
 		c := &r.Calls[i]
-		a.of[keyOf(c)] = append(a.of[keyOf(c)], c)
+		k := keyOf(c)
+		a.of[k] = append(a.of[k], c)
+		own := turn{k, c.For}
+		a.own[own] = append(a.own[own], c)
+		path, _, _ := strings.Cut(c.URL, "?")
+		for _, n := range []near{{method: c.Method, url: c.URL}, {method: c.Method, path: path}, {url: c.URL}} {
+			a.has[n] = true
+		}
 	}
 	return a
 }
@@ -92,21 +118,19 @@ func NewAnswers(r *Recording) *Answers {
 // calls that are the same the order counts: first those that the same request has caused,
 // one after the other and then the last again; where there is none of these, those of others.
 func (a *Answers) Find(q evidence.Request, traces []string) (*Answer, *Miss) {
-	c := called(evidence.Rules{Fields: a.recording.Hides}, q)
-	k, cause := keyOf(&c), a.causes.of(traces)
-	same := a.of[k]
-	own := slices.DeleteFunc(slices.Clone(same), func(o *Call) bool { return o.For != cause })
-	if len(own) > 0 {
-		same = own
+	c := called(a.rules, q)
+	t := turn{keyOf(&c), a.causes.of(traces)}
+	cause, same := t.cause, a.own[t]
+	if len(same) == 0 {
+		same = a.of[t.key]
 	}
 	why := ""
 	if len(same) > 0 {
-		t := turn{k, cause}
 		found := same[min(a.turn[t], len(same)-1)]
 		a.turn[t]++
 		if found.Answer != nil {
 			if found.Answer.Hidden {
-				note(&a.hidden, Miss{For: cause, Call: c.Name()})
+				a.hidden.add(Miss{For: cause, Call: c.Name()})
 			}
 			return found.Answer, nil
 		}
@@ -115,49 +139,53 @@ func (a *Answers) Find(q evidence.Request, traces []string) (*Answer, *Miss) {
 		why = a.near(&c)
 	}
 	m := Miss{For: cause, Call: c.Name(), Why: why}
-	note(&a.misses, m)
+	a.misses.add(m)
 	m.Times = 1
 	return nil, &m
 }
 
 // Refuse takes note of a connection that was not made, since what goes over it is no HTTP.
 func (a *Answers) Refuse(to, why string) {
-	note(&a.misses, Miss{For: a.causes.of(nil), Call: to, Why: why})
+	a.misses.add(Miss{For: a.causes.of(nil), Call: to, Why: why})
 }
 
-// note counts a call.
-func note(all *[]Miss, m Miss) {
-	i := slices.IndexFunc(*all, func(o Miss) bool { return o.For == m.For && o.Call == m.Call && o.Why == m.Why })
-	if i < 0 {
-		m.Times = max(1, m.Times)
-		*all = append(*all, m)
-		return
+// mostNotes is how many calls are told apart. Those besides are counted for each cause.
+const mostNotes = 1000
+
+// notes counts calls. Its zero value has none.
+type notes struct {
+	all []Miss       // in the order of the first of each
+	at  map[Miss]int // where in all they are, by what they are without Times
+}
+
+// add counts a call.
+func (n *notes) add(m Miss) {
+	times := max(1, m.Times)
+	m.Times = 0
+	if n.at == nil {
+		n.at = map[Miss]int{}
 	}
-	(*all)[i].Times += max(1, m.Times)
+	i, has := n.at[m]
+	if !has && len(n.all) >= mostNotes {
+		m = Miss{For: m.For, Call: "other calls"}
+		i, has = n.at[m]
+	}
+	if !has {
+		i = len(n.all)
+		n.at[m], n.all = i, append(n.all, m)
+	}
+	n.all[i].Times += times
 }
 
 // near says what the recording has that is nearly the call, "" for nothing.
 func (a *Answers) near(c *Call) string {
 	path, _, _ := strings.Cut(c.URL, "?")
-	var bodies, queries, methods int
-	for i := range a.recording.Calls {
-		o := &a.recording.Calls[i]
-		other, _, _ := strings.Cut(o.URL, "?")
-		switch {
-		case o.URL == c.URL && o.Method == c.Method:
-			bodies++
-		case other == path && o.Method == c.Method:
-			queries++
-		case o.URL == c.URL:
-			methods++
-		}
-	}
 	switch {
-	case bodies > 0:
+	case a.has[near{method: c.Method, url: c.URL}]:
 		return "it has one with another body"
-	case queries > 0:
+	case a.has[near{method: c.Method, path: path}]:
 		return "it has one with another query"
-	case methods > 0:
+	case a.has[near{url: c.URL}]:
 		return "it has one with another method"
 	}
 	return ""
@@ -165,17 +193,17 @@ func (a *Answers) near(c *Call) string {
 
 // Misses are the calls without an answer, whoever has caused them.
 func (a *Answers) Misses() []Miss {
-	var all []Miss
-	for _, m := range a.misses {
+	var sum notes
+	for _, m := range a.misses.all {
 		m.For = ""
-		note(&all, m)
+		sum.add(m)
 	}
-	return all
+	return sum.all
 }
 
 // Of are the calls that a request has caused: those without an answer, and those whose
 // answers had values that were hidden.
 func (a *Answers) Of(cause string) (misses, hidden []Miss) {
 	other := func(m Miss) bool { return m.For != cause }
-	return slices.DeleteFunc(slices.Clone(a.misses), other), slices.DeleteFunc(slices.Clone(a.hidden), other)
+	return slices.DeleteFunc(slices.Clone(a.misses.all), other), slices.DeleteFunc(slices.Clone(a.hidden.all), other)
 }

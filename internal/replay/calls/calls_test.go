@@ -149,6 +149,39 @@ func TestWhatIsMissingIsToldByRequest(t *testing.T) {
 	}
 }
 
+func TestMissesAreBounded(t *testing.T) {
+	a := NewAnswers(&Recording{})
+	for _, cause := range []string{"a/1", "a/2"} {
+		a.Begin(cause, nil)
+		for i := range mostNotes + 5 {
+			a.Find(get(fmt.Sprint("/", i)), nil)
+		}
+		a.End()
+	}
+	first, _ := a.Of("a/1")
+	if n := len(first); n != mostNotes+1 || first[n-1].Text() != "the recording has no answer for other calls (5 times)" {
+		t.Errorf("of the first request, %d are told, at last %q", n, first[n-1].Text())
+	}
+	// What is not told apart belongs to its request all the same.
+	if second, _ := a.Of("a/2"); len(second) != 1 || second[0].Times != mostNotes+5 {
+		t.Errorf("of the second request is told %+v", second)
+	}
+	all := a.Misses()
+	if n := len(all); n != mostNotes+1 || all[n-1].Times != mostNotes+10 {
+		t.Errorf("of all, %d are told, at last %+v", n, all[n-1])
+	}
+	var texts []string
+	for _, m := range all {
+		texts = append(texts, m.Text())
+	}
+	if some := Some(texts); len(some) != Most+1 || some[Most] != fmt.Sprintf("and %d more", mostNotes+1-Most) {
+		t.Errorf("of these are said %q", some)
+	}
+	if diff := cmp.Diff(texts[:Most], Some(texts[:Most])); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
 func TestNoSecretIsWritten(t *testing.T) {
 	var r Recorder
 	q := post("/login?access_token=SECRET1", `{"user":"ada","password":"SECRET2"}`)

@@ -92,7 +92,7 @@ func (b *Board) Begin(p *evidence.Pair) {
 }
 
 // End says that it was answered, and returns which calls since then had no answer, and
-// which had one with values that were hidden.
+// which had one with values that were hidden: some of them, if they are many.
 func (b *Board) End() (lacks, hidden []string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -105,7 +105,7 @@ func (b *Board) End() (lacks, hidden []string) {
 	for _, m := range without {
 		hidden = append(hidden, m.Call)
 	}
-	return texts(misses), hidden
+	return calls.Some(texts(misses)), calls.Some(hidden)
 }
 
 func texts(misses []calls.Miss) (out []string) {
