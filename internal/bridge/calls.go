@@ -22,6 +22,8 @@ type Calls interface {
 	// Connect returns a connection for a command that wants one to HOST:PORT. dial makes
 	// the real one, and is nil for a command that is alone.
 	Connect(ctx context.Context, to string, dial func(context.Context) (net.Conn, error)) (net.Conn, error)
+	// Refuse is told what the command wanted and could not have.
+	Refuse(what, why string)
 	// Places are the HOST:PORT that Connect answers for without the real one; Host is how
 	// they name a host.
 	Places() []string
@@ -33,6 +35,9 @@ type Calls interface {
 type names struct {
 	calls Calls
 	next  func(context.Context, []byte) ([]byte, error) // who is asked for others; nil for nobody
+	// mode is how the network of a command that is alone is made. It may wait until that is
+	// known. nil is [jail.ModeTransparent].
+	mode func(context.Context) (jail.Mode, error)
 
 	mu    sync.Mutex
 	known map[string]bool // hosts that calls answers for
@@ -156,21 +161,58 @@ func (n *names) resolve(ctx context.Context, query []byte) ([]byte, error) {
 		}
 		return answer, err
 	}
-	out := dnsmessage.NewBuilder(nil, dnsmessage.Header{
+	reply := dnsmessage.Header{
 		ID: head.ID, Response: true, Authoritative: true, RecursionDesired: head.RecursionDesired, RecursionAvailable: true,
-	})
+	}
+	a, exists, err := n.answer(ctx, host, q.Type)
+	if err != nil {
+		return nil, err
+	}
+	if !exists {
+		reply.RCode = dnsmessage.RCodeNameError
+	}
+	out := dnsmessage.NewBuilder(nil, reply)
 	out.EnableCompression()
 	if err := errors.Join(out.StartQuestions(), out.Question(q), out.StartAnswers()); err != nil {
 		return nil, err
 	}
-	if q.Type == dnsmessage.TypeA && !strings.HasSuffix(host, ".arpa") {
-		if a, ok := n.address(host); ok {
-			if err := out.AResource(dnsmessage.ResourceHeader{Name: q.Name, Class: q.Class, TTL: 30}, dnsmessage.AResource{A: a.As4()}); err != nil {
-				return nil, err
-			}
+	if a.IsValid() {
+		if err := out.AResource(dnsmessage.ResourceHeader{Name: q.Name, Class: q.Class, TTL: 30}, dnsmessage.AResource{A: a.As4()}); err != nil {
+			return nil, err
 		}
 	}
 	return out.Finish()
+}
+
+// answer is what a host has, an address or nothing, and whether there is such a host. What
+// the command asks for in vain is refused: it may be why a request fails. Not so names of
+// addresses, which programs ask for to write them down.
+func (n *names) answer(ctx context.Context, host string, typ dnsmessage.Type) (a netip.Addr, exists bool, err error) {
+	if strings.HasSuffix(host, ".arpa") {
+		return a, true, nil
+	}
+	if typ != dnsmessage.TypeA && typ != dnsmessage.TypeAAAA {
+		n.calls.Refuse(fmt.Sprintf("the name %s (%s)", host, strings.TrimPrefix(typ.String(), "Type")), "a recording has no such names")
+		return a, true, nil
+	}
+	mode := jail.ModeTransparent
+	if !n.known[host] && n.mode != nil {
+		if mode, err = n.mode(ctx); err != nil {
+			return a, false, err
+		}
+	}
+	if mode == jail.ModeListeners { // there is nobody at an address that it would get
+		if typ == dnsmessage.TypeA { // mostly both are asked for
+			n.calls.Refuse("the name "+host, "it knows nobody there")
+		}
+		return a, false, nil
+	}
+	if typ == dnsmessage.TypeA {
+		if a, exists = n.address(host); !exists {
+			n.calls.Refuse("the name "+host, "there are too many names")
+		}
+	}
+	return a, true, nil
 }
 
 // connect is how a command connects to what is called HOST:PORT. There is no way where dial
@@ -224,7 +266,22 @@ var errAlone = errors.New("the command is alone")
 // apart starts a command whose network has nothing but calls.
 func (o *Order) apart(ctx context.Context, log *slog.Logger) (*jail.Jail, error) {
 	n := newNames(o.Calls)
-	return jail.Start(ctx, jail.Config{
+	var j *jail.Jail
+	var err error
+	started := make(chan struct{}) // j and err are set then
+	n.mode = func(ctx context.Context) (jail.Mode, error) {
+		select {
+		case <-started:
+		case <-ctx.Done():
+			return "", context.Cause(ctx)
+		}
+		if err != nil {
+			return "", err
+		}
+		return j.Mode(), nil
+	}
+	defer close(started)
+	j, err = jail.Start(ctx, jail.Config{
 		Command: o.Command, Dir: o.Dir, Env: o.Env, Stdin: o.Stdin, Stdout: o.Stdout, Stderr: o.Stderr,
 		Resolv:   "search .\n", // no name is looked for in domains of this machine
 		Services: jail.Services{TCP: n.ports()},
@@ -235,4 +292,5 @@ func (o *Order) apart(ctx context.Context, log *slog.Logger) (*jail.Jail, error)
 		DialUDP: func(context.Context, netip.AddrPort) (net.Conn, error) { return nil, errAlone },
 		Resolve: n.resolve, Log: log,
 	})
+	return j, err
 }

@@ -15,6 +15,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/net/dns/dnsmessage"
+
+	"github.com/bightdev/bight/internal/bridge/jail"
 )
 
 // stub answers for one place, and says where a command wanted to.
@@ -22,6 +24,14 @@ type stub struct {
 	mu  sync.Mutex
 	to  []string
 	way bool // there was one to the real services
+	// What was refused.
+	refused []string
+}
+
+func (s *stub) Refuse(what, why string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.refused = append(s.refused, what+": "+why)
 }
 
 func (s *stub) Places() []string { return []string{"stock:7000", "10.43.1.2:80"} }
@@ -104,6 +114,50 @@ func TestNamesLeadToCalls(t *testing.T) {
 		}
 		if got != tt.want {
 			t.Errorf("%s %s: got %q, want %q", tt.name, tt.typ, got, tt.want)
+		}
+	}
+}
+
+func TestNamesThatAreNotToBeHadAreRefused(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		typ   dnsmessage.Type
+		mode  jail.Mode
+		want  string // the address, or the code
+		about string // what is said, "" for nothing
+	}{
+		{"stock.", dnsmessage.TypeA, jail.ModeListeners, "198.19.0.1", ""},
+		{"other.", dnsmessage.TypeA, jail.ModeListeners, "RCodeNameError", "the name other: it knows nobody there"},
+		{"other.", dnsmessage.TypeAAAA, jail.ModeListeners, "RCodeNameError", ""},
+		{"other.", dnsmessage.TypeA, jail.ModeTransparent, "198.19.0.1", ""},
+		{"other.", dnsmessage.TypeAAAA, jail.ModeTransparent, "RCodeSuccess", ""},
+		{"_http._tcp.stock.", dnsmessage.TypeSRV, jail.ModeTransparent, "RCodeSuccess", "the name _http._tcp.stock (SRV): a recording has no such names"},
+		{"stock.", dnsmessage.TypeTXT, jail.ModeListeners, "RCodeSuccess", "the name stock (TXT): a recording has no such names"},
+		{"7.0.0.127.in-addr.arpa.", dnsmessage.TypePTR, jail.ModeListeners, "RCodeSuccess", ""},
+		{"full.", dnsmessage.TypeA, jail.ModeTransparent, "RCodeSuccess", "the name full: there are too many names"},
+	} {
+		s := &stub{}
+		n := newNames(s)
+		n.mode = func(context.Context) (jail.Mode, error) { return tt.mode, nil }
+		if tt.name == "full." {
+			for i := range 1 << 16 {
+				n.address(fmt.Sprint(i))
+			}
+		}
+		text, err := n.resolve(t.Context(), question(t, tt.name, tt.typ))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var m dnsmessage.Message
+		if err := m.Unpack(text); err != nil {
+			t.Fatal(err)
+		}
+		got := m.RCode.String()
+		if len(m.Answers) > 0 {
+			got = netip.AddrFrom4(m.Answers[0].Body.(*dnsmessage.AResource).A).String()
+		}
+		if about := strings.Join(s.refused, "; "); got != tt.want || about != tt.about {
+			t.Errorf("%s %s in %s: %s, said is %q, want %s and %q", tt.name, tt.typ, tt.mode, got, about, tt.want, tt.about)
 		}
 	}
 }

@@ -144,9 +144,10 @@ func (a *Answers) Find(q evidence.Request, traces []string) (*Answer, *Miss) {
 	return nil, &m
 }
 
-// Refuse takes note of a connection that was not made, since what goes over it is no HTTP.
-func (a *Answers) Refuse(to, why string) {
-	a.misses.add(Miss{For: a.causes.of(nil), Call: to, Why: why})
+// Refuse takes note of what was not to be had: a connection over which goes what is no HTTP,
+// or a name.
+func (a *Answers) Refuse(what, why string) {
+	a.misses.add(Miss{For: a.causes.of(nil), Call: what, Why: why})
 }
 
 // mostNotes is how many calls are told apart. Those besides are counted for each cause.

@@ -228,8 +228,6 @@ func (l *line) pass(client *heard) {
 
 // refuse ends a connection that leads nowhere.
 func (l *line) refuse(client *heard, why string) {
-	l.b.mu.Lock()
-	l.b.answers.Refuse("a connection to "+l.to, why)
-	l.b.mu.Unlock()
+	l.b.Refuse("a connection to "+l.to, why)
 	splice.Abort(client)
 }

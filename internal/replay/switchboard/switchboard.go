@@ -75,6 +75,15 @@ func (b *Board) Places() []string { return b.places }
 // Host is how places name a host.
 func (b *Board) Host(name string) string { return calls.Host(name, b.namespace) }
 
+// Refuse takes note of what the command could not have, though nobody was asked.
+func (b *Board) Refuse(what, why string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.answers != nil {
+		b.answers.Refuse(what, why)
+	}
+}
+
 // Begin says which request is sent to the command.
 func (b *Board) Begin(p *evidence.Pair) {
 	traces := propagate.Traces(func(name string) (string, bool) {
