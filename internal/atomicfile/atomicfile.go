@@ -5,9 +5,11 @@ package atomicfile
 
 import (
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 )
 
 // unfinished is what names of files begin with that are being written.
@@ -17,6 +19,36 @@ const unfinished = ".put-"
 // place of name.
 func Unfinished(path, name string) bool {
 	return filepath.Dir(path) == filepath.Dir(name) && strings.HasPrefix(filepath.Base(path), unfinished)
+}
+
+// abandoned is how old a file is at least that nobody writes any more.
+const abandoned = time.Hour
+
+// Ready makes ready to write a file later: it says now if that can't be done, and removes
+// what writes have left beside it that did not come to their end.
+func Ready(name string) error {
+	if info, err := os.Stat(name); err == nil && info.IsDir() {
+		return &fs.PathError{Op: "write", Path: name, Err: errors.New("it is a directory")}
+	}
+	dir := filepath.Dir(name)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(dir, unfinished+"*")
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(f.Close(), os.Remove(f.Name())); err != nil {
+		return err
+	}
+	all, _ := os.ReadDir(dir) // it can be written all the same
+	for _, e := range all {
+		info, err := e.Info()
+		if err == nil && info.Mode().IsRegular() && strings.HasPrefix(e.Name(), unfinished) && time.Since(info.ModTime()) > abandoned {
+			_ = os.Remove(filepath.Join(dir, e.Name())) // it is in nobody's way
+		}
+	}
+	return nil
 }
 
 // Write writes a file, which only its owner may read, in the place of one of its name. It

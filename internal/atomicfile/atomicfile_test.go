@@ -3,7 +3,9 @@ package atomicfile
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
+	"time"
 )
 
 func TestWrite(t *testing.T) {
@@ -33,5 +35,41 @@ func TestWrite(t *testing.T) {
 	left, err := os.ReadDir(dir)
 	if err != nil || len(left) != 2 {
 		t.Errorf("left are %v, %v", left, err)
+	}
+}
+
+func TestReady(t *testing.T) {
+	dir := t.TempDir()
+	old := time.Now().Add(-2 * abandoned)
+	for _, name := range []string{unfinished + "old", unfinished + "new", "other"} {
+		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if name != unfinished+"new" {
+			if err := os.Chtimes(filepath.Join(dir, name), old, old); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for _, name := range []string{"file", "below/file"} {
+		if err := Ready(filepath.Join(dir, name)); err != nil {
+			t.Error(err)
+		}
+	}
+	var left []string
+	all, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range all {
+		left = append(left, e.Name())
+	}
+	if want := []string{unfinished + "new", "below", "other"}; !slices.Equal(left, want) {
+		t.Errorf("left are %q, want %q", left, want)
+	}
+	for _, name := range []string{"below", "other/file"} { // a directory, and what can't be one
+		if err := Ready(filepath.Join(dir, name)); err == nil {
+			t.Errorf("%s can be written", name)
+		}
 	}
 }

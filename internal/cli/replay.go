@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/bightdev/bight/api/v1alpha1"
+	"github.com/bightdev/bight/internal/atomicfile"
 	"github.com/bightdev/bight/internal/bridge"
 	"github.com/bightdev/bight/internal/release/client"
 	"github.com/bightdev/bight/internal/release/evidence"
@@ -227,6 +228,11 @@ func (s *stage) set(ctx context.Context) (leave func(), err error) {
 		return nil, usageError("--record %s: evidence of a file is replayed without the cluster, where nothing can be asked; name the release", s.f.record)
 	case len(s.command) == 0 || s.f.bare || s.isFile:
 		return func() {}, nil
+	}
+	if s.f.record != "" {
+		if err := atomicfile.Ready(s.f.record); err != nil {
+			return nil, fmt.Errorf("--record %s: that can't be written: %w", s.f.record, err)
+		}
 	}
 	t := s.f.target
 	t.namespace = cmp.Or(t.namespace, s.bundle.Namespace)

@@ -96,18 +96,26 @@ func (s *stage) tellCalls() {
 	}
 }
 
-// ours says which files are written here after a round, so that none begins for them.
+// ours says which files are written here after a round, so that none begins for them. Paths
+// are without symbolic links.
 func (s *stage) ours() func(path string) bool {
 	file, err := filepath.Abs(s.f.record)
 	if s.f.record == "" || err != nil {
 		return func(string) bool { return false }
+	}
+	if dir, err := filepath.EvalSymlinks(filepath.Dir(file)); err == nil {
+		file = filepath.Join(dir, filepath.Base(file))
 	}
 	return func(path string) bool { return path == file || atomicfile.Unfinished(path, file) }
 }
 
 // keep writes what was recorded in a round in which so many requests were played.
 func (s *stage) keep(ctx context.Context, played int) error {
-	if s.f.record == "" || played < len(s.pairs) || ctx.Err() != nil {
+	switch {
+	case s.f.record == "":
+		return nil
+	case played < len(s.pairs) || ctx.Err() != nil:
+		s.printer.Note("", s.f.record+" is as it was, since the round was not played to its end")
 		return nil
 	}
 	r, dropped := s.board.Recording(s.bundle.Release)

@@ -29,7 +29,11 @@ func TestARoundsCallsAreKept(t *testing.T) {
 	defer service.Close()
 	var errs bytes.Buffer
 	p := &Program{Stdout: io.Discard, Stderr: &errs}
-	file := filepath.Join(t.TempDir(), "calls.json")
+	dir, err := filepath.EvalSymlinks(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(dir, "calls.json")
 	s := &stage{
 		p: p, f: &replayFlags{record: file}, printer: p.printer(false, nil), player: &replay.Player{}, keeps: v1alpha1.ReleaseEvidence{Hide: []string{"customer"}},
 		bundle: &evidence.Bundle{Release: "cart-7", Namespace: "shop"}, pairs: []*evidence.Pair{{ID: "a/1"}},
@@ -59,6 +63,9 @@ func TestARoundsCallsAreKept(t *testing.T) {
 	if _, err := os.Stat(file); err == nil {
 		t.Error("a part of a round is kept")
 	}
+	if want := file + " is as it was, since"; !strings.Contains(errs.String(), want) {
+		t.Errorf("%q is not said:\n%s", want, errs.String())
+	}
 	if err := s.keep(t.Context(), 1); err != nil {
 		t.Fatal(err)
 	}
@@ -78,6 +85,14 @@ func TestARoundsCallsAreKept(t *testing.T) {
 	ours := s.ours()
 	if !ours(file) || !ours(filepath.Join(filepath.Dir(file), ".put-7")) || ours(filepath.Join(filepath.Dir(file), "main.go")) {
 		t.Error("a round begins for what the one before has written, or for nothing else")
+	}
+	link := filepath.Join(t.TempDir(), "link")
+	if err := os.Symlink(filepath.Dir(file), link); err != nil {
+		t.Fatal(err)
+	}
+	s.f.record = filepath.Join(link, filepath.Base(file))
+	if ours := s.ours(); !ours(file) || !ours(filepath.Join(filepath.Dir(file), ".put-7")) {
+		t.Error("a round begins for what is written through a symbolic link")
 	}
 	s.f.record = filepath.Join(file, "below")
 	if err := s.keep(t.Context(), 1); err == nil || !strings.Contains(err.Error(), "write "+s.f.record) {

@@ -17,11 +17,14 @@ import (
 // Saves tells of files below a directory whose content is another than it was, by a text
 // for people, until ctx ends. What the directory's ignore files name is left out, so that
 // a program which writes files of its own is not started again for these, and so is what
-// is ours, a path for which that says so. Who is busy
-// misses nothing: the next text stands for all since the last. failed is told of an error
-// after which no more comes.
+// is ours, a path without symbolic links for which that says so. Who is busy misses nothing:
+// the next text stands for all since the last. failed is told of an error after which no
+// more comes.
 func Saves(ctx context.Context, dir string, ours func(path string) bool, log *slog.Logger, failed func(error)) (<-chan string, error) {
 	root, err := filepath.Abs(dir)
+	if err == nil {
+		root, err = filepath.EvalSymlinks(root)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -9,7 +9,14 @@ import (
 )
 
 func TestSavesAreTold(t *testing.T) {
-	dir := t.TempDir()
+	dir, err := filepath.EvalSymlinks(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	link := filepath.Join(t.TempDir(), "link")
+	if err := os.Symlink(dir, link); err != nil {
+		t.Fatal(err)
+	}
 	write := func(name, text string) {
 		t.Helper()
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
@@ -17,7 +24,7 @@ func TestSavesAreTold(t *testing.T) {
 		}
 	}
 	write(".gitignore", "*.log\n")
-	saves, err := Saves(t.Context(), dir, func(path string) bool { return path == filepath.Join(dir, "calls.json") }, slog.New(slog.DiscardHandler), func(err error) { t.Errorf("it has ended: %v", err) })
+	saves, err := Saves(t.Context(), link, func(path string) bool { return path == filepath.Join(dir, "calls.json") }, slog.New(slog.DiscardHandler), func(err error) { t.Errorf("it has ended: %v", err) })
 	if err != nil {
 		t.Fatal(err)
 	}
