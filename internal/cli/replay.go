@@ -43,7 +43,7 @@ func (f *replayFlags) flags(p *Program, c *cobra.Command) {
 	c.Flags().StringArrayVarP(&f.headers, "header", "H", nil, "header to send with each request, NAME=VALUE: in place of one that was hidden, for example")
 	c.Flags().BoolVar(&f.all, "all", false, "send requests that could change something, too: POST, PUT, DELETE and such")
 	c.Flags().BoolVar(&f.strict, "strict", false, "an answer whose body differs from stable's fails")
-	c.Flags().BoolVar(&f.bare, "alone", false, "run COMMAND as it is, without the cluster's network and the pod's environment")
+	c.Flags().BoolVar(&f.bare, "alone", false, "run COMMAND as it is, without the cluster's network and the pod's environment; with --recorded, in a network of its own that has nothing but the recording")
 	c.Flags().StringVar(&f.recorded, "recorded", "", "answer what COMMAND asks of other services from this file, which --record of bight replay has written")
 }
 
