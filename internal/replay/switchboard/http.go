@@ -3,7 +3,6 @@ package switchboard
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -14,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/bightdev/bight/internal/bridge/propagate"
@@ -29,13 +29,25 @@ const wholeRequest = 5 * time.Second
 // serve serves HTTP on a connection of the command.
 func (l *line) serve(client *heard, kind steer.Kind) {
 	var h http.Handler = http.HandlerFunc(l.answer)
+	end := func() {}
 	if l.b.recorder != nil {
 		t := l.transport(kind)
-		defer t.CloseIdleConnections()
+		end = func() {
+			t.CloseIdleConnections()
+			_ = l.live.Close() // nobody may have asked for it
+		}
 		h = &recording{line: l, transport: t}
 	} else {
 		l.drop()
 	}
+	var users atomic.Int32 // this function and the calls: who is the last ends what they use
+	leave := func() {
+		if users.Add(-1) == 0 {
+			end()
+		}
+	}
+	users.Add(1)
+	defer leave()
 	var both http.Protocols
 	both.SetHTTP1(true)
 	both.SetUnencryptedHTTP2(true)
@@ -46,6 +58,8 @@ func (l *line) serve(client *heard, kind steer.Kind) {
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			l.b.serving.Add(1) // one of HTTP/2 may outlive its connection
 			defer l.b.serving.Done()
+			users.Add(1)
+			defer leave()
 			l.b.enter()
 			defer l.b.leave()
 			h.ServeHTTP(w, r)
@@ -167,10 +181,22 @@ func (c *recording) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			return nil
 		},
 		ErrorHandler: func(_ http.ResponseWriter, _ *http.Request, err error) {
-			end(nil, fmt.Sprintf("it was not answered: %v", err))
+			end(nil, "it was not answered: "+brief(err))
 			panic(http.ErrAbortHandler) // as it would be without us
 		},
 	}).ServeHTTP(w, r)
+}
+
+// mostError is how much of an error is kept.
+const mostError = 200
+
+// brief is what is kept of an error: it may quote what a service has said.
+func brief(err error) string {
+	text := []rune(evidence.Text(err.Error()))
+	if len(text) > mostError {
+		return string(text[:mostError]) + "…"
+	}
+	return string(text)
 }
 
 // rewrite makes of a request the same one again. Answers that are compressed can't be

@@ -59,10 +59,12 @@ type heard struct {
 	err   error
 }
 
-// hear begins to read a connection, until what there is is enough.
+// hear begins to read a connection, until what there is is enough or the board ends.
 func (b *Board) hear(conn net.Conn, enough func([]byte) bool) *heard {
 	h := &heard{End: splice.End{Conn: conn}, done: make(chan struct{})}
+	stop := context.AfterFunc(b.ctx, func() { _ = conn.Close() })
 	b.serving.Go(func() {
+		defer stop()
 		defer close(h.done)
 		buf := make([]byte, 4<<10)
 		for h.err == nil && !enough(h.first) {

@@ -243,6 +243,65 @@ func TestWhatCanNotBeRecorded(t *testing.T) {
 	}
 }
 
+// A connection on which nobody has asked anything ends with that of the command.
+func TestTheRealConnectionEndsWithTheOther(t *testing.T) {
+	service, theirs := net.Pipe()
+	b := Record(t.Context(), "", evidence.Rules{}, log())
+	conn, err := b.Connect(t.Context(), "stock:7000", func(context.Context) (net.Conn, error) { return theirs, nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	fmt.Fprint(conn, "GET / HTTP/1.1\r\n\r\n") // without a host, it is no call
+	if resp, err := http.ReadResponse(bufio.NewReader(conn), nil); err != nil || resp.StatusCode != 400 {
+		t.Fatalf("%+v, %v", resp, err)
+	}
+	_ = conn.Close()
+	_ = service.SetReadDeadline(time.Now().Add(20 * time.Second))
+	if _, err := service.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+		t.Errorf("the service sees %v", err)
+	}
+	b.Close()
+}
+
+// A board that closes does not wait for a service that says nothing.
+func TestCloseEndsWhatIsSilent(t *testing.T) {
+	service, theirs := net.Pipe()
+	defer service.Close()
+	b := Record(t.Context(), "", evidence.Rules{}, log())
+	b.hear(theirs, some)
+	closed := make(chan struct{})
+	go func() {
+		b.Close()
+		close(closed)
+	}()
+	select {
+	case <-closed:
+	case <-time.After(20 * time.Second):
+		t.Fatal("it has not closed")
+	}
+}
+
+func TestErrorsAreKeptWithoutSecrets(t *testing.T) {
+	service, theirs := net.Pipe()
+	defer service.Close()
+	b := Record(t.Context(), "", evidence.Rules{}, log())
+	defer b.Close()
+	go func() {
+		_, _ = http.ReadRequest(bufio.NewReader(service))
+		fmt.Fprintf(service, "HTTP/1.1 200 OK\r\nghp_abcdefghijklmnopqrstuvwxyz0123 %s\r\n\r\n", strings.Repeat("x", 2*mostError))
+	}()
+	c := command(t, b, false, func(context.Context) (net.Conn, error) { return theirs, nil })
+	if got := ask(t, c, "GET", "/x", ""); got != "broken" {
+		t.Errorf("it is answered %q", got)
+	}
+	b.Settle(t.Context())
+	r, _ := b.Recording("cart-7")
+	if len(r.Calls) != 1 || !strings.Contains(r.Calls[0].Lacks, "it was not answered: ") || !strings.Contains(r.Calls[0].Lacks, evidence.Hidden) ||
+		strings.Contains(r.Calls[0].Lacks, "ghp_") || len(r.Calls[0].Lacks) > 2*mostError {
+		t.Errorf("recorded is %+v", r.Calls)
+	}
+}
+
 // talker is a server of another protocol: it greets, if it has something to say, and says
 // all that it is told in capitals, until it is told no more.
 func talker(t *testing.T, greeting string) func(context.Context) (net.Conn, error) {
