@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -90,8 +91,9 @@ func TestHTTPClients(t *testing.T) {
 				t.Errorf("%s: %q, want %q", scheme, got, want)
 			}
 		}
-		if got := dialed(); len(got) != 1 || got[0] != "cart.shop:80" {
-			t.Errorf("%s: dialed %v, want one connection by name", scheme, got)
+		// A second request may come before the first one's connection is free again.
+		if got := slices.Compact(dialed()); !slices.Equal(got, []string{"cart.shop:80"}) {
+			t.Errorf("%s: dialed %v, want connections by name", scheme, got)
 		}
 		transport.CloseIdleConnections()
 	}
