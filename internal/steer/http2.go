@@ -216,7 +216,7 @@ func (s *streams) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	} else {
 		defer s.c.d.asks(-1)
 	}
-	in := &incoming{r: r, body: r.Body, close: r.Body.Close}
+	in := &incoming{d: s.c.d, r: r, body: r.Body, close: r.Body.Close}
 	defer in.mirror(s, mirrors).end()
 	mark := ""
 	for to != nil {
@@ -275,6 +275,7 @@ func (s *streams) toApp(w http.ResponseWriter, in *incoming, mark string, answer
 
 // incoming is a request, with what is kept of it.
 type incoming struct {
+	d     *Door
 	r     *http.Request
 	body  io.Reader
 	close func() error
@@ -291,18 +292,6 @@ type incoming struct {
 // may have happened.
 func (in *incoming) repeatable() bool {
 	return idempotent(in.r.Method) && (in.keep || in.empty())
-}
-
-// Read implements io.Reader; it reads the body.
-func (in *incoming) Read(p []byte) (int, error) { return in.body.Read(p) }
-
-// Close implements io.Closer. Who did not even connect must not close the body; who
-// did has to, because only that ends a Read.
-func (in *incoming) Close() error {
-	if !in.connected.Load() {
-		return nil
-	}
-	return in.close()
 }
 
 // empty says whether the request has no body.
@@ -331,9 +320,9 @@ func (in *incoming) url() *url.URL {
 	return &u
 }
 
-// outgoing makes the request that is sent on.
-func (in *incoming) outgoing(ctx context.Context) *http.Request {
-	out := in.r.WithContext(ctx)
+// outgoing makes the request that is sent on, and what is called when it has been answered.
+func (in *incoming) outgoing(ctx context.Context) (out *http.Request, settle func()) {
+	out = in.r.WithContext(ctx)
 	out.URL, out.RequestURI = in.url(), ""
 	out.Header = in.r.Header.Clone()
 	noAgent(out.Header)
@@ -344,11 +333,15 @@ func (in *incoming) outgoing(ctx context.Context) *http.Request {
 	case in.empty():
 		out.Body = http.NoBody
 	case in.keep:
-		out.Body = io.NopCloser(bytes.NewReader(in.kept))
+		out.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(in.kept)), nil }
+		out.Body, _ = out.GetBody()
 	default:
-		out.Body = in
+		b := newUpload(in)
+		out.GetBody = b.attempt
+		out.Body, _ = b.attempt()
+		return out, b.settle
 	}
-	return out
+	return out, func() {}
 }
 
 // noAgent keeps a User-Agent from being made up.
@@ -472,8 +465,9 @@ func (s *streams) send(ctx context.Context, t *http.Transport, w http.ResponseWr
 			return nil
 		},
 	})
-	resp, err := t.RoundTrip(in.outgoing(ctx))
-	if err != nil {
+	out, settle := in.outgoing(ctx)
+	resp, err := t.RoundTrip(out)
+	if settle(); err != nil {
 		return err
 	}
 	defer resp.Body.Close()
@@ -531,10 +525,7 @@ func (d *Door) pour(w http.ResponseWriter, r io.Reader) error {
 	if err := control.Flush(); err != nil {
 		return err
 	}
-	kept, _ := d.buffers.Get().(*[largeBuffer]byte)
-	if kept == nil {
-		kept = new([largeBuffer]byte)
-	}
+	kept := d.buffer()
 	defer d.buffers.Put(kept)
 	buf := kept[:]
 	for {
@@ -554,6 +545,14 @@ func (d *Door) pour(w http.ResponseWriter, r io.Reader) error {
 			return err
 		}
 	}
+}
+
+// buffer returns one of the door's buffers.
+func (d *Door) buffer() *[largeBuffer]byte {
+	if b, _ := d.buffers.Get().(*[largeBuffer]byte); b != nil {
+		return b
+	}
+	return new([largeBuffer]byte)
 }
 
 // lost says that no laptop can answer.

@@ -307,9 +307,18 @@ func TestAFollowedHTTP2ConnectionMakesRoom(t *testing.T) {
 	anna := newPerson(t, p, "anna")
 	m := anna.join(t, anna.rule(Intercept, header("x-user", "anna")), to(serveHTTP2(t, grpcLike("anna", nil))))
 	eventually(t, "a new call reaches the laptop", func() bool {
-		resp, w := call(t, hc, ctx, p.addr, "/talk", "anna")
-		_ = w.Close()
-		_, err := io.Copy(io.Discard, resp.Body)
+		// Without a body: Go's client can't send one again that meets the farewell.
+		req, err := http.NewRequestWithContext(ctx, "POST", "http://"+p.addr+"/talk", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("X-User", "anna")
+		resp, err := hc.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		_, err = io.Copy(io.Discard, resp.Body)
 		return err == nil && resp.Header.Get("X-Served-By") == "anna"
 	})
 	talk("after")
