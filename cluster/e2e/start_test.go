@@ -130,7 +130,7 @@ func TestStartThatCannotSucceed(t *testing.T) {
 		if err := os.WriteFile(filepath.Join(c.dir(), "etcd"), nil, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		c.refused(1, []string{"starting etcd", "etcd has ended 5 times", "not a directory", filepath.Join(c.dir(), "logs", "etcd.log")}, "start")
+		c.refused(1, []string{"starting etcd", "etcd has ended ", " times, last with exit status 1", "not a directory", filepath.Join(c.dir(), "logs", "etcd.log")}, "start")
 		nothingRuns(t, c)
 	})
 
