@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/bightdev/bight/api/v1alpha1"
+	change "github.com/bightdev/bight/internal/change/client"
 	"github.com/bightdev/bight/internal/release"
 	"github.com/bightdev/bight/internal/release/client"
 	"github.com/bightdev/bight/internal/release/evidence"
@@ -146,22 +147,22 @@ func (p *Program) verdict(ctx context.Context, f *verdictFlags, args []string) e
 	return all.wrong()
 }
 
-// recordOf asks the controller for the newest record of what a name means.
-func (p *Program) recordOf(ctx context.Context, f *verdictFlags, name string, printer *term.Printer) (*v1alpha1.Release, []byte, error) {
-	if err := f.target.check(); err != nil {
+// kept asks the controller what it keeps of the newest release that has any, of those that a name
+// means. Where none has, it is nil, and all are what was asked about.
+func (p *Program) kept(ctx context.Context, t *target, name string, printer *term.Printer, read func(*change.Client, *v1alpha1.Release) error) (of *v1alpha1.Release, all []v1alpha1.Release, err error) {
+	if err := t.check(); err != nil {
 		return nil, nil, err
 	}
-	cluster, _, err := f.target.load(printer)
+	cluster, _, err := t.load(printer)
 	if err != nil {
 		return nil, nil, err
 	}
-	f.target.log(p.Stderr)
+	t.log(p.Stderr)
 	rc, err := client.New(cluster)
 	if err != nil {
 		return nil, nil, err
 	}
-	all, err := rc.Of(ctx, name)
-	if err != nil {
+	if all, err = rc.Of(ctx, name); err != nil {
 		return nil, nil, releaseError(err)
 	}
 	to := controllerClient(cluster, rc.Namespace())
@@ -170,13 +171,26 @@ func (p *Program) recordOf(ctx context.Context, f *verdictFlags, name string, pr
 	}
 	defer to.Close()
 	for i := range all {
-		text, err := to.Record(ctx, all[i].Namespace, all[i].Name)
+		err := read(to, &all[i])
 		if errors.Is(err, evidence.ErrNone) {
 			continue
 		}
-		return &all[i], text, err
+		return &all[i], all, err
 	}
-	return nil, nil, codedError{code: exitNotFound, err: fmt.Errorf("there is no log of what %s in namespace %s was judged by: it is kept for a week from the release's beginning, unless the plan says evidence: {off: true}", name, rc.Namespace())}
+	return nil, all, nil
+}
+
+// recordOf asks the controller for the newest record of what a name means.
+func (p *Program) recordOf(ctx context.Context, f *verdictFlags, name string, printer *term.Printer) (*v1alpha1.Release, []byte, error) {
+	var text []byte
+	of, all, err := p.kept(ctx, &f.target, name, printer, func(to *change.Client, r *v1alpha1.Release) (err error) {
+		text, err = to.Record(ctx, r.Namespace, r.Name)
+		return err
+	})
+	if err == nil && of == nil {
+		err = codedError{code: exitNotFound, err: fmt.Errorf("there is no log of what %s in namespace %s was judged by: it is kept for a week from the release's beginning, unless the plan says evidence: {off: true}", name, all[0].Namespace)}
+	}
+	return of, text, err
 }
 
 var packed = []byte{0x1f, 0x8b} // how what gzip has made begins

@@ -19,7 +19,7 @@ import (
 	"github.com/bightdev/bight/api/v1alpha1"
 	"github.com/bightdev/bight/internal/atomicfile"
 	"github.com/bightdev/bight/internal/bridge"
-	"github.com/bightdev/bight/internal/release/client"
+	change "github.com/bightdev/bight/internal/change/client"
 	"github.com/bightdev/bight/internal/release/evidence"
 	"github.com/bightdev/bight/internal/replay"
 	"github.com/bightdev/bight/internal/replay/calls"
@@ -263,42 +263,21 @@ func (p *Program) evidence(ctx context.Context, f *replayFlags, name string, pri
 		}
 		return b, nil, nil
 	}
-	if err := f.target.check(); err != nil {
-		return nil, nil, err
-	}
-	cluster, _, err := f.target.load(printer)
+	of, all, err := p.kept(ctx, &f.target, name, printer, func(to *change.Client, r *v1alpha1.Release) (err error) {
+		b, err = to.Evidence(ctx, r.Namespace, r.Name)
+		return err
+	})
 	if err != nil {
 		return nil, nil, err
 	}
-	f.target.log(p.Stderr)
-	rc, err := client.New(cluster)
-	if err != nil {
-		return nil, nil, err
-	}
-	all, err := rc.Of(ctx, name)
-	if err != nil {
-		return nil, nil, releaseError(err)
-	}
-	to := controllerClient(cluster, rc.Namespace())
-	if err := to.Open(ctx); err != nil {
-		return nil, nil, err
-	}
-	defer to.Close()
-	for _, r := range all {
-		b, err := to.Evidence(ctx, r.Namespace, r.Name)
-		if errors.Is(err, evidence.ErrNone) {
-			continue
-		}
-		if err != nil {
-			return nil, nil, err
-		}
-		return b, &r.Spec.Plan.Evidence, nil
+	if of != nil {
+		return b, &of.Spec.Plan.Evidence, nil
 	}
 	why := "requests are kept when a version is undone, for a week"
 	if r := all[0]; !r.Status.Convicted && r.Status.Ended == nil {
 		why = "it is under way: " + why
 	}
-	return nil, nil, codedError{code: exitNotFound, err: fmt.Errorf("there is no evidence of %s in namespace %s: %s", name, rc.Namespace(), why)}
+	return nil, nil, codedError{code: exitNotFound, err: fmt.Errorf("there is no evidence of %s in namespace %s: %s", name, all[0].Namespace, why)}
 }
 
 // readRecording reads what --record has written.

@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/bightdev/bight/internal/atomicfile"
 	"github.com/bightdev/bight/internal/tree"
 )
 
@@ -165,30 +166,10 @@ func (s *Store) Remember(kind string, key tree.Hash, v any, files []string) erro
 	if err != nil {
 		return err
 	}
-	if err := writeAtomic(s.recordFile(kind, key), b); err != nil {
+	if err := atomicfile.Write(s.recordFile(kind, key), b); err != nil {
 		return err
 	}
 	return errors.Join(s.hashes.Save(), s.makeRoom())
-}
-
-func writeAtomic(file string, b []byte) error {
-	dir := filepath.Dir(file)
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
-	}
-	f, err := os.CreateTemp(dir, ".new-*")
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(b)
-	err = errors.Join(err, f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), file)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
-	}
-	return nil
 }
 
 // stored is a record or a file as the pruning sees it.

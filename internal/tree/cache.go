@@ -14,6 +14,8 @@ import (
 	"path/filepath"
 	"sync"
 	"time"
+
+	"github.com/bightdev/bight/internal/atomicfile"
 )
 
 // Cache remembers the hash of each file together with what the file system said
@@ -82,7 +84,7 @@ func (c *Cache) Save() error {
 	if !c.dirty {
 		return nil
 	}
-	if err := writeAtomic(c.file, c.encode()); err != nil {
+	if err := atomicfile.Write(c.file, c.encode()); err != nil {
 		return fmt.Errorf("save the cache of file hashes: %w", err)
 	}
 	c.dirty = false
@@ -275,26 +277,4 @@ func decodeRecords(b []byte) (map[string]record, error) {
 		body = body[recordFixed:]
 	}
 	return records, nil
-}
-
-// writeAtomic puts b at file so that a reader sees the old content or the new,
-// never a part.
-func writeAtomic(file string, b []byte) error {
-	dir := filepath.Dir(file)
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
-	}
-	f, err := os.CreateTemp(dir, ".tmp-*")
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(b)
-	err = errors.Join(err, f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), file)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
-	}
-	return nil
 }
