@@ -77,9 +77,11 @@ func TestAWorkerThatIsDrainedFinishesWhatItIsAtAndTakesNoMore(t *testing.T) {
 	}
 	o.employ(Hello{Name: "bob", Slots: 1}, pass)
 	o.book.until(t, "both are done", func() bool { return len(o.book.done["build"]) == 1 && len(o.book.done["test"]) == 1 })
-	if got := o.book.done["build"][0].State; got != Passed {
-		t.Errorf("what was under way is %s", got)
-	}
+	o.book.see(func() {
+		if got := o.book.done["build"][0].State; got != Passed {
+			t.Errorf("what was under way is %s", got)
+		}
+	})
 }
 
 func TestAnIdleWorkerThatIsDrainedEndsAtOnce(t *testing.T) {
@@ -106,9 +108,11 @@ func TestWhatADrainingWorkerHandsBackIsNotHeldAgainstTheStep(t *testing.T) {
 		o.drains(t)
 		kill()
 		<-ended
-		if n := len(o.book.done["build"]); n != 0 {
-			t.Fatalf("it was given up after %d workers", i+1)
-		}
+		o.book.see(func() {
+			if n := len(o.book.done["build"]); n != 0 {
+				t.Fatalf("it was given up after %d workers", i+1)
+			}
+		})
 	}
 	o.employ(Hello{Name: "bob", Slots: 1}, pass)
 	o.book.until(t, "it is done", func() bool { return len(o.book.done["build"]) == 1 })

@@ -8,12 +8,14 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/coder/websocket"
+	"github.com/google/go-cmp/cmp"
 )
 
 // book is a Keeper that remembers.
@@ -80,9 +82,16 @@ func (b *book) until(t *testing.T, what string, is func() bool) {
 		select {
 		case <-more:
 		case <-deadline:
-			t.Fatalf("%s: not after 20 s; leased %v, done %v", what, b.leased, b.done)
+			b.see(func() { t.Fatalf("%s: not after 20 s; leased %v, done %v", what, b.leased, b.done) })
 		}
 	}
+}
+
+// see looks at the book, which others may write.
+func (b *book) see(look func()) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	look()
 }
 
 type office struct {
@@ -143,10 +152,12 @@ func TestOrderIsDoneAndItsResultCounts(t *testing.T) {
 	})
 	o.hub.Offer(order("build"))
 	o.book.until(t, "build", func() bool { return len(o.book.done["build"]) == 1 })
-	got := o.book.done["build"][0]
-	if got.Message != "c0ffee" || string(got.Files["a"]) != "b" || o.book.logs["build"] != "doing build" {
-		t.Errorf("result %+v, log %q", got, o.book.logs["build"])
-	}
+	o.book.see(func() {
+		got := o.book.done["build"][0]
+		if got.Message != "c0ffee" || string(got.Files["a"]) != "b" || o.book.logs["build"] != "doing build" {
+			t.Errorf("result %+v, log %q", got, o.book.logs["build"])
+		}
+	})
 }
 
 func TestOrderIsTakenBack(t *testing.T) {
@@ -166,9 +177,11 @@ func TestOrderIsTakenBack(t *testing.T) {
 	}
 	o.hub.Offer(order("after"))
 	o.book.until(t, "after", func() bool { return len(o.book.done["after"]) == 1 })
-	if n := len(o.book.done["build"]); n != 0 {
-		t.Errorf("what was taken back counted %d times", n)
-	}
+	o.book.see(func() {
+		if n := len(o.book.done["build"]); n != 0 {
+			t.Errorf("what was taken back counted %d times", n)
+		}
+	})
 }
 
 func TestOfferedTwiceIsDoneOnce(t *testing.T) {
@@ -179,10 +192,13 @@ func TestOfferedTwiceIsDoneOnce(t *testing.T) {
 	o.employ(Hello{Name: "ada", Slots: 8}, pass)
 	o.book.until(t, "test", func() bool { return len(o.book.done["test"]) == 1 })
 	o.hub.Offer(order("after"))
-	o.book.until(t, "after", func() bool { return len(o.book.done["after"]) == 1 })
-	if n := len(o.book.leased["test"]); n != 1 {
-		t.Errorf("leased %d times", n)
-	}
+	// A lease is written down while the step is done.
+	o.book.until(t, "after", func() bool { return len(o.book.done["after"]) == 1 && len(o.book.leased["test"]) > 0 })
+	o.book.see(func() {
+		if n := len(o.book.leased["test"]); n != 1 {
+			t.Errorf("leased %d times", n)
+		}
+	})
 }
 
 func TestLostWorkersStepGoesToAnotherAtOnce(t *testing.T) {
@@ -202,12 +218,16 @@ func TestLostWorkersStepGoesToAnotherAtOnce(t *testing.T) {
 	kill()
 	o.book.until(t, "test", func() bool { return len(o.book.done["test"]) > 0 })
 	t.Logf("done by another %s after the loss", time.Since(lost).Round(time.Millisecond))
-	if got := o.book.done["test"]; len(got) != 1 || got[0].Message != "by ben" {
-		t.Errorf("results %+v", got)
-	}
-	if got := o.book.leased["test"]; len(got) != 2 || got[0] != "ada#0" || got[1] != "ben#1" {
-		t.Errorf("leases %v", got)
-	}
+	o.book.until(t, "both leases are written down", func() bool { return len(o.book.leased["test"]) > 1 })
+	o.book.see(func() {
+		if got := o.book.done["test"]; len(got) != 1 || got[0].Message != "by ben" {
+			t.Errorf("results %+v", got)
+		}
+		got := slices.Sorted(slices.Values(o.book.leased["test"]))
+		if diff := cmp.Diff([]string{"ada#0", "ben#1"}, got); diff != "" {
+			t.Errorf("leases (-want +got):\n%s", diff)
+		}
+	})
 	if stopped == nil {
 		t.Error("the lost worker went on")
 	}
@@ -227,9 +247,11 @@ func TestStepThatLosesItsWorkersIsGivenUp(t *testing.T) {
 		kill()
 	}
 	o.book.until(t, "bomb", func() bool { return len(o.book.done["bomb"]) == 1 })
-	if got := o.book.done["bomb"][0]; got.State != Erred || !strings.Contains(got.Message, "3 workers were lost") {
-		t.Errorf("result %+v", got)
-	}
+	o.book.see(func() {
+		if got := o.book.done["bomb"][0]; got.State != Erred || !strings.Contains(got.Message, "3 workers were lost") {
+			t.Errorf("result %+v", got)
+		}
+	})
 }
 
 func TestWithdrawnOrderStops(t *testing.T) {
@@ -254,9 +276,11 @@ func TestWithdrawnOrderStops(t *testing.T) {
 	}
 	o.hub.Offer(order("next"))
 	o.book.until(t, "next", func() bool { return len(o.book.done["next"]) == 1 })
-	if n := len(o.book.done["test"]) + len(o.book.leased["waits"]); n != 0 {
-		t.Errorf("done %v, leased %v", o.book.done, o.book.leased)
-	}
+	o.book.see(func() {
+		if n := len(o.book.done["test"]) + len(o.book.leased["waits"]); n != 0 {
+			t.Errorf("done %v, leased %v", o.book.done, o.book.leased)
+		}
+	})
 }
 
 func TestWorkerGetsOnlyWhatItTakes(t *testing.T) {
