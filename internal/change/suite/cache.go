@@ -47,12 +47,26 @@ type body struct {
 	Trust  Trust      `json:"trust"`
 	From   string     `json:"from"` // who ran it: "change 3f2a"
 	Result UnitResult `json:"result"`
+	// Read is what the tests have read of the source: digests of files by their paths
+	// relative to its root, with slashes. The key is a shape then.
+	Read map[string]string `json:"read,omitempty"`
 }
 
 // Get returns the result kept under a key that a reader of the given trust may
 // believe, and who ran it. An error is a miss too; it tells of a corrupt entry or a
 // store that does not answer.
 func (c *Cache) Get(ctx context.Context, trust Trust, key string) (res UnitResult, from string, ok bool, err error) {
+	return c.find(ctx, trust, key, func(read map[string]string) bool { return read == nil })
+}
+
+// Unread is Get for a unit whose tests were seen reading, by its shape: the result of tests
+// that have read nothing but what is in the source still, as same says. What else has
+// changed they did not look at.
+func (c *Cache) Unread(ctx context.Context, trust Trust, shape string, same func(read map[string]string) bool) (res UnitResult, from string, ok bool, err error) {
+	return c.find(ctx, trust, shape, func(read map[string]string) bool { return read != nil && same(read) })
+}
+
+func (c *Cache) find(ctx context.Context, trust Trust, key string, valid func(read map[string]string) bool) (res UnitResult, from string, ok bool, err error) {
 	classes := []Trust{Trusted}
 	if trust != Trusted {
 		classes = append(classes, Untrusted)
@@ -60,10 +74,10 @@ func (c *Cache) Get(ctx context.Context, trust Trust, key string) (res UnitResul
 	var errs []error
 	for _, class := range classes {
 		b, err := c.get(ctx, class, key)
-		if err == nil {
+		if err == nil && valid(b.Read) {
 			return b.Result, b.From, true, errors.Join(errs...)
 		}
-		if !errors.Is(err, os.ErrNotExist) {
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
 			errs = append(errs, err)
 		}
 	}
@@ -104,13 +118,24 @@ func (c *Cache) get(ctx context.Context, class Trust, key string) (body, error) 
 
 // Put keeps a result that passed. Anything else is run again when it is asked for.
 func (c *Cache) Put(ctx context.Context, trust Trust, from string, res UnitResult) error {
+	return c.put(ctx, trust, from, res, nil)
+}
+
+// PutRead keeps a result that passed by the unit's shape, with what its tests have read.
+// It takes the place of an earlier one.
+func (c *Cache) PutRead(ctx context.Context, trust Trust, from, shape string, res UnitResult, read map[string]string) error {
+	res.Key = shape
+	return c.put(ctx, trust, from, res, read)
+}
+
+func (c *Cache) put(ctx context.Context, trust Trust, from string, res UnitResult, read map[string]string) error {
 	if res.Status != Passed || res.Cached != "" {
 		return nil
 	}
 	if trust != Trusted {
 		trust = Untrusted
 	}
-	data, err := json.Marshal(body{Key: res.Key, Trust: trust, From: from, Result: res})
+	data, err := json.Marshal(body{Key: res.Key, Trust: trust, From: from, Result: res, Read: read})
 	if err != nil {
 		return err
 	}

@@ -152,7 +152,7 @@ func (s Source) goUnits(ctx context.Context, dir string, env []string, files *ha
 		if u.Wide, err = wide(p); err != nil {
 			return nil, err
 		}
-		if u.Key, err = s.goKey(p, packages, world, u.Wide != "", files); err != nil {
+		if u.Key, u.Shape, err = s.goKeys(p, packages, world, u.Wide != "", files); err != nil {
 			return nil, fmt.Errorf("inputs of the tests of %s: %w", p.ImportPath, err)
 		}
 		units = append(units, u)
@@ -281,8 +281,9 @@ func harmless(flag string) bool {
 	return slices.Contains([]string{"p", "v", "x", "n", "modcacherw", "buildvcs"}, name)
 }
 
-// goKey is the digest of what the tests of a package can read.
-func (s Source) goKey(p *listed, all map[string]*listed, world []string, wide bool, files *hashes) (string, error) {
+// goKeys are the digest of what the tests of a package can read, and where that is
+// everything, the shape of it.
+func (s Source) goKeys(p *listed, all map[string]*listed, world []string, wide bool, files *hashes) (whole, shape string, err error) {
 	k := newKey(world...)
 	k.add("package", p.ImportPath)
 	deps := []string{}
@@ -299,27 +300,34 @@ func (s Source) goKey(p *listed, all map[string]*listed, world []string, wide bo
 			k.add("error", dep.Error.Err)
 		}
 		if err := s.addPackage(k, dep, files); err != nil {
-			return "", err
+			return "", "", err
 		}
+	}
+	if wide {
+		names, err := files.names(s.Root)
+		if err != nil {
+			return "", "", err
+		}
+		shape = newKey("shape", k.sum(), names).sum()
 	}
 	// Its own directory is read as it is: tests open files beside them.
 	sum, err := files.dir(p.Dir)
 	if err != nil {
-		return "", err
+		return "", "", err
 	}
 	k.add("dir", sum)
 	if sum, err = files.tree(filepath.Join(p.Dir, "testdata")); err == nil {
 		k.add("testdata", sum)
 	} else if !errors.Is(err, os.ErrNotExist) {
-		return "", err
+		return "", "", err
 	}
 	if wide {
 		if sum, err = files.tree(s.Root); err != nil {
-			return "", err
+			return "", "", err
 		}
 		k.add("tree", sum)
 	}
-	return k.sum(), nil
+	return k.sum(), shape, nil
 }
 
 // addPackage adds a package by its module's version, where that says all, or else

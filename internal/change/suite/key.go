@@ -83,16 +83,40 @@ func (h *hashes) fileLocked(path string) (string, error) {
 }
 
 // dir is the digest of the files directly in a directory.
-func (h *hashes) dir(path string) (string, error) { return h.walk(path, false) }
+func (h *hashes) dir(path string) (string, error) { return h.walk(path, flat, h.fileLocked) }
 
 // tree is the digest of all below a directory (or of a file), but for what git and
 // package managers keep there.
-func (h *hashes) tree(path string) (string, error) { return h.walk(path, true) }
+func (h *hashes) tree(path string) (string, error) { return h.walk(path, deep, h.fileLocked) }
 
-func (h *hashes) walk(root string, deep bool) (string, error) {
+// names is the digest of the names of all that tree is about, of links' targets, and of
+// which files are programs.
+func (h *hashes) names(path string) (string, error) {
+	return h.walk(path, bare, func(path string) (string, error) {
+		info, err := os.Lstat(path)
+		if err == nil && info.Mode().Perm()&0o111 != 0 {
+			return "x", nil
+		}
+		return "", err
+	})
+}
+
+// depth is how far a walk goes.
+type depth string
+
+const (
+	flat depth = "flat"
+	deep depth = "deep"
+	bare depth = "bare" // deep, without the files' contents
+)
+
+// skipped are directories below root that no key covers.
+func skipped(name string) bool { return name == ".git" || name == "node_modules" }
+
+func (h *hashes) walk(root string, how depth, file func(path string) (string, error)) (string, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	id := strconv.FormatBool(deep) + root
+	id := string(how) + " " + root
 	if sum, ok := h.trees[id]; ok {
 		return sum, nil
 	}
@@ -106,7 +130,7 @@ func (h *hashes) walk(root string, deep bool) (string, error) {
 			return err
 		}
 		switch {
-		case d.IsDir() && path != root && (!deep || d.Name() == ".git" || d.Name() == "node_modules"):
+		case d.IsDir() && path != root && (how == flat || skipped(d.Name())):
 			return filepath.SkipDir
 		case d.IsDir() || d.Name() == ".git":
 			return nil
@@ -117,7 +141,7 @@ func (h *hashes) walk(root string, deep bool) (string, error) {
 			}
 			k.add("link", rel, to)
 		case d.Type().IsRegular():
-			sum, err := h.fileLocked(path)
+			sum, err := file(path)
 			if err != nil {
 				return err
 			}

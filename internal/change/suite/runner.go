@@ -84,7 +84,7 @@ func (r *Runner) Run(ctx context.Context, units []Unit) (*Result, error) {
 
 // Known returns the results of those units that need not be run, and the others.
 func (r *Runner) Known(ctx context.Context, units []Unit) (*Result, []Unit) {
-	once := &run{Runner: r, result: &Result{}}
+	once := &run{Runner: r, root: r.Source.Root, result: &Result{}}
 	var rest []Unit
 	for _, u := range units {
 		if hit, ok := once.known(ctx, u); ok {
@@ -104,6 +104,7 @@ type run struct {
 	limits Limits
 	log    io.Writer
 	result *Result
+	files  *hashes // of known
 }
 
 func (r *run) all(ctx context.Context, units []Unit) error {
@@ -159,12 +160,32 @@ func (r *run) known(ctx context.Context, u Unit) (UnitResult, bool) {
 	if err != nil {
 		r.note("%v", err)
 	}
+	if !ok && u.Shape != "" {
+		res, from, ok, err = r.Cache.Unread(ctx, r.trust(), u.Shape, r.same)
+		if err != nil {
+			r.note("%v", err)
+		}
+	}
 	if !ok {
 		return UnitResult{}, false
 	}
-	res.Name, res.Kind, res.Dir = u.Name, u.Kind, u.Dir
+	res.Name, res.Kind, res.Dir, res.Key = u.Name, u.Kind, u.Dir, u.Key
 	res.Cached = sameInputs + cmp.Or(from, "an earlier run")
 	return res, true
+}
+
+// same says whether what tests have read is in the source still.
+func (r *run) same(read map[string]string) bool {
+	if r.files == nil {
+		r.files = newHashes(r.root)
+	}
+	for path, sum := range read {
+		now, err := r.files.file(filepath.Join(r.root, filepath.FromSlash(path)))
+		if !filepath.IsLocal(path) || err != nil || now != sum {
+			return false
+		}
+	}
+	return true
 }
 
 func (r *run) trust() Trust {
@@ -196,10 +217,16 @@ func (r *run) module(ctx context.Context, module string, units []Unit, temp stri
 	for i, u := range units {
 		args[i] = u.Name
 	}
+	var seen *witness
+	if r.Cache != nil && slices.ContainsFunc(units, func(u Unit) bool { return u.Shape != "" }) {
+		seen = watchReads(r.root)
+		defer seen.close()
+	}
 	ev, end, err := r.goTest(ctx, dir, temp, r.limits.Total, args...)
 	if err != nil {
 		return err
 	}
+	read := r.read(seen)
 	rest := unfinished(ev, units)
 	greedy := end.stop != "" && end.stop != StopCancelled && end.stop != StopTime
 	for _, u := range units {
@@ -214,6 +241,7 @@ func (r *run) module(ctx context.Context, module string, units []Unit, temp stri
 			}
 		}
 		r.keep(ctx, res)
+		r.keepRead(ctx, u, res, read)
 	}
 	if !greedy || len(rest) < 2 {
 		return nil

@@ -34,6 +34,9 @@ type Unit struct {
 	// Wide tells why the key covers the whole source tree and not only what the
 	// package imports; "" where it does not.
 	Wide string `json:"wide,omitempty"`
+	// Shape is, of a wide unit, the digest of what the tests import and of which files
+	// there are, but not of what is in these: see [Cache.Unread].
+	Shape string `json:"shape,omitempty"`
 	// Module is the directory of the Go module, relative to the root.
 	Module string `json:"module,omitempty"`
 	// Command is what a shell runs, Report the pattern of the JUnit files that it

@@ -78,8 +78,10 @@ func (w *Worker) shelf(ctx context.Context, j *job, units []suite.Unit) *shelf {
 	s := &shelf{Dir: tests.Results(w.Cache), keep: map[string][]byte{}}
 	var keys []string
 	for _, u := range units {
-		if _, err := s.Dir.Get(ctx, string(j.classes()[0])+"/"+u.Key); err != nil && u.Key != "" {
-			keys = append(keys, u.Key)
+		for _, key := range []string{u.Key, u.Shape} {
+			if _, err := s.Dir.Get(ctx, string(j.classes()[0])+"/"+key); err != nil && key != "" {
+				keys = append(keys, key)
+			}
 		}
 	}
 	s.known = w.ask(ctx, j, testKind, keys)
