@@ -86,8 +86,8 @@ func shipSmall(ctx context.Context, b *bed) ([]row, error) {
 	return b.ship(ctx, shipping{what: "an app of two services", name: "small", dir: dir, bare: bare, service: "one", fix: fixOf("one"), wordsLimit: 1000})
 }
 
-// shipShop measures commits of the example, whose tests run the whole shop: whatever
-// changes, they run again.
+// shipShop measures commits of the example, whose tests run the whole shop: whichever
+// service changes, they run again.
 func shipShop(ctx context.Context, b *bed) ([]row, error) {
 	shop := os.DirFS(filepath.Join(b.root, "examples", "shop"))
 	dir, bare := filepath.Join(b.work, "shop"), filepath.Join(b.work, "shop-bare")
@@ -96,7 +96,7 @@ func shipShop(ctx context.Context, b *bed) ([]row, error) {
 			return nil, err
 		}
 	}
-	return b.ship(ctx, shipping{what: "the example shop", name: "shop", dir: dir, bare: bare, service: "payment", fix: fixShop})
+	return b.ship(ctx, shipping{what: "the example shop", name: "shop", dir: dir, bare: bare, service: "payment", fix: fixShop, wordsLimit: 1000})
 }
 
 // shipping says what is shipped.
