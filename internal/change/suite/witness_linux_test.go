@@ -94,6 +94,22 @@ func link(t *testing.T, to, path string) {
 	}
 }
 
+// Nobody knows what comes out of a pipe.
+func TestTestsThatReadAPipeHaveReadEverything(t *testing.T) {
+	root := app(t, starting("\tf, err := os.OpenFile(\"../data/pipe\", os.O_RDWR, 0)\n\tif err != nil {\n\t\tt.Fatal(err)\n\t}\n\tf.Close()\n"))
+	if err := unix.Mkfifo(filepath.Join(root, "data/pipe"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r := &Runner{Source: Source{Root: root}, Cache: &Cache{Store: Dir(t.TempDir())}, Trust: Trusted}
+	if res := run1(t, r); res.Status != Passed {
+		t.Fatalf("%+v", res)
+	}
+	write(t, root, map[string]string{"README.md": "New\n"})
+	if res := run1(t, r); res.Known() != "" {
+		t.Errorf("they don't run again: %s", res.Known())
+	}
+}
+
 // Of tests that write into the tree, nobody knows which of it they have read first.
 func TestTestsThatWriteHaveReadEverything(t *testing.T) {
 	root := app(t, starting("\tif err := os.WriteFile(\"../data/b\", []byte(\"2\"), 0o644); err != nil {\n\t\tt.Fatal(err)\n\t}\n"))
