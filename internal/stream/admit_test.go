@@ -102,7 +102,7 @@ func TestASessionIsNotGoneOnWithBySomebodyElse(t *testing.T) {
 	anna := connectAs(t, client("1"))
 	for token, want := range map[string]error{"2": ErrSessionLost, "1": nil} {
 		c := client(token)
-		_, w, err := c.attempt(t.Context(), c.Limits.withDefaults(), &Session{id: anna.id})
+		_, w, err := c.attempt(t.Context(), c.Dial, c.Limits.withDefaults(), &Session{id: anna.id})
 		if !errors.Is(err, want) || want == nil && w.Session != anna.id {
 			t.Errorf("go on with token %s: got %v, %v, want %v", token, w.Session, err, want)
 		}

@@ -1,6 +1,7 @@
 package stream
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -14,7 +15,12 @@ import (
 type Client struct {
 	// Dial opens a transport. Its ctx bounds the dialling, not the transport;
 	// closing that must make its reads and writes return.
-	Dial     func(context.Context) (io.ReadWriteCloser, error)
+	Dial func(context.Context) (io.ReadWriteCloser, error)
+	// Direct, if not nil, asks the server, over a session that Dial's transport
+	// carries, for a better way to it, and returns what dials that. The session moves
+	// there while its streams go on, and back to Dial's when that way breaks. An error
+	// that is [Permanent] says that there is none; after others it is called again.
+	Direct   func(context.Context, *Session) (dial func(context.Context) (io.ReadWriteCloser, error), err error)
 	Token    string
 	Version  string   // of this program
 	Features []string // that this program has
@@ -26,10 +32,13 @@ type Client struct {
 	// must return soon.
 	OnState func(State)
 	Log     *slog.Logger
+
+	settle time.Duration // settleTime, but in tests
 }
 
 // Permanent marks an error of [Client.Dial] after which dialling again has no
-// sense, for example because the pod is gone. The session ends with it.
+// sense, for example because the pod is gone. The session ends with it; one of
+// [Client.Direct] only ends the attempts.
 func Permanent(err error) error { return &permanentError{err} }
 
 type permanentError struct{ err error }
@@ -47,7 +56,7 @@ const (
 // it is closed; while it does, a broken transport is replaced by a new one.
 func (c *Client) Connect(ctx context.Context) (*Session, error) {
 	limits := c.Limits.withDefaults()
-	conn, w, err := c.attempt(ctx, limits, nil)
+	conn, w, err := c.attempt(ctx, c.Dial, limits, nil)
 	if err != nil {
 		return nil, fmt.Errorf("connect stream session: %w", err)
 	}
@@ -72,13 +81,25 @@ func (c *Client) run(s *Session, conn io.ReadWriteCloser) {
 		stop()
 		s.finish()
 	}()
+	way := direct{c: c, s: s, pause: cmp.Or(c.settle, settleTime)}
 	for {
-		_, err := s.serveLink(conn)
+		next, err := way.serve(conn)
+		if next != nil {
+			if err = way.move(conn, next); err == nil {
+				conn = next.conn
+				s.setState(Moved, nil)
+				continue
+			}
+			_ = next.conn.Close()
+		}
 		if s.Err() != nil {
 			return
 		}
 		s.setState(Lost, err)
-		if conn, err = c.redial(ctx, s); err != nil {
+		if conn = way.again(ctx); conn == nil {
+			conn, err = c.redial(ctx, s)
+		}
+		if conn == nil {
 			s.end(err)
 			return
 		}
@@ -101,13 +122,9 @@ func (s *Session) finish() {
 // after growing pauses.
 func (c *Client) redial(ctx context.Context, s *Session) (io.ReadWriteCloser, error) {
 	for backoff := firstBackoff; ; backoff = min(2*backoff, maxBackoff) {
-		conn, w, err := c.attempt(ctx, s.limits, s)
+		conn, w, err := c.attempt(ctx, c.Dial, s.limits, s)
 		if err == nil {
-			s.mu.Lock()
-			ok := s.out.rewind(w.Received)
-			s.state.RTT = w.rtt
-			s.mu.Unlock()
-			if ok {
+			if s.goOn(w, false) {
 				return conn, nil
 			}
 			_ = conn.Close()
@@ -137,23 +154,44 @@ func isPermanent(err error) bool {
 		errors.Is(err, ErrSessionLost) || errors.Is(err, ErrProtocol)
 }
 
-// attempt dials once and greets the server: for a new session when s is nil,
-// else to go on with s.
-func (c *Client) attempt(ctx context.Context, l Limits, s *Session) (io.ReadWriteCloser, welcome, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, dialTimeout,
-		fmt.Errorf("no answer within %v: %w", dialTimeout, context.DeadlineExceeded))
-	defer cancel()
-	h := hello{
+// goOn takes the server's answer over a transport that is to carry the session from
+// now on. It reports false when that can't go on. No link is running, so the
+// positions stand still.
+func (s *Session) goOn(w welcome, direct bool) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.state.RTT, s.state.Direct = w.rtt, direct
+	return s.out.rewind(w.Received)
+}
+
+// position is up to where everything has come, which the server is about to be told.
+// No link is running.
+func (s *Session) position() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.told = s.received
+	return s.received
+}
+
+// hello is how the client introduces itself.
+func (c *Client) hello(l Limits) hello {
+	return hello{
 		Min: protocolMin, Max: protocolMax, Version: c.Version, Token: c.Token,
 		Features: c.Features, Window: baseWindow, Replay: l.Replay,
 	}
+}
+
+// attempt dials once and greets the server: for a new session when s is nil,
+// else to go on with s.
+func (c *Client) attempt(ctx context.Context, dial dialFunc, l Limits, s *Session) (io.ReadWriteCloser, welcome, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, dialTimeout,
+		fmt.Errorf("no answer within %v: %w", dialTimeout, context.DeadlineExceeded))
+	defer cancel()
+	h := c.hello(l)
 	if s != nil {
-		s.mu.Lock()
-		h.Session, h.Received = s.id, s.received
-		s.told = s.received
-		s.mu.Unlock()
+		h.Session, h.Received = s.id, s.position()
 	}
-	conn, err := c.Dial(ctx)
+	conn, err := dial(ctx)
 	if err != nil {
 		return nil, welcome{}, err
 	}

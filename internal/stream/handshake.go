@@ -46,6 +46,15 @@ type hello struct {
 	Replay   int      `json:"replay"`
 	Session  string   `json:"session,omitempty"`  // to go on with
 	Received uint64   `json:"received,omitempty"` // position up to which the client has everything
+	// Move says that the session has a transport: this one takes its place when the
+	// client, after a first answer, has sent a commit. Received is in that.
+	Move bool `json:"move,omitempty"`
+}
+
+// commit is what a client that moves says last, in the form of a hello. The answer
+// is a second welcome.
+type commit struct {
+	Received uint64 `json:"received"`
 }
 
 // welcome is the server's answer, in the same form.
@@ -150,10 +159,16 @@ func guard(ctx context.Context, c io.Closer) (release func() bool) {
 
 // greet is the client's half of the handshake.
 func greet(ctx context.Context, conn io.ReadWriteCloser, h hello) (welcome, error) {
+	return exchange(ctx, conn, h, h)
+}
+
+// exchange says something, which may be h itself, and takes the answer to a client
+// that has said h.
+func exchange(ctx context.Context, conn io.ReadWriteCloser, say any, h hello) (welcome, error) {
 	var w welcome
 	start := time.Now()
 	release := guard(ctx, conn)
-	err := writeHello(conn, h)
+	err := writeHello(conn, say)
 	if err == nil {
 		err = readHello(conn, &w)
 	}

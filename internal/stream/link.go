@@ -41,7 +41,8 @@ func (l *link) Read(p []byte) (int, error) {
 }
 
 // serveLink runs the session over conn until conn breaks, the session ends or
-// another transport takes over, which it returns. It closes conn.
+// another transport takes over, which it returns. It closes conn, unless it is the
+// client that moves: then conn is left as it is.
 func (s *Session) serveLink(conn io.ReadWriteCloser) (next *attachment, err error) {
 	l := &link{s: s, conn: conn, start: time.Now(), stop: make(chan struct{})}
 	s.mu.Lock()
@@ -62,11 +63,15 @@ func (s *Session) serveLink(conn io.ReadWriteCloser) (next *attachment, err erro
 		err = errReplaced
 	}
 	close(l.stop)
-	_ = conn.Close() // it is broken or given up: there is nobody to tell
-	g.Wait()
+	if s.client && next != nil {
+		l.rest(&g)
+	} else {
+		_ = conn.Close() // it is broken or given up: there is nobody to tell
+		g.Wait()
+	}
 
 	s.mu.Lock()
-	closing := s.closing
+	closing := s.closing && next == nil // else the next one brings the goaway
 	s.mu.Unlock()
 	switch {
 	case errors.Is(err, ErrProtocol), errors.Is(err, ErrPeerClosed):
@@ -75,6 +80,21 @@ func (s *Session) serveLink(conn io.ReadWriteCloser) (next *attachment, err erro
 		s.end(errClosed)
 	}
 	return next, err
+}
+
+// restTime is how long what is being written to a transport that is left may take.
+const restTime = 300 * time.Millisecond
+
+// rest waits for the link's goroutines without closing its transport, if that can be:
+// the server is to hear of the next one before this one ends.
+func (l *link) rest(g *sync.WaitGroup) {
+	conn, ok := l.conn.(interface{ SetReadDeadline(time.Time) error })
+	if !ok || conn.SetReadDeadline(time.Unix(1, 0)) != nil {
+		_ = l.conn.Close()
+	}
+	late := time.AfterFunc(restTime, func() { _ = l.conn.Close() })
+	g.Wait()
+	late.Stop()
 }
 
 // keepAlive sends pings and gives the link up when nothing comes for too long.

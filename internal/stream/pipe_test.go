@@ -5,9 +5,11 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 )
 
 // wire is one direction of an in-memory transport. Like a network it holds what
@@ -22,6 +24,7 @@ type wire struct {
 	onCut  func()
 	err    error
 	frozen bool // nothing comes through, and nobody is told
+	unread bool // the reader's deadline has passed
 	passed int
 }
 
@@ -67,8 +70,11 @@ func (w *wire) write(p []byte) (n int, err error) {
 func (w *wire) read(p []byte) (int, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for w.err == nil && (len(w.buf) == 0 || w.frozen) {
+	for w.err == nil && !w.unread && (len(w.buf) == 0 || w.frozen) {
 		w.cond.Wait()
+	}
+	if w.unread {
+		return 0, os.ErrDeadlineExceeded
 	}
 	if w.err != nil && (len(w.buf) == 0 || w.err != io.EOF) {
 		return 0, w.err
@@ -104,6 +110,16 @@ type end struct {
 
 func (e *end) Read(p []byte) (int, error)  { return e.in.read(p) }
 func (e *end) Write(p []byte) (int, error) { return e.out.write(p) }
+
+// SetReadDeadline ends the reading, whatever the time.
+func (e *end) SetReadDeadline(time.Time) error {
+	e.in.mu.Lock()
+	defer e.in.mu.Unlock()
+	e.in.unread = true
+	e.in.cond.Broadcast()
+	return nil
+}
+
 func (e *end) Close() error {
 	e.out.stop(io.EOF)
 	e.in.stop(net.ErrClosed)

@@ -36,12 +36,14 @@ type Server struct {
 	sessions map[string]*Session
 }
 
-// attachment is a transport whose client has said hello.
+// attachment is a transport whose client has said hello, or at the client one whose
+// server has answered to that.
 type attachment struct {
 	conn     io.ReadWriteCloser
 	hello    hello
 	protocol int
 	who      string
+	direct   bool // it came by Resume
 }
 
 // Serve takes connections from ln until ctx ends, then ends all sessions and
@@ -65,7 +67,9 @@ func (v *Server) Serve(ctx context.Context, ln net.Listener) error {
 		conn, err := ln.Accept()
 		if err == nil {
 			backoff = 0
-			g.Go(func() { v.serveConn(ctx, conn, &g) })
+			g.Go(func() {
+				v.serveConn(ctx, conn, func(at *attachment, s *Session) { g.Go(func() { v.run(s, at) }) })
+			})
 			continue
 		}
 		if ctx.Err() != nil {
@@ -84,8 +88,16 @@ func (v *Server) Serve(ctx context.Context, ln net.Listener) error {
 	}
 }
 
-// serveConn does the handshake on conn and gives it to its session.
-func (v *Server) serveConn(ctx context.Context, conn io.ReadWriteCloser, g *sync.WaitGroup) {
+// Resume does the handshake on a connection that came by another way than Serve's
+// listener. A session that there is may move to it or go on over it; none begins. It
+// returns when the session has the connection, or it is closed.
+func (v *Server) Resume(ctx context.Context, conn io.ReadWriteCloser) {
+	v.serveConn(ctx, conn, nil)
+}
+
+// serveConn does the handshake on conn and gives it to its session. begin starts a
+// new one; without it there are no new ones.
+func (v *Server) serveConn(ctx context.Context, conn io.ReadWriteCloser, begin func(*attachment, *Session)) {
 	limits := v.Limits.withDefaults()
 	hctx, cancel := context.WithTimeout(ctx, limits.Handshake)
 	defer cancel()
@@ -109,9 +121,9 @@ func (v *Server) serveConn(ctx context.Context, conn io.ReadWriteCloser, g *sync
 		_ = conn.Close()
 		return
 	}
-	at := &attachment{conn: conn, hello: h, protocol: protocol, who: who}
+	at := &attachment{conn: conn, hello: h, protocol: protocol, who: who, direct: begin == nil}
 	if refusal == "" {
-		refusal, why = v.assign(ctx, hctx, at, limits, g)
+		refusal, why = v.assign(ctx, hctx, at, limits, begin)
 	}
 	if refusal != "" {
 		v.refuse(hctx, conn, refusal, why)
@@ -181,11 +193,11 @@ func (v *Server) refuse(ctx context.Context, conn io.ReadWriteCloser, r Refusal,
 }
 
 // assign gives at to the session that it asks for, or to a new one.
-func (v *Server) assign(ctx, hctx context.Context, at *attachment, l Limits, g *sync.WaitGroup) (Refusal, error) {
-	if at.hello.Session == "" {
+func (v *Server) assign(ctx, hctx context.Context, at *attachment, l Limits, begin func(*attachment, *Session)) (Refusal, error) {
+	if at.hello.Session == "" && begin != nil {
 		s, refusal, why := v.newSession(ctx, at, l)
 		if refusal == "" {
-			g.Go(func() { v.run(s, at) })
+			begin(at, s)
 		}
 		return refusal, why
 	}
@@ -195,6 +207,13 @@ func (v *Server) assign(ctx, hctx context.Context, at *attachment, l Limits, g *
 	if s == nil || s.who != at.who {
 		return refusedSession, nil
 	}
+	if at.hello.Move {
+		if err := v.agree(hctx, s, at); err != nil {
+			_ = at.conn.Close()
+			v.Log.Debug("session did not move", "session", s.id[:8], "err", err)
+			return "", nil
+		}
+	}
 	select {
 	case s.next <- at:
 		return "", nil
@@ -202,6 +221,31 @@ func (v *Server) assign(ctx, hctx context.Context, at *attachment, l Limits, g *
 	case <-hctx.Done():
 	}
 	return refusedSession, nil
+}
+
+// agree tells a client that its session may move to at, and waits until it does: from
+// then on no bytes come over the transport before.
+func (v *Server) agree(ctx context.Context, s *Session, at *attachment) error {
+	release := guard(ctx, at.conn)
+	err := writeHello(at.conn, v.welcome(s, at, 0))
+	var c commit
+	if err == nil {
+		err = readHello(at.conn, &c)
+	}
+	if !release() {
+		return context.Cause(ctx)
+	}
+	at.hello.Received = c.Received
+	return err
+}
+
+// welcome is the answer to a client that is taken.
+func (v *Server) welcome(s *Session, at *attachment, received uint64) welcome {
+	return welcome{
+		Protocol: at.protocol, Version: v.Version, Features: v.Features,
+		Window: baseWindow, Replay: s.limits.Replay,
+		Session: s.id, Received: received,
+	}
 }
 
 func (v *Server) newSession(ctx context.Context, at *attachment, l Limits) (*Session, Refusal, error) {
@@ -276,12 +320,20 @@ func (v *Server) run(s *Session, at *attachment) {
 			_ = conn.Close()
 			at = nil
 			v.Log.Debug("stream handshake", "err", err)
+			if kind == Moved {
+				s.setState(Lost, err)
+				kind = Resumed
+			}
 			continue
 		}
 		s.setState(kind, nil)
 		kind = Resumed
 		var err error
-		if at, err = s.serveLink(conn); s.Err() == nil {
+		switch at, err = s.serveLink(conn); {
+		case s.Err() != nil:
+		case at != nil && at.hello.Move:
+			kind = Moved
+		default:
 			s.setState(Lost, err)
 		}
 	}
@@ -315,6 +367,7 @@ func (v *Server) attach(s *Session, at *attachment) error {
 	ok := s.out.rewind(at.hello.Received)
 	received := s.received
 	s.told = received
+	s.state.Direct = at.direct
 	s.mu.Unlock()
 	hctx, cancel := context.WithTimeout(s.ctx, s.limits.Handshake)
 	defer cancel()
@@ -323,11 +376,7 @@ func (v *Server) attach(s *Session, at *attachment) error {
 		return fmt.Errorf("position %d: %w", at.hello.Received, ErrSessionLost)
 	}
 	release := guard(hctx, at.conn)
-	err := writeHello(at.conn, welcome{
-		Protocol: at.protocol, Version: v.Version, Features: v.Features,
-		Window: baseWindow, Replay: s.limits.Replay,
-		Session: s.id, Received: received,
-	})
+	err := writeHello(at.conn, v.welcome(s, at, received))
 	if !release() {
 		return context.Cause(hctx)
 	}

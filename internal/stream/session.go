@@ -97,7 +97,7 @@ type Session struct {
 	handlers sync.WaitGroup
 
 	wake chan struct{}    // there is something to write
-	next chan *attachment // server: a transport that takes over
+	next chan *attachment // a transport that takes over
 	over chan struct{}    // the session has ended
 	done chan struct{}    // and its goroutines too
 
@@ -352,7 +352,7 @@ func (s *Session) end(err error) {
 // not be called by a handler of the session or its observer, which it waits for.
 func (s *Session) Close() error {
 	s.mu.Lock()
-	up := s.state.Kind == Connected || s.state.Kind == Resumed
+	up := s.state.Kind == Connected || s.state.Kind == Resumed || s.state.Kind == Moved
 	if s.err == nil && !s.closing && up {
 		s.closing = true
 		s.out.add(frame{typ: frameGoAway})
@@ -380,16 +380,18 @@ const (
 	Connected StateKind = "connected"
 	Lost      StateKind = "lost"
 	Resumed   StateKind = "resumed"
+	Moved     StateKind = "moved" // to another transport, without a loss
 	Ended     StateKind = "ended"
 )
 
 // State is the condition of a session's transport.
 type State struct {
-	Kind StateKind
-	RTT  time.Duration // last measured, 0 before the first answer
-	Err  error         // why it was lost or ended
-	Down time.Duration // how long it was lost, when Resumed
-	At   time.Time     // since when
+	Kind   StateKind
+	Direct bool          // the transport is, or was last, one of Client.Direct's
+	RTT    time.Duration // last measured, 0 before the first answer
+	Err    error         // why it was lost or ended
+	Down   time.Duration // how long it was lost, when Resumed
+	At     time.Time     // since when
 }
 
 // State returns the present state.
@@ -403,7 +405,7 @@ func (s *Session) State() State {
 func (s *Session) setState(kind StateKind, err error) {
 	s.mu.Lock()
 	now := time.Now()
-	st := State{Kind: kind, RTT: s.state.RTT, Err: err, At: now}
+	st := State{Kind: kind, Direct: s.state.Direct, RTT: s.state.RTT, Err: err, At: now}
 	if kind == Resumed && s.state.Kind == Lost {
 		st.Down = now.Sub(s.state.At)
 	}
@@ -413,7 +415,7 @@ func (s *Session) setState(kind StateKind, err error) {
 	if kind == Lost || kind == Resumed {
 		level = slog.LevelInfo
 	}
-	s.log.Log(context.Background(), level, "stream session", "state", kind, "session", s.id[:8], "down", st.Down, "err", err)
+	s.log.Log(context.Background(), level, "stream session", "state", kind, "direct", st.Direct, "session", s.id[:8], "down", st.Down, "err", err)
 	if s.onState != nil {
 		s.onState(st)
 	}
