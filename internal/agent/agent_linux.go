@@ -18,6 +18,7 @@ import (
 	"github.com/bightdev/bight/internal/reach"
 	"github.com/bightdev/bight/internal/steer"
 	"github.com/bightdev/bight/internal/stream"
+	"github.com/bightdev/bight/internal/stream/direct"
 )
 
 const (
@@ -52,6 +53,7 @@ type Agent struct {
 	hub        hub
 	reach      *reach.Server
 	host       *steer.Host
+	direct     *direct.Door
 	hosts      []string
 	openErr    error
 	background sync.WaitGroup
@@ -87,6 +89,7 @@ func (a *Agent) Run(ctx context.Context, ln net.Listener) (int, error) {
 		Token: a.Token, Version: a.Version, Handle: a.handle, Log: a.Log,
 		Limits: stream.Limits{Replay: 4 << 20, Budget: 8 << 20, Streams: 1024},
 	}
+	a.direct = &direct.Door{Server: server, Log: a.Log}
 	g.Go(func() {
 		if err := server.Serve(sctx, ln); err != nil && sctx.Err() == nil {
 			a.Log.Error("no session can connect any more", "err", err)
@@ -103,6 +106,7 @@ func (a *Agent) Run(ctx context.Context, ln net.Listener) (int, error) {
 	close(a.ended)
 	cancel()
 	g.Wait()
+	a.direct.Close()
 	a.background.Wait()
 	a.store.close()
 	return code, nil

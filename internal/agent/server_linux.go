@@ -88,6 +88,7 @@ func (a *Agent) handle(ctx context.Context, st *stream.Stream) {
 	case header == steer.HeaderIntercept, header == steer.HeaderList:
 		a.host.Handle(ctx, st)
 	case a.reach.Handle(ctx, st):
+	case a.direct.Handle(ctx, st):
 	default:
 		a.Log.Debug("stream of an unknown kind refused", "header", header)
 		st.Reset(stream.CodeRefused)

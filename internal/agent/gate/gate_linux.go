@@ -18,6 +18,7 @@ import (
 	"github.com/bightdev/bight/internal/reach"
 	"github.com/bightdev/bight/internal/steer"
 	"github.com/bightdev/bight/internal/stream"
+	"github.com/bightdev/bight/internal/stream/direct"
 )
 
 const (
@@ -66,6 +67,7 @@ type Gate struct {
 	grants book
 	host   *steer.Host
 	server *stream.Server
+	direct *direct.Door
 
 	life    context.Context // of sessions
 	end     context.CancelFunc
@@ -115,6 +117,7 @@ func Open(ctx context.Context, ns *node.Netns, o Options) (*Gate, error) {
 		Log:    o.Log,
 		Limits: stream.Limits{Replay: 4 << 20, Budget: 8 << 20, Streams: 1024}, // many gates share a process
 	}
+	g.direct = &direct.Door{Server: g.server, Listen: ns.Listen, Log: o.Log}
 	g.work.Go(func() {
 		if err := g.server.Serve(g.life, ln); err != nil {
 			o.Log.Error("gate takes no sessions any more", "service", o.Service, "err", err)
@@ -217,6 +220,7 @@ func (g *Gate) handle(ctx context.Context, st *stream.Stream) {
 		st.Reset(stream.CodeAborted) // a refusal would be for good
 	case header == steer.HeaderIntercept, header == steer.HeaderList:
 		g.host.Handle(ctx, st)
+	case g.direct.Handle(ctx, st):
 	case grant.Environment && g.reach(grant.Container).Handle(ctx, st):
 	case !grant.Environment && g.reach(grant.Container).Refuse(st):
 	default:
@@ -385,6 +389,7 @@ func (g *Gate) close(ctx context.Context) error {
 	g.cut()
 	g.end()
 	g.work.Wait()
+	g.direct.Close()
 	if err != nil {
 		return fmt.Errorf("close the gate to %s: %w", g.o.Service, err)
 	}
