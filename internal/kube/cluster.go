@@ -31,6 +31,9 @@ type Options struct {
 	As         string   // user to impersonate
 	AsGroups   []string // groups to impersonate
 	UserAgent  string   // "bight" if empty
+	// PodsVia is how this machine reaches addresses of pods: direct,
+	// socks5h://USER:PASSWORD@HOST:PORT or off; "" for what the kubeconfig says.
+	PodsVia string
 
 	// Warn is told each different warning of the API server once, perhaps from
 	// several goroutines; nil is told nothing.
@@ -43,6 +46,10 @@ type Cluster struct {
 	Name      string // of the cluster entry that the context points to
 	Namespace string // as configured, "default" if nothing says so
 	Server    string // URL of the API server
+
+	// Pods connects to addresses of pods, nil where nobody has said that this machine
+	// can: nothing else may try it.
+	Pods AddressDialer
 
 	config   *rest.Config
 	bufs     *writeBuffers // of port-forwards
@@ -107,6 +114,9 @@ func Load(o Options) (*Cluster, error) {
 	}
 	if entry := raw.Contexts[c.Context]; entry != nil {
 		c.Name = entry.Cluster
+	}
+	if c.Pods, err = podsVia(o.PodsVia, raw.Clusters[c.Name], c.Name); err != nil {
+		return nil, err
 	}
 	return c, nil
 }
