@@ -150,6 +150,10 @@ type PodStatus struct {
 	// heard of the owner's machine. It is empty as long as that has not joined.
 	// +optional
 	State string `json:"state,omitempty"`
+	// Direct says that the owner's machine is reached at the pod's own address, not by
+	// a port-forward.
+	// +optional
+	Direct bool `json:"direct,omitempty"`
 	// Requests is how many requests and other connections the owner's machine has
 	// answered, or got copies of. It is some seconds old.
 	// +optional

@@ -40,6 +40,7 @@ func (c *counts) status(s v1alpha1.PodStatus, intercept string, g lister, now ti
 		if r.Rule.ID == intercept {
 			n := r.Counters
 			s.State, s.Requests, s.OldConnections = string(r.State), n.Requests+n.Connections+n.Mirrored, n.Old
+			s.Direct = r.Direct
 		}
 	}
 	last, known := c.told[intercept]

@@ -160,7 +160,7 @@ func (l *lease) absent() string {
 func (l *lease) left() bool { return errors.Is(context.Cause(l.over), errLeft) }
 
 func (l *lease) status() Status {
-	s := Status{Rule: l.rule, Since: l.since, Counters: Counters{
+	s := Status{Rule: l.rule, Since: l.since, Direct: l.sess.State().Direct, Counters: Counters{
 		Requests: l.requests.Load(), Connections: l.connections.Load(), ByApp: l.byApp.Load(), Lost: l.missed.Load(),
 		Mirrored: l.mirrored.Load(), Dropped: l.dropped.Load(), Unread: l.unread.Load(),
 	}}

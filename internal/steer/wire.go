@@ -66,6 +66,8 @@ type Status struct {
 	Since    time.Time `json:"since,omitzero"`  // by the clock of the pod
 	Modes    []Mode    `json:"modes,omitempty"` // that the agent knows, when it has refused
 	Counters Counters  `json:"counters"`
+	// Direct says that the laptop is reached directly, not by a port-forward.
+	Direct bool `json:"direct,omitempty"`
 }
 
 // Counters are what a rule has done. Old and Unread are of the port.
