@@ -5,8 +5,8 @@
 // The main type is [Bridge], one app in one environment. [Bridge.Run] runs a
 // command as though it were in a service's pod, [Bridge.Intercept] leads requests to
 // a process, [Bridge.Proxy] serves programs that can do with a proxy. All go through
-// the agents of the service's pods, by port-forwards and nothing else; whatever
-// steers traffic is a lease in the pods' agents, so nothing has to be cleaned up
+// the agents of the service's pods: by port-forwards, and past them where this machine
+// was told that it reaches pods; whatever steers traffic is a lease in the pods' agents, so nothing has to be cleaned up
 // when this process or its network is gone. All exported methods are safe for
 // concurrent use; what they start has ended when they return.
 package bridge
@@ -226,6 +226,9 @@ func (b *Bridge) connect(ctx context.Context, pod *core.Pod, handle func(context
 				s.Kind = stream.Resumed // or as good as: another one takes its place
 			}
 			lost = s.Kind == stream.Lost
+			if up := s.Kind == stream.Connected || s.Kind == stream.Resumed || s.Kind == stream.Moved; up {
+				b.Log.Info("connected to the pod", "pod", pod.Name, "transport", TransportOf(s.Direct))
+			}
 			b.heard(s)
 		},
 		Dial: func(ctx context.Context) (io.ReadWriteCloser, error) {
@@ -242,6 +245,7 @@ func (b *Bridge) connect(ctx context.Context, pod *core.Pod, handle func(context
 			}
 			return conn, err
 		},
+		Direct: b.direct(pod),
 		Limits: stream.Limits{Budget: 32 << 20}, // this process is to stay under 100 MB
 		Token:  b.Token, Version: b.Version, Handle: handle, Log: b.Log.With("pod", pod.Name),
 	}

@@ -50,20 +50,20 @@ func TestMergePutsPodsTogether(t *testing.T) {
 	rule := steer.Rule{ID: "cart-1", Owner: "ada@laptop", Service: "cart", Port: 80, Mode: steer.Intercept}
 	other := steer.Rule{ID: "cart-1", Owner: "ben@laptop", Service: "cart", Port: 80, Mode: steer.Mirror}
 	got := merge([]steer.Status{
-		{Rule: rule, State: steer.Active, Since: late, Counters: steer.Counters{Requests: 1, Old: 2}},
+		{Rule: rule, State: steer.Active, Since: late, Direct: true, Counters: steer.Counters{Requests: 1, Old: 2}},
 		{Rule: rule, State: steer.Suspended, Since: early, Counters: steer.Counters{Requests: 4, ByApp: 1}},
-		{Rule: other, State: steer.Active, Since: early},
+		{Rule: other, State: steer.Active, Since: early, Direct: true},
 	}, map[string]int{"cart": 3})
 	if len(got) != 2 {
 		t.Fatalf("got %d intercepts: %+v", len(got), got)
 	}
 	for _, i := range got {
 		want := Intercept{
-			ID: "cart-1", Owner: i.Owner, Service: "cart", Port: 80, Match: "every request", Since: early, Of: 3, Transport: "port-forward",
+			ID: "cart-1", Owner: i.Owner, Service: "cart", Port: 80, Match: "every request", Since: early, Of: 3, Transport: TransportDirect,
 			Mode: steer.Mirror, State: steer.Active, Pods: 1,
 		}
 		if i.Owner == rule.Owner {
-			want.Mode, want.State, want.Pods = steer.Intercept, steer.Suspended, 2
+			want.Mode, want.State, want.Pods, want.Transport = steer.Intercept, steer.Suspended, 2, TransportPortForward
 			want.Counters = steer.Counters{Requests: 5, ByApp: 1, Old: 2}
 		}
 		if diff := cmp.Diff(want, i); diff != "" {

@@ -23,9 +23,23 @@ type Intercept struct {
 	Of      int         `json:"of"`   // running pods of the service
 	// Namespace is where an Intercept is, "" for a rule of the app's agents.
 	Namespace string `json:"namespace,omitempty"`
-	// Transport is how the bytes travel.
+	// Transport is how the bytes travel: TransportDirect when they do to each pod.
 	Transport string         `json:"transport"`
 	Counters  steer.Counters `json:"counters"` // of all pods
+}
+
+// Transports: past the API server, and through it.
+const (
+	TransportDirect      = "direct"
+	TransportPortForward = "port-forward"
+)
+
+// TransportOf names a transport.
+func TransportOf(direct bool) string {
+	if direct {
+		return TransportDirect
+	}
+	return TransportPortForward
 }
 
 // merge puts together what the agents of several pods say. ready is how many pods
@@ -39,11 +53,14 @@ func merge(said []steer.Status, ready map[string]int) []Intercept {
 			i = &Intercept{
 				ID: s.Rule.ID, Owner: s.Rule.Owner, Service: s.Rule.Service, Port: s.Rule.Port, Mode: s.Rule.Mode,
 				Match: s.Rule.Match.String(), Strict: s.Rule.Strict, State: s.State, Since: s.Since,
-				Of: ready[s.Rule.Service], Transport: "port-forward",
+				Of: ready[s.Rule.Service], Transport: TransportDirect,
 			}
 			byID[key] = i
 		}
 		i.Pods++
+		if !s.Direct {
+			i.Transport = TransportPortForward
+		}
 		if s.State != steer.Active {
 			i.State = s.State
 		}

@@ -142,13 +142,20 @@ func (p *Program) interceptsOfOthers(ctx context.Context, t *target, namespace s
 func interceptOf(i *v1alpha1.Intercept, rule *steer.Rule) bridge.Intercept {
 	out := bridge.Intercept{
 		ID: i.Name, Owner: rule.Owner, Service: rule.Service, Port: rule.Port, Mode: rule.Mode, Match: rule.Match.String(), Strict: rule.Strict,
-		State: steer.Gone, Since: i.CreationTimestamp.Time, Transport: "port-forward", Namespace: i.Namespace,
+		State: steer.Gone, Since: i.CreationTimestamp.Time, Transport: bridge.TransportDirect, Namespace: i.Namespace,
 	}
+	joined := 0
 	for _, n := range i.Status.Nodes {
 		for _, pod := range n.Pods {
 			out.Of++
 			out.Counters.Requests += pod.Requests
 			out.Counters.Old += pod.OldConnections
+			if pod.State != "" {
+				joined++
+				if !pod.Direct {
+					out.Transport = bridge.TransportPortForward
+				}
+			}
 			switch steer.State(pod.State) {
 			case steer.Active:
 				out.Pods++
@@ -159,6 +166,9 @@ func interceptOf(i *v1alpha1.Intercept, rule *steer.Rule) bridge.Intercept {
 				out.State = steer.Suspended
 			}
 		}
+	}
+	if joined == 0 {
+		out.Transport = bridge.TransportPortForward
 	}
 	return out
 }

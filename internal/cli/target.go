@@ -83,7 +83,7 @@ func (t *target) load(printer *term.Printer) (*kube.Cluster, []string, error) {
 		return nil, nil, err
 	}
 	cluster, err := kube.Load(kube.Options{
-		Kubeconfig: t.kubeconfig, Context: t.context, Namespace: t.namespace,
+		Kubeconfig: t.kubeconfig, Context: t.context, Namespace: t.namespace, PodsVia: os.Getenv("BIGHT_PODS_VIA"),
 		Warn: func(text string) { printer.Warn("", "the cluster says: "+text, "") },
 	})
 	if err != nil {
