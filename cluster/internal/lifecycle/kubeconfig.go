@@ -2,6 +2,7 @@ package lifecycle
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -9,6 +10,7 @@ import (
 	"net/url"
 	"os"
 
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/client-go/tools/clientcmd/api"
 
@@ -38,8 +40,19 @@ func access(c *spec.Cluster) (*api.Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	return ca.Kubeconfig(c.Context(), c.APIHostURL(), admin)
+	config, err := ca.Kubeconfig(c.Context(), c.APIHostURL(), admin)
+	if err != nil || c.PodsVia() == "" {
+		return config, err
+	}
+	via, err := json.Marshal(map[string]string{"via": c.PodsVia()})
+	config.Clusters[c.Context()].Extensions = map[string]runtime.Object{
+		podsViaExtension: &runtime.Unknown{Raw: via, ContentType: runtime.ContentTypeJSON},
+	}
+	return config, err
 }
+
+// podsViaExtension says to bight how this machine reaches addresses of pods.
+const podsViaExtension = "bight.dev/pods-via"
 
 // checkKubeconfig refuses to start a cluster whose context could not be written.
 func (m *Manager) checkKubeconfig(c *spec.Cluster) error {

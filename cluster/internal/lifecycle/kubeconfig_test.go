@@ -167,3 +167,25 @@ func TestAKubeconfigOfAClusterThatWasNeverStarted(t *testing.T) {
 		t.Error("an authority was made")
 	}
 }
+
+func TestTheKubeconfigSaysHowPodsAreReached(t *testing.T) {
+	m := manager(t)
+	c := described(t, m, "dev")
+	if err := m.WriteKubeconfig(c); err != nil {
+		t.Fatal(err)
+	}
+	file, err := os.ReadFile(m.Kubeconfig)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(file), "via: "+c.PodsVia()) || !strings.Contains(string(file), "name: bight.dev/pods-via") {
+		t.Errorf("%s is not in\n%s", c.PodsVia(), file)
+	}
+	c.PodsHostPort = 0 // as an older release made it, whose supervisor runs
+	if err := m.WriteKubeconfig(c); err != nil {
+		t.Fatal(err)
+	}
+	if got := load(t, m).Clusters["bight-dev"].Extensions; len(got) != 0 {
+		t.Errorf("got %v of a cluster that has no such way", got)
+	}
+}

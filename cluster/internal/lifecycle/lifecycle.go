@@ -8,6 +8,7 @@ package lifecycle
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -107,10 +108,26 @@ func (m *Manager) describe(o Options) (*spec.Cluster, error) {
 		return nil, UsageError{fmt.Errorf("the path %s is %d bytes too long for a socket: set BIGHT_STATE_DIR to a shorter directory",
 			cluster.ControlSocket(), len(cluster.ControlSocket())-socketPathMax)}
 	}
-	if cluster.APIHostPort, cluster.RegistryHostPort, err = freePorts(); err != nil {
+	if cluster.APIHostPort, cluster.RegistryHostPort, cluster.PodsHostPort, err = freePorts(); err != nil {
 		return nil, err
 	}
+	cluster.PodsSecret = rand.Text()
 	return cluster, cluster.Save()
+}
+
+// addPodsDoor gives a cluster of an older release, before it is started, what newer
+// ones have from the beginning.
+func addPodsDoor(c *spec.Cluster) (err error) {
+	if c.PodsHostPort != 0 {
+		return nil
+	}
+	for c.PodsHostPort == 0 || c.PodsHostPort == c.APIHostPort || c.PodsHostPort == c.RegistryHostPort {
+		if _, _, c.PodsHostPort, err = freePorts(); err != nil {
+			return err
+		}
+	}
+	c.PodsSecret = rand.Text()
+	return c.Save()
 }
 
 // agree reports what of the options a cluster that exists is not.
@@ -124,18 +141,18 @@ func (o Options) agree(c *spec.Cluster) error {
 	return nil
 }
 
-// freePorts returns two ports of 127.0.0.1 that nothing listens on.
-func freePorts() (int, int, error) {
-	var ports [2]int
+// freePorts returns ports of 127.0.0.1 that nothing listens on.
+func freePorts() (api, registry, pods int, err error) {
+	var ports [3]int
 	for i := range ports {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
-			return 0, 0, fmt.Errorf("find a free port: %w", err)
+			return 0, 0, 0, fmt.Errorf("find a free port: %w", err)
 		}
-		defer l.Close() // after both are known, so that they differ
+		defer l.Close() // after all are known, so that they differ
 		ports[i] = l.Addr().(*net.TCPAddr).Port
 	}
-	return ports[0], ports[1], nil
+	return ports[0], ports[1], ports[2], nil
 }
 
 // ensureSupervisor starts the cluster's supervisor unless one is at work.
@@ -199,6 +216,9 @@ func (m *Manager) launch(ctx context.Context, c *spec.Cluster, tools host.Tools)
 		if err := os.Remove(stale); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
+	}
+	if err := addPodsDoor(c); err != nil {
+		return err
 	}
 	if err := supervisor.RotateLogs(c); err != nil {
 		return err

@@ -86,6 +86,32 @@ func TestANewClusterIsDescribedOnce(t *testing.T) {
 	}
 }
 
+func TestAClusterOfAnOlderReleaseGetsAWayToThePodsWhenItIsStarted(t *testing.T) {
+	old := &spec.Cluster{Name: "dev", Nodes: 1, APIHostPort: 6001, RegistryHostPort: 6002, Dir: filepath.Join(t.TempDir(), "dev")}
+	if err := old.Save(); err != nil {
+		t.Fatal(err)
+	}
+	if via := old.PodsVia(); via != "" {
+		t.Errorf("before: %s", via)
+	}
+	if err := addPodsDoor(old); err != nil {
+		t.Fatal(err)
+	}
+	got, err := spec.Load(old.Dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.PodsHostPort == 0 || got.PodsHostPort == 6001 || got.PodsHostPort == 6002 || got.PodsSecret == "" {
+		t.Errorf("got %+v", got)
+	}
+	if err := addPodsDoor(got); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(old, got); diff != "" {
+		t.Errorf("the second start changes it: %s", diff)
+	}
+}
+
 func TestOptionsMustAgreeWithTheClusterThatExists(t *testing.T) {
 	c := &spec.Cluster{Name: "dev", Nodes: 2}
 	for _, o := range []struct {
@@ -117,11 +143,11 @@ func TestAPathThatIsTooLongForASocketIsRefused(t *testing.T) {
 }
 
 func TestFreePortsAreFreeAndDiffer(t *testing.T) {
-	a, b, err := freePorts()
-	if err != nil || a == b {
-		t.Fatalf("got %d and %d, %v", a, b, err)
+	a, b, c, err := freePorts()
+	if err != nil || a == b || a == c || b == c {
+		t.Fatalf("got %d, %d and %d, %v", a, b, c, err)
 	}
-	for _, port := range []int{a, b} {
+	for _, port := range []int{a, b, c} {
 		l, err := net.Listen("tcp", "127.0.0.1:"+strconv.Itoa(port))
 		if err != nil {
 			t.Error(err)

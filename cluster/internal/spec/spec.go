@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/url"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -53,6 +54,10 @@ type Cluster struct {
 	// APIHostPort and RegistryHostPort are the loopback ports on the host.
 	APIHostPort      int `json:"apiPort"`
 	RegistryHostPort int `json:"registryPort"`
+	// PodsHostPort is that of the way to the pods, a SOCKS5 proxy with a password. A
+	// cluster that was started last by an older release has none.
+	PodsHostPort int    `json:"podsPort,omitempty"`
+	PodsSecret   string `json:"podsSecret,omitempty"`
 
 	// Dir has everything that the cluster keeps on disk.
 	Dir string `json:"-"`
@@ -127,6 +132,9 @@ func (c *Cluster) check() error {
 	}
 	if c.APIHostPort == c.RegistryHostPort {
 		return fmt.Errorf("apiPort and registryPort are both %d", c.APIHostPort)
+	}
+	if c.PodsHostPort < 0 || c.PodsHostPort > 65535 {
+		return fmt.Errorf("podsPort: %d is not a port", c.PodsHostPort)
 	}
 	return nil
 }
@@ -213,6 +221,18 @@ func (c *Cluster) APINodeURL() string {
 // GateURL is where those that start before the API server is ready reach it.
 func (c *Cluster) GateURL() string {
 	return "https://" + c.Node(1).Address + ":" + strconv.Itoa(GatePort)
+}
+
+// PodsUser is who clients of the way to the pods say they are.
+const PodsUser = "bight"
+
+// PodsVia is how programs on the host reach addresses of pods, "" if they can't.
+func (c *Cluster) PodsVia() string {
+	if c.PodsHostPort == 0 {
+		return ""
+	}
+	u := url.URL{Scheme: "socks5h", User: url.UserPassword(PodsUser, c.PodsSecret), Host: "127.0.0.1:" + strconv.Itoa(c.PodsHostPort)}
+	return u.String()
 }
 
 // RegistryHost is the registry's address on the host, as in an image's name.

@@ -21,7 +21,8 @@ import (
 )
 
 // openDoors opens the ways in: the API server's and the registry's ports on this
-// machine, the registry's on each node and for pods, and the gate.
+// machine and the way to the pods, the registry's on each node and for pods, and the
+// gate.
 func (s *Supervisor) openDoors(ctx context.Context) error {
 	api, err := hostPort("API server", s.Cluster.APIHostPort, s.Cluster)
 	if err != nil {
@@ -34,6 +35,7 @@ func (s *Supervisor) openDoors(ctx context.Context) error {
 		return err
 	}
 	s.carry(ctx, gate, s.dialReadyAPI)
+	s.openPods(ctx)
 
 	host, err := hostPort("registry", s.Cluster.RegistryHostPort, s.Cluster)
 	if err != nil {
@@ -136,12 +138,17 @@ func (s *Supervisor) dialReadyAPI(ctx context.Context) (net.Conn, error) {
 // carry joins the connections that a listener accepts to those that dial makes,
 // until ctx ends.
 func (s *Supervisor) carry(ctx context.Context, from net.Listener, dial func(context.Context) (net.Conn, error)) {
+	s.accept(ctx, from, func(outer net.Conn) { s.carryOne(ctx, outer, dial) })
+}
+
+// accept gives each connection that a listener accepts to serve, until ctx ends.
+func (s *Supervisor) accept(ctx context.Context, from net.Listener, serve func(net.Conn)) {
 	context.AfterFunc(ctx, func() { from.Close() })
 	s.work.Go(func() {
 		for {
 			outer, err := from.Accept()
 			if err == nil {
-				s.work.Go(func() { s.carryOne(ctx, outer, dial) })
+				s.work.Go(func() { serve(outer) })
 				continue
 			}
 			if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
