@@ -64,6 +64,7 @@ func TestBridge(t *testing.T) {
 			})
 		}
 	})
+	part("Direct", func(b *bay) { b.goesDirect("stock") })
 	part("Replicas", testReplicas)
 	part("KilledAgent", testKilledAgent)
 	part("Overhead", testOverhead)

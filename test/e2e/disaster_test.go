@@ -115,7 +115,7 @@ func (l *lab) component(name string) (pid int) {
 	return 0
 }
 
-// throttle is a TCP proxy on the way to the API server that can go dead.
+// throttle is a TCP proxy, on the way to the API server for one, that can go dead.
 type throttle struct {
 	listener net.Listener
 	target   string
@@ -125,7 +125,20 @@ type throttle struct {
 	conns    []net.Conn
 }
 
-// throughThrottle makes a kubeconfig that leads through a throttle.
+// newThrottle starts a throttle on the way to an address of this machine.
+func newThrottle(t *testing.T, target string) *throttle {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	th := &throttle{listener: listener, target: target, wake: make(chan struct{})}
+	go th.serve()
+	t.Cleanup(func() { listener.Close(); th.set(false) })
+	return th
+}
+
+// throughThrottle makes a kubeconfig that leads through a throttle, and nowhere past it.
 func throughThrottle(t *testing.T) (*throttle, string) {
 	t.Helper()
 	config, err := clientcmd.LoadFromFile(os.Getenv("BIGHT_TEST_KUBECONFIG"))
@@ -133,14 +146,9 @@ func throughThrottle(t *testing.T) (*throttle, string) {
 		t.Fatal(err)
 	}
 	cluster := config.Clusters[config.Contexts[config.CurrentContext].Cluster]
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	th := &throttle{listener: listener, target: strings.TrimPrefix(cluster.Server, "https://"), wake: make(chan struct{})}
-	go th.serve()
-	t.Cleanup(func() { listener.Close(); th.set(false) })
-	cluster.Server = "https://" + listener.Addr().String()
+	th := newThrottle(t, strings.TrimPrefix(cluster.Server, "https://"))
+	cluster.Server = "https://" + th.listener.Addr().String()
+	cluster.Extensions = nil // the way to the pods
 	file := filepath.Join(t.TempDir(), "kubeconfig")
 	if err := clientcmd.WriteToFile(*config, file); err != nil {
 		t.Fatal(err)

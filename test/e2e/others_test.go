@@ -55,6 +55,7 @@ func TestWorkloadsOfOthers(t *testing.T) {
 	part("Install", testInstall)
 	part("Environment", testOthersEnvironment)
 	part("Run", testOthersRun)
+	part("Direct", func(b *bay) { b.goesDirect("svc/till") })
 	part("WithoutANetwork", testOthersWithoutANetwork)
 	part("EveryRequest", testOthersEveryRequest)
 	part("ByHeader", testOthersByHeader)

@@ -20,7 +20,7 @@ func main() {
 	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
 	defer cancel()
 	if err := map[string]func(context.Context, string) error{
-		"dns": dns, "get": get, "tcp": flow("tcp"), "udp": flow("udp"), "refused": refused, "hold": hold,
+		"dns": dns, "get": get, "tcp": flow("tcp"), "udp": flow("udp"), "refused": refused, "hold": hold, "pour": pour,
 	}[what](ctx, to); err != nil {
 		fmt.Println(err)
 		os.Exit(1)
@@ -81,6 +81,56 @@ func refused(ctx context.Context, to string) error {
 		time.Sleep(5 * time.Millisecond)
 	}
 	return errors.New("it is not refused")
+}
+
+// pour sends lines on one connection as fast as it can, until there is nothing more to
+// read on stdin, and checks that they come back; it tells each MiB.
+func pour(_ context.Context, to string) error {
+	c, err := net.Dial("tcp", to)
+	if err != nil {
+		return err
+	}
+	ended := make(chan struct{})
+	go func() { defer close(ended); _, _ = io.Copy(io.Discard, os.Stdin) }()
+	const size = 32 << 10
+	line := func(n int) string { // each one is another
+		return strings.Repeat(fmt.Sprintf("%d.", n), size/8) + "\n"
+	}
+	back := make(chan error, 1)
+	go func() {
+		lines := bufio.NewReaderSize(c, size)
+		for n, bytes, told := 0, 0, 0; ; n++ {
+			got, err := lines.ReadString('\n')
+			if err == io.EOF && got == "" {
+				err = nil
+				fmt.Println("all lines are back:", n)
+			} else if err == nil && got != "app "+line(n) {
+				err = fmt.Errorf("line %d has come back with %d bytes, %q...", n, len(got), got[:min(len(got), 40)])
+			} else if err == nil {
+				if bytes += len(got); bytes>>20 > told {
+					told = bytes >> 20
+					fmt.Println("MiB", told)
+				}
+				continue
+			}
+			back <- err
+			return
+		}
+	}()
+	for n := 0; ; n++ {
+		if _, err := io.WriteString(c, line(n)); err != nil {
+			return err
+		}
+		select {
+		case err := <-back:
+			return fmt.Errorf("after %d lines: %w", n, err)
+		case <-ended:
+			fmt.Println("lines:", n+1)
+			_ = c.(*net.TCPConn).CloseWrite()
+			return <-back
+		default:
+		}
+	}
 }
 
 // hold sends ten numbers a second on one connection, for as long as there is
