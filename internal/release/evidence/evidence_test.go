@@ -5,6 +5,7 @@ import (
 	"compress/gzip"
 	"encoding/json"
 	"fmt"
+	"net/url"
 	"strings"
 	"testing"
 	"time"
@@ -153,6 +154,54 @@ func TestSecretsInURLsOfHeadersAreHidden(t *testing.T) {
 	}
 }
 
+// A URL may be a parameter of another: of a login, of what makes a picture smaller.
+func TestSecretsInURLsInURLsAreHidden(t *testing.T) {
+	nested := func(times int, inner string) string {
+		for range times {
+			inner = url.QueryEscape(inner)
+		}
+		return inner
+	}
+	const inside = "https://b/cb?id=7&token="
+	for _, tt := range []struct{ target, want string }{
+		{"/login?next=" + nested(1, inside+"SECRET") + "&n=1", "/login?next=" + nested(1, inside+nested(1, Hidden)) + "&n=1"},
+		{"/login?next=" + inside + "SECRET", "/login?next=" + inside + nested(1, Hidden)},
+		{"/login?next=https://b?token=SECRET", "/login?next=" + nested(1, "https://b?token="+nested(1, Hidden))},
+		{"/login?next=" + nested(1, "https://b?then="+nested(1, inside+"SECRET")), "/login?next=" + nested(1, "https://b?then="+nested(1, inside+nested(1, Hidden)))},
+		{"/login?next=" + nested(2, inside+"SECRET"), "/login?next=" + nested(2, inside+nested(1, Hidden))},
+		{"/login?next=" + nested(4, inside+"SECRET"), "/login?next=" + nested(4, inside+nested(1, Hidden))},
+		{"/login?next=" + nested(9, inside+"SECRET"), "/login?next=" + nested(6, Hidden)},
+		{"/login?next=" + nested(1, "/cb#access_token=SECRET&state=1"), "/login?next=" + nested(1, "/cb#access_token="+nested(1, Hidden)+"&state=1")},
+		{"/login?state=" + nested(1, "token=SECRET&n=1"), "/login?state=" + nested(1, "token="+nested(1, Hidden)+"&n=1")},
+		{"/login?state=" + nested(1, "a?x="+nested(1, `{"token":"SECRET"}`)), "/login?state=" + nested(1, "a?x="+nested(1, `{"token":"[hidden]"}`))},
+		{"/login?next=" + nested(1, "https://b?x=eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.SECRET"), "/login?next=" + nested(1, "https://b?x="+Hidden)},
+		{"/login?next=" + nested(1, "https://b?x=50%zz&token=SECRET"), "/login?next=" + nested(1, "https://b?x=50%zz&token="+nested(1, Hidden))},
+		{"/go?" + nested(1, inside+"SECRET"), "/go?" + nested(1, inside+nested(1, Hidden))},
+		{"/go/" + nested(1, inside+"SECRET") + "/on?n=1", "/go/" + nested(1, inside+nested(1, Hidden)) + "/on?n=1"},
+		{"/go;jsessionid=SECRET?n=1", "/go;jsessionid=" + nested(1, Hidden) + "?n=1"},
+		// What has nothing secret is as it was, byte for byte.
+		{"/a%2fb%20c;v=1/d?next=https%3a%2f%2fb%2f%3fpage%3d2&x=50%25&y=%7b%22a%22%3a1%7d", "/a%2fb%20c;v=1/d?next=https%3a%2f%2fb%2f%3fpage%3d2&x=50%25&y=%7b%22a%22%3a1%7d"},
+	} {
+		p := Pair{Request: Request{Target: tt.target}}
+		(&Rules{}).Redact(&p)
+		got := p.Request.Target
+		if got != tt.want {
+			t.Errorf("%s is kept\n%s, want\n%s", tt.target, got, tt.want)
+		}
+		for plain := got; ; plain = decode(plain) {
+			if strings.Contains(plain, "SECRET") {
+				t.Errorf("%s tells %s", tt.target, plain)
+			}
+			if plain == decode(plain) {
+				break
+			}
+		}
+		if (&Rules{}).Redact(&p); p.Request.Target != got {
+			t.Errorf("%s is kept %s, and when it is looked at again %s", tt.target, got, p.Request.Target)
+		}
+	}
+}
+
 func TestNoBodies(t *testing.T) {
 	p := &Pair{Request: Request{Method: "POST", Target: "/", Body: Body{Bytes: []byte("x")}}}
 	(&Rules{NoBodies: true}).Redact(p)
@@ -177,6 +226,36 @@ func FuzzNoSecretIsLeft(f *testing.F) {
 				t.Fatalf("%q became %q: %v", s, out, err)
 			}
 			look(t, after, false)
+		}
+	})
+}
+
+// What a client may send takes no longer to look at than it is long.
+func BenchmarkTargets(b *testing.B) {
+	for name, part := range map[string]string{"plain": "?a=", "encoded": "?a=%41", "quoted": `?a="`, "twice": "?a=%2541?b=%3Fc", "many": "?a=%41&", "path": "/%41;a="} {
+		for _, n := range []int{1 << 10, 1 << 14} {
+			b.Run(fmt.Sprintf("%s/%d", name, n), func(b *testing.B) {
+				target := "/" + strings.Repeat(part, n)
+				b.SetBytes(int64(len(target)))
+				for b.Loop() {
+					(&Rules{}).Redact(&Pair{Request: Request{Target: target}})
+				}
+			})
+		}
+	}
+}
+
+// A target that has been looked at is not changed by looking at it again: calls are found by it.
+func FuzzATargetIsHiddenOnce(f *testing.F) {
+	for _, s := range []string{"/a?next=https%3A%2F%2Fb%3Ftoken%3Dx", "/a%2fb?%25253F", "/;key=a%20b/?=#=", `/?a=%7B%22token%22%3A1%7D`} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		once := Pair{Request: Request{Target: s}}
+		(&Rules{}).Redact(&once)
+		twice := Pair{Request: Request{Target: once.Request.Target}}
+		if (&Rules{}).Redact(&twice); twice.Request.Target != once.Request.Target {
+			t.Errorf("%q is kept %q, and then %q", s, once.Request.Target, twice.Request.Target)
 		}
 	})
 }

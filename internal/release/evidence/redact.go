@@ -7,7 +7,6 @@ import (
 	"errors"
 	"io"
 	"mime"
-	"net/url"
 	"regexp"
 	"slices"
 	"strings"
@@ -162,9 +161,9 @@ func (r *Rules) header(h map[string][]string, hidden map[string]bool) map[string
 		for _, v := range values {
 			if strings.EqualFold(name, "Location") {
 				to, _, _ := strings.Cut(v, "#")
-				v = r.links(r.target(to, hidden)+v[len(to):], hidden)
+				v = r.links(r.target(to, hidden)+v[len(to):], hidden, deepest)
 			} else if !usual(name) {
-				v = r.links(v, hidden)
+				v = r.links(v, hidden, deepest)
 			}
 			out[name] = append(out[name], Text(v))
 		}
@@ -181,66 +180,6 @@ func (r *Rules) keeps(name string) bool {
 
 // usual says whether a header is one of those that nobody is known by.
 func usual(name string) bool { return slices.Contains(headers, strings.ToLower(name)) }
-
-// links hides the parameters of URLs that stand somewhere in a text, behind their # too.
-func (r *Rules) links(text string, hidden map[string]bool) string {
-	var out strings.Builder
-	for {
-		at := parameter.FindStringSubmatchIndex(text)
-		if at == nil {
-			out.WriteString(text)
-			return out.String()
-		}
-		name, err := url.QueryUnescape(text[at[2]:at[3]])
-		out.WriteString(text[:at[1]])
-		text = text[at[1]:] // a value may have parameters of its own
-		if name = strings.TrimSpace(name); err != nil || r.Secret(name) {
-			out.WriteString(url.QueryEscape(Hidden))
-			hidden[name] = true
-			text = text[len(value.FindString(text)):]
-		}
-	}
-}
-
-// parameter is the beginning of one in a text, value what comes then.
-var (
-	parameter = regexp.MustCompile(`[?&#;]([^?&#;=<>"]+)=`)
-	value     = regexp.MustCompile(`^(?:"[^"]*"?|[^&#;\s<>"]*)`)
-)
-
-// target hides parameters. What can't be read has no query any more.
-func (r *Rules) target(target string, hidden map[string]bool) string {
-	path, query, has := strings.Cut(target, "?")
-	path = Text(path)
-	if !has {
-		return path
-	}
-	return path + "?" + r.form(query, hidden)
-}
-
-// form hides values of a form, and leaves everything else as it is.
-func (r *Rules) form(form string, hidden map[string]bool) string {
-	parts := strings.Split(form, "&")
-	for i, part := range parts {
-		name, value, has := strings.Cut(part, "=")
-		plain, err := url.QueryUnescape(name)
-		text, wrong := url.QueryUnescape(value)
-		switch {
-		case has && (err != nil || wrong != nil || r.Secret(plain)):
-			parts[i] = name + "=" + url.QueryEscape(Hidden)
-			hidden[plain] = true
-		case looksJSON([]byte(text)):
-			inner, _ := r.json([]byte(text), hidden)
-			if string(inner) != text {
-				parts[i] = name + "=" + url.QueryEscape(string(patterns.ReplaceAll(inner, []byte(Hidden))))
-			}
-		case Text(text) != text:
-			parts[i] = name + "=" + url.QueryEscape(Text(text))
-			hidden[plain] = true
-		}
-	}
-	return strings.Join(parts, "&")
-}
 
 // body hides fields, and says whether there were any. Of a body whose encoding is not known
 // nothing is kept.
@@ -313,10 +252,10 @@ func whole(b Body) (kept Body, hid bool) {
 	return b, false
 }
 
-// looksJSON says whether a body is JSON, whatever it says of itself.
+// looksJSON says whether a body is JSON, whatever it says of itself. What was hidden is none.
 func looksJSON(p []byte) bool {
 	p = bytes.TrimLeft(bytes.TrimPrefix(p, []byte("\xef\xbb\xbf")), " \t\r\n")
-	return len(p) > 1 && (p[0] == '{' || p[0] == '[')
+	return len(p) > 1 && (p[0] == '{' || p[0] == '[') && !bytes.HasPrefix(p, []byte(Hidden))
 }
 
 func gunzip(p []byte, limit int) (out []byte, cut bool) {

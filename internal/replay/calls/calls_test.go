@@ -184,7 +184,7 @@ func TestMissesAreBounded(t *testing.T) {
 
 func TestNoSecretIsWritten(t *testing.T) {
 	var r Recorder
-	q := post("/login?access_token=SECRET1", `{"user":"ada","password":"SECRET2"}`)
+	q := post("/login?access_token=SECRET1&next=https%3A%2F%2Fapp%2Fcb%3Ftoken%3DSECRET9", `{"user":"ada","password":"SECRET2"}`)
 	q.Header["Cookie"] = []string{"SECRET3"}
 	a := answered(`{"session":{"token":"SECRET4"},"id":7}` + "\n")
 	a.Header["Set-Cookie"] = []string{"a=SECRET5"}
