@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// ErrMany tells that a token is not known here, and that too many such came to ask about it now.
-var ErrMany = errors.New("too many tokens that are not known came at once: try again in a moment")
+// ErrMany tells that something is not known here, and that too many such came to ask about it now.
+var ErrMany = errors.New("too many questions came at once that only the cluster can answer: try again in a moment")
 
 const (
 	defaultKeep = time.Minute

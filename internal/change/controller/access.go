@@ -8,12 +8,13 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
-	"sync"
 	"time"
 
+	"k8s.io/client-go/kubernetes"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/bightdev/bight/api/v1alpha1"
+	"github.com/bightdev/bight/internal/bearer"
 	"github.com/bightdev/bight/internal/change"
 	"github.com/bightdev/bight/internal/change/repo"
 	"github.com/bightdev/bight/internal/change/repo/access"
@@ -28,10 +29,24 @@ type gate struct {
 
 var _ repo.Access = (*gate)(nil)
 
+// admit makes what knows who is there. Anybody who reaches the port may send what nobody
+// knows: the cluster is asked about so much of it. Laptops come through a port-forward, all
+// from one address, and a whole team of them may come at once.
+func (c *Controller) admit(typed kubernetes.Interface) {
+	tokens := func(keep time.Duration, limit *bearer.Limit) *access.Kubernetes {
+		return &access.Kubernetes{Tokens: typed.AuthenticationV1().TokenReviews(), Rights: typed.AuthorizationV1().SubjectAccessReviews(), Keep: keep, Limit: limit}
+	}
+	strangers := &bearer.Limit{Each: bearer.Rate{PerSecond: 10, Burst: 100}, All: bearer.Rate{PerSecond: 100, Burst: 1000}}
+	c.tokens = tokens(believed, strangers)
+	c.tickets.book.Keep, c.tickets.book.Limit = believed, strangers
+	// Who scrapes comes again and again, and finds nothing worth a question each time.
+	c.scrapers = tokens(5*time.Minute, &bearer.Limit{Each: bearer.Rate{PerSecond: 2, Burst: 10}, All: bearer.Rate{PerSecond: 20, Burst: 100}})
+}
+
 // Authenticate finds out who sent a request.
 func (g *gate) Authenticate(ctx context.Context, r *http.Request) (repo.User, error) {
 	if shown := credential(r); strings.HasPrefix(shown, change.TicketPrefix+".") {
-		return g.tickets.user(ctx, shown)
+		return g.tickets.user(ctx, shown, bearer.Address(r))
 	}
 	return g.tokens.Authenticate(ctx, r)
 }
@@ -54,46 +69,37 @@ func credential(r *http.Request) string {
 // moment without being looked up.
 type tickets struct {
 	reader client.Reader
-
-	mu   sync.Mutex
-	good map[[sha256.Size]byte]known
-}
-
-type known struct {
-	user  repo.User
-	until time.Time
+	book   bearer.Book[repo.User]
 }
 
 const believed = 5 * time.Second
 
-func (t *tickets) user(ctx context.Context, shown string) (repo.User, error) {
-	sum := sha256.Sum256([]byte(shown))
-	t.mu.Lock()
-	k, ok := t.good[sum]
-	t.mu.Unlock()
-	if ok && time.Now().Before(k.until) {
-		return k.user, nil
-	}
+// user finds the owner of a ticket that came from an address.
+func (t *tickets) user(ctx context.Context, shown, from string) (repo.User, error) {
 	parts := strings.SplitN(shown, ".", 4)
 	if len(parts) != 4 {
 		return repo.User{}, fmt.Errorf("%w: the ticket is damaged", repo.ErrUnauthenticated)
 	}
-	var ticket v1alpha1.Ticket
-	err := t.reader.Get(ctx, client.ObjectKey{Namespace: parts[1], Name: parts[2]}, &ticket)
-	if client.IgnoreNotFound(err) != nil {
-		return repo.User{}, fmt.Errorf("look the ticket up: %w", err)
+	user, good, err := t.book.Whose(ctx, shown, from, func(ctx context.Context) (repo.User, bool, error) {
+		return t.look(ctx, parts[1], parts[2], parts[3])
+	})
+	if err == nil && !good {
+		err = fmt.Errorf("%w: the ticket is not, or no longer, good", repo.ErrUnauthenticated)
 	}
-	hash := sha256.Sum256([]byte(parts[3]))
+	return user, err
+}
+
+// look looks a ticket up, and says whether a key is its.
+func (t *tickets) look(ctx context.Context, namespace, name, key string) (user repo.User, good bool, err error) {
+	var ticket v1alpha1.Ticket
+	err = t.reader.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, &ticket)
+	if client.IgnoreNotFound(err) != nil {
+		return repo.User{}, false, fmt.Errorf("look the ticket up: %w", err)
+	}
+	hash := sha256.Sum256([]byte(key))
 	if err != nil || subtle.ConstantTimeCompare([]byte(hex.EncodeToString(hash[:])), []byte(ticket.Spec.KeyHash)) != 1 ||
 		time.Since(ticket.CreationTimestamp.Time) > v1alpha1.TicketSeconds*time.Second {
-		return repo.User{}, fmt.Errorf("%w: the ticket is not, or no longer, good", repo.ErrUnauthenticated)
+		return repo.User{}, false, nil
 	}
-	user := repo.User{Name: ticket.Spec.Owner, Groups: ticket.Spec.Groups}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.good == nil || len(t.good) > 1000 {
-		t.good = map[[sha256.Size]byte]known{}
-	}
-	t.good[sum] = known{user, time.Now().Add(believed)}
-	return user, nil
+	return repo.User{Name: ticket.Spec.Owner, Groups: ticket.Spec.Groups}, true, nil
 }

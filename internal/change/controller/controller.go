@@ -38,7 +38,6 @@ import (
 	"github.com/go-logr/logr"
 
 	"github.com/bightdev/bight/api/v1alpha1"
-	"github.com/bightdev/bight/internal/bearer"
 	"github.com/bightdev/bight/internal/change/repo"
 	"github.com/bightdev/bight/internal/change/repo/access"
 	"github.com/bightdev/bight/internal/change/work"
@@ -154,12 +153,7 @@ func (c *Controller) set(m ctrl.Manager) error {
 	c.envs.typed, c.envs.dynamic, c.envs.client, c.envs.live, c.envs.log = typed, dynamic, c.client, c.live, c.Log
 	c.wake = make(chan v1alpha1.App, 1024)
 	c.hub = &work.Hub{Keeper: keeper{c}, Log: c.Log, May: c.mayWork}
-	tokens := func(keep time.Duration) *access.Kubernetes {
-		return &access.Kubernetes{Tokens: typed.AuthenticationV1().TokenReviews(), Rights: typed.AuthorizationV1().SubjectAccessReviews(), Keep: keep}
-	}
-	// Who scrapes comes again and again, and finds nothing worth a question each time.
-	c.tokens, c.scrapers = tokens(5*time.Second), tokens(5*time.Minute)
-	c.scrapers.Limit = &bearer.Limit{Each: bearer.Rate{PerSecond: 2, Burst: 10}, All: bearer.Rate{PerSecond: 20, Burst: 100}}
+	c.admit(typed)
 	c.git = &repo.Server{
 		Store: c.store, HookCommand: c.HookCommand, Log: c.Log, OnPush: c.pushed,
 		Access: &gate{tickets: &c.tickets, tokens: c.tokens},

@@ -17,6 +17,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/bightdev/bight/internal/bearer"
 )
 
 // TestMain lets git call this program as the server's hook.
@@ -52,6 +54,8 @@ func (p people) Authenticate(_ context.Context, r *http.Request) (User, error) {
 	switch _, known := p[token]; {
 	case token == "broken":
 		return User{}, errors.New("the API server is away")
+	case token == "many":
+		return User{}, bearer.ErrMany
 	case !known:
 		return User{}, fmt.Errorf("%w: never heard of it", ErrUnauthenticated)
 	}

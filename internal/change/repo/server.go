@@ -13,6 +13,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/bightdev/bight/internal/bearer"
 )
 
 // The verbs of Kubernetes' RBAC on apps.bight.dev that git needs.
@@ -290,6 +292,10 @@ func (s *Server) admit(ctx context.Context, w http.ResponseWriter, r *http.Reque
 		refuse(w, http.StatusUnauthorized, "a Kubernetes token is needed as the password (any user name); 'bight ship' brings its own")
 		return User{}, false
 	}
+	if errors.Is(err, bearer.ErrMany) {
+		refuse(w, http.StatusServiceUnavailable, err.Error())
+		return User{}, false
+	}
 	if err != nil {
 		s.Log.Error("authentication failed", "error", err)
 		refuse(w, http.StatusServiceUnavailable, "the cluster could not be asked who you are: try again, the controller's log says why")
@@ -298,6 +304,10 @@ func (s *Server) admit(ctx context.Context, w http.ResponseWriter, r *http.Reque
 	err = s.Access.Authorize(ctx, user, t.namespace, t.app, t.verb)
 	if denied, ok := errors.AsType[*DeniedError](err); ok {
 		refuse(w, http.StatusForbidden, denied.Error())
+		return User{}, false
+	}
+	if errors.Is(err, bearer.ErrMany) {
+		refuse(w, http.StatusServiceUnavailable, err.Error())
 		return User{}, false
 	}
 	if err != nil {

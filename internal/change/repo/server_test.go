@@ -187,6 +187,7 @@ func TestWhoMayDoWhat(t *testing.T) {
 		{"odd address", []string{"ls-remote", f.url("ann", "shop/Web.git")}, []string{"no repository at this address"}},
 		{"traversal", []string{"ls-remote", f.url("ann", "shop/..%2f..%2fetc.git")}, []string{"no repository at this address"}},
 		{"cluster away", []string{"ls-remote", f.web("broken")}, []string{"could not be asked who you are", "503"}},
+		{"a flood of strangers", []string{"ls-remote", f.web("many")}, []string{"remote: too many questions came at once", "503"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			out, err := u.try(test.args...)

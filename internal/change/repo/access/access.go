@@ -179,7 +179,7 @@ func (k *Kubernetes) ask(ctx context.Context, user repo.User, spec authorization
 	}
 	who := "user " + user.Name // which is no address
 	if k.Limit != nil && !k.Limit.Take(who, time.Now()) {
-		return "", errors.New("too many questions about one user's rights, or about strangers', came at once: try again in a moment")
+		return "", fmt.Errorf("what user %s may do: %w", user.Name, bearer.ErrMany)
 	}
 	review, err := k.Rights.Create(ctx, &authorization.SubjectAccessReview{Spec: spec}, meta.CreateOptions{})
 	if err != nil {
