@@ -406,7 +406,8 @@ type ReleaseOrders struct {
 	Routes []ReleaseRoute `json:"routes,omitempty"`
 	// +optional
 	Paused bool `json:"paused,omitempty"`
-	// Go ends a hold, or a doubt, each time that it is raised.
+	// Go ends a hold, or a doubt, each time that it is raised; of a version that is promoted, the
+	// time for which the pods of before it are kept.
 	// +optional
 	Go int64 `json:"go,omitempty"`
 	// Promote gives the version everything, without waiting for evidence.

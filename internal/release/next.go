@@ -182,11 +182,11 @@ func (d *decision) remaking() bool {
 // a while: they still answer what they were asked. A door that says nothing for so long
 // has no agent any more, or finds no canary when that is gone: stable answers there.
 func (d *decision) undone() {
-	if d.Phase == Undoing && (d.obeyed() || d.Now.Sub(d.Ended) >= d.Plan.keep()) {
+	if d.Phase == Undoing && (d.obeyed() || d.Now.Sub(d.Ended) >= d.Plan.Kept()) {
 		d.Phase = Undone
 		d.Ended = d.Now
 	} else if d.Phase == Undoing {
-		d.later(d.Ended, d.Plan.keep())
+		d.later(d.Ended, d.Plan.Kept())
 	}
 	if d.Phase == Undone {
 		d.afterwards()
@@ -206,8 +206,9 @@ func (d *decision) afterwards() {
 	} else {
 		d.shut()
 	}
-	if d.Now.Sub(d.Ended) < d.Plan.keep() {
-		d.later(d.Ended, d.Plan.keep())
+	told := d.Phase == Promoted && d.Orders.Go > d.State.Go
+	if d.Now.Sub(d.Ended) < d.Plan.Kept() && !told {
+		d.later(d.Ended, d.Plan.Kept())
 		return
 	}
 	if d.Phase == Undone && d.Canary.All > 0 && d.remaking() && d.Now.Sub(d.Remade) < d.Plan.Patience() {
@@ -406,5 +407,6 @@ func (d *decision) promote() {
 		d.Message += ": " + d.Orders.Why
 	}
 	d.Ended = d.Now
+	d.State.Go = max(d.State.Go, d.Orders.Go) // what was said of a step is not said of what comes now
 	d.afterwards()
 }

@@ -129,7 +129,8 @@ func (p Plan) Check() error {
 // Patience is how long the first pods may take until they are ready.
 func (p Plan) Patience() time.Duration { return orDefault(p.Ready, 10*time.Minute) }
 
-func (p Plan) keep() time.Duration { return orDefault(p.Keep, 30*time.Second) }
+// Kept is how long the pods are kept of the version that has no more requests.
+func (p Plan) Kept() time.Duration { return orDefault(p.Keep, 30*time.Second) }
 
 func orDefault(d, otherwise time.Duration) time.Duration {
 	if d > 0 {
@@ -221,7 +222,8 @@ type Orders struct {
 	// on, from where it gives more than that, when Weight is nil again.
 	Weight *Weight `json:"weight,omitempty"`
 	Paused bool    `json:"paused,omitempty"`
-	// Go ends a Hold, or a doubt, each time that it is raised.
+	// Go ends a Hold, or a doubt, each time that it is raised; of a version that is promoted, the
+	// time for which the pods of before it are kept.
 	Go int64 `json:"go,omitempty"`
 	// Promote gives the canary everything, without waiting for evidence.
 	Promote bool   `json:"promote,omitempty"`

@@ -260,6 +260,8 @@ func TestOrders(t *testing.T) {
 		{name: "pause", order: Pause(), want: v1alpha1.ReleaseOrders{Paused: true}},
 		{name: "resume after a pause", order: Resume(), change: both(held, func(r *v1alpha1.Release) { r.Spec.Orders.Paused = true }), want: v1alpha1.ReleaseOrders{}},
 		{name: "resume after a hold", order: Resume(), change: both(held, func(r *v1alpha1.Release) { r.Spec.Orders.Go = 2 }), want: v1alpha1.ReleaseOrders{Go: 3}},
+		{name: "resume of what is promoted", order: Resume(), change: both(phase(release.Promoted, ""), func(r *v1alpha1.Release) { r.Spec.Orders.Go = 1 }), want: v1alpha1.ReleaseOrders{Go: 2}},
+		{name: "resume of what is promoted, and over", order: Resume(), change: both(phase(release.Promoted, ""), func(r *v1alpha1.Release) { r.Status.Route.Retire = true }), refuse: "release cart-1 is promoted"},
 		{name: "resume of what goes on", order: Resume(), refuse: "release cart-1 waits for nobody's word"},
 		{name: "resume of what has a weight", order: Resume(), change: func(r *v1alpha1.Release) { r.Spec.Orders.Weight = half },
 			refuse: "release cart-1 has 50 % of the requests by hand: bight release weight cart auto"},

@@ -115,6 +115,8 @@ func Observed(r *v1alpha1.Release) (done bool, waiting string) {
 	return true, ""
 }
 
+const notSeen = "the controller has not seen the order yet; does it run? kubectl get pods -n bight-system"
+
 // untaken says what of the orders the controller has not made the doors' business yet,
 // "" for nothing.
 func untaken(r *v1alpha1.Release, e *v1alpha1.Routing) string {
@@ -129,12 +131,14 @@ func untaken(r *v1alpha1.Release, e *v1alpha1.Routing) string {
 	switch {
 	case o.Undo && !phase.Ended() && (e.Alone || r.Status.Stable.Pods == 0 && r.Status.Canary.Ready > 0):
 		return still("nobody else could have its requests")
+	case phase == release.Promoted && !o.Undo && !gone(r) && seen(r) < r.Generation:
+		return notSeen
 	case o.Undo && e.Shut, phase.Ended() && !o.Undo:
 		return ""
 	case o.Undo:
 		return still("the controller has not taken it back yet")
 	case seen(r) < r.Generation:
-		return "the controller has not seen the order yet; does it run? kubectl get pods -n bight-system"
+		return notSeen
 	case !equality.Semantic.DeepEqual(slices.Concat(o.Routes, spec.Expand(r.Spec.Plan).Routes), e.Routes):
 		return still("the routes are not in force yet")
 	case e.Alone && !o.Promote && o.Weight != nil && now != release.All:

@@ -123,8 +123,21 @@ func Pause() Order {
 }
 
 // Resume has the plan go on: after a pause, or after a step that waits for somebody's
-// word. Of both, it ends the pause: the word is for what one sees afterwards.
+// word. Of both, it ends the pause: the word is for what one sees afterwards. Of a version
+// that is promoted, it has the pods of before it go.
 func Resume() Order {
+	goOn := resume()
+	return func(r *v1alpha1.Release) (v1alpha1.ReleaseOrders, error) {
+		if phaseOf(r) != release.Promoted || !keeps(r) || r.Spec.Orders.Undo || spec.Convicted(r) != "" {
+			return goOn(r)
+		}
+		o := *r.Spec.Orders.DeepCopy()
+		o.Go++
+		return o, nil
+	}
+}
+
+func resume() Order {
 	return underWay(func(r *v1alpha1.Release, o *v1alpha1.ReleaseOrders) error {
 		switch {
 		case o.Paused:

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	core "k8s.io/api/core/v1"
@@ -13,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 
 	"github.com/bightdev/bight/api/v1alpha1"
+	"github.com/bightdev/bight/internal/release"
 	"github.com/bightdev/bight/internal/release/spec"
 )
 
@@ -28,7 +30,7 @@ func steady(s *scene) error {
 			break
 		}
 		if phaseOf(&r).Ended() {
-			return refuse("release %s of deployment %s has ended, and its pods still answer what they were asked: try again when they are gone, in about half a minute", r.Name, name)
+			return kept(&r, s.now)
 		}
 		return refuse("deployment %s is in the middle of release %s (%s): follow it with bight release watch %[1]s, or end it with bight release undo %[1]s", name, r.Name, cmp.Or(lower(r.Status.Phase), "about to begin"))
 	}
@@ -53,6 +55,26 @@ func steady(s *scene) error {
 		return refuse("deployment %s is in the middle of a rollout: %d of %d pods are of its newest version and available; wait for kubectl rollout status deployment/%[1]s, or go back with kubectl rollout undo deployment/%[1]s", name, min(d.Status.UpdatedReplicas, d.Status.AvailableReplicas), of)
 	}
 	return nil
+}
+
+// kept refuses another release while one that has ended keeps pods, and says until when that is.
+func kept(r *v1alpha1.Release, now time.Time) error {
+	name := r.Spec.Deployment
+	p, _ := spec.Plan(r.Spec.Plan) // what can't be read any more keeps them as long as usual
+	var until time.Time
+	if r.Status.Ended != nil {
+		until = r.Status.Ended.Add(p.Kept())
+	}
+	left := until.Sub(now).Round(time.Second)
+	then := until.Local().Format(time.TimeOnly)
+	switch {
+	case left <= 0 || gone(r):
+		return refuse("release %s of deployment %s is %s, and what is left of it is about to go: try again in a moment", r.Name, name, lower(r.Status.Phase))
+	case phaseOf(r) == release.Promoted:
+		return refuse("release %s of deployment %s is promoted, and can be undone until %s, for %s more; another begins after that, or when bight release resume %[2]s has the pods of before it go at once (bight release undo %[2]s goes back to them)",
+			r.Name, name, then, left)
+	}
+	return refuse("release %s of deployment %s is %s, and its pods still answer what they were asked: they go at %s, in %s; try again then", r.Name, name, lower(r.Status.Phase), then, left)
 }
 
 // rolledOut reports whether the newest version was available once.

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	appsv1 "k8s.io/api/apps/v1"
@@ -69,7 +70,7 @@ func sceneOf(t *testing.T, d *appsv1.Deployment, services []core.Service, releas
 	if err := unstructured.SetNestedField(fields, "kept", "spec", "template", "spec", "fromTheFuture"); err != nil {
 		t.Fatal(err)
 	}
-	return &scene{fields: &unstructured.Unstructured{Object: fields}, deployment: d, services: services, releases: releases}
+	return &scene{now: noon, fields: &unstructured.Unstructured{Object: fields}, deployment: d, services: services, releases: releases}
 }
 
 func v2() Wish {
@@ -128,6 +129,17 @@ func TestNameIsOfTheTemplate(t *testing.T) {
 	}
 }
 
+// noon is when the tests look.
+var noon = time.Date(2026, 1, 2, 12, 0, 0, 0, time.UTC)
+
+// ended is a release whose pods are kept for ten minutes, and which has ended that long ago.
+func ended(ago time.Duration) func(*v1alpha1.Release) {
+	return func(r *v1alpha1.Release) {
+		at := metav1.NewMicroTime(noon.Add(-ago))
+		r.Status.Ended, r.Spec.Plan.Keep = &at, &metav1.Duration{Duration: 10 * time.Minute}
+	}
+}
+
 func TestRefusals(t *testing.T) {
 	one := []core.Service{service("carts", nil)}
 	two := func(d *appsv1.Deployment) {
@@ -161,7 +173,13 @@ func TestRefusals(t *testing.T) {
 			want: "deployment cart has not been put back yet by the release before"},
 		{name: "another release", releases: []v1alpha1.Release{*running(nil)},
 			want: "deployment cart is in the middle of release cart-1 (progressing): follow it with bight release watch cart, or end it with bight release undo cart"},
-		{name: "a release whose pods are kept", releases: []v1alpha1.Release{*running(phase(release.Promoted, ""))}, want: "release cart-1 of deployment cart has ended, and"},
+		{name: "a release that can be undone", releases: []v1alpha1.Release{*running(both(phase(release.Promoted, ""), ended(30*time.Second)))},
+			want: "release cart-1 of deployment cart is promoted, and can be undone until " + noon.Add(570*time.Second).Local().Format("15:04:05") +
+				", for 9m30s more; another begins after that, or when bight release resume cart has the pods of before it go at once (bight release undo cart goes back to them)"},
+		{name: "a release that could be undone", releases: []v1alpha1.Release{*running(both(phase(release.Promoted, ""), ended(time.Hour)))},
+			want: "release cart-1 of deployment cart is promoted, and what is left of it is about to go: try again in a moment"},
+		{name: "a release whose pods are kept", releases: []v1alpha1.Release{*running(both(phase(release.Undone, ""), ended(30*time.Second)))},
+			want: "release cart-1 of deployment cart is undone, and its pods still answer what they were asked: they go at " + noon.Add(570*time.Second).Local().Format("15:04:05") + ", in 9m30s; try again then"},
 		{name: "the release of another", releases: []v1alpha1.Release{*running(func(r *v1alpha1.Release) { r.Spec.Deployment = "shop" })}},
 		{name: "a release that is over", releases: []v1alpha1.Release{*running(both(phase(release.Promoted, ""), func(r *v1alpha1.Release) { r.Status.Route = nil }))}},
 		{name: "no Service", services: []core.Service{service("x", func(s *core.Service) { s.Spec.Selector = nil })},

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	core "k8s.io/api/core/v1"
@@ -49,6 +50,7 @@ type Env struct{ Name, Value string }
 
 // scene is what of a namespace matters to a release that is to begin.
 type scene struct {
+	now        time.Time
 	fields     *unstructured.Unstructured // the Deployment as it is, with what this program knows nothing of
 	deployment *appsv1.Deployment
 	services   []core.Service
@@ -95,7 +97,7 @@ func (c *Client) look(ctx context.Context, deployment string) (*scene, error) {
 		return nil, err
 	}
 	deployments := c.dynamic.Resource(appsv1.SchemeGroupVersion.WithResource("deployments")).Namespace(c.namespace)
-	s := &scene{releases: all, deployment: &appsv1.Deployment{}}
+	s := &scene{now: time.Now(), releases: all, deployment: &appsv1.Deployment{}}
 	s.fields, err = deployments.Get(ctx, deployment, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
 		return nil, c.noDeployment(ctx, deployments, deployment)

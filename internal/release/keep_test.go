@@ -1,0 +1,42 @@
+package release
+
+import (
+	"testing"
+	"time"
+)
+
+// Somebody's word ends the time for which the pods of before are kept; what was said of a step
+// does not.
+func TestAWordEndsWhatIsKept(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		after time.Duration
+		told  int64
+		done  bool
+	}{
+		{"nobody has spoken", 9 * time.Minute, 1, false},
+		{"nobody has spoken, and it is over", 10 * time.Minute, 1, true},
+		{"somebody has", time.Second, 2, true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			d := newDrive(Plan{Steps: []Step{{Weight: 500, For: time.Hour}}, Keep: 10 * time.Minute})
+			d.meets(func(w *World) { w.Canary, w.Orders.Go = Pods{Ready: 10, All: 10}, 1 }) // which waits for no word
+			d.meets(func(w *World) { w.Orders.Promote = true })
+			if d.state.Phase != Promoted || d.state.Cleaned {
+				t.Fatalf("%+v", d.state)
+			}
+			d.meets(func(w *World) { w.Now, w.Orders.Go = w.Now.Add(tt.after), tt.told })
+			if d.state.Phase != Promoted || d.state.Cleaned != tt.done {
+				t.Errorf("%+v", d.state)
+			}
+		})
+	}
+	// It is no word for what is undone: its pods still answer.
+	d := newDrive(Plan{Steps: []Step{{Weight: 500, Hold: true}}})
+	d.meets(func(w *World) { w.Canary = Pods{Ready: 10, All: 10} })
+	d.meets(func(w *World) { w.Orders.Undo = true })
+	d.meets(func(w *World) { w.Orders.Go = 1 })
+	if d.state.Phase != Undone || d.state.Cleaned {
+		t.Errorf("%+v", d.state)
+	}
+}
