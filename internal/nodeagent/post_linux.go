@@ -139,18 +139,23 @@ func (p *post) run(ctx context.Context) {
 	var idleSince, retry time.Time
 	pause := firstPause
 	for {
-		var ended <-chan struct{}
+		var ended, gone <-chan struct{}
 		if open != nil {
-			ended = open.ended
+			ended, gone = open.containers.ended(), open.sandbox.ended()
 		}
 		select {
 		case <-p.news:
 		case <-due:
+		case <-gone:
+			w, _ := p.wanted()
+			p.cut(open, w)
+			open = nil
+			continue
 		case <-ended:
 			open.unattend()
 			w, idle := p.wanted()
 			switch {
-			case !idle && !w.deleted(): // they may be started again, of which there will be news
+			case !idle && !w.deleted(): // they may be started again, of which there will be news; if not, the sandbox ends
 			case open.runs == runs(w.pod) || p.over(ctx, w): // its network is about to go
 				p.cut(open, w)
 				open = nil
@@ -229,81 +234,12 @@ func (p *post) serve(ctx context.Context, open *served, w *wanted) (*served, err
 	return open, nil
 }
 
-// served is an open gate.
-type served struct {
-	gate *gate.Gate
-	ns   *node.Netns
-	runs string // of the pod, when it was looked at last
-
-	// ended is closed when those containers of the pod have ended that ran when somebody began
-	// to wait for that, nil if nobody does; forget has nobody wait.
-	ended   chan struct{}
-	forget  context.CancelFunc
-	waiting sync.WaitGroup
-}
-
-// unattend is the end of attend.
-func (s *served) unattend() {
-	if s.ended != nil {
-		s.forget()
-		s.waiting.Wait()
-		s.ended = nil
-	}
-}
-
-// over says that no container of a pod runs any more. What can't be seen may run.
-func (p *post) over(ctx context.Context, w *wanted) bool {
-	found, err := p.proc.Pod(ctx, uidOf(w.pod))
-	return errors.Is(err, node.ErrNoPod) || err == nil && len(found.Containers) == 0
-}
-
-// attend waits for the end of a pod. Its network goes right after its last container:
-// whoever is still connected through the door then would not hear of it, ever.
-func (p *post) attend(ctx context.Context, s *served, w *wanted) {
-	if s.ended != nil {
-		return
-	}
-	var containers []node.Process
-	found, err := p.find(ctx, w.pod)
-	switch {
-	case err == nil:
-		containers = found.Containers
-	case !w.deleted() || !p.over(ctx, w):
-		return // its processes are between two runs: there will be news
-	}
-	ctx, s.forget = context.WithCancel(ctx)
-	s.ended = make(chan struct{})
-	s.waiting.Go(func() {
-		for _, c := range containers {
-			if err := c.Await(ctx); err != nil {
-				if ctx.Err() == nil {
-					p.log.Warn("the end of a pod is not seen: connections through its door may hang", "why", err)
-				}
-				return
-			}
-		}
-		close(s.ended)
-	})
-}
-
-// cut closes the gate of a pod that has ended.
-func (p *post) cut(s *served, w *wanted) {
-	err := errors.Join(s.gate.Cut(), s.ns.Close())
-	if w.deleted() {
-		p.buried = w.pod.UID
-	}
-	p.tell(nil, "")
-	if err != nil {
-		p.log.Debug("a gate was not closed well", "err", err) // its network is going
-	}
-	p.unsplit()
-}
-
 func (p *post) shut(ctx context.Context, s *served) {
 	if s == nil {
 		return
 	}
 	s.unattend()
+	s.sandbox.leave()
 	p.tell(nil, "")
 	if w, _ := p.wanted(); w.trial != nil {
 		_ = p.split(s.gate, &wanted{}) // from here on all is stable's
@@ -357,6 +293,9 @@ func (p *post) open(ctx context.Context, w *wanted) (*served, error) {
 	if err != nil {
 		ns.Close()
 		return nil, err
+	}
+	if found.Sandbox != nil {
+		s.sandbox = p.await(ctx, *found.Sandbox)
 	}
 	return s, nil
 }

@@ -39,6 +39,7 @@ func TestReleaseDisasters(t *testing.T) {
 		{"APIServerKilledAtUndo", testAPIServerKilledAtUndo},
 		{"LeaderKilledAtUndo", testLeaderKilledAtUndo},
 		{"StablePodEnds", testStablePodEnds},
+		{"StablePodEvicted", testStablePodEvicted},
 		{"StableDeleted", testStableDeleted},
 		{"RemovedByForce", testRemovedByForce},
 		{"NodeCutOff", testNodeCutOff},
@@ -330,7 +331,41 @@ func testAPIServerKilledAtUndo(b *bay) {
 // testStablePodEnds deletes a pod of stable that somebody reads an endless answer of the other
 // version through: he hears that it is over.
 func testStablePodEnds(b *bay) {
-	b.release("endless", fmt.Sprintf(hold, 50), "Held")
+	b.hearsTheEnd("endless", func(through core.Pod) {
+		if err := client.CoreV1().Pods(b.namespace).Delete(context(), through.Name, meta.DeleteOptions{}); err != nil {
+			b.Fatal(err)
+		}
+	})
+}
+
+// testStablePodEvicted has kubelet end such a pod, as it does with one that it evicts: nobody
+// has deleted it.
+func testStablePodEvicted(b *bay) {
+	pods := client.CoreV1().Pods(b.namespace)
+	var evicted core.Pod
+	b.hearsTheEnd("unending", func(through core.Pod) {
+		evicted = through
+		if _, err := pods.Patch(context(), through.Name, types.MergePatchType, []byte(`{"spec":{"activeDeadlineSeconds":1}}`), meta.PatchOptions{}); err != nil {
+			b.Fatal(err)
+		}
+	})
+	b.eventually("the pod has failed, and is there", func() error {
+		p, err := pods.Get(context(), evicted.Name, meta.GetOptions{})
+		if err == nil && (p.Status.Phase != core.PodFailed || p.DeletionTimestamp != nil) {
+			err = fmt.Errorf("it is %s, deleted at %v", p.Status.Phase, p.DeletionTimestamp)
+		}
+		return err
+	})
+	if err := pods.Delete(context(), evicted.Name, meta.DeleteOptions{}); err != nil {
+		b.Fatal(err)
+	}
+}
+
+// hearsTheEnd has somebody read an endless answer of a version through the door of a pod of
+// stable, which is ended then: he hears of it.
+func (b *bay) hearsTheEnd(version string, end func(through core.Pod)) {
+	b.Helper()
+	b.release(version, fmt.Sprintf(hold, 50), "Held")
 	stable := b.tillPods()
 	stable = slices.DeleteFunc(stable, func(p core.Pod) bool { return p.Labels["pod-template-hash"] != b.current().Status.Stable.Hash })
 	through := stable[0]
@@ -341,7 +376,7 @@ func testStablePodEnds(b *bay) {
 		if answer, err = c.Get("http://" + through.Status.PodIP + ":8080/stream?n=1000000"); err != nil {
 			return err
 		}
-		if who := answer.Header.Get("X-Who"); who != "endless" {
+		if who := answer.Header.Get("X-Who"); who != version {
 			answer.Body.Close()
 			return fmt.Errorf("it is %q", who)
 		}
@@ -354,12 +389,10 @@ func testStablePodEnds(b *bay) {
 		over <- err
 	}()
 	began := time.Now()
-	if err := client.CoreV1().Pods(b.namespace).Delete(context(), through.Name, meta.DeleteOptions{}); err != nil {
-		b.Fatal(err)
-	}
+	end(through)
 	select {
 	case err := <-over:
-		b.Logf("it is over %s after the pod was deleted: %v", time.Since(began).Round(time.Millisecond), err)
+		b.Logf("it is over %s after the pod was to end: %v", time.Since(began).Round(time.Millisecond), err)
 		if err == nil {
 			b.Error("it is read as a whole answer")
 		}

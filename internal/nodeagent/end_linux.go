@@ -1,0 +1,113 @@
+package nodeagent
+
+import (
+	"context"
+	"errors"
+	"sync"
+
+	"github.com/bightdev/bight/internal/agent/gate"
+	"github.com/bightdev/bight/internal/agent/node"
+)
+
+// served is an open gate. What passes through it ends before the pod's network does, or
+// whoever is connected would not hear of it, ever.
+//
+// The network of a pod that is deleted goes right after its last container, so that is
+// waited for. Kubelet ends pods without that, too: those that it evicts, that have come to
+// their activeDeadlineSeconds or make room for others. The API tells of such a pod when all is
+// over, and until then its containers may as well be about to start again, with all
+// connections to others kept. But the process that holds the pod's namespaces ends just
+// before the network does, and never earlier. (CRI-O has no such process: there, who is
+// connected through the door of an evicted pod may hang.)
+type served struct {
+	gate *gate.Gate
+	ns   *node.Netns
+	runs string // of the pod, when it was looked at last
+
+	containers *vigil // over those that ran when it began, nil for none
+	sandbox    *vigil // over the process that holds the pod's namespaces, nil for none
+}
+
+// unattend is the end of attend.
+func (s *served) unattend() {
+	s.containers.leave()
+	s.containers = nil
+}
+
+// vigil is somebody who waits for the end of processes. A nil one waits for nothing.
+type vigil struct {
+	over    chan struct{} // closed when all of them have ended
+	forget  context.CancelFunc
+	waiting sync.WaitGroup
+}
+
+// await waits for the end of all of the processes until ctx ends.
+func (p *post) await(ctx context.Context, all ...node.Process) *vigil {
+	ctx, forget := context.WithCancel(ctx)
+	v := &vigil{over: make(chan struct{}), forget: forget}
+	v.waiting.Go(func() {
+		for _, one := range all {
+			if err := one.Await(ctx); err != nil {
+				if ctx.Err() == nil {
+					p.log.Warn("the end of a pod is not seen: connections through its door may hang", "why", err)
+				}
+				return
+			}
+		}
+		close(v.over)
+	})
+	return v
+}
+
+// ended is closed when they have ended.
+func (v *vigil) ended() <-chan struct{} {
+	if v == nil {
+		return nil
+	}
+	return v.over
+}
+
+// leave has nobody wait any more.
+func (v *vigil) leave() {
+	if v != nil {
+		v.forget()
+		v.waiting.Wait()
+	}
+}
+
+// over says that no container of a pod runs any more. What can't be seen may run.
+func (p *post) over(ctx context.Context, w *wanted) bool {
+	found, err := p.proc.Pod(ctx, uidOf(w.pod))
+	return errors.Is(err, node.ErrNoPod) || err == nil && len(found.Containers) == 0
+}
+
+// attend waits for the end of a pod's containers.
+func (p *post) attend(ctx context.Context, s *served, w *wanted) {
+	if s.containers != nil {
+		return
+	}
+	var containers []node.Process
+	found, err := p.find(ctx, w.pod)
+	switch {
+	case err == nil:
+		containers = found.Containers
+	case !w.deleted() || !p.over(ctx, w):
+		return // its processes are between two runs: there will be news
+	}
+	s.containers = p.await(ctx, containers...)
+}
+
+// cut closes the gate of a pod that has ended.
+func (p *post) cut(s *served, w *wanted) {
+	err := errors.Join(s.gate.Cut(), s.ns.Close())
+	s.unattend()
+	s.sandbox.leave()
+	if w.deleted() {
+		p.buried = w.pod.UID
+	}
+	p.tell(nil, "")
+	if err != nil {
+		p.log.Debug("a gate was not closed well", "err", err) // its network is going
+	}
+	p.unsplit()
+}
