@@ -39,7 +39,7 @@ func (Loop) Control(ctx context.Context, s cli.ControllerSettings) error {
 	cluster := kube.New(config, "", "")
 	releases := &control.Controller{
 		Cluster: cluster, Agents: "system:serviceaccount:" + namespace + ":" + install.NodeAgents, Log: s.Log,
-		Dir: filepath.Join(s.Dir, "evidence"), Past: filepath.Join(s.Dir, "releases"), Secrets: new(secrets.Checker).Search,
+		Dir: filepath.Join(s.Dir, "evidence"), Past: filepath.Join(s.Dir, "releases"), Unsaved: filepath.Join(s.Dir, "heard"), Secrets: new(secrets.Checker).Search,
 	}
 	if s.Prometheus != "" {
 		if releases.Metrics, err = guards(s.Prometheus); err != nil {

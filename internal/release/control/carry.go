@@ -393,6 +393,9 @@ func (d *desk) write(ctx context.Context, co *course) error {
 	if err == nil {
 		if next.Evidence != co.written.Evidence {
 			co.bench.dirty, co.saved = false, time.Now()
+			d.c.unsaved.saved(co.r.UID, co.bench.kept.Seqs, d.c.tasks.Go, func(err error) {
+				d.log.Warn("batches of evidence stay, though they are written down", "err", err)
+			})
 		}
 		co.written, co.told, co.wrote, co.late = next, key, time.Now(), false
 	}

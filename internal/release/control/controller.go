@@ -49,6 +49,8 @@ type Controller struct {
 	Dir string
 	// Past is where is kept how releases went whose objects were replaced, "" for nowhere.
 	Past string
+	// Unsaved is where is kept what was heard of releases and is not written down yet, "" for nowhere.
+	Unsaved string
 	// Secrets returns the secrets in a text. nil finds none.
 	Secrets func(ctx context.Context, text string) ([]string, error)
 	// Metrics answers guards; nil if nobody does.
@@ -63,6 +65,7 @@ type Controller struct {
 	dynamic dynamic.Interface
 	known   bearer.Book[string] // whose tokens are
 	past    past
+	unsaved unsaved
 	strays  strays // where something of releases may be left
 	meet    sync.Once
 	taking  sync.Mutex // evidence
@@ -92,7 +95,7 @@ func (c *Controller) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	c.past.dir = c.Past
+	c.past.dir, c.unsaved.dir = c.Past, c.Unsaved
 	defer c.tasks.Wait()
 	c.mu.Lock()
 	c.typed = typed // agents may have found the way here before this

@@ -179,6 +179,7 @@ func (d *desk) step(ctx context.Context) (next time.Time, err error) {
 		return gone
 	})
 	d.hear()
+	batches = d.recovered(all, batches)
 	d.all = all
 	for _, r := range all {
 		d.ward.need(d.c, r.Spec.Traffic.Routes)
@@ -193,6 +194,22 @@ func (d *desk) step(ctx context.Context) (next time.Time, err error) {
 		return co != nil && (co.heard || co.over())
 	}))
 	return next, errors.Join(errs...)
+}
+
+// recovered are the batches, and before them those of a process that was killed before what they
+// have made was written down. Of these, some may be there once more; none counts twice.
+func (d *desk) recovered(all []*v1alpha1.Release, batches []spec.Batch) []spec.Batch {
+	for _, r := range all {
+		if d.courses[r.UID] != nil || !judged(r) {
+			continue
+		}
+		was, err := d.c.unsaved.of(r.UID)
+		if err != nil {
+			d.log.Warn("what a controller before this one has heard last is lost", "release", r.Name, "err", err)
+		}
+		batches = append(was, batches...)
+	}
+	return batches
 }
 
 // giveBack keeps batches for when there is a bench for them.

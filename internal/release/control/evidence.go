@@ -217,6 +217,9 @@ func (c *Controller) sweep(ctx context.Context) {
 		if err := c.shelf().sweep(time.Now().Add(-keepBundles), time.Now().Add(-freshBundles), mostBundles); err != nil {
 			c.Log.Warn("old evidence is not removed", "err", err)
 		}
+		if err := c.unsaved.sweep(time.Now().Add(-keepBundles)); err != nil {
+			c.Log.Warn("old batches of evidence are not removed", "err", err)
+		}
 		if err := c.past.sweep(time.Now().Add(-keepPast)); err != nil {
 			c.Log.Warn("what is kept of old releases is not removed", "err", err)
 		}

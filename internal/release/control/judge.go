@@ -45,8 +45,8 @@ type told struct {
 
 // later are counts that count from a time on.
 type later struct {
-	at     time.Time
-	counts verdict.Counts
+	At     time.Time      `json:"at"`
+	Counts verdict.Counts `json:"counts"`
 }
 
 // lateness is by how much what one node has seen of the canary waits for what others have
@@ -60,6 +60,8 @@ type notes struct {
 	Pods map[string]seenPod `json:"pods,omitempty"`
 	// Seqs are the last batches that count, by node and run of its agent.
 	Seqs map[string]int64 `json:"seqs,omitempty"`
+	// Late are counts that have not counted yet, of batches up to Seqs.
+	Late []later `json:"late,omitempty"`
 	// Taken is how many observations have made the judge's state.
 	Taken int64 `json:"taken,omitempty"`
 	// Path is what E has come to.
@@ -91,6 +93,9 @@ func newBench(r *v1alpha1.Release, route *v1alpha1.Routing, at time.Time, moved 
 		}
 		if err == nil {
 			b.state = state.Moved(moved)
+			for _, l := range b.kept.Late {
+				b.late = append(b.late, later{l.At.Add(moved), l.Counts})
+			}
 		} else {
 			b.kept = notes{}
 		}
@@ -142,7 +147,7 @@ func (b *bench) patience() time.Duration {
 // keep is what is to be kept.
 func (b *bench) keep() ([]byte, error) {
 	var err error
-	b.kept.Taken = b.tape.Taken()
+	b.kept.Taken, b.kept.Late = b.tape.Taken(), b.late
 	if b.kept.Judge, err = json.Marshal(b.state); err != nil {
 		return nil, err
 	}
@@ -206,7 +211,8 @@ func (b *bench) takeApart(batch spec.Batch, at time.Time) {
 	batch.Counts = stable
 	b.take(batch, at)
 	if len(canary.Cells) > 0 {
-		b.late = append(b.late, later{at.Add(lateness), canary})
+		b.late = append(b.late, later{at.Add(lateness).Round(0), canary})
+		b.dirty = true
 	}
 }
 
@@ -228,8 +234,8 @@ func apart(c verdict.Counts) (stable, canary verdict.Counts) {
 
 // catchUp counts what is due by now.
 func (b *bench) catchUp(now time.Time) {
-	for len(b.late) > 0 && !b.late[0].at.After(now) {
-		b.observe(verdict.Observation{At: now, Counts: &b.late[0].counts})
+	for len(b.late) > 0 && !b.late[0].At.After(now) {
+		b.observe(verdict.Observation{At: now, Counts: &b.late[0].Counts})
 		b.late = b.late[1:]
 	}
 }

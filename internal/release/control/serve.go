@@ -39,6 +39,9 @@ func (c *Controller) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "the release is not judged", http.StatusNotFound)
 		return
 	}
+	if err := c.unsaved.add(b); err != nil {
+		c.Log.Warn("a batch of evidence is lost if this process is killed now", "release", b.Namespace+"/"+b.Release, "err", err)
+	}
 	w.WriteHeader(http.StatusNoContent)
 }
 

@@ -108,7 +108,7 @@ func (co *course) due() time.Time {
 		at = over
 	}
 	if len(co.bench.late) > 0 {
-		at = earlier(at, co.bench.late[0].at)
+		at = earlier(at, co.bench.late[0].At)
 	}
 	if co.late {
 		at = earlier(at, co.wrote.Add(calm))
