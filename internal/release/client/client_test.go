@@ -53,6 +53,20 @@ func TestAnOrderReturnsWhenItIsObserved(t *testing.T) {
 	}
 }
 
+// What has the pods of before a promoted version go waits until that is seen.
+func TestAWordForAPromotedVersionIsObserved(t *testing.T) {
+	s, c := newServer(t, running(both(phase(release.Promoted, "it has all requests"), func(r *v1alpha1.Release) { r.Status.Route.Weight = 10000 })))
+	s.patched = decide
+	var said []string
+	a, err := c.Give(t.Context(), "cart", Resume(), "", patience, func(w string) { said = append(said, w) })
+	if err != nil || a.Weight != "100 %" || a.Phase != "Promoted" {
+		t.Errorf("answer %+v, %v", a, err)
+	}
+	if want := []string{`{"by":"ada","go":1}`}; cmp.Diff(want, s.patches) != "" || len(said) == 0 {
+		t.Errorf("patches %q, want %q; it says %q", s.patches, want, said)
+	}
+}
+
 func TestUndoWaitsForNoController(t *testing.T) {
 	s, c := newServer(t, running(nil))
 	s.patched = func(r *v1alpha1.Release) {

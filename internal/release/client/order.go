@@ -327,7 +327,7 @@ func (c *Client) Give(ctx context.Context, name string, order Order, why string,
 		if given.Spec.Orders.Undo && gone(now) {
 			return false, tooLate(now)
 		}
-		if !given.Spec.Orders.Undo {
+		if !given.Spec.Orders.Undo && phaseOf(given) != release.Promoted {
 			if err := goesOn(now); err != nil { // it never will be
 				return false, err
 			}
