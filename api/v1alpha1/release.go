@@ -346,7 +346,8 @@ type ReleaseJudge struct {
 	Settle *metav1.Duration `json:"settle,omitempty"`
 	// Kept goes on judging while the pods of before are kept: a version that fails more
 	// often than MaxErrors, and than twice as often as stable did before, loses its requests
-	// again. Nothing is left to compare it with then, so an outage that is not its own tells
+	// again, and so does one that takes longer than 99 % of stable's for more than half of
+	// its answers. Nothing is left to compare it with then, so an outage that is not its own tells
 	// against it, too. BlueGreen has it.
 	// +optional
 	Kept bool `json:"kept,omitempty"`

@@ -123,6 +123,47 @@ func testBlueGreenBreaks(b *bay) {
 	b.unreleased()
 }
 
+// testBlueGreenSlow has a version that answers rightly, and far too slowly, which nobody has seen
+// before it has all requests.
+func testBlueGreenSlow(b *bay) {
+	was := b.present()
+	b.pour()
+	b.release("snail", "strategy: BlueGreen\nthen: promote\nfor: 2s\nkeep: 5m\njudge: {settle: 1s}\n", "Promoted", "SLOW=500ms")
+	began := time.Now()
+	r := b.reaches("Undone")
+	b.Logf("after %s: %s", time.Since(began).Round(time.Second), r.Status.Message)
+	if !r.Status.Convicted || !strings.Contains(r.Status.Message, "took longer than 99 % of stable's did, since it has all requests") {
+		b.Errorf("convicted: %v: %s", r.Status.Convicted, r.Status.Message)
+	}
+	b.eventually("all requests are back", func() error {
+		if by := b.shares(20); by[was] != 20 {
+			return fmt.Errorf("%v", by)
+		}
+		return nil
+	})
+	b.patchPlan("keep: 1s")
+	b.unharmed("a version is far too slow")
+	b.unreleased()
+}
+
+// testBlueGreenKept starts a release while the pods of before another are kept, and has these go.
+func testBlueGreenKept(b *bay) {
+	b.pour()
+	b.release("lasting", "strategy: BlueGreen\nthen: promote\nfor: 1s\nkeep: 20m\n", "Promoted")
+	_, errs, code := b.bight("release", "start", tillNamed, "-n", b.namespace, "--env", "WHO=hasty")
+	if code != 2 || !strings.Contains(errs, "is promoted, and can be undone until ") || !strings.Contains(errs, "bight release resume till") {
+		b.Errorf("start: exit code %d\n%s", code, errs)
+	}
+	b.Log(strings.TrimSpace(errs))
+	b.Log(strings.TrimSpace(b.order("resume", tillNamed)))
+	b.unreleased()
+	if r := b.current(); r.Status.Phase != "Promoted" {
+		b.Errorf("it is %s: %s", r.Status.Phase, r.Status.Message)
+	}
+	b.only("lasting", "nothing is kept any more")
+	b.unharmed("nothing is kept any more")
+}
+
 // testABTest has clients keep their version until somebody decides.
 func testABTest(b *bay) {
 	was := b.present()

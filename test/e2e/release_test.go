@@ -48,6 +48,8 @@ func TestRelease(t *testing.T) {
 		{"Guards", testReleaseGuards},
 		{"BlueGreen", testBlueGreen},
 		{"BlueGreenBreaks", testBlueGreenBreaks},
+		{"BlueGreenSlow", testBlueGreenSlow},
+		{"BlueGreenKept", testBlueGreenKept},
 		{"UndoWhileANewerWaits", testUndoWhileANewerWaits},
 		{"ABTest", testABTest},
 		{"Mirror", testMirrorStrategy},

@@ -215,6 +215,9 @@ func (c *copies) most(s *core) bool {
 	if s.Alone != nil {
 		others = max(others, s.Alone.Wealth.log())
 	}
+	if s.Late != nil {
+		others = max(others, s.Late.Wealth.log())
+	}
 	return of(c.Errors, c.Slow[:]) > others
 }
 

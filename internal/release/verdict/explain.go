@@ -68,6 +68,9 @@ func (j *Judge) why(s *core, v Verdict) string {
 		if s.Copies.most(s) {
 			return fmt.Sprintf("E = %s, abort at %s, after %s", number(v.E), number(v.AbortAt), s.Copies.tell(s.At-max(s.FirstBad, s.First)))
 		}
+		if s.Late.most(s) {
+			return fmt.Sprintf("E = %s, abort at %s: %s", number(v.E), number(v.AbortAt), s.Late)
+		}
 		if s.Alone.most(s) {
 			return fmt.Sprintf("E = %s, abort at %s: %s", number(v.E), number(v.AbortAt), s.Alone)
 		}

@@ -67,6 +67,9 @@ func (j *Judge) stake(s *core) {
 	if s.Alone != nil {
 		j.alone.stake(&s.Alone.Wealth, epoch)
 	}
+	if s.Late != nil {
+		j.late.stake(&s.Late.Wealth, int64(s.Now/lateFor))
+	}
 	j.copies.stake(s.Copies, epoch)
 	for i := range s.Good {
 		j.metrics[i].stake(&s.Good[i].Wealth, epoch)
@@ -177,6 +180,7 @@ func (j *Judge) fold(s *core, c Cell) {
 		j.betLatency(s, c.Weight, canary, stable)
 	case !c.Chosen && c.Weight >= 1-certain && j.config.Alone:
 		j.betAlone(s, canary)
+		j.betLate(s, canary)
 		s.blame(c.Pods, canary.Failed)
 	}
 	for i := range s.Good {
@@ -335,7 +339,7 @@ func (a Arm) mean() float64 { return min((float64(a.Failed)+0.05)/(float64(a.N)+
 
 // logE is the logarithm of the evidence against the canary.
 func (j *Judge) logE(s *core) float64 {
-	signals := [2 + bands - 1 + 1 + 1 + tails]*wealth{&s.Errors, &s.Blocks}
+	signals := [2 + bands - 1 + 2 + 1 + tails]*wealth{&s.Errors, &s.Blocks}
 	for k := range s.Slow {
 		signals[2+k] = &s.Slow[k]
 	}
@@ -343,10 +347,13 @@ func (j *Judge) logE(s *core) float64 {
 	if s.Alone != nil {
 		signals[n] = &s.Alone.Wealth
 	}
+	if s.Late != nil {
+		signals[n+1] = &s.Late.Wealth
+	}
 	if c := s.Copies; c != nil {
-		signals[n+1] = &c.Errors
+		signals[n+2] = &c.Errors
 		for k := range c.Slow {
-			signals[n+2+k] = &c.Slow[k]
+			signals[n+3+k] = &c.Slow[k]
 		}
 	}
 	return average(j.weights, signals[:])
@@ -355,7 +362,7 @@ func (j *Judge) logE(s *core) float64 {
 // mayAbort is a quick look whether logE can be as large as what convicts: no sum is
 // larger than its largest part times the number of parts.
 func (j *Judge) mayAbort(s *core) bool {
-	top := max(s.Errors.top(), s.Blocks.top(), s.Alone.top())
+	top := max(s.Errors.top(), s.Blocks.top(), s.Alone.top(), s.Late.top())
 	for k := range s.Slow {
 		top = max(top, s.Slow[k].top())
 	}

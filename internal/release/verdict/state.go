@@ -29,6 +29,7 @@ type core struct {
 	Surges [bands - 1]surge  `json:"surges,omitzero"`
 	Turn   turn              `json:"turn,omitzero"`
 	Alone  *alone            `json:"alone,omitempty"`  // nil if nobody judges by it
+	Late   *late             `json:"late,omitempty"`   // as well
 	Copies *copies           `json:"copies,omitempty"` // as well
 	Good   []certificate     `json:"good"`
 	Block  Block             `json:"block"` // all blocks so far
@@ -98,6 +99,9 @@ func (j *Judge) Start(at time.Time) State {
 	if j.config.Alone {
 		c.Alone = &alone{Wealth: j.alone.start()}
 	}
+	if j.config.late() {
+		c.Late = j.late.startLate()
+	}
 	if j.config.Copies {
 		c.Copies = j.copies.start()
 	}
@@ -148,6 +152,9 @@ func (j *Judge) Load(data []byte) (State, error) {
 	if c.Alone == nil || fresh.Alone == nil || len(c.Alone.Wealth.Logs) != len(fresh.Alone.Wealth.Logs) {
 		c.Alone = fresh.Alone
 	}
+	if c.Late == nil || fresh.Late == nil || len(c.Late.Wealth.Logs) != len(fresh.Late.Wealth.Logs) {
+		c.Late = fresh.Late
+	}
 	if c.Copies == nil || fresh.Copies == nil || !c.Copies.like(fresh.Copies) {
 		c.Copies = fresh.Copies
 	}
@@ -186,6 +193,7 @@ func (s State) clone() State {
 		a := c.Alone.clone()
 		c.Alone = &a
 	}
+	c.Late = c.Late.clone()
 	c.Copies = c.Copies.clone()
 	c.Good = slices.Clone(c.Good)
 	for i := range c.Good {

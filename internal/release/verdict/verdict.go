@@ -129,7 +129,7 @@ type Config struct {
 	Copies bool `json:"copies,omitempty"`
 	// Weights say how much each signal counts. Errors 0.8, latency 0.2; with Blocks,
 	// Alone or Copies errors 0.4, latency 0.2, and 0.4 for that, shared evenly where there
-	// is more than one of them. Latency is shared by requests and copies. They are made to sum to 1,
+	// is more than one of them. Latency is shared by all that judges it. They are made to sum to 1,
 	// without the latency if that is not judged.
 	Weights Weights `json:"weights,omitzero"`
 	// PodEvents is how many restarts, kills and failing probes of the canary's pods
@@ -142,7 +142,8 @@ type Config struct {
 	// Epoch is how often a new slice of the reserve is bet. 10 s.
 	Epoch time.Duration `json:"epochNs,omitempty"`
 	// Alone judges errors, too, while the canary has all requests, by Tally.Settled: it must
-	// not fail more often than MaxErrors, or than twice as often as stable did before.
+	// not fail more often than MaxErrors, or than twice as often as stable did before. With
+	// Quantiles it judges latency, too: see late.
 	Alone bool `json:"alone,omitempty"`
 	// Tells makes the State keep what [Judge.Drain] hands to a central judge.
 	Tells bool `json:"tells,omitempty"`
@@ -202,8 +203,9 @@ type Judge struct {
 	slowBets [bands - 1][]float64
 	blocks   bettor
 	alone    bettor
+	late     bettor
 	copies   copiesBets
-	weights  []float64 // of errors, blocks, each quantile, alone, and copies: errors, each quantile of the tail
+	weights  []float64 // of errors, blocks, each quantile, alone, late, and copies: errors, each quantile of the tail
 	metrics  []metric
 }
 
@@ -234,7 +236,7 @@ func New(c Config) (*Judge, error) {
 	}
 	j.errors.share = append(j.errors.share, math.Log(left))
 	j.blocks = j.errors
-	j.alone.share = aloneShare()
+	j.alone.share, j.late.share = aloneShare(), lateShare()
 	for k, q := range quantiles {
 		j.slowBets[k], j.slow[k].share = slowBets(q)
 	}
@@ -312,6 +314,9 @@ func (c Config) usual() Weights {
 
 func (c Config) latency() bool { return c.Quantiles != [bands - 1]time.Duration{} }
 
+// late says whether a canary that has all requests is judged by their latency.
+func (c Config) late() bool { return c.Alone && c.latency() }
+
 // weights are those of Judge.weights, as parts of 1.
 func (c Config) weights() []float64 {
 	w := c.Weights
@@ -325,6 +330,10 @@ func (c Config) weights() []float64 {
 		w.Alone = 0
 	}
 	latencies := float64(len(quantiles))
+	late := 0.0
+	if c.late() {
+		latencies++
+	}
 	if c.Copies {
 		latencies += tails
 	} else {
@@ -335,7 +344,10 @@ func (c Config) weights() []float64 {
 	for range quantiles {
 		out = append(out, w.Latency/sum/latencies)
 	}
-	out = append(out, w.Alone/sum)
+	if c.late() {
+		late = w.Latency / sum / latencies
+	}
+	out = append(out, w.Alone/sum, late)
 	if c.Copies {
 		out = append(out, w.Copies/sum)
 		for range tails {
