@@ -31,10 +31,11 @@ const (
 	// maxPairs is more than a node sends at once.
 	maxPairs = 16 << 20
 	// keepBundles is for how long evidence is kept, and sweepEvery how often it is looked
-	// for what is older.
-	keepBundles, sweepEvery = 7 * 24 * time.Hour, time.Hour
-	// mostBundles is what all of it may take; what is fresher than this stays in any case.
-	mostBundles, freshBundles = 1 << 30, 10 * time.Minute
+	// for what is older, or too much.
+	keepBundles, sweepEvery = 7 * 24 * time.Hour, 10 * time.Minute
+	// eachBundles is what that of a namespace may take, and mostBundles what all may; what is
+	// fresher than this stays in any case.
+	eachBundles, mostBundles, freshBundles = 256 << 20, 1 << 30, 10 * time.Minute
 	// logLines and logBytes are what is kept of a pod's log.
 	logLines, logBytes = 200, 64 << 10
 	// factPods is of how many pods more is kept than that they were there.
@@ -214,7 +215,7 @@ func (c *Controller) sweep(ctx context.Context) {
 	ticker := time.NewTicker(sweepEvery)
 	defer ticker.Stop()
 	for {
-		if err := c.shelf().sweep(time.Now().Add(-keepBundles), time.Now().Add(-freshBundles), mostBundles); err != nil {
+		if err := c.shelf().sweep(time.Now().Add(-keepBundles), time.Now().Add(-freshBundles), eachBundles, mostBundles); err != nil {
 			c.Log.Warn("old evidence is not removed", "err", err)
 		}
 		if err := c.unsaved.sweep(time.Now().Add(-keepBundles)); err != nil {

@@ -96,7 +96,7 @@ func TestOldEvidenceIsRemoved(t *testing.T) {
 	if err := os.Chtimes(filepath.Join(s.dir, "shop", "old", "u", factsFile), old, old); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.sweep(time.Now().Add(-keepBundles), time.Now(), mostBundles); err != nil {
+	if err := s.sweep(time.Now().Add(-keepBundles), time.Now(), eachBundles, mostBundles); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(filepath.Join(s.dir, "shop", "old")); !errors.Is(err, os.ErrNotExist) {

@@ -247,37 +247,49 @@ func TestARecordIsGiven(t *testing.T) {
 }
 
 func TestEvidenceIsBoundedInAll(t *testing.T) {
-	s := &shelf{dir: t.TempDir()}
 	now := time.Now()
-	for i, name := range []string{"oldest", "older", "new"} {
-		if err := s.put(t.Context(), "shop", name, "u", factsFile, strings.Repeat("x", 1000)); err != nil {
-			t.Fatal(err)
-		}
-		at := now.Add(time.Duration(i-10) * time.Minute)
-		for _, path := range []string{filepath.Join(s.dir, "shop", name, "u", factsFile), filepath.Join(s.dir, "shop", name, "u")} {
-			if err := os.Chtimes(path, at, at); err != nil {
+	all := []string{"shop/oldest", "shop/older", "bank/old", "shop/new"}
+	for _, tt := range []struct {
+		name       string
+		young      time.Duration
+		each, most int64
+		want       string
+	}{
+		{"there is room", -time.Minute, 5000, 5000, "[shop/oldest shop/older bank/old shop/new]"},
+		{"all is too much", -time.Minute, 5000, 3500, "[shop/older bank/old shop/new]"},
+		{"nothing has room", -time.Minute, 5000, 10, "[]"},
+		{"what is young stays", -9 * time.Minute, 10, 10, "[bank/old shop/new]"},
+		{"a namespace has too much", -time.Minute, 2500, 5000, "[shop/older bank/old shop/new]"},
+		{"a namespace has far too much", -time.Minute, 1500, 3500, "[bank/old shop/new]"},
+		{"each has too much", -time.Minute, 10, 5000, "[]"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := &shelf{dir: t.TempDir()}
+			for i, name := range all {
+				namespace, release, _ := strings.Cut(name, "/")
+				if err := s.put(t.Context(), namespace, release, "u", factsFile, strings.Repeat("x", 1000)); err != nil {
+					t.Fatal(err)
+				}
+				at := now.Add(time.Duration(i-10) * time.Minute)
+				for _, path := range []string{filepath.Join(s.dir, name, "u", factsFile), filepath.Join(s.dir, name, "u")} {
+					if err := os.Chtimes(path, at, at); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			if err := s.sweep(now.Add(-time.Hour), now.Add(tt.young), tt.each, tt.most); err != nil {
 				t.Fatal(err)
 			}
-		}
-	}
-	left := func() (names []string) {
-		for _, name := range []string{"oldest", "older", "new"} {
-			if s.has("shop", name, "u", factsFile) {
-				names = append(names, name)
+			left := []string{}
+			for _, name := range all {
+				namespace, release, _ := strings.Cut(name, "/")
+				if s.has(namespace, release, "u", factsFile) {
+					left = append(left, name)
+				}
 			}
-		}
-		return names
-	}
-	for _, tt := range []struct {
-		young time.Duration
-		most  int64
-		want  string
-	}{{-time.Minute, 5000, "[oldest older new]"}, {-time.Minute, 2500, "[older new]"}, {-10 * time.Minute, 10, "[older new]"}, {-time.Minute, 10, "[]"}} {
-		if err := s.sweep(now.Add(-time.Hour), now.Add(tt.young), tt.most); err != nil {
-			t.Fatal(err)
-		}
-		if got := fmt.Sprint(left()); got != tt.want {
-			t.Errorf("of at most %d bytes %s is left, want %s", tt.most, got, tt.want)
-		}
+			if got := fmt.Sprint(left); got != tt.want {
+				t.Errorf("%s is left, want %s", got, tt.want)
+			}
+		})
 	}
 }

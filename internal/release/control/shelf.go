@@ -141,8 +141,9 @@ type kept struct {
 }
 
 // sweep removes what was written before a time, and then what is oldest until no more than
-// so many bytes are left. What was written after young stays, however large it is.
-func (s *shelf) sweep(before, young time.Time, most int64) error {
+// so many bytes are left: of each namespace, so that none has what others keep removed, and of
+// all. What was written after young stays, however large it is.
+func (s *shelf) sweep(before, young time.Time, each, most int64) error {
 	if s.dir == "" {
 		return nil
 	}
@@ -150,24 +151,36 @@ func (s *shelf) sweep(before, young time.Time, most int64) error {
 	errs := []error{err}
 	var all []kept
 	var size int64
+	of := map[string]int64{} // by the directory of a namespace
 	for _, dir := range dirs {
 		if k, there := weigh(dir); there {
 			all = append(all, k)
 			size += k.size
+			of[k.namespace()] += k.size
 		}
 	}
 	slices.SortFunc(all, func(a, b kept) int { return a.at.Compare(b.at) })
-	for _, k := range all {
-		if !k.at.Before(before) && (size <= most || k.at.After(young)) {
-			break
-		}
-		size -= k.size
-		errs = append(errs, os.RemoveAll(k.dir))
-		_ = os.Remove(filepath.Dir(k.dir))               // if that was the last
-		_ = os.Remove(filepath.Dir(filepath.Dir(k.dir))) // and this, too
+	remove := func(which func(kept) bool) {
+		all = slices.DeleteFunc(all, func(k kept) bool {
+			if !which(k) {
+				return false
+			}
+			size -= k.size
+			of[k.namespace()] -= k.size
+			errs = append(errs, os.RemoveAll(k.dir))
+			_ = os.Remove(filepath.Dir(k.dir)) // if that was the last
+			_ = os.Remove(k.namespace())       // and this, too
+			return true
+		})
 	}
+	remove(func(k kept) bool { return k.at.Before(before) })
+	remove(func(k kept) bool { return of[k.namespace()] > each && !k.at.After(young) })
+	remove(func(k kept) bool { return size > most && !k.at.After(young) })
 	return errors.Join(errs...)
 }
+
+// namespace is the directory of all that is kept of its namespace.
+func (k kept) namespace() string { return filepath.Dir(filepath.Dir(k.dir)) }
 
 // weigh looks at a directory, if it is there.
 func weigh(dir string) (k kept, there bool) {
