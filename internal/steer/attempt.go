@@ -19,7 +19,13 @@ type upload struct {
 	err     error  // after that
 	reading bool   // more of it is on its way
 	direct  bool   // the rest is read by the attempt itself: nothing is sent again
+	settled bool
+	counted int64 // of the door's keeping
 }
+
+// maxKeeping is how many bytes of all requests a door keeps at a time. What comes beyond
+// that is passed on, and not sent again.
+const maxKeeping = 16 << 20
 
 var errBegun = errors.New("the request was sent in part, and there is too much of it to send it again")
 
@@ -50,7 +56,9 @@ func (b *upload) attempt() (io.ReadCloser, error) {
 func (b *upload) settle() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.direct = true
+	b.direct, b.settled = true, true
+	b.in.d.keeping.Add(-b.counted)
+	b.counted = 0
 }
 
 // Read implements io.Reader.
@@ -93,6 +101,10 @@ func (b *upload) read() {
 	defer b.mu.Unlock()
 	b.begun = append(b.begun, buf[:n]...)
 	b.err, b.reading = err, false
+	if !b.settled {
+		b.counted += int64(n)
+		b.direct = b.in.d.keeping.Add(int64(n)) > maxKeeping
+	}
 	b.more.Broadcast()
 }
 

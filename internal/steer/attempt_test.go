@@ -76,6 +76,34 @@ func TestALongBodyIsSentOnce(t *testing.T) {
 	}
 }
 
+// However many requests wait for an answer, a door keeps no more of them than it may.
+func TestWhatADoorKeepsOfBodiesIsBounded(t *testing.T) {
+	d := &Door{}
+	var all []*upload
+	kept := 0
+	for range 2 * maxKeeping / maxKept {
+		b := newUpload(&incoming{d: d, body: strings.NewReader(strings.Repeat("x", maxKept))})
+		first, err := b.attempt()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := io.ReadAll(io.LimitReader(first, maxKept)); len(got) != maxKept || err != nil {
+			t.Fatalf("%d bytes, %v", len(got), err)
+		}
+		kept += len(b.begun)
+		all = append(all, b)
+	}
+	if most := maxKeeping + maxKept; kept > most || kept < maxKeeping/2 {
+		t.Errorf("%d bytes are kept, at most %d may be", kept, most)
+	}
+	for _, b := range all {
+		b.settle()
+	}
+	if n := d.keeping.Load(); n != 0 {
+		t.Errorf("when all are answered it counts %d", n)
+	}
+}
+
 // An app that says farewell after each answer loses no request whose body is a stream, which
 // nobody could send twice.
 func TestFarewellsOfTheAppLoseNothing(t *testing.T) {

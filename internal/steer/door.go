@@ -62,7 +62,8 @@ type Door struct {
 	// earlier one are of no use, which is not seen of them at once.
 	process atomic.Int64
 	counts  splitCounts
-	buffers sync.Pool // of answers' bodies
+	buffers sync.Pool    // of answers' bodies
+	keeping atomic.Int64 // bytes of bodies, to send them again: see upload
 
 	mu      sync.Mutex
 	steered chan struct{}       // closed when the first rule or split comes
