@@ -16,8 +16,9 @@ import (
 // waited for. Kubelet ends pods without that, too: those that it evicts, that have come to
 // their activeDeadlineSeconds or make room for others. The API tells of such a pod when all is
 // over, and until then its containers may as well be about to start again, with all
-// connections to others kept. But the process that holds the pod's namespaces ends just
-// before the network does, and never earlier. (CRI-O has no such process: there, who is
+// connections to others kept. But the process that holds the pod's namespaces ends some
+// hundredths of a second before the network does, and never earlier: so all connections are
+// reset at once then, and the rest comes later. (CRI-O has no such process: there, who is
 // connected through the door of an evicted pod may hang.)
 type served struct {
 	gate *gate.Gate
@@ -41,8 +42,9 @@ type vigil struct {
 	waiting sync.WaitGroup
 }
 
-// await waits for the end of all of the processes until ctx ends.
-func (p *post) await(ctx context.Context, all ...node.Process) *vigil {
+// await waits for the end of all of the processes until ctx ends. then, if not nil, is called at
+// once when they have ended: who hears of it by ended may have something else to do.
+func (p *post) await(ctx context.Context, then func(), all ...node.Process) *vigil {
 	ctx, forget := context.WithCancel(ctx)
 	v := &vigil{over: make(chan struct{}), forget: forget}
 	v.waiting.Go(func() {
@@ -53,6 +55,9 @@ func (p *post) await(ctx context.Context, all ...node.Process) *vigil {
 				}
 				return
 			}
+		}
+		if then != nil {
+			then()
 		}
 		close(v.over)
 	})
@@ -94,7 +99,7 @@ func (p *post) attend(ctx context.Context, s *served, w *wanted) {
 	case !w.deleted() || !p.over(ctx, w):
 		return // its processes are between two runs: there will be news
 	}
-	s.containers = p.await(ctx, containers...)
+	s.containers = p.await(ctx, nil, containers...)
 }
 
 // cut closes the gate of a pod that has ended.

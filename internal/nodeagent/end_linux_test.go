@@ -70,7 +70,8 @@ func TestAVigil(t *testing.T) {
 		t.Fatalf("found %+v, %v", found, err)
 	}
 	p := &post{log: slog.New(slog.NewTextHandler(io.Discard, nil))}
-	containers, sandbox, left := p.await(t.Context(), found.Containers...), p.await(t.Context(), *found.Sandbox), p.await(t.Context(), *found.Sandbox)
+	told := make(chan bool, 1)
+	containers, sandbox, left := p.await(t.Context(), nil, found.Containers...), p.await(t.Context(), func() { told <- true }, *found.Sandbox), p.await(t.Context(), nil, *found.Sandbox)
 	open := func(what string, v *vigil) {
 		t.Helper()
 		select {
@@ -95,6 +96,9 @@ func TestAVigil(t *testing.T) {
 	left.leave() // which waits
 	endPause()
 	closed("the sandbox has ended", sandbox)
+	if len(told) != 1 {
+		t.Error("nobody was told at once")
+	}
 	open("nobody waits any more", left)
 	containers.leave()
 	sandbox.leave()

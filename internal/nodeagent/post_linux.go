@@ -295,7 +295,7 @@ func (p *post) open(ctx context.Context, w *wanted) (*served, error) {
 		return nil, err
 	}
 	if found.Sandbox != nil {
-		s.sandbox = p.await(ctx, *found.Sandbox)
+		s.sandbox = p.await(ctx, s.gate.Sever, *found.Sandbox)
 	}
 	return s, nil
 }

@@ -358,8 +358,13 @@ func (g *Gate) Close(ctx context.Context) error {
 	return g.closeErr
 }
 
+// Sever resets what passes through the door, which is as quickly as clients can be told that it is
+// over: the network may go at any moment. Cut does the rest.
+func (g *Gate) Sever() { g.passed.sever() }
+
 // Cut is Close without mercy: what passes through the door ends at once.
 func (g *Gate) Cut() error {
+	g.Sever()
 	g.cut()
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"syscall"
 	"time"
+	"weak"
 
 	"github.com/bightdev/bight/internal/agent/node"
 )
@@ -23,6 +24,10 @@ type passed struct {
 	inodes map[uint64]time.Time // when they were accepted
 	old    map[int]int64        // connections of the app that have not, by port
 	as     time.Time            // when that was
+	// conns are the connections, as long as anybody has them. When there are as many as few, those
+	// are forgotten that nobody has.
+	conns map[weak.Pointer[net.TCPConn]]bool
+	few   int
 }
 
 // add takes note of a connection that the door has accepted.
@@ -42,9 +47,36 @@ func (p *passed) add(c net.Conn) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.inodes == nil {
-		p.inodes = map[uint64]time.Time{}
+		p.inodes, p.conns = map[uint64]time.Time{}, map[weak.Pointer[net.TCPConn]]bool{}
 	}
 	p.inodes[st.Ino] = time.Now()
+	if tcp, ok := c.(*net.TCPConn); ok {
+		if p.conns[weak.Make(tcp)] = true; len(p.conns) > p.few {
+			maps.DeleteFunc(p.conns, func(c weak.Pointer[net.TCPConn], _ bool) bool { return c.Value() == nil })
+			p.few = 2*len(p.conns) + 64
+		}
+	}
+}
+
+// sever resets all connections that have come through the door. It waits for nothing else that
+// is about to end with them.
+func (p *passed) sever() {
+	p.mu.Lock()
+	var all []*net.TCPConn
+	for c := range p.conns {
+		if tcp := c.Value(); tcp != nil {
+			all = append(all, tcp)
+		}
+	}
+	p.mu.Unlock()
+	var closing sync.WaitGroup
+	for _, c := range all {
+		closing.Go(func() {
+			_ = c.SetLinger(0) // it may be closed
+			_ = c.Close()
+		})
+	}
+	closing.Wait()
 }
 
 // count counts the connections to the app by port, leaving out those from the pod
