@@ -6,7 +6,9 @@
 // (a net.Conn) on it. Both ends keep what the other has not confirmed, so when
 // the transport below breaks, the client dials another one and both go on where
 // they were: nothing is lost, doubled or reordered, and the streams do not
-// notice more than a pause. A session that the server no longer knows, because
+// notice more than a pause. Where there is a better way to the server than the one
+// that a session began by ([Client.Direct]), it moves there without even that.
+// A session that the server no longer knows, because
 // the agent was restarted, ends with [ErrSessionLost].
 //
 // A session keeps no more bytes under way than the transport needs, because what

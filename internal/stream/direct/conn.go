@@ -26,17 +26,23 @@ func (c *conn) Write(p []byte) (int, error) {
 // Close implements net.Conn.
 func (c *conn) Close() error { return c.packer.Close() }
 
-// packSize is how much is written at once: four records.
-const packSize = 64 << 10
+const (
+	// packSize is how much is written at once: all that a session hands over at a time,
+	// with what TLS adds. Relays on the way are woken once for it.
+	packSize = 320 << 10
+	// little is what needs no buffer that is kept.
+	little = 16 << 10
+)
 
 // packer is below a TLS connection, which writes each record by itself. While it is
 // held it writes several at a time.
 type packer struct {
 	net.Conn
 
-	mu   sync.Mutex
-	held bool
-	buf  []byte
+	mu    sync.Mutex
+	held  bool
+	since int // bytes written since it is held
+	buf   []byte
 }
 
 // Write implements net.Conn.
@@ -46,6 +52,7 @@ func (p *packer) Write(b []byte) (int, error) {
 	if !p.held {
 		return p.Conn.Write(b)
 	}
+	p.since += len(b)
 	p.buf = append(p.buf, b...)
 	if len(p.buf) < packSize {
 		return len(b), nil
@@ -56,14 +63,18 @@ func (p *packer) Write(b []byte) (int, error) {
 func (p *packer) hold() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.held = true
+	p.held, p.since = true, 0
 }
 
 func (p *packer) release() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.held = false
-	return p.flush()
+	err := p.flush()
+	if p.since <= little { // an idle one holds no memory
+		p.buf = nil
+	}
+	return err
 }
 
 // flush writes what there is. It wants p.mu held.
