@@ -406,6 +406,9 @@ func TestExitCodes(t *testing.T) {
 		} else {
 			eventually(t, "start", func() bool { return strings.HasPrefix(p.get(), "image") })
 		}
+		if tt.args[0] == "die" {
+			eventually(t, "end", func() bool { return len(children(p.cmd.Process.Pid)) == 0 })
+		}
 		if got := p.stop(); got != tt.want {
 			t.Errorf("%v: exit code %d, want %d", tt.args, got, tt.want)
 		}
