@@ -87,9 +87,8 @@ func start(t *testing.T) *fleet {
 	t.Helper()
 	bin := build(t, "cart", "catalog", "checkout", "frontend", "payment", "shipping")
 	f := &fleet{processes: map[string]*process{}}
-	for _, addr := range []*string{&f.frontend, &f.catalog, &f.cart, &f.checkout, &f.payment, &f.shipping} {
-		*addr = freeAddr(t)
-	}
+	free := freeAddrs(t, 6)
+	f.frontend, f.catalog, f.cart, f.checkout, f.payment, f.shipping = free[0], free[1], free[2], free[3], free[4], free[5]
 	run := func(name string, env []string, args ...string) {
 		p := &process{cmd: exec.Command(filepath.Join(bin, name), args...), out: new(output)}
 		p.cmd.Dir = name
@@ -130,15 +129,19 @@ func start(t *testing.T) *fleet {
 	return f
 }
 
-// freeAddr returns an address that nobody listens on.
-func freeAddr(t *testing.T) string {
+// freeAddrs returns n different addresses that nobody listens on.
+func freeAddrs(t *testing.T, n int) []string {
 	t.Helper()
-	lis, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	addrs := make([]string, n)
+	for i := range addrs {
+		lis, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer lis.Close() // when all are known: the next could be the same
+		addrs[i] = lis.Addr().String()
 	}
-	defer lis.Close()
-	return lis.Addr().String()
+	return addrs
 }
 
 func port(addr string) string { return addr[strings.LastIndex(addr, ":")+1:] }
