@@ -186,20 +186,17 @@ func TestAddressesOfOthersAreCalledByTheirNames(t *testing.T) {
 	}
 }
 
-// TestHelperAsks is no test, but the command of the one below: it asks by way of HTTP_PROXY.
-func TestHelperAsks(t *testing.T) {
-	at := strings.TrimPrefix(os.Getenv("HTTP_PROXY"), "http://")
-	if os.Getenv("BIGHT_HELPER") == "" {
-		t.Skip("only for another test")
-	}
-	conn, err := net.Dial("tcp", at)
+// beAnAsker is the command of the test below: it asks by way of HTTP_PROXY.
+func beAnAsker() error {
+	conn, err := net.Dial("tcp", strings.TrimPrefix(os.Getenv("HTTP_PROXY"), "http://"))
 	if err != nil {
-		t.Fatal(err)
+		return err
 	}
 	fmt.Fprint(conn, "GET http://stock:7000/x HTTP/1.1\r\nHost: stock:7000\r\nConnection: close\r\n\r\n")
 	if all, err := io.ReadAll(conn); !strings.HasSuffix(string(all), "hello") {
-		t.Fatalf("%s, %v", all, err)
+		return fmt.Errorf("%s, %v", all, err)
 	}
+	return nil
 }
 
 func TestAloneWithoutANetworkOfItsOwnACommandHasAProxy(t *testing.T) {
@@ -210,7 +207,7 @@ func TestAloneWithoutANetworkOfItsOwnACommandHasAProxy(t *testing.T) {
 	var said []string
 	s := &stub{}
 	code, err := Alone(t.Context(), Order{
-		Command: []string{program, "-test.run=^TestHelperAsks$"}, Env: []string{"BIGHT_HELPER=1"}, Plain: true, Calls: s, Stdout: os.Stdout,
+		Command: []string{program}, Env: []string{"BE=asker"}, Plain: true, Calls: s, Stdout: os.Stdout,
 	}, func(text string) { said = append(said, text) }, slog.New(slog.DiscardHandler))
 	if code != 0 || err != nil {
 		t.Fatalf("the command ends with %d, %v", code, err)

@@ -16,25 +16,24 @@ import (
 	"github.com/bightdev/bight/internal/stream"
 )
 
-// TestMain lets the test binary be an agent, so that its memory is not counted as
+func init() { roles["agent"] = beAnAgent }
+
+// beAnAgent is an agent in a process of its own, so that its memory is not counted as
 // the laptop's: it prints where it takes sessions and where bytes come and go.
-func TestMain(m *testing.M) {
-	if os.Getenv("BE_AN_AGENT") == "" {
-		os.Exit(m.Run())
-	}
+func beAnAgent() error {
 	agents, err := net.Listen("tcp", "127.0.0.1:0")
-	if err == nil {
-		var service net.Listener
-		if service, err = net.Listen("tcp", "127.0.0.1:0"); err == nil {
-			fmt.Println(agents.Addr(), service.Addr())
-			go serveBytes(service)
-			reaching := &reach.Server{}
-			server := &stream.Server{Token: "secret", Handle: func(ctx context.Context, st *stream.Stream) { reaching.Handle(ctx, st) }}
-			err = server.Serve(context.Background(), agents)
-		}
+	if err != nil {
+		return err
 	}
-	fmt.Fprintln(os.Stderr, err)
-	os.Exit(1)
+	service, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	fmt.Println(agents.Addr(), service.Addr())
+	go serveBytes(service)
+	reaching := &reach.Server{}
+	server := &stream.Server{Token: "secret", Handle: func(ctx context.Context, st *stream.Stream) { reaching.Handle(ctx, st) }}
+	return server.Serve(context.Background(), agents)
 }
 
 // serveBytes reads what comes and confirms it, after the first byte, which asks for
@@ -75,7 +74,7 @@ func BenchmarkBulk(b *testing.B) {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	agent := exec.CommandContext(ctx, os.Args[0])
-	agent.Env = append(os.Environ(), "BE_AN_AGENT=1")
+	agent.Env = append(os.Environ(), "BE=agent")
 	out, err := agent.StdoutPipe()
 	if err != nil {
 		b.Fatal(err)
