@@ -425,6 +425,22 @@ func TestTheDirectWayTakesNoStrangers(t *testing.T) {
 	})
 }
 
+// mayMove is a transport to which a session may move, as the server has said, and what was
+// said to the server.
+func mayMove(t *testing.T, n *network, c *Client, s *Session) (io.ReadWriteCloser, hello) {
+	t.Helper()
+	conn, err := n.dial(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := c.hello(c.Limits.withDefaults())
+	h.Session, h.Move = s.ID(), true
+	if _, err := greet(t.Context(), conn, h); err != nil {
+		t.Fatal(err)
+	}
+	return conn, h
+}
+
 // A client that says it moves and does not costs its connection.
 func TestAMoveThatDoesNotComeIsGivenUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -433,15 +449,7 @@ func TestAMoveThatDoesNotComeIsGivenUp(t *testing.T) {
 		n := besides(t, v, c)
 		c.Direct = nil
 		s := connect(t, c)
-		conn, err := n.dial(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		h := c.hello(c.Limits.withDefaults())
-		h.Session, h.Move = s.ID(), true
-		if _, err := greet(t.Context(), conn, h); err != nil {
-			t.Fatal(err)
-		}
+		conn, _ := mayMove(t, n, c, s)
 		if _, err := conn.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 			t.Errorf("got %v, want %v", err, io.EOF)
 		}
@@ -460,15 +468,7 @@ func TestAMoveToAnImpossiblePositionEndsTheSession(t *testing.T) {
 		n := besides(t, v, c)
 		c.Direct = nil
 		s := connect(t, c)
-		conn, err := n.dial(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		h := c.hello(c.Limits.withDefaults())
-		h.Session, h.Move = s.ID(), true
-		if _, err := greet(t.Context(), conn, h); err != nil {
-			t.Fatal(err)
-		}
+		conn, h := mayMove(t, n, c, s)
 		if _, err := exchange(t.Context(), conn, commit{Received: 1 << 40}, h); !errors.Is(err, ErrSessionLost) {
 			t.Errorf("got %v, want %v", err, ErrSessionLost)
 		}

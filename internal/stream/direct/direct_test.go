@@ -122,25 +122,59 @@ func eventually(t *testing.T, what string, is func() bool) {
 	}
 }
 
+// carrying is a connection that tells when it has carried so many bytes.
+type carrying struct {
+	net.Conn
+	left   atomic.Int64
+	enough chan struct{} // closed then
+}
+
+func (c *carrying) Write(p []byte) (int, error) {
+	n, err := c.Conn.Write(p)
+	if left := c.left.Add(int64(-n)); left <= 0 && left+int64(n) > 0 {
+		close(c.enough)
+	}
+	return n, err
+}
+
+// until waits for a change of a session's transport.
+func until(t *testing.T, changes <-chan stream.State, kind stream.StateKind, direct bool) {
+	t.Helper()
+	limit := time.After(30 * time.Second)
+	for {
+		select {
+		case st := <-changes:
+			if st.Kind == kind && st.Direct == direct {
+				return
+			}
+		case <-limit:
+			t.Fatalf("the session is not %s, direct: %v, within half a minute", kind, direct)
+		}
+	}
+}
+
 // Transfers go on, byte for byte, when the session moves through the door and when that
 // way is cut.
 func TestATransferMovesThroughTheDoorAndBack(t *testing.T) {
 	a := newAgent(t)
-	var mu sync.Mutex
-	var raw net.Conn
+	ways := make(chan *carrying, 1)
 	var cut atomic.Bool
-	s := connect(t, a.client(func(ctx context.Context, o Offer) (net.Conn, error) {
+	client := a.client(func(ctx context.Context, o Offer) (net.Conn, error) {
 		if cut.Load() {
 			return nil, errors.New("cut")
 		}
 		conn, err := through(ctx, o)
-		if err == nil {
-			mu.Lock()
-			defer mu.Unlock()
-			raw = conn
+		if err != nil {
+			return nil, err
 		}
-		return conn, err
-	}))
+		way := &carrying{Conn: conn, enough: make(chan struct{})}
+		way.left.Store(4 << 20)
+		ways <- way
+		return way, nil
+	})
+	changes := make(chan stream.State, 16)
+	client.OnState = func(st stream.State) { changes <- st }
+	s := connect(t, client)
 	st, err := s.Open(t.Context(), nil)
 	if err != nil {
 		t.Fatal(err)
@@ -170,19 +204,12 @@ func TestATransferMovesThroughTheDoorAndBack(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	eventually(t, "the session is direct", func() bool { return s.State().Direct })
-	if kind := s.State().Kind; kind != stream.Moved {
-		t.Errorf("the session is %s, want moved", kind)
-	}
-	time.Sleep(50 * time.Millisecond) // some of it goes that way
+	until(t, changes, stream.Moved, true)
+	way := <-ways
+	<-way.enough // some of it goes that way
 	cut.Store(true)
-	mu.Lock()
-	_ = raw.Close()
-	mu.Unlock()
-	eventually(t, "the session is back", func() bool {
-		st := s.State()
-		return !st.Direct && st.Kind == stream.Resumed
-	})
+	_ = way.Close()
+	until(t, changes, stream.Resumed, false)
 	close(over)
 	g.Wait()
 	if !bytes.Equal(sent.Sum(nil), got.Sum(nil)) {
