@@ -71,12 +71,7 @@ func testBlueGreen(b *bay) {
 	began := time.Now()
 	said := b.order("undo", tillNamed)
 	b.Logf("back in %s: %s", time.Since(began).Round(time.Millisecond), strings.TrimSpace(said))
-	b.eventually("all requests are back", func() error {
-		if by := b.shares(20); by[was] != 20 {
-			return fmt.Errorf("%v", by)
-		}
-		return nil
-	})
+	b.allAnswer(was)
 	b.patchPlan("keep: 1s")
 	b.reaches("Undone")
 	b.unreleased()
@@ -107,12 +102,7 @@ func testBlueGreenBreaks(b *bay) {
 	if !r.Status.Convicted || !strings.Contains(r.Status.Message, "since it has all of them") {
 		b.Errorf("convicted: %v: %s", r.Status.Convicted, r.Status.Message)
 	}
-	b.eventually("all requests are back", func() error {
-		if by := b.shares(20); by[was] != 20 {
-			return fmt.Errorf("%v", by)
-		}
-		return nil
-	})
+	b.allAnswer(was)
 	b.patchPlan("keep: 1s")
 	var got counts
 	b.load("/stop", &got)
@@ -135,12 +125,7 @@ func testBlueGreenSlow(b *bay) {
 	if !r.Status.Convicted || !strings.Contains(r.Status.Message, "took longer than 99 % of stable's did, since it has all requests") {
 		b.Errorf("convicted: %v: %s", r.Status.Convicted, r.Status.Message)
 	}
-	b.eventually("all requests are back", func() error {
-		if by := b.shares(20); by[was] != 20 {
-			return fmt.Errorf("%v", by)
-		}
-		return nil
-	})
+	b.allAnswer(was)
 	b.patchPlan("keep: 1s")
 	b.unharmed("a version is far too slow")
 	b.unreleased()
