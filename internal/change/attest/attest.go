@@ -96,12 +96,6 @@ func Commit(repository, commit string) Resource {
 	return Resource{Name: "source", URI: repository, Digest: map[string]string{"gitCommit": commit}}
 }
 
-// Base is the resource of the image that another one is built on.
-func Base(ref, digest string) Resource {
-	algorithm, hex, _ := strings.Cut(digest, ":")
-	return Resource{Name: "base", URI: "pkg:oci/" + ref, Digest: map[string]string{algorithm: hex}}
-}
-
 // Toolchain is the resource of a compiler: Toolchain("go", "1.26.8").
 func Toolchain(name, version string) Resource {
 	return Resource{Name: name, URI: "pkg:generic/" + escape(name) + "@" + escape(version)}

@@ -4,14 +4,11 @@ import (
 	"cmp"
 	"crypto/sha256"
 	"debug/buildinfo"
-	"encoding/base64"
 	"encoding/hex"
-	"encoding/json"
 	"fmt"
 	"io"
 	"net/url"
 	"path"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -19,7 +16,7 @@ import (
 
 // Component is a part of an image and what it is made of in turn.
 type Component struct {
-	Name    string // "bin/cart", "package-lock.json"
+	Name    string // "bin/cart"
 	Version string
 	PURL    string // package URL of the component itself, if it has one
 	// Parts are the packages that it is made of.
@@ -31,8 +28,6 @@ type Part struct {
 	Name, Version, PURL string
 	License             string // as its maker declares it, "" if unknown
 	Source              string // where it was got from
-	// Checksums by the names that SPDX has for them: "SHA512".
-	Checksums map[string]string
 }
 
 // Program reads what a compiled Go program is made of. name is its path in the
@@ -73,99 +68,10 @@ func released(version string) string {
 	return version
 }
 
-// lock is a package-lock.json, of any of the versions of that format.
-type lock struct {
-	Name         string                 `json:"name"`
-	Version      string                 `json:"version"`
-	Packages     map[string]lockPackage `json:"packages"`
-	Dependencies map[string]lockPackage `json:"dependencies"`
-}
-
-type lockPackage struct {
-	Name         string                 `json:"name"`
-	Version      string                 `json:"version"`
-	Resolved     string                 `json:"resolved"`
-	Integrity    string                 `json:"integrity"`
-	License      any                    `json:"license"`
-	Dev          bool                   `json:"dev"`
-	Link         bool                   `json:"link"`
-	Dependencies map[string]lockPackage `json:"dependencies"`
-}
-
-// Lockfile reads what a package-lock.json says is installed. Packages for
-// development alone are left out: they are in no image.
-func Lockfile(name string, data []byte) (Component, error) {
-	var l lock
-	if err := json.Unmarshal(data, &l); err != nil {
-		return Component{}, fmt.Errorf("read %s: %w", name, err)
-	}
-	c := Component{Name: name, Version: l.Version}
-	if l.Name != "" {
-		c.PURL = purl("npm", l.Name, l.Version)
-	}
-	for at, p := range l.Packages {
-		i := strings.LastIndex(at, "node_modules/")
-		if i < 0 || p.Dev || p.Link {
-			continue // the app itself and its workspaces
-		}
-		c.Parts = append(c.Parts, p.part(cmp.Or(p.Name, at[i+len("node_modules/"):])))
-	}
-	if l.Packages == nil {
-		if err := c.nested(l.Dependencies, 0); err != nil {
-			return Component{}, fmt.Errorf("read %s: %w", name, err)
-		}
-	}
-	return c.sorted(), nil
-}
-
-// nested adds the dependencies of the format's first version.
-func (c *Component) nested(deps map[string]lockPackage, depth int) error {
-	if depth > 100 {
-		return fmt.Errorf("dependencies are nested more than 100 deep")
-	}
-	for name, p := range deps {
-		if p.Dev {
-			continue
-		}
-		c.Parts = append(c.Parts, p.part(name))
-		if err := c.nested(p.Dependencies, depth+1); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// expression is what an SPDX licence expression looks like.
-var expression = regexp.MustCompile(`^\(*[A-Za-z0-9.+-]+\)*( (AND|OR|WITH) \(*[A-Za-z0-9.+-]+\)*)*$`)
-
-func (p lockPackage) part(name string) Part {
-	out := Part{Name: name, Version: p.Version, PURL: purl("npm", name, p.Version)}
-	if l, _ := p.License.(string); expression.MatchString(l) && l != "UNLICENSED" {
-		out.License = l // anything else is not SPDX
-	}
-	if u, err := url.Parse(p.Resolved); err == nil && (u.Scheme == "https" || u.Scheme == "http") {
-		u.User = nil // a credential does not belong into a published document
-		u.RawQuery = ""
-		out.Source = u.String()
-	}
-	for one := range strings.FieldsSeq(p.Integrity) {
-		algorithm, sum, _ := strings.Cut(one, "-")
-		raw, err := base64.StdEncoding.DecodeString(sum)
-		if name := strings.ToUpper(algorithm); err == nil && (name == "SHA512" || name == "SHA256" || name == "SHA1" || name == "SHA384") {
-			if out.Checksums == nil {
-				out.Checksums = map[string]string{}
-			}
-			out.Checksums[name] = hex.EncodeToString(raw)
-		}
-	}
-	return out
-}
-
 // sorted puts the parts in order, each once.
 func (c Component) sorted() Component {
 	slices.SortFunc(c.Parts, func(a, b Part) int {
-		return cmp.Or(cmp.Compare(a.PURL, b.PURL), cmp.Compare(a.Source, b.Source), cmp.Compare(a.License, b.License),
-			cmp.Compare(fmt.Sprint(a.Checksums), fmt.Sprint(b.Checksums)))
+		return cmp.Or(cmp.Compare(a.PURL, b.PURL), cmp.Compare(a.Source, b.Source), cmp.Compare(a.License, b.License))
 	})
 	c.Parts = slices.CompactFunc(c.Parts, func(a, b Part) bool { return a.PURL == b.PURL })
 	return c
@@ -315,9 +221,5 @@ func (p Part) spdx() spdxPackage {
 	if p.PURL != "" {
 		out.References = []spdxRef{reference(p.PURL)}
 	}
-	for name, sum := range p.Checksums {
-		out.Checksums = append(out.Checksums, spdxChecksum{name, sum})
-	}
-	slices.SortFunc(out.Checksums, func(a, b spdxChecksum) int { return cmp.Compare(a.Algorithm, b.Algorithm) })
 	return out
 }

@@ -16,30 +16,16 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-const lock3 = `{"name":"web","version":"1.0.0","lockfileVersion":3,"packages":{
-"":{"name":"web","version":"1.0.0"},
-"node_modules/@scope/a+b":{"version":"2.0.0","resolved":"https://user:pass@npm.example/a.tgz?token=1","integrity":"sha512-AAEC","license":"MIT"},
-"node_modules/x":{"version":"1.1.0","license":"SEE LICENSE IN x"},
-"node_modules/x/node_modules/y":{"version":"3.0.0","license":"(MIT OR Apache-2.0)"},
-"node_modules/tool":{"version":"9.0.0","dev":true},
-"node_modules/ws":{"link":true,"resolved":"packages/ws"},
-"packages/ws":{"version":"0.0.1"}}}`
+// web is a component whose parts say all that a part can.
+var web = Component{Name: "web/assets", Version: "1.0.0", PURL: purl("npm", "web", "1.0.0"), Parts: []Part{
+	{Name: "@scope/a+b", Version: "2.0.0", PURL: purl("npm", "@scope/a+b", "2.0.0"), License: "MIT", Source: "https://npm.example/a.tgz"},
+	{Name: "y", Version: "3.0.0", PURL: purl("npm", "y", "3.0.0"), License: "(MIT OR Apache-2.0)"},
+}}
 
 func TestSBOM(t *testing.T) {
 	subject, err := Image("shop/web", "sha256:"+strings.Repeat("ab", 32))
 	if err != nil {
 		t.Fatal(err)
-	}
-	npm, err := Lockfile("web/package-lock.json", []byte(lock3))
-	if err != nil {
-		t.Fatal(err)
-	}
-	var purls []string
-	for _, p := range npm.Parts {
-		purls = append(purls, p.PURL)
-	}
-	if diff := cmp.Diff([]string{"pkg:npm/%40scope/a%2Bb@2.0.0", "pkg:npm/x@1.1.0", "pkg:npm/y@3.0.0"}, purls); diff != "" {
-		t.Error(diff)
 	}
 	exe, err := os.Open(compiled(t))
 	if err != nil {
@@ -57,11 +43,11 @@ func TestSBOM(t *testing.T) {
 	if diff := cmp.Diff(want, prog.Parts); diff != "" || !strings.HasPrefix(prog.PURL, "pkg:golang/example.org/shop") {
 		t.Errorf("the program %s: %s", prog.PURL, diff)
 	}
-	one, err := SBOM(subject, when, npm, prog)
+	one, err := SBOM(subject, when, web, prog)
 	if err != nil {
 		t.Fatal(err)
 	}
-	two, err := SBOM(subject, when, prog, npm, prog)
+	two, err := SBOM(subject, when, prog, web, prog)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -74,14 +60,9 @@ func TestSBOM(t *testing.T) {
 	}
 	checkSPDX(t, doc)
 	text := string(one.Predicate)
-	for _, want := range []string{`"spdxVersion":"SPDX-2.3"`, `"checksumValue":"000102"`, `"licenseDeclared":"(MIT OR Apache-2.0)"`, `https://npm.example/a.tgz"`, `"created":"2026-05-01T12:00:00Z"`} {
+	for _, want := range []string{`"spdxVersion":"SPDX-2.3"`, `"checksumValue":"abab`, `pkg:npm/%40scope/a%2Bb@2.0.0"`, `"licenseDeclared":"(MIT OR Apache-2.0)"`, `https://npm.example/a.tgz"`, `"created":"2026-05-01T12:00:00Z"`} {
 		if !strings.Contains(text, want) {
 			t.Errorf("no %s", want)
-		}
-	}
-	for _, bad := range []string{"pass@", "token", "SEE LICENSE", "tool"} {
-		if strings.Contains(text, bad) {
-			t.Errorf("%s is in the document", bad)
 		}
 	}
 }
@@ -134,14 +115,7 @@ func checkSPDX(t *testing.T, doc spdx) {
 	}
 }
 
-func TestLockfileVersionOne(t *testing.T) {
-	c, err := Lockfile("package-lock.json", []byte(`{"dependencies":{"a":{"version":"1.0.0","dependencies":{"b":{"version":"2.0.0"}}},"d":{"version":"1.0.0","dev":true}}}`))
-	if err != nil || len(c.Parts) != 2 {
-		t.Errorf("got %+v %v", c, err)
-	}
-	if _, err := Lockfile("package-lock.json", []byte(`{`)); err == nil || !strings.Contains(err.Error(), "package-lock.json") {
-		t.Errorf("got %v", err)
-	}
+func TestATextIsNoProgram(t *testing.T) {
 	if _, err := Program("x", strings.NewReader("no program")); err == nil {
 		t.Error("a text is taken for a program")
 	}
@@ -160,7 +134,7 @@ func TestProvenanceHasItsFields(t *testing.T) {
 	want := `{"_type":"https://in-toto.io/Statement/v1","subject":[{"name":"shop/cart","digest":{"sha256":"00"}}],` +
 		`"predicateType":"https://slsa.dev/provenance/v1","predicate":{"buildDefinition":{"buildType":"https://bight.dev/build/v1",` +
 		`"externalParameters":{"service":"cart"},"resolvedDependencies":[` +
-		`{"name":"base","uri":"pkg:oci/base","digest":{"sha256":"00"}},{"name":"go","uri":"pkg:generic/go@1.26.8"},` +
+		`{"name":"go","uri":"pkg:generic/go@1.26.8"},` +
 		`{"name":"source","uri":"git+https://git.example/shop","digest":{"gitCommit":"c0ffee"}}]},` +
 		`"runDetails":{"builder":{"id":"https://bight.dev/worker"},"metadata":{"invocationId":"change-1/1","startedOn":"2026-05-01T12:00:00Z"}}}}`
 	if diff := cmp.Diff(want, string(got)); diff != "" {
@@ -183,31 +157,6 @@ func FuzzOpen(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte) {
 		if payload, err := open(data, []*PublicKey{{key: &key.PublicKey}}); err == nil {
 			t.Errorf("opened %q without the key", payload)
-		}
-	})
-}
-
-func FuzzLockfile(f *testing.F) {
-	f.Add([]byte(lock3))
-	f.Fuzz(func(t *testing.T, data []byte) {
-		c, err := Lockfile("package-lock.json", data)
-		if err != nil {
-			return
-		}
-		s, err := SBOM(Subject{Name: "x"}, when, c)
-		if err != nil {
-			t.Fatal(err)
-		}
-		var doc spdx
-		if err := json.Unmarshal(s.Predicate, &doc); err != nil {
-			t.Fatal(err)
-		}
-		ids := map[string]bool{}
-		for _, p := range doc.Packages {
-			if ids[p.ID] {
-				t.Errorf("%s is there twice", p.ID)
-			}
-			ids[p.ID] = true
 		}
 	})
 }
