@@ -11,6 +11,7 @@ import (
 	"net"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -339,6 +340,36 @@ func TestADirectWayThatFallsSilentAtTheMoveIsLeft(t *testing.T) {
 		}
 		if got := s.State(); got.Direct || got.Kind != Resumed {
 			t.Errorf("state %+v, want resumed by the port-forward", got)
+		}
+	})
+}
+
+// It has carried the session for a minute, and nothing comes any more, nor by another
+// attempt there.
+func TestADirectWayThatFallsSilentIsLeftSoon(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		v := &Server{Handle: echo}
+		_, c := serve(t, v)
+		n := besides(t, v, c)
+		var silent atomic.Bool
+		n.prepare = func(up, down *wire) { down.frozen = silent.Load() }
+		s := connect(t, c)
+		st := open(t, s, "")
+		time.Sleep(time.Minute)
+		for ms := range 20 { // whenever that is between two signs of life
+			time.Sleep(time.Minute + time.Duration(ms)*100*time.Millisecond)
+			if got := s.State(); !got.Direct {
+				t.Fatalf("state %+v, want direct", got)
+			}
+			silent.Store(true)
+			n.freeze()
+			began := time.Now()
+			say(t, st, "hello")
+			if took := time.Since(began); took < time.Second || took > 5*time.Second {
+				t.Errorf("it took %v, want 3 to 5 s", took)
+			}
+			silent.Store(false)
+			time.Sleep(10 * time.Minute)
 		}
 	})
 }

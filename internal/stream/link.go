@@ -100,6 +100,10 @@ func (l *link) rest(g *sync.WaitGroup) {
 // keepAlive sends pings and gives the link up when nothing comes for too long.
 func (l *link) keepAlive() error {
 	s := l.s
+	dead := s.limits.Dead
+	if s.State().Direct {
+		dead /= 2 // there is another way to go, and nothing to lose
+	}
 	ticker := time.NewTicker(s.limits.Ping)
 	defer ticker.Stop()
 	for {
@@ -109,7 +113,7 @@ func (l *link) keepAlive() error {
 		case <-ticker.C:
 		}
 		now := time.Since(l.start)
-		if silent := now - time.Duration(l.heard.Load()); silent >= s.limits.Dead {
+		if silent := now - time.Duration(l.heard.Load()); silent >= dead {
 			return fmt.Errorf("%w for %v", errDead, silent.Round(time.Millisecond))
 		}
 		s.mu.Lock()

@@ -39,7 +39,8 @@ type Limits struct {
 	// how many are under way at most: 16 MiB. Writers wait beyond it.
 	Replay int
 	// Ping is how often a sign of life is sent, 2 s; Dead is how long without
-	// one from the peer makes a transport count as broken, 6 s.
+	// one from the peer makes a transport count as broken, 6 s. A direct one, beside
+	// which there is another, has half as long.
 	Ping, Dead time.Duration
 	// Handshake is how long a new connection may take to say hello: 5 s.
 	Handshake time.Duration
