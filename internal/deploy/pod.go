@@ -207,7 +207,9 @@ const longestStart = 120 * time.Second
 //
 // Slow starters have their time by the delay of the liveness probe. A startup probe
 // would give it them, too, but kubelet asks that one on its next second at the
-// soonest, and a readiness probe without one as soon as the container runs.
+// soonest, and a readiness probe without one as soon as the container runs. The one
+// that comes too soon is repeated after a second, for which a rollout waits. A pod that
+// refuses loses its requests after four seconds, one that hangs after eight.
 func (r *renderer) probes(c *coreac.ContainerApplyConfiguration, s *app.Service) {
 	h := health(s)
 	if h == nil {
@@ -215,7 +217,7 @@ func (r *renderer) probes(c *coreac.ContainerApplyConfiguration, s *app.Service)
 	}
 	if r.opts.Live == nil {
 		tcp := &app.Health{Kind: app.HealthTCP, Port: h.Port}
-		c.WithReadinessProbe(probe(h).WithPeriodSeconds(2).WithFailureThreshold(3).WithTimeoutSeconds(2))
+		c.WithReadinessProbe(probe(h).WithPeriodSeconds(1).WithFailureThreshold(4).WithTimeoutSeconds(2))
 		c.WithLivenessProbe(probe(tcp).WithInitialDelaySeconds(int32(longestStart.Seconds())).
 			WithPeriodSeconds(10).WithFailureThreshold(3).WithTimeoutSeconds(2))
 		return
