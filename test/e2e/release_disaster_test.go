@@ -38,6 +38,7 @@ func TestReleaseDisasters(t *testing.T) {
 		{"APIServerKilledInTheMiddle", testAPIServerKilledInARelease},
 		{"APIServerKilledAtUndo", testAPIServerKilledAtUndo},
 		{"LeaderKilledAtUndo", testLeaderKilledAtUndo},
+		{"LeaderKilledWhileKept", testLeaderKilledWhileKept},
 		{"RegistryDownAtUndo", testRegistryDownAtUndo},
 		{"StablePodEnds", testStablePodEnds},
 		{"StablePodEvicted", testStablePodEvicted},

@@ -93,3 +93,20 @@ func testLeaderKilledAtUndo(b *bay) {
 		}
 	}
 }
+
+// testLeaderKilledWhileKept takes all requests back from a version that is promoted, when
+// there is no controller.
+func testLeaderKilledWhileKept(b *bay) {
+	was := b.present()
+	b.release("wed", "strategy: BlueGreen\nthen: promote\nfor: 1s\nkeep: 1m\njudge: {settle: 1s}\n", "Promoted")
+	b.pour()
+	b.only("wed", "after the switch")
+	b.killLeader()
+	b.soon("undone while the pods of before are kept, and as the leader was killed (target 250 ms)", b.ordered("undo", tillNamed), time.Second)
+	b.only(was, "undone")
+	b.reaches("Undoing")
+	b.patchPlan("keep: 1s")
+	b.reaches("Undone")
+	b.unharmed("the leader is killed while a version can be undone")
+	b.unreleased()
+}

@@ -210,7 +210,10 @@ func TestObserved(t *testing.T) {
 		{"undo of what never began", both(undo, noRoute, phase("", "")), ""},
 		{"undone and away", both(undo, noRoute, phase(release.Undone, "by ada")), ""},
 		{"undo of a promoted one", both(undo, phase(release.Promoted, "it has all requests")),
-			"the controller has not taken it back yet (it has all requests)"},
+			"0 of 2 pods obey"},
+		{"undo of a promoted one without pods of before", both(undo, phase(release.Promoted, "it has all requests"), func(r *v1alpha1.Release) {
+			r.Status.Stable.Pods, r.Status.Canary.Ready = 0, 1
+		}), "nobody else could have its requests (it has all requests)"},
 		{"undone by the evidence instead", both(weigh(5), shut, phase(release.Undone, "bad")), ""},
 		{"promote", promote, "it has 5 % of the requests, and not yet all (5 % of the requests: collecting evidence)"},
 		{"promote in force", both(promote, func(r *v1alpha1.Release) { r.Status.Route.Weight = 10000 }), ""},

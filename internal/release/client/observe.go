@@ -129,7 +129,7 @@ func untaken(r *v1alpha1.Release, e *v1alpha1.Routing) string {
 	}
 	now := release.Weight(e.Weight)
 	switch {
-	case o.Undo && !phase.Ended() && (e.Alone || r.Status.Stable.Pods == 0 && r.Status.Canary.Ready > 0):
+	case o.Undo && (!phase.Ended() || phase == release.Promoted) && (e.Alone || r.Status.Stable.Pods == 0 && r.Status.Canary.Ready > 0):
 		return still("nobody else could have its requests")
 	case phase == release.Promoted && !o.Undo && !gone(r) && seen(r) < r.Generation:
 		return notSeen

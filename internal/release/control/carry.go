@@ -326,8 +326,7 @@ func (d *desk) wind(ctx context.Context, co *course) (time.Time, error) {
 			if err := d.pin(ctx, s, co.routing.Canary); err != nil {
 				return time.Time{}, err
 			}
-			co.Turned, co.routing.Retire = time.Now(), true
-			co.routing.Generation++
+			co.Turned = time.Now()
 			return co.Turned.Add(co.turning()), d.write(ctx, co)
 		case co.State.Phase == release.Promoted && time.Since(co.Turned) < co.turning():
 			return co.Turned.Add(co.turning()), nil
@@ -358,7 +357,11 @@ func (d *desk) wind(ctx context.Context, co *course) (time.Time, error) {
 }
 
 // write writes down what is new. What only tells of more evidence waits for a moment.
-func (d *desk) write(ctx context.Context, co *course) error {
+func (d *desk) write(ctx context.Context, co *course) error { return d.writeOver(ctx, co, "") }
+
+// writeOver is write, which fails with a conflict if the Release has changed since it had
+// this resource version, "" for any.
+func (d *desk) writeOver(ctx context.Context, co *course, version string) error {
 	next, err := co.status()
 	if err != nil {
 		return err
@@ -385,8 +388,15 @@ func (d *desk) write(ctx context.Context, co *course) error {
 	if patch, err = co.dated(old, next); err != nil {
 		return err
 	}
+	object := map[string]any{"status": json.RawMessage(patch)}
+	if version != "" {
+		object["metadata"] = map[string]string{"resourceVersion": version}
+	}
+	if text, err = json.Marshal(object); err != nil {
+		return err
+	}
 	_, err = d.c.dynamic.Resource(v1alpha1.Releases()).Namespace(co.r.Namespace).Patch(ctx, co.r.Name, types.MergePatchType,
-		[]byte(`{"status":`+string(patch)+`}`), metav1.PatchOptions{FieldManager: manager}, "status")
+		text, metav1.PatchOptions{FieldManager: manager}, "status")
 	if apierrors.IsNotFound(err) {
 		err = nil // it was deleted
 	}

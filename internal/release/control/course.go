@@ -318,6 +318,8 @@ func (co *course) direct() {
 	route := co.State.Route
 	next.Weight, next.Mirror, next.Shut = int32(route.Weight), int32(route.Mirror), route.Shut
 	next.Alone = co.Alone
+	// What says so is the last that anybody's order could have come before.
+	next.Retire = co.State.Phase == release.Promoted && co.State.Cleaned
 	next.Held = max(next.Held, next.Weight)
 	if next.Weight == 0 {
 		next.Held = 0

@@ -15,6 +15,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/bightdev/bight/api/v1alpha1"
@@ -314,12 +315,24 @@ func (d *desk) proceed(ctx context.Context, co *course) (time.Time, error) {
 		co.asked = time.Time{}
 	}
 	state, actions := release.Next(plan, was, world)
+	version := ""
+	if state.Phase == release.Promoted && state.Cleaned { // it can't be undone any more
+		if version, err = d.unordered(ctx, co.r); version == "" {
+			return time.Now().Add(again), err
+		}
+	}
+	routed := co.routing
 	co.State = state
 	co.freeze(was)
 	co.note(was, v)
 	co.direct()
 	traffic.see(co)
-	if err := d.write(ctx, co); err != nil {
+	err = d.writeOver(ctx, co, version)
+	if version != "" && apierrors.IsConflict(err) {
+		co.State, co.routing = was, routed
+		return time.Now().Add(again), nil
+	}
+	if err != nil {
 		return time.Time{}, err
 	}
 	shown := d.preview(ctx, co) // which nothing else waits for
@@ -345,6 +358,21 @@ func (d *desk) proceed(ctx context.Context, co *course) (time.Time, error) {
 		}
 	}
 	return next, err
+}
+
+// unordered is the resource version of a Release, "" if it has other orders than the one
+// that is given, or is gone.
+func (d *desk) unordered(ctx context.Context, r *v1alpha1.Release) (string, error) {
+	now, err := d.c.dynamic.Resource(v1alpha1.Releases()).Namespace(r.Namespace).Get(ctx, r.Name, metav1.GetOptions{})
+	switch {
+	case apierrors.IsNotFound(err):
+		return "", nil
+	case err != nil:
+		return "", fmt.Errorf("look for orders that came last: %w", err)
+	case now.GetUID() != r.UID || now.GetGeneration() != r.Generation:
+		return "", nil
+	}
+	return now.GetResourceVersion(), nil
 }
 
 // convicts reports whether the evidence is against a version, by what was judged last,

@@ -161,13 +161,20 @@ func Evidence(e v1alpha1.ReleaseEvidence) *evidence.Rules {
 // obeys it waits neither for the controller nor for anything else. nil is nothing: every
 // request is stable's, and nothing is to be told.
 //
+// A version that is promoted can be undone so, but by no agent's word, as long as its
+// routing does not say that the pods of before are about to end.
+//
 // What is undone here has the generation that the controller will give to it.
 func Effective(r *v1alpha1.Release) *v1alpha1.Routing {
 	if r.Status.Route == nil || Over(r) {
 		return nil
 	}
 	e := r.Status.Route.DeepCopy()
-	if !e.Shut && (r.Spec.Orders.Undo || Convicted(r) != "") && r.Status.Phase != string(release.Promoted) {
+	undone := r.Spec.Orders.Undo || Convicted(r) != ""
+	if r.Status.Phase == string(release.Promoted) {
+		undone = r.Spec.Orders.Undo && !e.Retire
+	}
+	if undone && !e.Shut {
 		e.Generation++
 		e.Weight, e.Mirror, e.Held, e.Shut = 0, 0, 0, true
 	}

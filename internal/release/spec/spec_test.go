@@ -89,10 +89,17 @@ func TestEffective(t *testing.T) {
 			r.Spec.Orders.Undo = true
 			r.Status.Route = shut.DeepCopy()
 		}, shut},
-		{"promoted, and undone too late", func(r *v1alpha1.Release) {
+		{"promoted, and undone", func(r *v1alpha1.Release) {
 			r.Spec.Orders.Undo, r.Status.Phase = true, string(release.Promoted)
+		}, shut},
+		{"promoted, and convicted by a node agent too late", func(r *v1alpha1.Release) {
+			r.Status.Phase = string(release.Promoted)
+			r.Status.Doors = []v1alpha1.NodeDoors{{Node: "a", Convicted: "E = 9000"}}
+		}, &v1alpha1.Routing{Generation: 7, Weight: 500, Mirror: 100, Held: 500}},
+		{"promoted, and undone too late", func(r *v1alpha1.Release) {
+			r.Spec.Orders.Undo, r.Status.Phase, r.Status.Route.Retire = true, string(release.Promoted), true
 			r.Status.Route.Weight = 10000
-		}, &v1alpha1.Routing{Generation: 7, Weight: 10000, Mirror: 100, Held: 500}},
+		}, &v1alpha1.Routing{Generation: 7, Weight: 10000, Mirror: 100, Held: 500, Retire: true}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
