@@ -21,7 +21,7 @@ func (p *Program) clusterCommand() *cobra.Command {
 mount and process namespaces of their own. Nothing of it touches the machine's
 network, Docker, or another cluster. It needs Linux and root.
 
-  bight cluster start [--name NAME] [--nodes N] [--egress] [--kubeconfig FILE]
+  bight cluster start [--name NAME] [--nodes N] [--egress] [--dual-stack] [--kubeconfig FILE]
   bight cluster stop        its state is kept
   bight cluster delete      nothing is left
   bight cluster status      [-o json]

@@ -50,6 +50,7 @@ func startCommand(manager managerFunc, name *string) *cobra.Command {
 		}}
 	c.Flags().IntVar(&o.Nodes, "nodes", 0, "number of nodes of a new cluster (default 1)")
 	c.Flags().BoolVar(&o.Egress, "egress", false, "let pods reach the network outside, through a userspace NAT")
+	c.Flags().BoolVar(&o.DualStack, "dual-stack", false, "give nodes, pods and Services addresses of IPv6, too")
 	return c
 }
 

@@ -27,6 +27,14 @@ func (c Cluster) File(name string) string { return filepath.Join(c.PKI, name) }
 // CA is the certificate of the cluster's authority.
 func (c Cluster) CA() string { return c.File("ca.crt") }
 
+// both is what a component is told of both families, where the cluster has both.
+func (c Cluster) both(four, six string) string {
+	if !c.DualStack {
+		return four
+	}
+	return four + "," + six
+}
+
 // Etcd returns etcd's arguments, its subcommand first as in all that follow.
 func (c Cluster) Etcd() []string {
 	return []string{"etcd", "--dir=" + c.Path("etcd"), "--socket=" + c.EtcdSocket}
@@ -48,7 +56,7 @@ func (c Cluster) APIServer() []string {
 		"--requestheader-username-headers=X-Remote-User", "--requestheader-group-headers=X-Remote-Group", "--requestheader-extra-headers-prefix=X-Remote-Extra-",
 		"--service-account-issuer=https://kubernetes.default.svc." + spec.DNSDomain,
 		"--service-account-key-file=" + c.File("service-account.key"), "--service-account-signing-key-file=" + c.File("service-account.key"),
-		"--service-cluster-ip-range=" + spec.ServiceNetwork,
+		"--service-cluster-ip-range=" + c.both(spec.ServiceNetwork, spec.ServiceNetwork6),
 		"--kubelet-preferred-address-types=InternalIP", // no name server knows the nodes
 		"--authorization-mode=Node,RBAC", "--enable-admission-plugins=NodeRestriction",
 		"--allow-privileged=true", "--profiling=false",
@@ -103,7 +111,7 @@ func (c Cluster) KubeProxy(n spec.Node) []string {
 		"--kubeconfig=" + c.File("kube-proxy.kubeconfig"),
 		"--hostname-override=" + n.Name,
 		"--proxy-mode=nftables",
-		"--cluster-cidr=" + spec.PodNetwork,
+		"--cluster-cidr=" + c.both(spec.PodNetwork, spec.PodNetwork6),
 		"--conntrack-max-per-core=0", "--conntrack-min=0",
 		"--conntrack-tcp-timeout-established=0", "--conntrack-tcp-timeout-close-wait=0",
 		"--nodeport-addresses=primary",

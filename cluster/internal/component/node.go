@@ -52,7 +52,7 @@ func (n Node) Kubelet() []string {
 		"--config=" + n.Path("kubelet.yaml"),
 		"--kubeconfig=" + n.Cluster.File(keyName(n.Node)+".kubeconfig"),
 		"--hostname-override=" + n.Name,
-		"--node-ip=" + n.Address,
+		"--node-ip=" + n.Cluster.both(n.Address, n.Address6),
 		"--root-dir=" + n.Path("kubelet"),
 	}
 }
@@ -118,13 +118,17 @@ func (n Node) ResolvConf() []byte {
 // CNIConfig returns the network configuration of the node's pods.
 func (n Node) CNIConfig() any {
 	type m = map[string]any
+	ranges := [][]m{{{"subnet": n.PodCIDR}}}
+	if n.PodCIDR6 != "" {
+		ranges = append(ranges, []m{{"subnet": n.PodCIDR6}})
+	}
 	return m{
 		"cniVersion": "1.0.0",
 		"name":       "bight",
 		"plugins": []m{{
 			"type": "bridge", "bridge": "pods0", "isGateway": true, "isDefaultGateway": true,
 			"ipMasq": false, "hairpinMode": true,
-			"ipam": m{"type": "host-local", "dataDir": n.Path("cni/state"), "ranges": [][]m{{{"subnet": n.PodCIDR}}}},
+			"ipam": m{"type": "host-local", "dataDir": n.Path("cni/state"), "ranges": ranges},
 		}},
 	}
 }

@@ -42,6 +42,8 @@ type Options struct {
 	Name   string
 	Nodes  int // 0: as many as it has, or one
 	Egress bool
+	// DualStack gives it IPv6 besides.
+	DualStack bool
 }
 
 // check reports what of the options makes no sense for any cluster.
@@ -64,6 +66,9 @@ func (m *Manager) Start(ctx context.Context, o Options) (*spec.Cluster, error) {
 	}
 	if err := o.check(); err != nil {
 		return nil, err
+	}
+	if _, err := os.Stat("/proc/sys/net/ipv6"); o.DualStack && err != nil {
+		return nil, fmt.Errorf("the kernel of this machine has no IPv6 (%w): do without --dual-stack", err)
 	}
 	tools, err := m.Machine.Find()
 	if err != nil {
@@ -102,7 +107,7 @@ func (m *Manager) describe(o Options) (*spec.Cluster, error) {
 	if !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	cluster = &spec.Cluster{Name: o.Name, Nodes: max(o.Nodes, 1), Egress: o.Egress, Dir: dir}
+	cluster = &spec.Cluster{Name: o.Name, Nodes: max(o.Nodes, 1), Egress: o.Egress, DualStack: o.DualStack, Dir: dir}
 	const socketPathMax = 107
 	if len(cluster.ControlSocket()) > socketPathMax {
 		return nil, UsageError{fmt.Errorf("the path %s is %d bytes too long for a socket: set BIGHT_STATE_DIR to a shorter directory",
@@ -137,6 +142,9 @@ func (o Options) agree(c *spec.Cluster) error {
 	}
 	if o.Egress && !c.Egress {
 		return UsageError{fmt.Errorf("cluster %s exists without --egress: delete it first, or choose another --name", o.Name)}
+	}
+	if o.DualStack && !c.DualStack {
+		return UsageError{fmt.Errorf("cluster %s exists without --dual-stack: delete it first, or choose another --name", o.Name)}
 	}
 	return nil
 }

@@ -21,6 +21,7 @@ type Report struct {
 	Registry      string                  `json:"registry"`
 	Directory     string                  `json:"directory"`
 	Egress        bool                    `json:"egress"`
+	DualStack     bool                    `json:"dualStack"`
 	NetworkPolicy string                  `json:"networkPolicy"`
 	Stage         string                  `json:"stage,omitempty"`
 	Stages        []supervisor.Stage      `json:"stages"`
@@ -32,7 +33,7 @@ type Report struct {
 func MakeReport(c *spec.Cluster, status *supervisor.Status) Report {
 	r := Report{
 		Name: c.Name, State: "stopped", Context: c.Context(), Server: c.APIHostURL(),
-		Registry: c.RegistryHost(), Directory: c.Dir, Egress: c.Egress,
+		Registry: c.RegistryHost(), Directory: c.Dir, Egress: c.Egress, DualStack: c.DualStack,
 		NetworkPolicy: "enforced",
 		Problems:      []string{}, Stages: []supervisor.Stage{}, Nodes: []supervisor.NodeStatus{}, Components: []supervisor.Process{},
 	}
@@ -110,6 +111,7 @@ func (r Report) print(out io.Writer) error {
 	fmt.Fprintf(w, "registry\t%s\n", r.Registry)
 	fmt.Fprintf(w, "directory\t%s\n", r.Directory)
 	fmt.Fprintf(w, "way out\t%s\n", map[bool]string{true: "yes", false: "none"}[r.Egress])
+	fmt.Fprintf(w, "addresses\t%s\n", map[bool]string{true: "IPv4 and IPv6", false: "IPv4"}[r.DualStack])
 	fmt.Fprintf(w, "network policy\t%s\n", r.NetworkPolicy)
 	for _, n := range r.Nodes {
 		state := "ready"

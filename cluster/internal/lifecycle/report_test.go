@@ -60,7 +60,7 @@ func TestReportAsJSONHasNoNull(t *testing.T) {
 	}
 	want := map[string]any{
 		"name": "dev", "state": "stopped", "context": "bight-dev", "server": "https://127.0.0.1:6001", "registry": "localhost:5001",
-		"directory": "/s", "egress": false, "networkPolicy": "enforced",
+		"directory": "/s", "egress": false, "dualStack": false, "networkPolicy": "enforced",
 		"problems": []any{}, "stages": []any{}, "nodes": []any{}, "components": []any{},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {

@@ -172,6 +172,11 @@ func (n *Namespace) Join(hub *Namespace, bridge, port, cidr string) error {
 	return n.With(func(h *netlink.Handle) error { return addressUp(h, "eth0", cidr) })
 }
 
+// Address gives a device another address, which nobody else is asked about first.
+func (n *Namespace) Address(device, cidr string) error {
+	return n.With(func(h *netlink.Handle) error { return addressUp(h, device, cidr) })
+}
+
 // Route sends traffic for cidr to a gateway; an empty cidr means everything.
 func (n *Namespace) Route(cidr, gateway string) error {
 	return n.With(func(h *netlink.Handle) error {
@@ -235,6 +240,9 @@ func addressUp(h *netlink.Handle, name, cidr string) error {
 	address, err := netlink.ParseAddr(cidr)
 	if err != nil {
 		return err
+	}
+	if address.IP.To4() == nil {
+		address.Flags = unix.IFA_F_NODAD // it can be used at once
 	}
 	if err := h.AddrAdd(link, address); err != nil {
 		return fmt.Errorf("give %s the address %s: %w", name, cidr, err)

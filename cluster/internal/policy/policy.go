@@ -36,8 +36,8 @@ type World struct {
 	Namespaces []*core.Namespace
 	Pods       []*core.Pod
 	Policies   []*networking.NetworkPolicy
-	DNS        string            // the address of the name server
-	Ranges     map[string]string // of the addresses of each node's pods, by its name
+	DNS        string              // the address of the name server
+	Ranges     map[string][]string // of the addresses of each node's pods, by its name: one of IPv4, and maybe one of IPv6
 }
 
 // table is ours alone: a script replaces it whole, at once.
@@ -51,12 +51,75 @@ type direction struct {
 }
 
 var (
-	ingress = direction{networking.PolicyTypeIngress, "in", "ip daddr", "ip saddr"}
-	egress  = direction{networking.PolicyTypeEgress, "out", "ip saddr", "ip daddr"}
+	ingress = direction{networking.PolicyTypeIngress, "in", "daddr", "saddr"}
+	egress  = direction{networking.PolicyTypeEgress, "out", "saddr", "daddr"}
 )
 
+// family is a family of addresses, as nft calls it: its rules are a table of their own.
+type family string
+
+const (
+	ipv4 family = "ip"
+	ipv6 family = "ip6"
+)
+
+func (f family) has(a netip.Addr) bool { return a.Is4() == (f == ipv4) }
+
+// in is a direction where addresses are of a family.
+func (d direction) in(f family) direction {
+	d.own, d.others = string(f)+" "+d.own, string(f)+" "+d.others
+	return d
+}
+
 // Rules are the rules of a node as a script for nft, which replaces those of before.
-func (w World) Rules(node string) string {
+func (w World) Rules(node string) (script string) {
+	for _, own := range w.Ranges[node] {
+		p, err := netip.ParsePrefix(own)
+		if err != nil {
+			continue
+		}
+		f := ipv4
+		if p.Addr().Is6() {
+			f = ipv6
+		}
+		script += w.seen(f).rulesOf(node, own)
+	}
+	return script
+}
+
+// view is a world in which all have one address, of one family.
+type view struct {
+	World
+	family family
+}
+
+// seen is the world as packets of a family see it.
+func (w World) seen(f family) view {
+	if dns, err := netip.ParseAddr(w.DNS); err != nil || !f.has(dns) {
+		w.DNS = ""
+	}
+	pods := make([]*core.Pod, len(w.Pods))
+	for i, p := range w.Pods {
+		of := *p
+		of.Status.PodIP = f.addressOf(p)
+		pods[i] = &of
+	}
+	w.Pods = pods
+	return view{w, f}
+}
+
+// addressOf is the pod's address of a family, "" if it is not known to have one.
+func (f family) addressOf(p *core.Pod) string {
+	for _, ip := range append([]core.PodIP{{IP: p.Status.PodIP}}, p.Status.PodIPs...) {
+		if a, err := netip.ParseAddr(ip.IP); err == nil && f.has(a) {
+			return ip.IP
+		}
+	}
+	return ""
+}
+
+// rulesOf are those of a node whose pods have addresses of a range.
+func (w view) rulesOf(node, own string) string {
 	var chains strings.Builder
 	var known []string
 	jumps, awaited := map[string][]string{}, map[string]bool{}
@@ -73,7 +136,7 @@ func (w World) Rules(node string) string {
 			}
 			known = append(known, p.Status.PodIP)
 		}
-		for _, d := range []direction{egress, ingress} {
+		for _, d := range []direction{egress.in(w.family), ingress.in(w.family)} {
 			rules, isolated := w.rules(d, p)
 			if !isolated {
 				continue
@@ -82,7 +145,7 @@ func (w World) Rules(node string) string {
 				awaited[d.chain] = true
 				continue
 			}
-			name := d.chain + "-" + strings.ReplaceAll(p.Status.PodIP, ".", "-")
+			name := d.chain + "-" + strings.NewReplacer(".", "-", ":", "-").Replace(p.Status.PodIP)
 			jumps[d.chain] = append(jumps[d.chain], p.Status.PodIP+" : jump "+name)
 			fmt.Fprintf(&chains, "\tchain %s {\n\t\t%s %s return\n", name, d.others, p.Status.PodIP) // itself
 			for _, r := range rules {
@@ -91,23 +154,27 @@ func (w World) Rules(node string) string {
 			chains.WriteString("\t\tdrop\n\t}\n")
 		}
 	}
-	script := "add table ip " + table + "\ndelete table ip " + table + "\n"
+	name := string(w.family) + " " + table
+	script := "add table " + name + "\ndelete table " + name + "\n"
 	if len(jumps) == 0 && len(awaited) == 0 {
 		return script
 	}
-	script += "table ip " + table + " {\n" + chains.String()
+	script += "table " + name + " {\n" + chains.String()
 	// What is for the node's own addresses takes another way than what is for pods.
 	for _, hook := range []string{"forward", "input"} {
 		script += "\tchain " + hook + " {\n\t\ttype filter hook " + hook + " priority filter;\n\t\tct state established,related accept\n"
 		if hook == "input" {
 			script += "\t\tiifname lo accept\n"
 		}
-		for _, d := range []direction{egress, ingress} {
-			if hook == "input" && d == ingress {
+		if w.family == ipv6 { // how a pod finds the way to anybody
+			script += "\t\ticmpv6 type { nd-neighbor-solicit, nd-neighbor-advert, nd-router-solicit } accept\n"
+		}
+		for _, d := range []direction{egress.in(w.family), ingress.in(w.family)} {
+			if hook == "input" && d.kind == ingress.kind {
 				continue // pods are not the node
 			}
 			if awaited[d.chain] {
-				script += "\t\t" + d.own + " " + w.Ranges[node]
+				script += "\t\t" + d.own + " " + own
 				if len(known) > 0 {
 					script += " " + d.own + " != { " + strings.Join(known, ", ") + " }"
 				}
@@ -124,8 +191,7 @@ func (w World) Rules(node string) string {
 
 // present reports whether a pod has an address of its own, which is known.
 func present(p *core.Pod) bool {
-	ip, err := netip.ParseAddr(p.Status.PodIP)
-	return err == nil && ip.Is4() && !p.Spec.HostNetwork && !over(p)
+	return p.Status.PodIP != "" && !p.Spec.HostNetwork && !over(p)
 }
 
 // over reports whether a pod has ended: another may have its address.
@@ -135,7 +201,7 @@ func over(p *core.Pod) bool {
 
 // rules are what lets connections of a pod through, and whether any policy is about them: if so,
 // all others are not let through.
-func (w World) rules(d direction, p *core.Pod) (rules []string, isolated bool) {
+func (w view) rules(d direction, p *core.Pod) (rules []string, isolated bool) {
 	for _, np := range w.Policies {
 		if np.Namespace != p.Namespace || !slices.Contains(np.Spec.PolicyTypes, d.kind) || !matches(&np.Spec.PodSelector, p.Labels) {
 			continue
@@ -156,7 +222,7 @@ func (w World) rules(d direction, p *core.Pod) (rules []string, isolated bool) {
 }
 
 // rule is one rule of a policy: any of the peers at any of the ports. None of either is all of them.
-func (w World) rule(d direction, np *networking.NetworkPolicy, own *core.Pod, peers []networking.NetworkPolicyPeer, ports []networking.NetworkPolicyPort) (rules []string) {
+func (w view) rule(d direction, np *networking.NetworkPolicy, own *core.Pod, peers []networking.NetworkPolicyPeer, ports []networking.NetworkPolicyPort) (rules []string) {
 	allow := func(peer, port string) {
 		rules = append(rules, strings.TrimSpace(peer+" "+strings.TrimSpace(port+" return")))
 	}
@@ -193,7 +259,7 @@ func (w World) rule(d direction, np *networking.NetworkPolicy, own *core.Pod, pe
 	var addresses []string
 	for _, peer := range peers {
 		if peer.IPBlock != nil {
-			if block := d.block(peer.IPBlock); block != "" {
+			if block := w.block(d, peer.IPBlock); block != "" {
 				at(block)
 			}
 			continue
@@ -217,17 +283,17 @@ func (w World) rule(d direction, np *networking.NetworkPolicy, own *core.Pod, pe
 	return rules
 }
 
-// block is what matches a range of addresses, "" for those of IPv6, which no pod has.
-func (d direction) block(b *networking.IPBlock) string {
-	four := func(cidr string) bool {
+// block is what matches a range of addresses, "" for those of the other family.
+func (w view) block(d direction, b *networking.IPBlock) string {
+	other := func(cidr string) bool {
 		p, err := netip.ParsePrefix(cidr)
-		return err == nil && p.Addr().Is4()
+		return err != nil || !w.family.has(p.Addr())
 	}
-	if !four(b.CIDR) {
+	if other(b.CIDR) {
 		return ""
 	}
 	rule := d.others + " " + b.CIDR
-	if except := slices.DeleteFunc(slices.Clone(b.Except), func(c string) bool { return !four(c) }); len(except) > 0 {
+	if except := slices.DeleteFunc(slices.Clone(b.Except), other); len(except) > 0 {
 		rule += " " + d.others + " != { " + strings.Join(except, ", ") + " }"
 	}
 	return rule

@@ -28,7 +28,7 @@ func town(policies ...string) World {
 	gone.Status.Phase, of.Spec.HostNetwork = core.PodSucceeded, true
 	w := World{
 		DNS:        "10.0.0.1",
-		Ranges:     map[string]string{"one": "10.42.0.0/24", "two": "10.42.1.0/24"},
+		Ranges:     map[string][]string{"one": {"10.42.0.0/24"}, "two": {"10.42.1.0/24"}},
 		Namespaces: []*core.Namespace{namespace("shop", "red"), namespace("far", "blue"), namespace("kube-system", "")},
 		Pods: []*core.Pod{
 			pod("shop", "web", "10.42.0.2", "one"), gone, of,
@@ -187,5 +187,53 @@ func TestAwaited(t *testing.T) {
 	late.Status.PodIP, w.Policies = "", nil
 	if script := w.Rules("two"); strings.Contains(script, "10.42.1.0/24") {
 		t.Errorf("without a policy:\n%s", script)
+	}
+}
+
+// Where pods have addresses of both families, what holds for one holds for the other.
+func TestBothFamilies(t *testing.T) {
+	w := town("podSelector: {matchLabels: {app: db}}\npolicyTypes: [Ingress, Egress]\n" +
+		"ingress: [{from: [{podSelector: {matchLabels: {app: web}}}], ports: [{port: sql}]}, {from: [{ipBlock: {cidr: 'fd00::/8', except: ['fd00:1::/32', 10.0.0.0/8]}}]}]\n" +
+		"egress: [{to: [{namespaceSelector: {}, podSelector: {matchLabels: {k8s-app: kube-dns}}}]}]")
+	four := w.Rules("one")
+	w.Ranges["one"] = append(w.Ranges["one"], "fd00:10:42:1::/64")
+	for i, name := range []string{"2", "3", "1", "4"} {
+		w.Pods[i].Status.PodIPs = []core.PodIP{{IP: w.Pods[i].Status.PodIP}, {IP: "fd00:10:42:1::" + name}}
+	}
+	six, ok := strings.CutPrefix(w.Rules("one"), four)
+	if !ok {
+		t.Errorf("the rules of IPv4 are others than before: %s", w.Rules("one"))
+	}
+	want := `add table ip6 bight-policy
+delete table ip6 bight-policy
+table ip6 bight-policy {
+	chain out-fd00-10-42-1--4 {
+		ip6 daddr fd00:10:42:1::4 return
+		drop
+	}
+	chain in-fd00-10-42-1--4 {
+		ip6 saddr fd00:10:42:1::4 return
+		ip6 saddr fd00::/8 ip6 saddr != { fd00:1::/32 } return
+		ip6 saddr { fd00:10:42:1::2 } tcp dport 5432 return
+		drop
+	}
+	chain forward {
+		type filter hook forward priority filter;
+		ct state established,related accept
+		icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert, nd-router-solicit } accept
+		ip6 saddr vmap { fd00:10:42:1::4 : jump out-fd00-10-42-1--4 }
+		ip6 daddr vmap { fd00:10:42:1::4 : jump in-fd00-10-42-1--4 }
+	}
+	chain input {
+		type filter hook input priority filter;
+		ct state established,related accept
+		iifname lo accept
+		icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert, nd-router-solicit } accept
+		ip6 saddr vmap { fd00:10:42:1::4 : jump out-fd00-10-42-1--4 }
+	}
+}
+`
+	if diff := cmp.Diff(want, six); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
 	}
 }

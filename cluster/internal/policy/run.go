@@ -22,8 +22,8 @@ const (
 
 // Nodes carry out scripts.
 type Nodes struct {
-	Ranges map[string]string // of the addresses of their pods, by their names
-	DNS    string            // the name server's address
+	Ranges map[string][]string // of the addresses of their pods, by their names
+	DNS    string              // the name server's address
 	Apply  func(node, script string) error
 	Log    *slog.Logger
 }
@@ -99,7 +99,7 @@ func slim(object any) (any, error) {
 			containers[i].Ports = c.Ports
 		}
 		p.Spec = core.PodSpec{NodeName: p.Spec.NodeName, HostNetwork: p.Spec.HostNetwork, Containers: containers}
-		p.Status = core.PodStatus{Phase: p.Status.Phase, PodIP: p.Status.PodIP}
+		p.Status = core.PodStatus{Phase: p.Status.Phase, PodIP: p.Status.PodIP, PodIPs: p.Status.PodIPs}
 	}
 	return object, nil
 }

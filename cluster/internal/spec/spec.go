@@ -31,6 +31,13 @@ const (
 	DNSDomain      = "cluster.local"
 )
 
+// Addresses of IPv6, which clusters with both families have besides (RFC 4193).
+const (
+	NodeNetwork6    = "fd00:10:41::/64"
+	PodNetwork6     = "fd00:10:42::/48"
+	ServiceNetwork6 = "fd00:10:43::/112"
+)
+
 // Addresses of the way out, between node 1 and the userspace NAT.
 const (
 	EgressNetwork = "10.41.1.0/24"
@@ -50,6 +57,8 @@ type Cluster struct {
 	Name   string `json:"name"`
 	Nodes  int    `json:"nodes"`
 	Egress bool   `json:"egress"` // pods may reach the outside through a userspace NAT
+	// DualStack gives nodes, pods and Services addresses of IPv6, too.
+	DualStack bool `json:"dualStack,omitempty"`
 
 	// APIHostPort and RegistryHostPort are the loopback ports on the host.
 	APIHostPort      int `json:"apiPort"`
@@ -70,6 +79,9 @@ type Node struct {
 	Address string // in NodeNetwork
 	PodCIDR string
 	Dir     string
+	// Address6 and PodCIDR6 are "" but where the cluster has both families.
+	Address6 string // in NodeNetwork6
+	PodCIDR6 string
 }
 
 var validName = regexp.MustCompile(`^[a-z]([a-z0-9-]{0,30}[a-z0-9])?$`)
@@ -246,13 +258,18 @@ func (c *Cluster) Node(i int) Node {
 	if i > 1 {
 		name += "-" + strconv.Itoa(i)
 	}
-	return Node{
+	n := Node{
 		Index:   i,
 		Name:    name,
 		Address: "10.41.0." + strconv.Itoa(10+i),
 		PodCIDR: "10.42." + strconv.Itoa(i) + ".0/24",
 		Dir:     c.Path("nodes", strconv.Itoa(i)),
 	}
+	if c.DualStack {
+		n.Address6 = "fd00:10:41::" + strconv.Itoa(10+i)
+		n.PodCIDR6 = fmt.Sprintf("fd00:10:42:%x::/64", i)
+	}
+	return n
 }
 
 // AllNodes returns all nodes, node 1 first.

@@ -116,10 +116,13 @@ func (s *Supervisor) startNodes(ctx context.Context) error {
 
 // policies are those of the network, carried out in each node's namespace.
 func (s *Supervisor) policies() policy.Nodes {
-	byName, nodes := map[string]node{}, policy.Nodes{Ranges: map[string]string{}, DNS: s.nodes[0].Address, Log: s.Log}
+	byName, nodes := map[string]node{}, policy.Nodes{Ranges: map[string][]string{}, DNS: s.nodes[0].Address, Log: s.Log}
 	for _, n := range s.nodes {
 		byName[n.Name] = n
-		nodes.Ranges[n.Name] = n.PodCIDR
+		nodes.Ranges[n.Name] = []string{n.PodCIDR}
+		if n.PodCIDR6 != "" {
+			nodes.Ranges[n.Name] = append(nodes.Ranges[n.Name], n.PodCIDR6)
+		}
 	}
 	nodes.Apply = func(name, script string) error { return s.nft(byName[name], script) }
 	return nodes

@@ -1,6 +1,7 @@
 package supervisor
 
 import (
+	"fmt"
 	"strconv"
 
 	"github.com/bightdev/bight/cluster/internal/spec"
@@ -19,6 +20,11 @@ func (s *Supervisor) connectNodes() error {
 	for _, n := range s.nodes[1:] {
 		if err := n.ns.Join(hub.ns, lan, "node"+strconv.Itoa(n.Index), n.Address+"/24"); err != nil {
 			return err
+		}
+	}
+	if s.Cluster.DualStack {
+		if err := s.connectNodes6(); err != nil {
+			return fmt.Errorf("IPv6: %w", err)
 		}
 	}
 	for _, n := range s.nodes {
@@ -41,6 +47,39 @@ func (s *Supervisor) connectNodes() error {
 		}
 	}
 	return s.routeServices()
+}
+
+// connectNodes6 does the same for IPv6.
+func (s *Supervisor) connectNodes6() error {
+	hub := s.nodes[0]
+	for _, n := range s.nodes {
+		device := "eth0"
+		if n.Index == hub.Index {
+			device = lan
+		}
+		if err := n.ns.Address(device, n.Address6+"/64"); err != nil {
+			return err
+		}
+		for setting, value := range map[string]string{"net/ipv6/conf/all/forwarding": "1", "net/ipv6/icmp/ratelimit": "0"} {
+			if err := n.ns.Sysctl(setting, value); err != nil {
+				return err
+			}
+		}
+		for _, other := range s.nodes {
+			if n.Index == other.Index {
+				continue
+			}
+			if err := n.ns.Route(other.PodCIDR6, other.Address6); err != nil {
+				return err
+			}
+		}
+		if n.Index != hub.Index {
+			if err := n.ns.Route("::/0", hub.Address6); err != nil {
+				return err
+			}
+		}
+	}
+	return hub.ns.RouteDevice(spec.ServiceNetwork6, lan)
 }
 
 // routeServices gives the nodes a way for Service addresses. The kernel looks for

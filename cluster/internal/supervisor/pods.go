@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/bightdev/bight/cluster/internal/spec"
@@ -82,7 +83,11 @@ func (s *Supervisor) carryToPod(ctx context.Context, outer net.Conn, dial func(c
 	join(outer.(*net.TCPConn), inner.(*net.TCPConn))
 }
 
-var podNetwork = netip.MustParsePrefix(spec.PodNetwork)
+var podNetworks = []netip.Prefix{netip.MustParsePrefix(spec.PodNetwork), netip.MustParsePrefix(spec.PodNetwork6)}
+
+func isPods(a netip.Addr) bool {
+	return slices.ContainsFunc(podNetworks, func(p netip.Prefix) bool { return p.Contains(a) })
+}
 
 // greetSOCKS speaks with a client until it has said which address of a pod it wants.
 // It reads no byte more.
@@ -116,7 +121,7 @@ func greetSOCKS(conn io.ReadWriter, secret string) (netip.AddrPort, error) {
 	case head[1] != socksConnect:
 		_, err := conn.Write(socksReply(replyNoCommand))
 		return none, errors.Join(fmt.Errorf("SOCKS command %d", head[1]), err)
-	case !podNetwork.Contains(to.Addr()) || to.Port() == 0:
+	case !isPods(to.Addr()) || to.Port() == 0:
 		_, err := conn.Write(socksReply(replyForbidden))
 		return none, errors.Join(fmt.Errorf("%s is no address of a pod", to), err)
 	}
