@@ -188,7 +188,7 @@ func (b *Bridge) start(ctx context.Context, w *way, o Order, pod *reach.Pod, fil
 	}
 	config := jail.Config{
 		Command: o.Command, Dir: o.Dir, Env: o.Env, Stdin: o.Stdin, Stdout: o.Stdout, Stderr: o.Stderr,
-		Resolv: pod.ResolvConf,
+		Resolv: pod.ResolvConf, IPv6: pod.IPv6,
 		Dial: calls.dial(func(ctx context.Context, network string, to netip.AddrPort) (net.Conn, error) {
 			at, said := o.named.where(to)
 			return o.connect(ctx, said, func(ctx context.Context) (net.Conn, error) { return dialer.DialContext(ctx, network, at) })

@@ -33,6 +33,8 @@ type Pod struct {
 	Mounts     []Mount `json:"mounts,omitempty"`
 	// Listening are the TCP addresses that are listened on, in the whole pod.
 	Listening []netip.AddrPort `json:"listening,omitempty"`
+	// IPv6 says that the pod has an address of IPv6 that others can have to do with.
+	IPv6 bool `json:"ipv6,omitempty"`
 	// Notes say what could not be found out, and why.
 	Notes []string `json:"notes,omitempty"`
 	// Error is why nothing was, for GetPod.

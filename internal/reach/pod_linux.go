@@ -62,6 +62,8 @@ func (v *Server) pod(ctx context.Context) (*Pod, error) {
 	note(err)
 	p.Listening, err = listening(process)
 	note(err)
+	p.IPv6, err = withIPv6(process)
+	note(err)
 	return p, nil
 }
 
@@ -115,6 +117,27 @@ func isFile(p Process, path string) bool {
 	defer f.Close()
 	st, err := f.Stat()
 	return err == nil && !st.IsDir()
+}
+
+// withIPv6 says whether a process's network has an address of IPv6 that others can have to
+// do with.
+func withIPv6(p Process) (bool, error) {
+	text, err := p.Proc("net/if_inet6")
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return anyGlobal(string(text)), err
+}
+
+// anyGlobal says whether one of the addresses of /proc/net/if_inet6 is of global scope, which
+// is 0 there: address, index, length of the prefix, scope, flags, device.
+func anyGlobal(table string) bool {
+	for line := range strings.Lines(table) {
+		if f := strings.Fields(line); len(f) == 6 && f[3] == "00" {
+			return true
+		}
+	}
+	return false
 }
 
 // listening lists the addresses that anyone in the pod listens on.

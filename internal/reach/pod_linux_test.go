@@ -145,3 +145,16 @@ func TestVariablesThroughJSON(t *testing.T) {
 		t.Errorf("through %s (-want +got):\n%s", b, diff)
 	}
 }
+
+func TestAGlobalAddressOfIPv6(t *testing.T) {
+	const (
+		loopback = "00000000000000000000000000000001 01 80 10 80       lo\n"
+		link     = "fe8000000000000000fc00fffe000001 04 40 20 80     eth0\n"
+		local    = "fd000010004200010000000000000004 04 40 00 82     eth0\n"
+	)
+	for table, want := range map[string]bool{"": false, loopback: false, loopback + link: false, link + local: true, local: true, "fd00 04 40": false} {
+		if got := anyGlobal(table); got != want {
+			t.Errorf("%q: %v, want %v", table, got, want)
+		}
+	}
+}

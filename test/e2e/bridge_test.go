@@ -49,6 +49,7 @@ func TestBridge(t *testing.T) {
 	part("Proxy", testProxy)
 	part("EveryRequest", testEveryRequest)
 	part("ByHeader", testByHeader)
+	part("IPv6", func(b *bay) { b.testBySix("cart", "cart") })
 	part("SeveralOwners", testSeveralOwners)
 	part("Mirror", testMirror)
 	part("NobodyListens", testNobodyListens)

@@ -59,6 +59,7 @@ func TestWorkloadsOfOthers(t *testing.T) {
 	part("WithoutANetwork", testOthersWithoutANetwork)
 	part("EveryRequest", testOthersEveryRequest)
 	part("ByHeader", testOthersByHeader)
+	part("IPv6", func(b *bay) { b.testBySix(tillNamed, "svc/till") })
 	part("Rights", testOthersRights)
 	part("EngageAndLeaveUnderLoad", testOthersUnderLoad)
 	part("Replicas", testOthersReplicas)

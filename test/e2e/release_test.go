@@ -273,8 +273,16 @@ func testReleaseByHand(b *bay) {
 	if by := b.shares(400); by["three"] < 60 || by["three"] > 140 || by["two"]+by["three"] != 400 {
 		b.Errorf("25 %% is %v", by)
 	}
+	b.six(tillNamed)
+	const bySix = "http://" + tillNamed + "-6:8080/"
+	if by := b.sharesAt(bySix, 200); by["three"] < 20 || by["three"] > 80 || by["two"]+by["three"] != 200 {
+		b.Errorf("25 %% by IPv6 is %v", by)
+	}
 	b.order("route", tillNamed, "--header", "x-team=ada", "--to", "canary")
 	b.order("weight", tillNamed, "0")
+	if by := b.sharesAt(bySix, 100); by["two"] != 100 {
+		b.Errorf("0 %% by IPv6 is %v", by)
+	}
 	if by := b.shares(30, "X-Team", "ada"); by["three"] != 30 {
 		b.Errorf("requests of ada's are answered by %v", by)
 	}
