@@ -47,6 +47,7 @@ func TestBridge(t *testing.T) {
 	part("RunIntercepts", testRunIntercepts)
 	part("Environment", testEnvironment)
 	part("Proxy", testProxy)
+	part("Shell", testShell)
 	part("EveryRequest", testEveryRequest)
 	part("ByHeader", testByHeader)
 	part("IPv6", func(b *bay) { b.testBySix("cart", "cart") })
@@ -197,6 +198,20 @@ func testEnvironment(b *bay) {
 		if name == "PATH" || name == "HOME" || name == "HOSTNAME" || strings.HasPrefix(name, "KUBERNETES_") {
 			b.Errorf("without --all it has %s, as every container does", name)
 		}
+	}
+}
+
+// testShell gives a shell of bight connect a few lines, as somebody who types.
+func testShell(b *bay) {
+	cmd := exec.Command(filepath.Join(binaries, "bight"), "connect", "-n", b.namespace)
+	cmd.Dir, cmd.Env = b.dir, append(os.Environ(), "SHELL=/bin/sh")
+	cmd.Stdin = strings.NewReader(b.program("tool") + " get " + cart + "\necho namespace $BIGHT_NAMESPACE\nexit 3\n")
+	var errs strings.Builder
+	cmd.Stderr = &errs
+	out, err := cmd.Output()
+	want := "app HTTP/1.1 " + b.pod("cart").Name + "\nnamespace " + b.namespace + "\n"
+	if code := cmd.ProcessState.ExitCode(); code != 3 || string(out) != want || !strings.Contains(errs.String(), "leave with exit") {
+		b.Errorf("exit code %d, want 3, %v; stdout %q, want %q; stderr:\n%s", code, err, out, want, errs.String())
 	}
 }
 
