@@ -43,6 +43,7 @@ type Server struct {
 	dnsPort     string // "" for 53
 	withoutHear bool   // files are watched by looking again and again
 	look        time.Duration
+	unanswered  time.Duration // 0 for the constant
 
 	bufs buffers
 	mu   sync.Mutex
@@ -55,7 +56,7 @@ func (v *Server) Handle(ctx context.Context, st *stream.Stream) bool {
 	header := string(st.Header())
 	if addr, ok := strings.CutPrefix(header, headerTCP); ok {
 		v.serveTCP(ctx, st, addr, func(ctx context.Context) (net.Conn, error) {
-			return v.dial(ctx, "tcp", addr)
+			return v.beside(ctx, func(ctx context.Context) (net.Conn, error) { return v.dial(ctx, "tcp", addr) })
 		})
 		return true
 	}

@@ -421,13 +421,18 @@ func testStableDeleted(b *bay) {
 	}
 	remove()
 	deleted := time.Now()
+	var slowest time.Duration
 	b.eventually("the new version has all requests", func() error {
-		if by := b.shares(5); by["last"] != 5 {
+		began := time.Now()
+		by := b.shares(5)
+		if slowest = max(slowest, time.Since(began)); by["last"] != 5 {
 			return fmt.Errorf("%v", by)
 		}
 		return nil
 	})
 	b.Logf("the new version has all requests after %s", time.Since(deleted).Round(10*time.Millisecond))
+	// Some connections begin towards a pod that is no more.
+	b.soon("five requests have their answers, or are refused,", slowest, 5*time.Second)
 	b.allAnswer("last")
 	_, errs, code := b.bight("release", "weight", tillNamed, "0", "-n", b.namespace, "--timeout", "2s")
 	if code != 5 || !strings.Contains(errs, "no pod of the version before exists") {
