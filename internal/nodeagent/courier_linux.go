@@ -29,6 +29,9 @@ const (
 	account = "/var/run/secrets/kubernetes.io/serviceaccount/"
 	// delivery is how long the controller may take to answer.
 	delivery = 5 * time.Second
+	// connecting is how long it may take to be connected, which is up to the kernels: one that begins towards
+	// a controller that has just ended has no answer ever, and the next one leads to another.
+	connecting = time.Second
 )
 
 // errUnjudged says that the controller does not judge the release, or not any more.
@@ -53,7 +56,10 @@ func newCourier(service func(context.Context) (*core.Service, error)) *courier {
 			return strings.TrimSpace(string(b)), err
 		},
 		client: &http.Client{
-			Transport: &http.Transport{IdleConnTimeout: time.Minute, MaxIdleConnsPerHost: 4},
+			Transport: &http.Transport{
+				DialContext:     (&net.Dialer{Timeout: connecting}).DialContext,
+				IdleConnTimeout: time.Minute, MaxIdleConnsPerHost: 4,
+			},
 			// The token is the controller's to see.
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		},
