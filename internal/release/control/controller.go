@@ -134,10 +134,10 @@ func (c *Controller) take(change follow.Change) {
 			if change.Event == watch.Deleted || done(r) {
 				c.remember(r)
 			}
+			c.note(r, change.Event == watch.Deleted)
 			if change.Event == watch.Deleted && !spec.Over(r) { // by force
 				c.strays.look(r.Namespace)
 			}
-			c.note(r, change.Event == watch.Deleted)
 			c.tellSeen(r, change.Event == watch.Deleted)
 		}
 		return
@@ -153,8 +153,10 @@ func (c *Controller) take(change follow.Change) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.seen = true
-	for _, d := range c.desks {
-		d.retain(seen)
+	for key, d := range c.desks {
+		if d.retain(seen) { // while nobody has looked: by force, maybe
+			c.strays.look(key.Namespace)
+		}
 	}
 }
 

@@ -87,12 +87,15 @@ func (d *desk) has(uid types.UID) bool {
 	return d.releases[uid] != nil
 }
 
-// retain drops all releases but these.
-func (d *desk) retain(those map[types.UID]bool) {
+// retain drops all releases but these. It reports whether there were others.
+func (d *desk) retain(those map[types.UID]bool) (others bool) {
 	d.mu.Lock()
+	before := len(d.releases)
 	maps.DeleteFunc(d.releases, func(uid types.UID, _ *v1alpha1.Release) bool { return !those[uid] })
+	others = len(d.releases) < before
 	d.mu.Unlock()
 	d.rouse()
+	return others
 }
 
 func (d *desk) idle() bool {

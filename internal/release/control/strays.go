@@ -112,7 +112,13 @@ var errSettles = errors.New("its pods are not all those of the version before ye
 // not, by the namespaces that are to be looked at again.
 func (c *Controller) freeIn(ctx context.Context, namespace string) map[string]error {
 	failed := map[string]error{}
+	c.freeRoutes(ctx, namespace, failed) // first: their gateways lead to pods that end with the rest
 	c.freeDeployments(ctx, namespace, failed)
+	return failed
+}
+
+// freeRoutes puts back the routes of a namespace, of all with "", whose releases are no more.
+func (c *Controller) freeRoutes(ctx context.Context, namespace string, failed map[string]error) {
 	for _, kind := range []string{v1alpha1.HTTPRoute, v1alpha1.GRPCRoute} {
 		routes := follow.Of(c.dynamic.Resource(gateway.Resource(kind)).Namespace(namespace), metav1.ListOptions{Limit: spec.Page})
 		routes.Only = func(o runtime.Object) bool {
@@ -135,7 +141,6 @@ func (c *Controller) freeIn(ctx context.Context, namespace string) map[string]er
 			}
 		}
 	}
-	return failed
 }
 
 // alive are the Releases with something left to be done, and their Deployments, by namespace.
@@ -179,7 +184,7 @@ func (c *Controller) freeDeployments(ctx context.Context, namespace string, fail
 	}
 	all, _, err := deployments.Snapshot(ctx)
 	if err != nil {
-		failed[namespace] = fmt.Errorf("list the Deployments: %w", err)
+		failed[namespace] = errors.Join(failed[namespace], fmt.Errorf("list the Deployments: %w", err))
 		return
 	}
 	under := alive{}

@@ -156,10 +156,26 @@ func TestRoutesArePutBackWhenSomethingTellsOfThem(t *testing.T) {
 	w.take(c, v1alpha1.HTTPRoute, follow.Change{Event: watch.Modified, Object: sharedRoute("shop", "web", "gone")})
 	next("a route is changed")
 
-	// What is no sign of one has nothing looked at.
+	// One that was removed while nobody could look is not there when somebody looks again, though another one of the
+	// Deployment is.
 	end()
 	<-ended
 	c.strays.take()
+	key := types.NamespacedName{Namespace: "shop", Name: "cart"}
+	d := newDesk(c, key)
+	d.put(withUID("gone", "shop", release.Promoted, false))
+	waits := withUID("waits", "shop", release.Starting, false)
+	d.put(waits)
+	desks := c.desks
+	c.desks = map[types.NamespacedName]*desk{key: d}
+	c.take(follow.Change{All: []runtime.Object{seen(t, waits)}})
+	if in := c.strays.take(); !slices.Equal(in, []string{"shop"}) {
+		t.Errorf("looked at: %q", in)
+	}
+	c.take(follow.Change{All: []runtime.Object{seen(t, waits)}})
+	c.desks = desks
+
+	// What is no sign of one has nothing looked at.
 	w.take(c, v1alpha1.HTTPRoute, follow.Change{Event: watch.Modified, Object: sharedRoute("shop", "web", "u")})
 	w.take(c, v1alpha1.HTTPRoute, follow.Change{All: []runtime.Object{sharedRoute("shop", "web", "")}})
 	c.take(follow.Change{Event: watch.Deleted, Object: seen(t, withUID("gone", "shop", release.Undone, true))})
