@@ -198,7 +198,7 @@ func (r routing) counted(p v1alpha1.RoutingPort, version string) *steer.Split {
 	}
 	for _, c := range r.route.Routes {
 		if c.To == version && gateway.Sayable(v1alpha1.HTTPRoute, []v1alpha1.ReleaseRoute{c}, nil) == nil { // no gateway has another
-			s.Cohorts = append(s.Cohorts, steer.Cohort{Name: c.Name, Match: steer.Match{Headers: matches(c.Headers), Path: c.Path}, Version: version})
+			s.Cohorts = append(s.Cohorts, cohort(c))
 		}
 	}
 	return s
@@ -249,10 +249,7 @@ func (r routing) split(p v1alpha1.RoutingPort) (*steer.Split, error) {
 		Stable: v1alpha1.Stable, Versions: []steer.Version{{Name: v1alpha1.Stable, Weight: steer.All - canary.Weight}, canary},
 	}
 	for _, c := range route.Routes {
-		s.Cohorts = append(s.Cohorts, steer.Cohort{
-			Name: c.Name, Match: steer.Match{Headers: matches(c.Headers), Path: c.Path}, Exact: c.Exact, Methods: c.Methods,
-			Cookies: matches(c.Cookies), Query: matches(c.Query), Version: c.To,
-		})
+		s.Cohorts = append(s.Cohorts, cohort(c))
 	}
 	s.Retire = route.Retire
 	if a := route.Affinity; a != nil {
@@ -262,6 +259,14 @@ func (r routing) split(p v1alpha1.RoutingPort) (*steer.Split, error) {
 		s.Mirror = &steer.Copies{Version: v1alpha1.Canary, Weight: steer.Weight(route.Mirror)}
 	}
 	return s, nil
+}
+
+// cohort are the requests that a route of a release is about.
+func cohort(r v1alpha1.ReleaseRoute) steer.Cohort {
+	return steer.Cohort{
+		Name: r.Name, Match: steer.Match{Headers: matches(r.Headers), Path: r.Path}, Exact: r.Exact, Methods: r.Methods,
+		Cookies: matches(r.Cookies), Query: matches(r.Query), Version: r.To,
+	}
 }
 
 func matches(all []v1alpha1.HeaderMatch) (out []steer.HeaderMatch) {

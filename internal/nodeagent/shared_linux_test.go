@@ -17,7 +17,11 @@ import (
 func byGateways(r *v1alpha1.Release) {
 	r.Spec.Traffic.Routes = []v1alpha1.TrafficRoute{{Kind: v1alpha1.HTTPRoute, Name: "web"}}
 	r.Status.Route.ByRoutes, r.Status.Route.Before = true, []string{"10.0.0.7", "10.0.0.6"}
-	r.Status.Route.Routes = []v1alpha1.ReleaseRoute{{Headers: []v1alpha1.HeaderMatch{{Name: "x-staff", Value: "y"}}, To: "canary"}}
+	r.Status.Route.Routes = []v1alpha1.ReleaseRoute{
+		{Headers: []v1alpha1.HeaderMatch{{Name: "x-staff", Value: "y"}}, To: "canary"},
+		{Query: []v1alpha1.HeaderMatch{{Name: "look", Value: "new"}}, Methods: []string{"GET"}, Path: "/a", Exact: true, To: "canary"},
+		{Cookies: []v1alpha1.HeaderMatch{{Name: "plan", Value: "gold"}}, To: "canary"},
+	}
 }
 
 // Where gateways share the requests, doors keep what comes to them, and tell of it.
@@ -48,7 +52,10 @@ func TestDoorsCountWhatGatewaysShare(t *testing.T) {
 		})
 	}
 	cohorts := sharesOf(podOf("b", hashed("new")), releaseOf("r", byGateways)).share.splits[0].Cohorts
-	want := []steer.Cohort{{Match: steer.Match{Headers: []steer.HeaderMatch{{Name: "x-staff", Value: "y"}}}, Version: "canary"}}
+	want := []steer.Cohort{
+		{Match: steer.Match{Headers: []steer.HeaderMatch{{Name: "x-staff", Value: "y"}}}, Version: "canary"},
+		{Match: steer.Match{Path: "/a"}, Query: []steer.HeaderMatch{{Name: "look", Value: "new"}}, Methods: []string{"GET"}, Exact: true, Version: "canary"},
+	}
 	if diff := cmp.Diff(want, cohorts); diff != "" {
 		t.Errorf("what was chosen is not seen (-want +got):\n%s", diff)
 	}

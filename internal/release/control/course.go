@@ -59,6 +59,8 @@ type course struct {
 	left     bool                             // nobody leads to the canary any more
 	leaving  time.Time                        // when the routes began to be put back
 	meddled  time.Time                        // when it was told last that somebody has changed a route
+	// unable are the routes whose gateways were looked up, and whether they can do what was asked.
+	unable map[v1alpha1.TrafficRoute]inability
 }
 
 // memory is what is kept of a release in its status.

@@ -88,10 +88,9 @@ func (byGateways) fit(ctx context.Context, d *desk, co *course) error {
 				return fmt.Errorf("%s: %w", what, err)
 			}
 		}
-		if slices.ContainsFunc(plan.Steps, func(s release.Step) bool { return s.Mirror > 0 }) {
-			if err := d.mirrors(ctx, u); err != nil {
-				return err
-			}
+		mirrors := slices.ContainsFunc(plan.Steps, func(s release.Step) bool { return s.Mirror > 0 })
+		if err := d.able(ctx, u, gateway.Needs(ref.Kind, mirrors, routes)); err != nil {
+			return err
 		}
 		parents := gateway.Parents(u.Object)
 		if len(parents) == 0 {
@@ -132,6 +131,8 @@ func (byGateways) see(co *course) {
 			s.Problem = err.Error()
 		case w.done:
 			s.Generation = co.routing.Generation
+		case co.unable[ref].why != nil && slices.Equal(co.unable[ref].of, co.needs(ref)):
+			s.Problem = co.unable[ref].why.Error()
 		}
 		all = append(all, s)
 	}
@@ -160,6 +161,14 @@ func (byGateways) share(ctx context.Context, d *desk, co *course) (time.Time, er
 		}
 		u := co.scene.routes[ref]
 		w, err := rewritten(co, u, co.routing)
+		if err == nil && !w.done {
+			why, wrong := d.capable(ctx, co, ref, u)
+			if wrong != nil {
+				errs = append(errs, wrong)
+				continue
+			}
+			err = why
+		}
 		if err != nil { // a route by hand, or an edit: without the routes it can say that, mostly
 			plain := co.routing.DeepCopy()
 			plain.Routes = nil

@@ -80,9 +80,12 @@ func (s scene) unseen(r v1alpha1.TrafficRoute, namespace string) error {
 	return nil
 }
 
-// mirrors refuses a route at a gateway whose implementation says what it can, and not that it
-// makes copies: some answer every request with an error then.
-func (d *desk) mirrors(ctx context.Context, u *unstructured.Unstructured) error {
+// able refuses a route at a gateway whose implementation says what it can, and not what a release needs: some
+// answer every request with an error then, or take a match for one that asks for less.
+func (d *desk) able(ctx context.Context, u *unstructured.Unstructured, needs []gateway.Need) error {
+	if len(needs) == 0 {
+		return nil
+	}
 	for _, at := range gateway.Gateways(u.Object) {
 		g, err := d.c.dynamic.Resource(gateway.Resource("Gateway")).Namespace(at.Namespace).Get(ctx, at.Name, metav1.GetOptions{})
 		if err != nil {
@@ -93,11 +96,42 @@ func (d *desk) mirrors(ctx context.Context, u *unstructured.Unstructured) error 
 		if err != nil {
 			return fmt.Errorf("read the class of gateway %s: %w", at, err)
 		}
-		if what := u.GetKind() + "RequestMirror"; gateway.Lacks(class.Object, what) {
-			return refuse("the plan has mirror, and gateway %s, of class %s, has no %s among its supportedFeatures: leave mirror out, or have doors share the requests (no --route)", at, name, what)
+		for _, n := range needs {
+			if gateway.Lacks(class.Object, n.Feature) {
+				return refuse("the release asks for %s, and gateway %s, of class %s, has no %s among its supportedFeatures: leave %s out, or have doors share the requests (no --route)", n.Of, at, name, n.Feature, n.Of)
+			}
 		}
 	}
 	return nil
+}
+
+// capable says why the gateway of a route can't do what the routing asks for, as long as it asks for that: an order may at
+// any time. wrong is why that is not known.
+func (d *desk) capable(ctx context.Context, co *course, ref v1alpha1.TrafficRoute, u *unstructured.Unstructured) (why, wrong error) {
+	needs := co.needs(ref)
+	if slices.Equal(co.unable[ref].of, needs) {
+		return co.unable[ref].why, nil
+	}
+	why = d.able(ctx, u, needs)
+	if _, final := errors.AsType[refusal](why); why != nil && !final {
+		return nil, why
+	}
+	if co.unable == nil {
+		co.unable = map[v1alpha1.TrafficRoute]inability{}
+	}
+	co.unable[ref] = inability{of: needs, why: why}
+	return why, nil
+}
+
+// needs is what the routing asks of the gateway of a route.
+func (co *course) needs(ref v1alpha1.TrafficRoute) []gateway.Need {
+	return gateway.Needs(ref.Kind, false, shareOf(co, ref.Kind, co.routing).Routes)
+}
+
+// inability is why the gateway of a route can't do something, nil if it can.
+type inability struct {
+	of  []gateway.Need
+	why error
 }
 
 // tried asks the API server whether it takes a route, and all of it.

@@ -12,6 +12,8 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	kubetesting "k8s.io/client-go/testing"
 
 	"github.com/bightdev/bight/api/v1alpha1"
 	"github.com/bightdev/bight/internal/release/gateway"
@@ -209,5 +211,56 @@ func TestARouteThatIsSeenIsNotChanged(t *testing.T) {
 	byGateways{}.see(co)
 	if diff := cmp.Diff(was, co.scene.routes[webRoute].Object); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+// Some gateways take a match whose method or parameters they don't know for one of everything: where the class tells what
+// it can, an order that asks for more is not written, and the status says why.
+func TestAnOrderThatAGatewayCannotDoIsNotWritten(t *testing.T) {
+	gw := &unstructured.Unstructured{Object: map[string]any{
+		"apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway", "metadata": map[string]any{"name": "gw", "namespace": "shop"},
+		"spec": map[string]any{"gatewayClassName": "plain"},
+	}}
+	class := &unstructured.Unstructured{Object: map[string]any{
+		"apiVersion": "gateway.networking.k8s.io/v1", "kind": "GatewayClass", "metadata": map[string]any{"name": "plain"},
+		"status": map[string]any{"supportedFeatures": []any{map[string]any{"name": "HTTPRouteMethodMatching"}}},
+	}}
+	c, client, _ := gatewayed(t)
+	for kind, u := range map[string]*unstructured.Unstructured{"Gateway": gw, "GatewayClass": class} {
+		if err := client.Tracker().Create(gateway.Resource(kind), u, u.GetNamespace()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	asked := 0
+	client.PrependReactor("get", "gateways", func(kubetesting.Action) (bool, runtime.Object, error) {
+		asked++
+		return false, nil, nil
+	})
+	d := newDesk(c, types.NamespacedName{Namespace: "shop", Name: "cart"})
+	co := routed(t)
+	for _, step := range []struct {
+		name   string
+		order  v1alpha1.ReleaseRoute
+		shut   bool
+		want   string // of the refusal, "" for none
+		asking int
+	}{
+		{"a header", v1alpha1.ReleaseRoute{Headers: []v1alpha1.HeaderMatch{{Name: "x", Value: "1"}}}, false, "", 0},
+		{"a method", v1alpha1.ReleaseRoute{Methods: []string{"GET"}}, false, "", 1},
+		{"another one", v1alpha1.ReleaseRoute{Methods: []string{"PUT"}}, false, "", 1},
+		{"a parameter", v1alpha1.ReleaseRoute{Query: []v1alpha1.HeaderMatch{{Name: "q", Value: "1"}}}, false, "gateway shop/gw, of class plain, has no HTTPRouteQueryParamMatching", 2},
+		{"it is undone", v1alpha1.ReleaseRoute{Query: []v1alpha1.HeaderMatch{{Name: "q", Value: "1"}}}, true, "", 2},
+	} {
+		step.order.To = v1alpha1.Canary
+		co.Heeded.Routes, co.State.Route.Shut, co.State.Opened = []v1alpha1.ReleaseRoute{step.order}, step.shut, true
+		co.direct()
+		why, wrong := d.capable(t.Context(), co, webRoute, co.scene.routes[webRoute])
+		if wrong != nil || (why == nil) != (step.want == "") || why != nil && !strings.Contains(why.Error(), step.want) || asked != step.asking {
+			t.Errorf("%s: %v, %v, asked %d times; want %q, %d times", step.name, why, wrong, asked, step.want, step.asking)
+		}
+		byGateways{}.see(co)
+		if problem := co.gateways[0].Problem; (problem == "") != (step.want == "") || !strings.Contains(problem, step.want) {
+			t.Errorf("%s: the status says %q, want %q", step.name, problem, step.want)
+		}
 	}
 }

@@ -29,23 +29,49 @@ func sayable(kind string, r v1alpha1.ReleaseRoute) error {
 	if len(r.Cookies) > 0 {
 		return fmt.Errorf("cookie %s: a route of Gateway API knows no cookies: use a header, or have doors share the requests (no --route)", r.Cookies[0].Name)
 	}
-	if len(r.Methods)+len(r.Query) > 0 || r.Exact {
-		return errors.New("methods, parameters and exact paths are not written into routes of Gateway API: use headers or a path, or have doors share the requests (no --route)")
+	if err := whole("header", r.Headers, strings.EqualFold); err != nil {
+		return err
 	}
-	for i, h := range r.Headers {
-		switch {
-		case h.Prefix:
-			return fmt.Errorf("header %s=%s*: a route of Gateway API knows whole values only: name one, or have doors share the requests (no --route)", h.Name, h.Value)
-		case h.Value == "":
-			return fmt.Errorf("header %s: a route of Gateway API knows no empty values: name one", h.Name)
-		case slices.ContainsFunc(r.Headers[:i], func(o v1alpha1.HeaderMatch) bool { return strings.EqualFold(o.Name, h.Name) }):
-			return fmt.Errorf("header %s is named twice, and a route of Gateway API takes each once", h.Name)
+	if err := whole("parameter", r.Query, func(a, b string) bool { return a == b }); err != nil {
+		return err
+	}
+	if r.Exact && r.Path == "" {
+		return errors.New("it asks for an exact path and names none: give it a path")
+	}
+	if kind != v1alpha1.GRPCRoute {
+		i := slices.IndexFunc(r.Methods, func(m string) bool { return !slices.Contains(methods(), m) })
+		if i >= 0 {
+			return fmt.Errorf("method %s: a route of Gateway API knows %s only: name one of them, or have doors share the requests (no --route)", r.Methods[i], strings.Join(methods(), ", "))
 		}
+		return nil
 	}
-	if kind == v1alpha1.GRPCRoute && strings.Count(strings.Trim(r.Path, "/"), "/") > 1 {
+	switch parts := strings.Count(strings.Trim(r.Path, "/"), "/"); {
+	case len(r.Methods)+len(r.Query) > 0:
+		return errors.New("calls are told apart by neither methods of HTTP nor parameters: use a header or a path, /SERVICE or /SERVICE/METHOD")
+	case parts > 1, r.Exact && parts != 1:
 		return fmt.Errorf("path %s: of a call it is /SERVICE or /SERVICE/METHOD", r.Path)
 	}
 	return nil
+}
+
+// whole refuses headers or parameters that are asked for otherwise than by one whole value each.
+func whole(what string, all []v1alpha1.HeaderMatch, same func(a, b string) bool) error {
+	for i, h := range all {
+		switch {
+		case h.Prefix:
+			return fmt.Errorf("%s %s=%s*: a route of Gateway API knows whole values only: name one, or have doors share the requests (no --route)", what, h.Name, h.Value)
+		case h.Value == "":
+			return fmt.Errorf("%s %s: a route of Gateway API knows no empty values: name one", what, h.Name)
+		case slices.ContainsFunc(all[:i], func(o v1alpha1.HeaderMatch) bool { return same(o.Name, h.Name) }):
+			return fmt.Errorf("%s %s is named twice, and a route of Gateway API takes each once", what, h.Name)
+		}
+	}
+	return nil
+}
+
+// methods are those that an HTTPRoute may name.
+func methods() []string {
+	return []string{"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"}
 }
 
 // family is a rule, and those that are made of it for the routes of a release.
@@ -59,7 +85,7 @@ type family struct {
 // rule is among them.
 type cohort struct {
 	rule map[string]any
-	keys []key // by the matches of the rule it is made of; not valid for those without
+	keys [][]key // by the matches of the rule it is made of: several for methods, none for those without
 }
 
 // family makes the rules for the routes of a release.
@@ -104,16 +130,15 @@ func (s Share) cohort(rule map[string]any, raw []map[string]any, r v1alpha1.Rele
 	}
 	var matches []any
 	for _, m := range raw {
-		both, err := s.join(m, r)
+		all, err := s.join(m, r)
 		if err != nil {
 			return c, err
 		}
-		if both == nil {
-			c.keys = append(c.keys, key{})
-			continue
+		var keys []key
+		for _, both := range all {
+			matches, keys = append(matches, both), append(keys, s.key(both))
 		}
-		matches = append(matches, both)
-		c.keys = append(c.keys, s.key(both))
+		c.keys = append(c.keys, keys)
 	}
 	if len(matches) == 0 {
 		return c, nil
@@ -172,56 +197,89 @@ func touches(modifier map[string]any, header string) bool {
 }
 
 // join is what is true of a request that both a match of a rule and a route of the release
-// mean, nil if there is none.
-func (s Share) join(match map[string]any, r v1alpha1.ReleaseRoute) (map[string]any, error) {
+// mean: one match for each method that the route names, none if there is no such request.
+func (s Share) join(match map[string]any, r v1alpha1.ReleaseRoute) ([]map[string]any, error) {
 	out := runtime.DeepCopyJSON(match)
-	headers := list(out, "headers")
-	for _, h := range r.Headers {
-		i := slices.IndexFunc(headers, func(x any) bool {
+	if is, err := joinValues(out, "headers", "header", r.Headers, strings.EqualFold); err != nil || !is {
+		return nil, err
+	}
+	if is, err := joinValues(out, "queryParams", "parameter", r.Query, func(a, b string) bool { return a == b }); err != nil || !is {
+		return nil, err
+	}
+	switch {
+	case r.Path == "" || r.Path == "/" && !r.Exact:
+	case s.Kind == v1alpha1.GRPCRoute:
+		if is, err := joinMethod(out, r.Path); err != nil || !is {
+			return nil, err
+		}
+	default:
+		if is, err := joinPath(out, r.Path, r.Exact); err != nil || !is {
+			return nil, err
+		}
+	}
+	if len(r.Methods) == 0 {
+		return []map[string]any{out}, nil
+	}
+	has := text(out, "method", "")
+	if has != "" && slices.Contains(r.Methods, has) {
+		return []map[string]any{out}, nil
+	}
+	var all []map[string]any
+	for i, m := range r.Methods {
+		if has != "" || slices.Contains(r.Methods[:i], m) {
+			continue
+		}
+		one := runtime.DeepCopyJSON(out)
+		one["method"] = m
+		all = append(all, one)
+	}
+	return all, nil
+}
+
+// joinValues has a match ask for headers or parameters, too. It returns false if no request has them and what the
+// match asks already.
+func joinValues(out map[string]any, field, what string, all []v1alpha1.HeaderMatch, same func(a, b string) bool) (bool, error) {
+	asked := list(out, field)
+	for _, h := range all {
+		i := slices.IndexFunc(asked, func(x any) bool {
 			has, _ := x.(map[string]any)
-			return strings.EqualFold(text(has, "name", ""), h.Name)
+			return same(text(has, "name", ""), h.Name)
 		})
 		switch {
 		case i < 0:
-			headers = append(headers, map[string]any{"type": "Exact", "name": h.Name, "value": h.Value})
-		case text(headers[i].(map[string]any), "type", "Exact") != "Exact":
-			return nil, fmt.Errorf("the rule asks header %s by a regular expression, and asks each once: use another header", h.Name)
-		case text(headers[i].(map[string]any), "value", "") != h.Value:
-			return nil, nil
+			asked = append(asked, map[string]any{"type": "Exact", "name": h.Name, "value": h.Value})
+		case text(asked[i].(map[string]any), "type", "Exact") != "Exact":
+			return false, fmt.Errorf("the rule asks %s %s by a regular expression, and asks each once: use another %[1]s", what, h.Name)
+		case text(asked[i].(map[string]any), "value", "") != h.Value:
+			return false, nil
 		}
 	}
-	if len(headers) > 0 {
-		out["headers"] = headers
+	if len(asked) > 0 {
+		out[field] = asked
 	}
-	if r.Path == "" || r.Path == "/" {
-		return out, nil
-	}
-	if s.Kind == v1alpha1.GRPCRoute {
-		return joinMethod(out, r.Path)
-	}
-	return joinPath(out, r.Path)
+	return true, nil
 }
 
-func joinPath(out map[string]any, below string) (map[string]any, error) {
+// joinPath has a match ask for a path, and what is below it unless it is exact. It returns false if no request has
+// that and what the match asks already.
+func joinPath(out map[string]any, asked string, exact bool) (bool, error) {
 	path, _ := out["path"].(map[string]any)
 	value := text(path, "value", "/")
-	switch text(path, "type", "PathPrefix") {
-	case "PathPrefix":
-		if under(value, below) {
-			return out, nil
-		}
-		if !under(below, value) {
-			return nil, nil
-		}
-		out["path"] = map[string]any{"type": "PathPrefix", "value": below}
-		return out, nil
-	case "Exact":
-		if !under(value, below) {
-			return nil, nil
-		}
-		return out, nil
+	switch kind := text(path, "type", "PathPrefix"); {
+	case kind != "PathPrefix" && kind != "Exact":
+		return false, fmt.Errorf("the rule asks the path by a regular expression, and asks it once: use a header")
+	case kind == "Exact" && exact:
+		return value == asked, nil
+	case kind == "Exact":
+		return under(value, asked), nil
+	case exact:
+		out["path"] = map[string]any{"type": "Exact", "value": asked}
+		return under(asked, value), nil
+	case under(value, asked):
+		return true, nil
 	}
-	return nil, fmt.Errorf("the rule asks the path by a regular expression, and asks it once: use a header")
+	out["path"] = map[string]any{"type": "PathPrefix", "value": asked}
+	return under(asked, value), nil
 }
 
 // under says whether a path is a prefix, or below it by whole elements.
@@ -230,19 +288,20 @@ func under(path, prefix string) bool {
 	return strings.TrimRight(path, "/") == prefix || strings.HasPrefix(path, prefix+"/")
 }
 
-func joinMethod(out map[string]any, path string) (map[string]any, error) {
+// joinMethod is joinPath for calls.
+func joinMethod(out map[string]any, path string) (bool, error) {
 	service, method, _ := strings.Cut(strings.Trim(path, "/"), "/")
 	has, _ := out["method"].(map[string]any)
 	if text(has, "type", "Exact") != "Exact" {
-		return nil, fmt.Errorf("the rule asks the method by a regular expression, and asks it once: use a header")
+		return false, fmt.Errorf("the rule asks the method by a regular expression, and asks it once: use a header")
 	}
 	is := text(has, "service", "")
 	if is != "" && is != service {
-		return nil, nil
+		return false, nil
 	}
 	is = text(has, "method", "")
 	if is != "" && method != "" && is != method {
-		return nil, nil
+		return false, nil
 	}
 	both := map[string]any{"type": "Exact", "service": service}
 	if is != "" {
@@ -252,7 +311,7 @@ func joinMethod(out map[string]any, path string) (map[string]any, error) {
 		both["method"] = method
 	}
 	out["method"] = both
-	return out, nil
+	return true, nil
 }
 
 // told is how people know a route.
@@ -261,7 +320,10 @@ func told(r v1alpha1.ReleaseRoute) string {
 		return r.Name
 	}
 	var all []string
-	for _, h := range r.Headers {
+	if len(r.Methods) > 0 {
+		all = append(all, strings.Join(r.Methods, " or "))
+	}
+	for _, h := range slices.Concat(r.Headers, r.Query) {
 		all = append(all, h.Name+"="+h.Value)
 	}
 	if r.Path != "" {

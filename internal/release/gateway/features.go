@@ -6,6 +6,8 @@ import (
 
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/bightdev/bight/api/v1alpha1"
 )
 
 // Resource is what the API calls objects of a kind.
@@ -43,4 +45,21 @@ func Lacks(class map[string]any, feature string) bool {
 		}
 		return name == feature
 	})
+}
+
+// Need is a feature that not every implementation has, and what of a release asks for it.
+type Need struct{ Feature, Of string }
+
+// Needs are those of a release that shares the requests by a route of a kind.
+func Needs(kind string, mirror bool, routes []v1alpha1.ReleaseRoute) (all []Need) {
+	if mirror {
+		all = append(all, Need{kind + "RequestMirror", "mirror"})
+	}
+	if slices.ContainsFunc(routes, func(r v1alpha1.ReleaseRoute) bool { return len(r.Methods) > 0 }) {
+		all = append(all, Need{kind + "MethodMatching", "a method"})
+	}
+	if slices.ContainsFunc(routes, func(r v1alpha1.ReleaseRoute) bool { return len(r.Query) > 0 }) {
+		all = append(all, Need{kind + "QueryParamMatching", "a parameter"})
+	}
+	return all
 }

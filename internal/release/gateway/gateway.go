@@ -247,7 +247,7 @@ const (
 	maxAllMatches = 128
 	maxBackends   = 16 // of a rule
 	maxFilters    = 16 // of a rule
-	maxHeaders    = 16 // of a match
+	maxHeaders    = 16 // of a match, and as many parameters
 )
 
 // limits says what of rules is more than a route may have.
@@ -265,8 +265,8 @@ func limits(rules []any) error {
 		}
 		for _, m := range list(rule, "matches") {
 			match, _ := m.(map[string]any)
-			if n := len(list(match, "headers")); n > maxHeaders {
-				return fmt.Errorf("a match would have %d headers, and %d are the most", n, maxHeaders)
+			if n := max(len(list(match, "headers")), len(list(match, "queryParams"))); n > maxHeaders {
+				return fmt.Errorf("a match would have %d headers or parameters, and %d are the most", n, maxHeaders)
 			}
 		}
 		total += len(list(rule, "matches"))

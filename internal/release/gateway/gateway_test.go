@@ -48,6 +48,17 @@ func below(path string, r v1alpha1.ReleaseRoute) v1alpha1.ReleaseRoute {
 	return r
 }
 
+// with gives the requests of a route to the canary.
+func with(r v1alpha1.ReleaseRoute) v1alpha1.ReleaseRoute {
+	r.To = v1alpha1.Canary
+	return r
+}
+
+// asking gives requests with parameters to the canary.
+func asking(query ...string) v1alpha1.ReleaseRoute {
+	return with(v1alpha1.ReleaseRoute{Query: to("", query...).Headers})
+}
+
 const plain = `
 - matches: [{path: {type: PathPrefix, value: /}}]
   backendRefs: [{group: "", kind: Service, name: cart, port: 80, weight: 1}]
@@ -136,6 +147,35 @@ func TestApply(t *testing.T) {
   backendRefs: [{name: cart-canary}]
 - matches: [{path: {type: PathPrefix, value: /cart}}, {path: {type: Exact, value: /cart/new/one}}, {path: {type: Exact, value: /cart/newest}}]
   backendRefs: [{name: cart}]`},
+		{"methods", share(0, 0, with(v1alpha1.ReleaseRoute{Methods: []string{"GET", "HEAD", "GET"}, Path: "/cart"})), `
+- matches: [{path: {type: PathPrefix, value: /}}, {path: {type: PathPrefix, value: /cart/a}, method: HEAD}, {method: POST}]
+  backendRefs: [{name: cart}]
+`, `
+- matches:
+  - {path: {type: PathPrefix, value: /cart}, method: GET}
+  - {path: {type: PathPrefix, value: /cart}, method: HEAD}
+  - {path: {type: PathPrefix, value: /cart/a}, method: HEAD}
+  backendRefs: [{name: cart-canary}]
+- matches: [{path: {type: PathPrefix, value: /}}, {path: {type: PathPrefix, value: /cart/a}, method: HEAD}, {method: POST}]
+  backendRefs: [{name: cart}]`},
+		{"parameters", share(500, 0, asking("look=new", "Q=cart")), `
+- matches: [{queryParams: [{name: q, value: cart}]}, {queryParams: [{name: look, value: old}]}, {queryParams: [{type: Exact, name: look, value: new}]}]
+  backendRefs: [{name: cart}]
+`, `
+- matches:
+  - queryParams: [{name: q, value: cart}, {type: Exact, name: look, value: new}, {type: Exact, name: Q, value: cart}]
+  - queryParams: [{type: Exact, name: look, value: new}, {type: Exact, name: Q, value: cart}]
+  backendRefs: [{name: cart-canary}]
+- matches: [{queryParams: [{name: q, value: cart}]}, {queryParams: [{name: look, value: old}]}, {queryParams: [{type: Exact, name: look, value: new}]}]
+  backendRefs: [{name: cart, weight: 95}, {name: cart-canary, weight: 5}]`},
+		{"exact paths", share(0, 0, with(v1alpha1.ReleaseRoute{Path: "/", Exact: true}), with(v1alpha1.ReleaseRoute{Path: "/cart", Exact: true})), `
+- matches: [{path: {type: PathPrefix, value: /}}, {path: {type: PathPrefix, value: /cart/a}}, {path: {type: Exact, value: /cart}}, {path: {type: Exact, value: /cart/a}}]
+  backendRefs: [{name: cart}]
+`, `
+- {matches: [{path: {type: Exact, value: /}}], backendRefs: [{name: cart-canary}]}
+- {matches: [{path: {type: Exact, value: /cart}}, {path: {type: Exact, value: /cart}}], backendRefs: [{name: cart-canary}]}
+- matches: [{path: {type: PathPrefix, value: /}}, {path: {type: PathPrefix, value: /cart/a}}, {path: {type: Exact, value: /cart}}, {path: {type: Exact, value: /cart/a}}]
+  backendRefs: [{name: cart}]`},
 		{"a rule without matches", share(0, 0, to("stable", "x=1")), `[{backendRefs: [{name: cart}]}]`, `
 - {matches: [{headers: [{type: Exact, name: x, value: "1"}]}], backendRefs: [{name: cart}]}
 - {backendRefs: [{name: cart}]}`},
@@ -199,9 +239,16 @@ func TestWhatARouteCannotSayIsRefused(t *testing.T) {
 	}{
 		{"a cookie", share(0, 0, cookie), plain, "knows no cookies"},
 		{"the beginning of a header", share(0, 0, prefix), plain, "knows whole values only"},
-		{"a method", share(0, 0, v1alpha1.ReleaseRoute{Methods: []string{"GET"}, To: "canary"}), plain, "methods, parameters and exact paths"},
-		{"a parameter", share(0, 0, v1alpha1.ReleaseRoute{Query: []v1alpha1.HeaderMatch{{Name: "a", Value: "b"}}, To: "canary"}), plain, "methods, parameters and exact paths"},
-		{"an exact path", share(0, 0, v1alpha1.ReleaseRoute{Path: "/a", Exact: true, To: "canary"}), plain, "methods, parameters and exact paths"},
+		{"a method of its own", share(0, 0, with(v1alpha1.ReleaseRoute{Methods: []string{"GET", "PURGE"}})), plain, "method PURGE: a route of Gateway API knows GET, "},
+		{"the beginning of a parameter", share(0, 0, with(v1alpha1.ReleaseRoute{Query: []v1alpha1.HeaderMatch{{Name: "q", Value: "a", Prefix: true}}})), plain, "parameter q=a*: a route of Gateway API knows whole values only"},
+		{"a parameter twice", share(0, 0, asking("q=1", "q=2")), plain, "parameter q is named twice"},
+		{"a parameter by a regular expression", share(0, 0, asking("q=1")),
+			`[{matches: [{queryParams: [{name: q, type: RegularExpression, value: "1.*"}]}], backendRefs: [{name: cart}]}]`, "asks parameter q by a regular expression"},
+		{"no exact path", share(0, 0, with(v1alpha1.ReleaseRoute{Exact: true})), plain, "names none"},
+		{"an exact path by a regular expression", share(0, 0, with(v1alpha1.ReleaseRoute{Path: "/a", Exact: true})),
+			`[{matches: [{path: {type: RegularExpression, value: "/[ab]"}}], backendRefs: [{name: cart}]}]`, "by a regular expression"},
+		{"an exact path that the pods don't get", share(0, 0, with(v1alpha1.ReleaseRoute{Path: "/a/b", Exact: true})),
+			`[{filters: [{type: URLRewrite, urlRewrite: {path: {type: ReplacePrefixMatch, replacePrefixMatch: /}}}], backendRefs: [{name: cart}]}]`, "rewrites the path"},
 		{"a header twice", share(0, 0, to("canary", "x=1", "X=2")), plain, "is named twice"},
 		{"no value", share(0, 0, to("canary", "x=")), plain, "knows no empty values"},
 		{"another Service", share(500, 0), `[{backendRefs: [{name: stock}]}]`, "no rule of it leads to Service cart"},
@@ -254,6 +301,18 @@ func TestPrecedence(t *testing.T) {
 		{"the second says more", web, []v1alpha1.ReleaseRoute{to("canary", "a=1"), to("stable", "b=1", "c=1")}, "put it first"},
 		{"the first says more", web, []v1alpha1.ReleaseRoute{to("stable", "b=1", "c=1"), to("canary", "a=1")}, ""},
 		{"both to one version", web, []v1alpha1.ReleaseRoute{to("canary", "a=1"), to("canary", "b=1", "c=1")}, ""},
+		{"a method takes another rule's requests", mobile + web, []v1alpha1.ReleaseRoute{with(v1alpha1.ReleaseRoute{Methods: []string{"GET"}})}, "rules[0] comes before rules[1], and would not for GET"},
+		{"a method that the other rule does not have", web + `
+- {matches: [{method: POST, headers: [{name: x-mobile, value: "1"}]}], backendRefs: [{name: mobile}]}`,
+			[]v1alpha1.ReleaseRoute{with(v1alpha1.ReleaseRoute{Methods: []string{"GET", "HEAD"}})}, ""},
+		{"one of several methods that it has", web + `
+- {matches: [{method: POST}], backendRefs: [{name: mobile}]}`,
+			[]v1alpha1.ReleaseRoute{with(v1alpha1.ReleaseRoute{Methods: []string{"GET", "POST"}, Headers: to("", "a=1").Headers})}, "would not for GET or POST and a=1"},
+		{"a parameter beside another rule's header", mobile + web, []v1alpha1.ReleaseRoute{asking("look=new", "q=1")}, ""},
+		{"an exact path of another rule's", web + admin, []v1alpha1.ReleaseRoute{with(v1alpha1.ReleaseRoute{Path: "/admin", Exact: true})}, "would not for /admin"},
+		{"an exact path that is nobody's", web + admin, []v1alpha1.ReleaseRoute{with(v1alpha1.ReleaseRoute{Path: "/", Exact: true})}, ""},
+		{"an exact path and then a header", web, []v1alpha1.ReleaseRoute{with(v1alpha1.ReleaseRoute{Path: "/a", Exact: true}), to("stable", "b=1")}, ""},
+		{"a header and then a method", web, []v1alpha1.ReleaseRoute{to("stable", "b=1"), with(v1alpha1.ReleaseRoute{Methods: []string{"GET", "PUT"}})}, "put it first"},
 		{"two rules of ours", web + `
 - {matches: [{path: {type: PathPrefix, value: /api}}], backendRefs: [{name: cart}]}`, []v1alpha1.ReleaseRoute{to("canary", "a=1")}, ""},
 		{"two rules of ours, and a path of both", web + `

@@ -12,7 +12,6 @@ import (
 // key is what Gateway API orders matches by, and what tells whether a request can match
 // two of them.
 type key struct {
-	valid   bool
 	unknown bool // a regular expression: every implementation orders it as it likes
 	order   [5]int
 	exact   bool // path is the whole path, else a prefix
@@ -25,7 +24,7 @@ type key struct {
 
 // key reads a match.
 func (s Share) key(match map[string]any) key {
-	k := key{valid: true}
+	k := key{}
 	k.headers = k.pairs(list(match, "headers"), strings.ToLower)
 	if s.Kind == v1alpha1.GRPCRoute {
 		m, _ := match["method"].(map[string]any)
@@ -131,15 +130,14 @@ func (s Share) between(a, b int, of, other family) error {
 				continue
 			}
 			for j, c := range other.cohorts {
-				if c.rule == nil || !c.keys[y].valid {
-					continue
-				}
-				if !of.ours && m.meets(c.keys[y]) && !m.beats(c.keys[y], a < b) {
-					return s.stolen(a, b, j)
-				}
-				for _, first := range of.cohorts[:min(j+1, len(of.cohorts))] {
-					if first.rule != nil && first.keys[x].valid && first.keys[x].meets(c.keys[y]) && !first.keys[x].beats(c.keys[y], a < b) {
+				for _, k := range c.keys[y] {
+					if !of.ours && m.meets(k) && !m.beats(k, a < b) {
 						return s.stolen(a, b, j)
+					}
+					for _, first := range of.cohorts[:min(j+1, len(of.cohorts))] {
+						if slices.ContainsFunc(first.keys[x], func(f key) bool { return f.meets(k) && !f.beats(k, a < b) }) {
+							return s.stolen(a, b, j)
+						}
 					}
 				}
 			}
@@ -157,14 +155,15 @@ func (s Share) stolen(a, b, route int) error {
 func (s Share) within(rule int, f family) error {
 	for j, later := range f.cohorts {
 		for i, first := range f.cohorts[:j] {
-			if s.Routes[i].To == s.Routes[j].To || first.rule == nil || later.rule == nil {
+			if s.Routes[i].To == s.Routes[j].To {
 				continue
 			}
 			for m := range f.matches {
-				a, b := first.keys[m], later.keys[m]
-				if a.valid && b.valid && !a.unknown && a.meets(b) && !a.beats(b, true) {
-					return fmt.Errorf("rules[%d]: %s comes before %s, and gateways would take the other, which says more: put it first, or have it ask for more",
-						rule, told(s.Routes[i]), told(s.Routes[j]))
+				for _, a := range first.keys[m] {
+					if slices.ContainsFunc(later.keys[m], func(b key) bool { return !a.unknown && a.meets(b) && !a.beats(b, true) }) {
+						return fmt.Errorf("rules[%d]: %s comes before %s, and gateways would take the other, which says more: put it first, or have it ask for more",
+							rule, told(s.Routes[i]), told(s.Routes[j]))
+					}
 				}
 			}
 		}
