@@ -40,6 +40,39 @@ spec:
     backendRefs: [{name: till, port: 8080, weight: 3}, {name: cart, port: 8080, weight: 1}]
 `
 
+// classKind is as much of Gateway and GatewayClass as a gateway has to be known by, and one that has all that there is but
+// a way to tell parameters.
+const classKind = `
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata:
+  name: %[2]ss.gateway.networking.k8s.io
+  annotations: {api-approved.kubernetes.io: "unapproved, for a test"}
+spec:
+  group: gateway.networking.k8s.io
+  scope: %[3]s
+  names: {kind: %[1]s, plural: %[2]ss, singular: %[2]s, listKind: %[1]sList}
+  versions:
+  - name: v1
+    served: true
+    storage: true
+    schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}
+---
+`
+
+const ownGateway = `
+apiVersion: gateway.networking.k8s.io/v1
+kind: GatewayClass
+metadata: {name: nobodys}
+status: {supportedFeatures: [{name: HTTPRoute}, {name: HTTPRouteMethodMatching}]}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: nobodys}
+spec: {gatewayClassName: nobodys}
+---
+`
+
 // routeLane is what the tests of what is written into a route need: a cluster that knows HTTPRoutes,
 // one of them, and somebody who says of each generation that a gateway has it. Requests go to no gateway.
 type routeLane struct {
@@ -51,8 +84,10 @@ type routeLane struct {
 // takes releases away. In the end each route is as its owner wrote it.
 func TestReleaseRoutes(t *testing.T) {
 	b := newReleaseBay(t)
-	b.write("kind.yaml", strings.ReplaceAll(routeKind, "    schema:", "    subresources: {status: {}}\n    schema:"))
-	b.write("route.yaml", ownRoute)
+	classes := strings.ReplaceAll(fmt.Sprintf(classKind, "GatewayClass", "gatewayclass", "Cluster"), "gatewayclasss", "gatewayclasses")
+	b.write("kind.yaml", classes+fmt.Sprintf(classKind, "Gateway", "gateway", "Namespaced")+
+		strings.ReplaceAll(routeKind, "    schema:", "    subresources: {status: {}}\n    schema:"))
+	b.write("route.yaml", ownGateway+ownRoute)
 	if out, err := b.kubectl("apply", "-f", b.dir+"/kind.yaml"); err != nil {
 		t.Fatal(out, err)
 	}
@@ -78,6 +113,7 @@ func TestReleaseRoutes(t *testing.T) {
 		name string
 		run  func(*routeLane)
 	}{
+		{"ByMethod", testRoutesByMethod},
 		{"LeaderKilledInACanary", testRoutesLeaderKilledInACanary},
 		{"LeaderKilledAtUndo", testRoutesLeaderKilledAtUndo},
 		{"LeaderKilledAtPromotion", testRoutesLeaderKilledAtPromotion},
@@ -275,6 +311,42 @@ func (b *routeLane) said(what string) int {
 		}
 	}
 	return n
+}
+
+// testRoutesByMethod gives the version requests by what a route can say, and the gateway can do. What it can't do is
+// not written, and the order says why.
+func testRoutesByMethod(b *routeLane) {
+	was := b.route().Object["spec"]
+	b.start("asked", fmt.Sprintf(hold, 0), "Held")
+	toCanary := func() (all []any) {
+		rules, _, _ := unstructured.NestedSlice(b.route().Object, "spec", "rules")
+		for _, r := range rules {
+			rule := r.(map[string]any)
+			refs, _ := rule["backendRefs"].([]any)
+			if slices.ContainsFunc(refs, func(x any) bool { return x.(map[string]any)["name"] == "till-canary" }) {
+				all = append(all, rule["matches"])
+			}
+		}
+		return all
+	}
+	b.order("route", tillNamed, "--method", "GET,HEAD", "--path", "/new", "--exact", "--to", "canary")
+	match := func(method string) any {
+		return map[string]any{"path": map[string]any{"type": "Exact", "value": "/new"}, "method": method}
+	}
+	if diff := cmp.Diff([]any{[]any{match("GET"), match("HEAD")}}, toCanary()); diff != "" {
+		b.Errorf("(-want +got):\n%s", diff)
+	}
+	_, errs, code := b.bight("release", "route", tillNamed, "-n", b.namespace, "--query", "look=new", "--to", "canary", "--timeout", "3s")
+	if code != 5 || !strings.Contains(errs, "of class nobodys, has no HTTPRouteQueryParamMatching among its supportedFeatures") {
+		b.Errorf("exit code %d\n%s", code, errs)
+	}
+	if got := toCanary(); len(got) > 0 {
+		b.Errorf("the version has %v", got)
+	}
+	b.order("route", tillNamed, "--clear")
+	b.order("undo", tillNamed)
+	b.reaches("Undone")
+	b.asWritten(was)
 }
 
 // testRoutesLeaderKilledInACanary kills the leader as the route gives the version its first share: the next one
