@@ -126,7 +126,7 @@ func (n Node) CNIConfig() any {
 		"cniVersion": "1.0.0",
 		"name":       "bight",
 		"plugins": []m{{
-			"type": "bridge", "bridge": "pods0", "isGateway": true, "isDefaultGateway": true,
+			"type": "bridge", "bridge": spec.PodBridge, "isGateway": true, "isDefaultGateway": true,
 			"ipMasq": false, "hairpinMode": true,
 			"ipam": m{"type": "host-local", "dataDir": n.Path("cni/state"), "ranges": ranges},
 		}},

@@ -8,7 +8,9 @@ package netns
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/netip"
 	"os"
@@ -130,6 +132,23 @@ func (n *Namespace) Sysctl(name, value string) error {
 		// The calling thread's own view decides, which /proc/sys follows.
 		return os.WriteFile("/proc/sys/"+name, []byte(value), 0o644)
 	})
+}
+
+// Doubt has the neighbours of a device asked every moment whether they are there. By default one that was
+// there once is believed to be for up to a minute, and whatever is sent to it meanwhile is lost without
+// a word: a connection hangs that begins towards a pod which has just ended. Kernels that show these
+// settings to nobody, in a user namespace say, keep to that.
+func (n *Namespace) Doubt(device string) error {
+	for setting, value := range map[string]string{
+		"base_reachable_time_ms": "500", "delay_first_probe_time": "0",
+		"retrans_time_ms": "200",
+	} {
+		err := n.Sysctl("net/ipv4/neigh/"+device+"/"+setting, value)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("doubt the neighbours of %s: %w", device, err)
+		}
+	}
+	return nil
 }
 
 // Bridge makes a bridge with an address.

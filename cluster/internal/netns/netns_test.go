@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -167,6 +168,52 @@ func TestNodesReachEachOther(t *testing.T) {
 	if err := hub.Bridge("lan0", "10.41.0.11/24"); err == nil || !strings.Contains(err.Error(), "lan0") {
 		t.Errorf("a second bridge of the name: got %v", err)
 	}
+}
+
+// Who connects to a neighbour that has just gone is told so, and soon.
+func TestAConnectionToANeighbourThatIsGoneFails(t *testing.T) {
+	hub, pod, other := namespace(t), namespace(t), namespace(t)
+	if err := hub.Bridge("pods0", "10.42.1.1/24"); err != nil {
+		t.Fatal(err)
+	}
+	if err := hub.Doubt("pods0"); err != nil {
+		t.Fatal(err)
+	}
+	if err := pod.Join(hub, "pods0", "pod", "10.42.1.5/24"); err != nil {
+		t.Fatal(err)
+	}
+	if err := other.Join(hub, "pods0", "other", "10.42.1.6/24"); err != nil { // a bridge with nobody forgets all
+		t.Fatal(err)
+	}
+	l, err := pod.Listen("10.42.1.5:80")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	conn, err := hub.Dial(t.Context(), "10.42.1.5:80")
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn.Close()
+	err = hub.With(func(h *netlink.Handle) error {
+		link, err := h.LinkByName("pod")
+		if err != nil {
+			return err
+		}
+		return h.LinkDel(link)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	conn, err = hub.Dial(t.Context(), "10.42.1.5:80")
+	if err == nil {
+		conn.Close()
+	}
+	if !errors.Is(err, syscall.EHOSTUNREACH) {
+		t.Errorf("after %s: got %v, and not that it is unreachable", time.Since(began).Round(time.Millisecond), err)
+	}
+	t.Logf("%v, after %s", err, time.Since(began).Round(time.Millisecond))
 }
 
 func TestFramesThatGoOutComeFromTheTap(t *testing.T) {

@@ -29,6 +29,7 @@ const (
 	GatePort       = 6444 // where connections wait for the API server to be ready
 	RegistryPort   = 5000
 	DNSDomain      = "cluster.local"
+	PodBridge      = "pods0" // in each node, with the first address of its pods' network
 )
 
 // Addresses of IPv6, which clusters with both families have besides (RFC 4193).
@@ -78,6 +79,7 @@ type Node struct {
 	Name    string // as Kubernetes knows it
 	Address string // in NodeNetwork
 	PodCIDR string
+	PodGate string // the node's own address there
 	Dir     string
 	// Address6 and PodCIDR6 are "" but where the cluster has both families.
 	Address6 string // in NodeNetwork6
@@ -263,6 +265,7 @@ func (c *Cluster) Node(i int) Node {
 		Name:    name,
 		Address: "10.41.0." + strconv.Itoa(10+i),
 		PodCIDR: "10.42." + strconv.Itoa(i) + ".0/24",
+		PodGate: "10.42." + strconv.Itoa(i) + ".1/24",
 		Dir:     c.Path("nodes", strconv.Itoa(i)),
 	}
 	if c.DualStack {

@@ -104,7 +104,7 @@ func TestNodesHaveNamesAndAddressesOfTheirOwn(t *testing.T) {
 	c := &Cluster{Name: "bight", Nodes: MaxNodes, Dir: "/state/bight"}
 	seen := map[string]bool{}
 	for _, n := range c.AllNodes() {
-		for _, value := range []string{n.Name, n.Address, n.PodCIDR, n.Dir} {
+		for _, value := range []string{n.Name, n.Address, n.PodCIDR, n.PodGate, n.Dir} {
 			if seen[value] {
 				t.Errorf("%s is given to two nodes", value)
 			}
@@ -112,7 +112,7 @@ func TestNodesHaveNamesAndAddressesOfTheirOwn(t *testing.T) {
 		}
 	}
 	first := c.Node(1)
-	want := Node{Index: 1, Name: "bight", Address: "10.41.0.11", PodCIDR: "10.42.1.0/24", Dir: "/state/bight/nodes/1"}
+	want := Node{Index: 1, Name: "bight", Address: "10.41.0.11", PodCIDR: "10.42.1.0/24", PodGate: "10.42.1.1/24", Dir: "/state/bight/nodes/1"}
 	if diff := cmp.Diff(want, first); diff != "" {
 		t.Error(diff)
 	}

@@ -37,6 +37,13 @@ func (s *Supervisor) connectNodes() error {
 				return err
 			}
 		}
+		// Before the network plugin makes it, which takes it as it is.
+		if err := n.ns.Bridge(spec.PodBridge, n.PodGate); err != nil {
+			return err
+		}
+		if err := n.ns.Doubt(spec.PodBridge); err != nil {
+			return err
+		}
 		for _, other := range s.nodes {
 			if n.Index == other.Index {
 				continue
