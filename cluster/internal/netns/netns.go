@@ -139,13 +139,14 @@ func (n *Namespace) Sysctl(name, value string) error {
 // a word: a connection hangs that begins towards a pod which has just ended. Kernels that show these
 // settings to nobody, in a user namespace say, keep to that.
 func (n *Namespace) Doubt(device string) error {
-	for setting, value := range map[string]string{
-		"base_reachable_time_ms": "500", "delay_first_probe_time": "0",
-		"retrans_time_ms": "200",
-	} {
-		err := n.Sysctl("net/ipv4/neigh/"+device+"/"+setting, value)
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("doubt the neighbours of %s: %w", device, err)
+	for _, family := range []string{"ipv4", "ipv6"} {
+		for setting, value := range map[string]string{
+			"base_reachable_time_ms": "500", "delay_first_probe_time": "0", "retrans_time_ms": "200",
+		} {
+			err := n.Sysctl("net/"+family+"/neigh/"+device+"/"+setting, value)
+			if err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return fmt.Errorf("doubt the neighbours of %s: %w", device, err)
+			}
 		}
 	}
 	return nil
