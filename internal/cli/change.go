@@ -31,14 +31,24 @@ the context's.`,
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
 	c.AddCommand(p.changeListCommand(), p.changeShowCommand(), p.changeLogsCommand(),
-		p.changeSpecCommand("cancel CHANGE", "End a change that is not merged yet", exactlyOne("a change"), func(context.Context, *ship.Shipper, *v1alpha1.Change, []string) (map[string]any, error) {
-			return map[string]any{"cancel": true}, nil
-		}),
-		p.changeSpecCommand("retry CHANGE", "Do again what has failed of a change", exactlyOne("a change"), retry),
-		p.changeSpecCommand("merge CHANGE", "Take a change into the app's branch that was pushed to another", exactlyOne("a change"), merge),
-		p.changeSpecCommand("approve CHANGE", "Have the tests run that somebody has made who may not push", exactlyOne("a change"), approve),
-		p.changeSpecCommand("promote CHANGE ENVIRONMENT", "Let a change into an environment that takes a person's word", cobra.ExactArgs(2), promote))
+		p.changeSpecCommand("cancel CHANGE", "End a change that is not merged yet", exactlyOne("a change"), "is to end", cancel),
+		p.changeSpecCommand("retry CHANGE", "Do again what has failed of a change", exactlyOne("a change"), "does again what has failed", retry),
+		p.changeSpecCommand("merge CHANGE", "Take a change into the app's branch that was pushed to another", exactlyOne("a change"), "is to be merged", merge),
+		p.changeSpecCommand("approve CHANGE", "Have the tests run that somebody has made who may not push", exactlyOne("a change"), "is to be tested", approve),
+		p.changeSpecCommand("promote CHANGE ENVIRONMENT", "Let a change into an environment that takes a person's word", exactlyTwo("a change and an environment"), "goes on to %s", promote))
 	return c
+}
+
+func cancel(_ context.Context, _ *ship.Shipper, c *v1alpha1.Change, _ []string) (map[string]any, error) {
+	switch {
+	case change.Ended(c):
+		return nil, usageError("change %s is %s: there is nothing to end", c.Name, strings.ToLower(c.Status.Phase))
+	case c.Status.Merged != "":
+		return nil, usageError("change %s is merged, and what is merged goes on: git revert %.12s and bight ship take it back", c.Name, c.Status.Merged)
+	case c.Spec.Cancel:
+		return nil, usageError("change %s is to end already", c.Name)
+	}
+	return map[string]any{"cancel": true}, nil
 }
 
 func retry(_ context.Context, _ *ship.Shipper, c *v1alpha1.Change, _ []string) (map[string]any, error) {
@@ -91,21 +101,32 @@ func promote(ctx context.Context, s *ship.Shipper, c *v1alpha1.Change, args []st
 	if c.Status.Merged == "" {
 		return nil, usageError("change %s is not merged: only what is merged goes on to an environment", c.Name)
 	}
-	if slices.Contains(c.Spec.Promote, args[1]) {
-		return nil, usageError("change %s was promoted to %s already", c.Name, args[1])
-	}
 	a, err := s.App(ctx, c.Spec.App)
 	if err != nil {
 		return nil, err
 	}
+	if err := promotable(a, c, args[1]); err != nil {
+		return nil, err
+	}
+	return map[string]any{"promote": append(slices.Clone(c.Spec.Promote), args[1])}, nil
+}
+
+// promotable refuses what somebody's word would change nothing about.
+func promotable(a *v1alpha1.App, c *v1alpha1.Change, environment string) error {
 	var names []string
 	for _, e := range a.Spec.Environments {
 		names = append(names, e.Name)
 	}
-	if !slices.Contains(names, args[1]) {
-		return nil, usageError("app %s has no environment %s; it has %s", a.Name, args[1], strings.Join(names, ", "))
+	i := slices.Index(names, environment)
+	switch {
+	case i < 0:
+		return usageError("app %s has no environment %s; it has %s", a.Name, environment, strings.Join(names, ", "))
+	case slices.Contains(c.Spec.Promote, environment):
+		return usageError("change %s was promoted to %s already", c.Name, environment)
+	case a.Spec.Environments[i].Promotion != v1alpha1.Manual:
+		return usageError("changes of app %s go on to %s by themselves: bight change show %s says how far this one is", a.Name, environment, c.Name)
 	}
-	return map[string]any{"promote": append(slices.Clone(c.Spec.Promote), args[1])}, nil
+	return nil
 }
 
 // changes is what the commands about changes work with.
@@ -191,7 +212,7 @@ func (p *Program) changeShowCommand() *cobra.Command {
 				}
 				return concluded(last, printer)
 			}
-			return printer.Data(found, changeTable(found))
+			return printer.Data(found, changeTable(found, time.Now()))
 		},
 	}
 	t.flags(c)
@@ -226,13 +247,18 @@ func (p *Program) change(ctx context.Context, s *ship.Shipper, name string) (*v1
 	return nil, codedError{code: exitNotFound, err: errors.New(text)}
 }
 
-func changeTable(c *v1alpha1.Change) *term.Table {
+// changeTable is the timeline of a change as it is now.
+func changeTable(c *v1alpha1.Change, now time.Time) *term.Table {
 	t := &term.Table{Head: []string{"STEP", "STATE", "TOOK", "RESULT"}, Empty: c.Name + ": nothing was done yet"}
 	for _, s := range c.Status.Steps {
 		mark := map[string]string{v1alpha1.StepPassed: "✓ ", v1alpha1.StepFailed: "✗ ", v1alpha1.StepErred: "✗ "}[s.State]
 		took := ""
-		if s.Started != nil && s.Ended != nil {
+		switch {
+		case s.Started == nil:
+		case s.Ended != nil:
 			took = term.Duration(s.Ended.Sub(s.Started.Time))
+		case s.State == v1alpha1.StepRunning:
+			took = term.Duration(now.Sub(s.Started.Time))
 		}
 		result := strings.Join(strings.Fields(s.Message), " ")
 		if s.Cached != "" {
@@ -299,13 +325,31 @@ func (p *Program) changeLogs(ctx context.Context, s *ship.Shipper, c *v1alpha1.C
 		}
 	}
 	if !printed {
-		return codedError{code: exitNotFound, err: fmt.Errorf("change %s has no log%s", c.Name, strings.TrimSuffix(" of step "+strings.Join(only, ""), " of step "))}
+		return codedError{code: exitNotFound, err: noLog(c, only)}
 	}
 	return nil
 }
 
-// changeSpecCommand is a command that changes what people want of a change.
-func (p *Program) changeSpecCommand(use, short string, args cobra.PositionalArgs, edit func(context.Context, *ship.Shipper, *v1alpha1.Change, []string) (map[string]any, error)) *cobra.Command {
+// noLog says which steps have a log, where the one that was asked for has none.
+func noLog(c *v1alpha1.Change, only []string) error {
+	var have []string
+	for _, step := range c.Status.Steps {
+		if step.Log != "" {
+			have = append(have, step.Name)
+		}
+	}
+	switch {
+	case len(have) == 0 || len(only) == 0:
+		return fmt.Errorf("change %s has no log%s", c.Name, strings.TrimSuffix(" of step "+strings.Join(only, ""), " of step "))
+	case slices.Contains(have, only[0]):
+		return fmt.Errorf("step %s of change %s has printed nothing", only[0], c.Name)
+	}
+	return fmt.Errorf("change %s has no log of step %s; there is one of %s", c.Name, only[0], strings.Join(have, ", "))
+}
+
+// changeSpecCommand is a command that changes what people want of a change. done says
+// what becomes of the change then; %s in it is the argument after the change.
+func (p *Program) changeSpecCommand(use, short string, args cobra.PositionalArgs, done string, edit func(context.Context, *ship.Shipper, *v1alpha1.Change, []string) (map[string]any, error)) *cobra.Command {
 	var t target
 	c := &cobra.Command{
 		Use: use, Short: short, Args: args,
@@ -316,7 +360,12 @@ func (p *Program) changeSpecCommand(use, short string, args cobra.PositionalArgs
 			if err != nil {
 				return err
 			}
-			return p.decide(c.Context(), s, args, edit)
+			name, err := p.decide(c.Context(), s, args, edit)
+			if err != nil {
+				return err
+			}
+			printer.Note("", fmt.Sprintf("%s %s: bight change show %[1]s -f -n %[3]s", name, strings.Replace(done, "%s", args[len(args)-1], 1), s.Namespace))
+			return nil
 		},
 	}
 	t.flags(c)
@@ -324,19 +373,19 @@ func (p *Program) changeSpecCommand(use, short string, args cobra.PositionalArgs
 }
 
 // decide changes what is wanted of a change. While its status is written by the
-// controller, that takes more than one try.
-func (p *Program) decide(ctx context.Context, s *ship.Shipper, args []string, edit func(context.Context, *ship.Shipper, *v1alpha1.Change, []string) (map[string]any, error)) error {
+// controller, that takes more than one try. It returns the change's name.
+func (p *Program) decide(ctx context.Context, s *ship.Shipper, args []string, edit func(context.Context, *ship.Shipper, *v1alpha1.Change, []string) (map[string]any, error)) (string, error) {
 	for try := 1; ; try++ {
 		found, err := p.change(ctx, s, args[0])
 		if err != nil {
-			return err
+			return "", err
 		}
 		spec, err := edit(ctx, s, found, args)
 		if err != nil {
-			return err
+			return "", err
 		}
 		if err = s.Patch(ctx, found, spec); kube.KindOf(err) != kube.Conflict || try == 20 {
-			return err
+			return found.Name, err
 		}
 	}
 }

@@ -197,6 +197,16 @@ func exactlyOne(what string) cobra.PositionalArgs {
 	}
 }
 
+// exactlyTwo refuses fewer and more arguments than the two that what names.
+func exactlyTwo(what string) cobra.PositionalArgs {
+	return func(c *cobra.Command, args []string) error {
+		if len(args) < 2 {
+			return usageError("%s needs %s: %s", c.CommandPath(), what, strings.TrimSuffix(c.UseLine(), " [flags]"))
+		}
+		return atMost(2, "two arguments, "+what)(c, args)
+	}
+}
+
 // oneLine fits an explanation into an error.
 func oneLine(format string, args ...any) string {
 	return strings.Join(strings.Fields(fmt.Sprintf(format, args...)), " ")

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -40,8 +41,9 @@ in a preview, is merged into the app's branch, and is deployed to one environmen
 after the other.
 
 The first time, the App is made, in namespace -n (default: named as the app), with the
-environments of --env, or one named prod. What was pushed before is not done again,
-and neither is what bight up has built from the same files.
+environments of --env, or one named prod. From then on the App says which environments
+and which branch it has, and flags that say otherwise are refused. What was pushed
+before is not done again, and neither is what bight up has built from the same files.
 
 The steps that take toolchains are done here, unless --no-worker leaves them to others
 that run bight worker. Exit code 0: deployed, or held until somebody promotes it; 1:
@@ -63,7 +65,7 @@ refused. It takes what bight install installs.`,
 	t.flags(c)
 	t.registryFlag(c)
 	c.Flags().StringSliceVar(&o.environments, "env", nil, "environments of a new App, in order: NAME, with :manual for one that takes bight change promote, and :canary, :blue-green, :ab or :mirror for one where new versions take over by such a release")
-	c.Flags().StringVar(&o.branch, "branch", "main", "branch of a new App that changes are merged into")
+	c.Flags().StringVar(&o.branch, "branch", "", "branch of a new App that changes are merged into (default: main)")
 	c.Flags().BoolVar(&o.noWorker, "no-worker", false, "leave review, build and test to other workers")
 	o.worker.flags(c)
 	c.Flags().BoolVar(&o.detach, "detach", false, "push, and do not follow")
@@ -71,21 +73,35 @@ refused. It takes what bight install installs.`,
 	return c
 }
 
-// parseEnvironments reads --env.
+// parseEnvironments reads --env. There are none where it was not given.
 func parseEnvironments(all []string) ([]v1alpha1.Environment, error) {
-	if len(all) == 0 {
-		all = []string{"prod"}
-	}
 	var out []v1alpha1.Environment
 	for _, e := range all {
 		name, rest, _ := strings.Cut(e, ":")
 		if !app.ValidLabel(name) || len(name) > 40 || name == "preview" {
 			return nil, usageError("--env %s: an environment's name has a-z, 0-9 and dashes, a letter first, at most 40 characters, and is not preview", e)
 		}
+		if slices.ContainsFunc(out, func(e v1alpha1.Environment) bool { return e.Name == name }) {
+			return nil, usageError("--env %s: there is one of that name before it", e)
+		}
 		env := v1alpha1.Environment{Name: name}
+		promotion := ""
 		for _, how := range strings.Split(rest, ":") {
 			switch how {
-			case "", "automatic":
+			case "":
+				continue
+			case "automatic", "manual":
+				if promotion != "" && promotion != how {
+					return nil, usageError("--env %s: it is automatic or manual, not both", e)
+				}
+				promotion = how
+			default:
+				if env.Release != nil {
+					return nil, usageError("--env %s: new versions take over by one strategy, not two", e)
+				}
+			}
+			switch how {
+			case "automatic":
 			case "manual":
 				env.Promotion = v1alpha1.Manual
 			case "canary":
@@ -141,6 +157,9 @@ func (p *Program) ship(ctx context.Context, t *target, dir string, o shipOptions
 	to := controllerClient(cluster, namespace)
 	s := &ship.Shipper{Cluster: cluster, Client: to, Namespace: namespace, Name: a.Name, Log: t.log(p.Stderr), Say: func(text string) { printer.Note("", text) }}
 	registered, err := s.Register(ctx, ship.Registration{Branch: o.branch, Directory: src.Directory, Environments: environments})
+	if _, is := errors.AsType[*ship.OtherwiseError](err); is {
+		return codedError{code: exitUsage, err: err}
+	}
 	if err != nil {
 		return err
 	}
@@ -242,7 +261,10 @@ func (l *timeline) show(c *v1alpha1.Change) {
 		kind, _, _ := strings.Cut(s.Name, "/")
 		switch s.State {
 		case v1alpha1.StepRunning:
-			if l.tasks[s.Name] == nil && s.Started != nil && l.done[s.Name] != s.Started.String() {
+			switch t := l.tasks[s.Name]; {
+			case t != nil: // what a step waits for changes while it runs
+				t.Update(doing(s))
+			case s.Started != nil && l.done[s.Name] != s.Started.String():
 				l.tasks[s.Name] = l.printer.Task(term.Type(kind), "", doing(s))
 			}
 		case v1alpha1.StepWaiting:

@@ -6,6 +6,7 @@ package ship
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -110,11 +111,12 @@ func (s *Shipper) resource(r schema.GroupVersionResource) (dynamic.ResourceInter
 	return d.Resource(r).Namespace(s.Namespace), nil
 }
 
-// Registration is what an App is made with when there is none.
+// Registration is what an App is made with when there is none, and must not contradict
+// when there is one.
 type Registration struct {
-	Branch       string
+	Branch       string // "": main, or what the App says
 	Directory    string
-	Environments []v1alpha1.Environment
+	Environments []v1alpha1.Environment // none: prod, or what the App says
 }
 
 // Register returns the App, which it makes where there is none, and waits until the
@@ -132,7 +134,7 @@ func (s *Shipper) Register(ctx context.Context, with Registration) (*v1alpha1.Ap
 		u, err = s.create(ctx, apps, with)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("find app %s in namespace %s: %w", s.Name, s.Namespace, s.Cluster.Explain(err))
+		return nil, fmt.Errorf("find or make app %s in namespace %s: %w", s.Name, s.Namespace, s.Cluster.Explain(err))
 	}
 	app := &v1alpha1.App{}
 	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(u.Object, app); err != nil {
@@ -141,6 +143,9 @@ func (s *Shipper) Register(ctx context.Context, with Registration) (*v1alpha1.Ap
 	if app.Spec.Directory != with.Directory {
 		return nil, fmt.Errorf("app %s in namespace %s is in directory %q of its repository, and this is %q: ship from there, or give this app another name in bight.yaml",
 			s.Name, s.Namespace, dot(app.Spec.Directory), dot(with.Directory))
+	}
+	if err := otherwise(app, with); err != nil {
+		return nil, err
 	}
 	return s.served(ctx, apps, app)
 }
@@ -162,6 +167,10 @@ func dot(dir string) string {
 func (s *Shipper) create(ctx context.Context, apps dynamic.ResourceInterface, with Registration) (*unstructured.Unstructured, error) {
 	if err := s.namespace(ctx); err != nil {
 		return nil, err
+	}
+	with.Branch = cmp.Or(with.Branch, "main")
+	if len(with.Environments) == 0 {
+		with.Environments = []v1alpha1.Environment{{Name: "prod"}}
 	}
 	app := &v1alpha1.App{
 		TypeMeta:   metav1.TypeMeta{APIVersion: v1alpha1.GroupVersion().String(), Kind: "App"},

@@ -1,0 +1,99 @@
+package cli
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/bightdev/bight/api/v1alpha1"
+	"github.com/bightdev/bight/internal/ui/term"
+)
+
+// A step that runs for long waits for one thing after the other: who follows the change
+// is told what it waits for now, and not what that was when it began.
+func TestTheTimelineSaysWhatAStepWaitsForNow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var out bytes.Buffer
+		printer := term.New(term.Config{Out: term.Stream{W: &out}, Err: term.Stream{W: &out}})
+		l := newTimeline(printer)
+		began := metav1.NewMicroTime(time.Now())
+		at := func(message string) *v1alpha1.Change {
+			return &v1alpha1.Change{Status: v1alpha1.ChangeStatus{Phase: v1alpha1.Running, Steps: []v1alpha1.Step{
+				{Name: "deploy/prod", State: v1alpha1.StepRunning, Started: &began, Message: message},
+			}}}
+		}
+		l.show(at("applying to shop-prod"))
+		l.show(at("cart: 10 % of the requests: no requests to the canary yet"))
+		synctest.Wait()
+		time.Sleep(15 * time.Second) // of the bubble
+		synctest.Wait()
+		l.show(at("cart: 50 % of the requests"))
+		time.Sleep(30 * time.Second)
+		synctest.Wait()
+		if err := printer.Close(); err != nil {
+			t.Fatal(err)
+		}
+		first, second, _ := strings.Cut(out.String(), "\n")
+		if !strings.Contains(first, "prod: cart: 10 % of the requests: no requests to the canary yet (10 s)") {
+			t.Errorf("after 10 s: %q", first)
+		}
+		if !strings.Contains(second, "prod: cart: 50 % of the requests (30 s)") {
+			t.Errorf("after 30 s: %q", second)
+		}
+	})
+}
+
+func TestARunningStepHasItsTime(t *testing.T) {
+	began := metav1.NewMicroTime(noon.Add(-90 * time.Second))
+	c := &v1alpha1.Change{}
+	c.Name = "shop-1"
+	c.Status.Phase = v1alpha1.Running
+	c.Status.Steps = []v1alpha1.Step{{Name: "deploy/prod", State: v1alpha1.StepRunning, Started: &began, Message: "cart: 10 %"}, {Name: "deploy/far", State: v1alpha1.StepWaiting}}
+	got := lines(changeTable(c, noon))
+	if want := "deploy/prod|running|1 min 30 s|cart: 10 %"; got[1] != want {
+		t.Errorf("%q, want %q", got[1], want)
+	}
+}
+
+// What somebody decides about a change is refused where it would change nothing.
+func TestDecisionsThatChangeNothingAreRefused(t *testing.T) {
+	a := &v1alpha1.App{}
+	a.Name = "shop"
+	a.Spec.Environments = []v1alpha1.Environment{{Name: "stage", Promotion: v1alpha1.Automatic}, {Name: "prod", Promotion: v1alpha1.Manual}}
+	c := func(edit func(*v1alpha1.Change)) *v1alpha1.Change {
+		c := &v1alpha1.Change{}
+		c.Name, c.Status.Phase = "shop-1", v1alpha1.Running
+		edit(c)
+		return c
+	}
+	nothing := func(*v1alpha1.Change) {}
+	isMerged := func(c *v1alpha1.Change) { c.Status.Merged = "f689586966df0123" }
+	try := func(c *v1alpha1.Change) error { _, err := cancel(t.Context(), nil, c, nil); return err }
+	for _, tt := range []struct {
+		what string
+		err  error
+		want string
+	}{
+		{"cancel", try(c(nothing)), ""},
+		{"cancel what has ended", try(c(func(c *v1alpha1.Change) { c.Status.Phase = v1alpha1.Refused })), "change shop-1 is refused: there is nothing to end"},
+		{"cancel what is merged", try(c(isMerged)), "change shop-1 is merged, and what is merged goes on: git revert f689586966df and bight ship take it back"},
+		{"cancel twice", try(c(func(c *v1alpha1.Change) { c.Spec.Cancel = true })), "change shop-1 is to end already"},
+		{"promote", promotable(a, c(isMerged), "prod"), ""},
+		{"promote to nowhere", promotable(a, c(isMerged), "nowhere"), "app shop has no environment nowhere; it has stage, prod"},
+		{"promote twice", promotable(a, c(func(c *v1alpha1.Change) { c.Spec.Promote = []string{"prod"} }), "prod"), "change shop-1 was promoted to prod already"},
+		{"promote to what waits for nobody", promotable(a, c(isMerged), "stage"), "changes of app shop go on to stage by themselves: bight change show shop-1 says how far this one is"},
+		{"no such log", noLog(c(func(c *v1alpha1.Change) { c.Status.Steps = []v1alpha1.Step{{Name: "test", Log: "x"}, {Name: "merge"}} }), []string{"tets"}), "change shop-1 has no log of step tets; there is one of test"},
+	} {
+		got := ""
+		if tt.err != nil {
+			got = tt.err.Error()
+		}
+		if got != tt.want {
+			t.Errorf("%s: %q, want %q", tt.what, got, tt.want)
+		}
+	}
+}
