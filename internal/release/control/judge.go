@@ -3,7 +3,6 @@ package control
 import (
 	"cmp"
 	"encoding/json"
-	"fmt"
 	"maps"
 	"slices"
 	"time"
@@ -335,7 +334,7 @@ func copied(s verdict.Side) *v1alpha1.Counted { _, c := counted(verdict.Side{}, 
 // status is the verdict as it is shown.
 func status(v verdict.Verdict) *v1alpha1.VerdictStatus {
 	s := &v1alpha1.VerdictStatus{
-		Is: string(v.Is), Why: v.Why, E: fmt.Sprintf("%.3g", v.E), AbortAt: fmt.Sprintf("%.3g", v.AbortAt), BadPods: v.BadPods,
+		Is: string(v.Is), Why: v.Why, E: verdict.Number(v.E), AbortAt: verdict.Number(v.AbortAt), BadPods: v.BadPods,
 	}
 	for _, m := range v.Metrics {
 		switch m.Name {

@@ -96,7 +96,7 @@ func (a *alone) most(s *core) bool {
 }
 
 func (a alone) String() string {
-	return fmt.Sprintf("%s in %d requests since it has all of them, where %s %% are allowed", count(a.Bad, "error"), a.N, number(100*a.Bound))
+	return fmt.Sprintf("%s in %d requests since it has all of them, where %s %% are allowed", count(a.Bad, "error"), a.N, Number(100*a.Bound))
 }
 
 // Side is what became of the requests to one version.

@@ -66,28 +66,28 @@ func (j *Judge) why(s *core, v Verdict) string {
 			return s.Cause
 		}
 		if s.Copies.most(s) {
-			return fmt.Sprintf("E = %s, abort at %s, after %s", number(v.E), number(v.AbortAt), s.Copies.tell(s.At-max(s.FirstBad, s.First)))
+			return fmt.Sprintf("E = %s, abort at %s, after %s", Number(v.E), Number(v.AbortAt), s.Copies.tell(s.At-max(s.FirstBad, s.First)))
 		}
 		if s.Late.most(s) {
-			return fmt.Sprintf("E = %s, abort at %s: %s", number(v.E), number(v.AbortAt), s.Late)
+			return fmt.Sprintf("E = %s, abort at %s: %s", Number(v.E), Number(v.AbortAt), s.Late)
 		}
 		if s.Alone.most(s) {
-			return fmt.Sprintf("E = %s, abort at %s: %s", number(v.E), number(v.AbortAt), s.Alone)
+			return fmt.Sprintf("E = %s, abort at %s: %s", Number(v.E), Number(v.AbortAt), s.Alone)
 		}
-		return fmt.Sprintf("E = %s, abort at %s, after %s in %s; stable had %s", number(v.E), number(v.AbortAt), j.bad(s, s.Canary, s.Block.Canary), seconds(s.At-max(s.FirstBad, s.First)), j.bad(s, s.Stable, s.Block.Stable))
+		return fmt.Sprintf("E = %s, abort at %s, after %s in %s; stable had %s", Number(v.E), Number(v.AbortAt), j.bad(s, s.Canary, s.Block.Canary), seconds(s.At-max(s.FirstBad, s.First)), j.bad(s, s.Stable, s.Block.Stable))
 	case Good:
-		return fmt.Sprintf("%s in %s in %s; E = %s, abort at %s", j.within(v), s.took(), seconds(v.After), number(v.E), number(v.AbortAt))
+		return fmt.Sprintf("%s in %s in %s; E = %s, abort at %s", j.within(v), s.took(), seconds(v.After), Number(v.E), Number(v.AbortAt))
 	case Inconclusive:
 		return fmt.Sprintf("no verdict in %s: %s", seconds(s.Deadline), j.missing(s, v))
 	}
-	return fmt.Sprintf("E = %s, abort at %s; %s", number(v.E), number(v.AbortAt), j.missing(s, v))
+	return fmt.Sprintf("E = %s, abort at %s; %s", Number(v.E), Number(v.AbortAt), j.missing(s, v))
 }
 
 // within is what a Good canary has shown: "errors under 1 %, over p99 under 5 %".
 func (j *Judge) within(v Verdict) string {
 	var parts []string
 	for _, m := range v.Metrics {
-		parts = append(parts, fmt.Sprintf("%s under %s %%", m.Name, number(m.Bound*100)))
+		parts = append(parts, fmt.Sprintf("%s under %s %%", m.Name, Number(m.Bound*100)))
 	}
 	return strings.Join(parts, ", ")
 }
@@ -115,7 +115,7 @@ func (j *Judge) missing(s *core, v Verdict) string {
 	case !v.Need.Known:
 		return fmt.Sprintf("good needs about %d more %s, and there are none now", v.Need.Requests, s.kind())
 	}
-	return fmt.Sprintf("good needs about %d more %s, %s at %s a second", v.Need.Requests, s.kind(), seconds(v.Need.Time), number(s.Traffic.perSecond(s.Now)))
+	return fmt.Sprintf("good needs about %d more %s, %s at %s a second", v.Need.Requests, s.kind(), seconds(v.Need.Time), Number(s.Traffic.perSecond(s.Now)))
 }
 
 // took is what was judged until the verdict.
@@ -186,8 +186,8 @@ func count(n int64, what string) string {
 	return strconv.FormatInt(n, 10) + " " + what + "s"
 }
 
-// number is a number to three digits, in full below ten million.
-func number(f float64) string {
+// Number is a number to three digits, in full below ten million.
+func Number(f float64) string {
 	if f >= 1000 && f < 1e7 {
 		scale := math.Pow(10, math.Floor(math.Log10(f))-2)
 		return strconv.FormatFloat(math.Round(f/scale)*scale, 'f', 0, 64)

@@ -135,5 +135,5 @@ func (l *late) most(s *core) bool {
 }
 
 func (l *late) String() string {
-	return fmt.Sprintf("%d of %d answers took longer than 99 %% of stable's did, since it has all requests; %s %% are allowed", l.Slow, l.N, number(100*l.Bound))
+	return fmt.Sprintf("%d of %d answers took longer than 99 %% of stable's did, since it has all requests; %s %% are allowed", l.Slow, l.N, Number(100*l.Bound))
 }
