@@ -181,11 +181,23 @@ func (c *Controller) preview(ctx context.Context, a *v1alpha1.App, namespace str
 			urls[s.Name] = fmt.Sprintf("http://%s.%s.svc:%d", s.Name, namespace, s.Ports[0].Number)
 		}
 	}
-	done := v1alpha1.Step{State: v1alpha1.StepPassed, Message: withReplays(fmt.Sprintf("%d services and %d links answer in %s", len(art.app.Services), links, namespace), replayed)}
+	done := v1alpha1.Step{State: v1alpha1.StepPassed, Message: withReplays(answering(len(art.app.Services), links, namespace), replayed)}
 	if !result.Changed() {
 		done.Cached = "the preview runs these very images already"
 	}
 	return done, &v1alpha1.Preview{Namespace: namespace, URLs: urls, Until: &until}
+}
+
+// answering says what of a preview answers: "2 services and 1 link answer in shop-preview".
+func answering(services, links int, namespace string) string {
+	text := fmt.Sprintf("%d services and %d links answer in %s", services, links, namespace)
+	if services == 1 {
+		text = strings.Replace(text, "services", "service", 1)
+	}
+	if links == 1 {
+		text = strings.Replace(text, "links", "link", 1)
+	}
+	return text
 }
 
 // lend copies the Secrets that a preview wants and that its owner has set apart for
