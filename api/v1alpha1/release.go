@@ -184,7 +184,7 @@ type ReleasePlan struct {
 	// +optional
 	Ready *metav1.Duration `json:"ready,omitempty"`
 	// Keep is how long the pods that have no more requests are kept: 30s, and 10m for
-	// BlueGreen.
+	// BlueGreen, which keeps those of an undone version for 30s at most.
 	// +optional
 	Keep *metav1.Duration `json:"keep,omitempty"`
 	// Doubt is what happens without a verdict in time: hold or undo.

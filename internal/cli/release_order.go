@@ -131,7 +131,7 @@ func answerText(a *client.Answer, where bool) string {
 	if a.Of == 0 {
 		text = fmt.Sprintf("%s, %s", a.Weight, term.Duration(a.Took))
 	}
-	if phase := strings.ToLower(a.Phase); phase != "" && where {
+	if phase := strings.ToLower(a.Phase); phase != "" && (where || a.Of == 0) {
 		text += " (" + strings.TrimSuffix(phase+": "+joined(a.Message), ": ") + ")"
 	}
 	for _, line := range a.Doorless {

@@ -77,7 +77,7 @@ program is interrupted.`,
 					}
 					return printRelease(printer, r, f.output == "json")
 				}
-				r, err := rc.Start(c.Context(), w)
+				r, err := rc.Start(c.Context(), w, func(waiting string) { printer.Note("", waiting) })
 				if err != nil {
 					return err
 				}

@@ -228,6 +228,9 @@ func TestAnswerText(t *testing.T) {
 	if got, want := answerText(a, true), "0 %, 12 ms"; got != want {
 		t.Errorf("%s, want %s", got, want)
 	}
+	if got, want := answerText(&client.Answer{Weight: "0 %", Took: 12 * time.Millisecond, Phase: "Undone", Message: "by bob"}, false), "0 %, 12 ms (undone: by bob)"; got != want {
+		t.Errorf("of what was undone before: %s, want %s", got, want)
+	}
 	a.Doorless = []string{"pod cart-two-b of the version, on node m, has no door: it has no agent"}
 	if got, want := answerText(a, false), "0 %, 12 ms; pod cart-two-b of the version, on node m, has no door: it has no agent, and it answers what a gateway still leads there"; got != want {
 		t.Errorf("%s, want %s", got, want)

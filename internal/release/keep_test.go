@@ -40,3 +40,37 @@ func TestAWordEndsWhatIsKept(t *testing.T) {
 		t.Errorf("%+v", d.state)
 	}
 }
+
+// The time to go back to the version of before is none for what was undone: nobody goes back
+// to that, and the next version waits until its pods are gone.
+func TestWhatIsUndoneIsNotKeptToGoBackTo(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		atOnce bool
+		keep   time.Duration
+		done   time.Duration
+	}{
+		{"blue-green", true, 10 * time.Minute, 30 * time.Second},
+		{"blue-green, soon", true, 5 * time.Second, 5 * time.Second},
+		{"a canary whose requests take long", false, 10 * time.Minute, 10 * time.Minute},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			d := newDrive(Plan{Steps: []Step{{Weight: 500, For: time.Hour}}, Keep: tt.keep, AtOnce: tt.atOnce})
+			d.meets(func(w *World) { w.Canary = Pods{Ready: 10, All: 10} })
+			d.meets(func(w *World) { w.Orders.Promote = true })
+			d.meets(func(w *World) { w.Orders.Undo = true })
+			if d.state.Phase != Undone {
+				t.Fatalf("%+v", d.state)
+			}
+			since := d.state.Ended
+			d.meets(func(w *World) { w.Now = since.Add(tt.done - time.Second) })
+			if d.state.Cleaned {
+				t.Errorf("its pods are gone before %s", tt.done)
+			}
+			d.meets(func(w *World) { w.Now = since.Add(tt.done) })
+			if !d.state.Cleaned {
+				t.Errorf("its pods are kept for longer than %s", tt.done)
+			}
+		})
+	}
+}

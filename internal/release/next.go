@@ -182,11 +182,11 @@ func (d *decision) remaking() bool {
 // a while: they still answer what they were asked. A door that says nothing for so long
 // has no agent any more, or finds no canary when that is gone: stable answers there.
 func (d *decision) undone() {
-	if d.Phase == Undoing && (d.obeyed() || d.Now.Sub(d.Ended) >= d.Plan.Kept()) {
+	if d.Phase == Undoing && (d.obeyed() || d.Now.Sub(d.Ended) >= d.Plan.Left()) {
 		d.Phase = Undone
 		d.Ended = d.Now
 	} else if d.Phase == Undoing {
-		d.later(d.Ended, d.Plan.Kept())
+		d.later(d.Ended, d.Plan.Left())
 	}
 	if d.Phase == Undone {
 		d.afterwards()
@@ -200,15 +200,17 @@ func (d *decision) afterwards() {
 	if d.Cleaned {
 		return
 	}
+	kept := d.Plan.Left()
 	if d.Phase == Promoted {
+		kept = d.Plan.Kept()
 		d.route(All, 0)
 		d.scale(d.need(All, 0)) // a scaler may want more of them meanwhile
 	} else {
 		d.shut()
 	}
 	told := d.Phase == Promoted && d.Orders.Go > d.State.Go
-	if d.Now.Sub(d.Ended) < d.Plan.Kept() && !told {
-		d.later(d.Ended, d.Plan.Kept())
+	if d.Now.Sub(d.Ended) < kept && !told {
+		d.later(d.Ended, kept)
 		return
 	}
 	if d.Phase == Undone && d.Canary.All > 0 && d.remaking() && d.Now.Sub(d.Remade) < d.Plan.Patience() {

@@ -129,8 +129,21 @@ func (p Plan) Check() error {
 // Patience is how long the first pods may take until they are ready.
 func (p Plan) Patience() time.Duration { return orDefault(p.Ready, 10*time.Minute) }
 
+// keep is how long pods usually are kept that have no more requests.
+const keep = 30 * time.Second
+
 // Kept is how long the pods are kept of the version that has no more requests.
-func (p Plan) Kept() time.Duration { return orDefault(p.Keep, 30*time.Second) }
+func (p Plan) Kept() time.Duration { return orDefault(p.Keep, keep) }
+
+// Left is how long the pods of a version are kept that is undone. Where all requests move
+// in one step, Keep is the time to go back; nobody goes back to what is undone, and the
+// next version does not wait longer than its pods need to answer what they were asked.
+func (p Plan) Left() time.Duration {
+	if p.AtOnce {
+		return min(p.Kept(), keep)
+	}
+	return p.Kept()
+}
 
 func orDefault(d, otherwise time.Duration) time.Duration {
 	if d > 0 {

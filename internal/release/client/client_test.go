@@ -248,7 +248,7 @@ func TestRehearse(t *testing.T) {
 
 func TestStart(t *testing.T) {
 	s, c := shop(t)
-	r, err := c.Start(t.Context(), v2())
+	r, err := c.Start(t.Context(), v2(), silent)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -257,12 +257,12 @@ func TestStart(t *testing.T) {
 	}
 	w := v2()
 	w.Deployment = "card"
-	if _, err := c.Start(t.Context(), w); err == nil || err.Error() != "there is no deployment card in namespace shop; it has cart; choose another namespace with -n" {
+	if _, err := c.Start(t.Context(), w, silent); err == nil || err.Error() != "there is no deployment card in namespace shop; it has cart; choose another namespace with -n" {
 		t.Errorf("error %v", err)
 	}
 	w = v2()
 	w.Plan.Steps = []v1alpha1.ReleaseStep{{Pods: ptr(intstr.FromInt32(-1))}}
-	if _, err := c.Start(t.Context(), w); err == nil || err.Error() != "steps[0].pods is -1: give 0 or more" {
+	if _, err := c.Start(t.Context(), w, silent); err == nil || err.Error() != "steps[0].pods is -1: give 0 or more" {
 		t.Errorf("error %v", err)
 	}
 }
@@ -277,7 +277,7 @@ func TestStartWithAServiceOfTwo(t *testing.T) {
 			{ObjectMeta: metav1.ObjectMeta{Name: "old-a", Labels: map[string]string{"app": "old"}}},
 		},
 	}
-	_, err := c.Start(t.Context(), v2())
+	_, err := c.Start(t.Context(), v2(), silent)
 	if want := "Kubernetes Service carts leads to pod old-a as well"; err == nil || !strings.HasPrefix(err.Error(), want) {
 		t.Errorf("error %v, want %s", err, want)
 	}
@@ -285,7 +285,7 @@ func TestStartWithAServiceOfTwo(t *testing.T) {
 
 func TestRetry(t *testing.T) {
 	_, c := shop(t)
-	made, err := c.Start(t.Context(), v2())
+	made, err := c.Start(t.Context(), v2(), silent)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -317,5 +317,42 @@ func TestRetry(t *testing.T) {
 	}
 	if _, err := c.Retry(t.Context(), "cart", true, silent); err != nil {
 		t.Errorf("of a convicted one, again: %v", err)
+	}
+}
+
+// What was undone goes by itself, so who fixes it and releases that waits, and need not try
+// again. What was promoted can be gone back to, which is not for another release to end.
+func TestStartWaitsForWhatWasUndone(t *testing.T) {
+	for _, was := range []release.Phase{release.Undoing, release.Undone, release.Superseded} {
+		left := running(both(phase(was, "by bob"), func(r *v1alpha1.Release) { r.UID = "before" }))
+		s, c := shop(t, left)
+		var said []string
+		r, err := c.Start(t.Context(), v2(), func(text string) {
+			said = append(said, text)
+			go s.change(left.Name, func(r *v1alpha1.Release) {
+				r.Status.Phase, r.Status.Route = string(release.Undone), nil // its pods are gone
+			})
+		})
+		if err != nil {
+			t.Fatalf("%s: %v", was, err)
+		}
+		if r.Name == left.Name || len(said) != 1 || !strings.HasPrefix(said[0], "release cart-1 is "+lower(string(was))+": this one begins when its pods have answered") {
+			t.Errorf("%s: made %s, said %q", was, r.Name, said)
+		}
+	}
+	ended := metav1.NewMicroTime(time.Now())
+	promoted := running(both(phase(release.Promoted, ""), func(r *v1alpha1.Release) { r.Status.Ended = &ended }))
+	_, c := shop(t, promoted)
+	if _, err := c.Start(t.Context(), v2(), silent); err == nil || !strings.Contains(err.Error(), "is promoted, and can be undone until") {
+		t.Errorf("beside what is promoted: %v", err)
+	}
+}
+
+// Where nothing of a release is left, no pod obeys it, and none has to.
+func TestUndoOfWhatIsUndone(t *testing.T) {
+	_, c := shop(t, running(both(phase(release.Undone, "by bob"), func(r *v1alpha1.Release) { r.Status.Route = nil })))
+	a, err := c.Give(t.Context(), "cart", Undo(), "", patience, silent)
+	if err != nil || a.Pods != 0 || a.Of != 0 || a.Phase != "Undone" {
+		t.Errorf("%+v, %v", a, err)
 	}
 }

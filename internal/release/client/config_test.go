@@ -82,7 +82,7 @@ func TestStartMakesTheConfigurationFirst(t *testing.T) {
 		"apiVersion": "v1", "kind": "Secret", "type": "example.com/keys", "metadata": map[string]any{"name": "keys", "namespace": "shop"}, "data": map[string]any{"K": "b2xk"},
 	}
 	w := Wish{Deployment: "cart", Configs: []Config{{Ref: config.Ref{Kind: config.Secret, Name: "keys"}, Binary: map[string][]byte{"K": []byte("new")}}}}
-	r, err := c.Start(t.Context(), w)
+	r, err := c.Start(t.Context(), w, silent)
 	if err != nil {
 		t.Fatal(err)
 	}

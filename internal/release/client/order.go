@@ -295,8 +295,8 @@ func answer(r *v1alpha1.Release, took time.Duration) *Answer {
 	a.Weight = release.Weight(0).String()
 	if e := spec.Effective(r); e != nil {
 		a.Weight = release.Weight(e.Weight).String()
-	}
-	a.Pods, a.Of = Covered(r)
+		a.Pods, a.Of = Covered(r)
+	} // or else there is nothing that pods could obey
 	a.Inside = ShutInside(r)
 	return a
 }

@@ -60,11 +60,7 @@ func steady(s *scene) error {
 // kept refuses another release while one that has ended keeps pods, and says until when that is.
 func kept(r *v1alpha1.Release, now time.Time) error {
 	name := r.Spec.Deployment
-	p, _ := spec.Plan(r.Spec.Plan) // what can't be read any more keeps them as long as usual
-	var until time.Time
-	if r.Status.Ended != nil {
-		until = r.Status.Ended.Add(p.Kept())
-	}
+	until := keptUntil(r)
 	left := until.Sub(now).Round(time.Second)
 	then := until.Local().Format(time.TimeOnly)
 	switch {
@@ -75,6 +71,38 @@ func kept(r *v1alpha1.Release, now time.Time) error {
 			r.Name, name, then, left)
 	}
 	return refuse("release %s of deployment %s is %s, and its pods still answer what they were asked: they go at %s, in %s; try again then", r.Name, name, lower(r.Status.Phase), then, left)
+}
+
+// keptUntil is until when a release that has ended keeps pods, or zero if it has not.
+func keptUntil(r *v1alpha1.Release) time.Time {
+	if r.Status.Ended == nil {
+		return time.Time{}
+	}
+	p, _ := spec.Plan(r.Spec.Plan) // what can't be read any more keeps them as long as usual
+	if phaseOf(r) == release.Promoted {
+		return r.Status.Ended.Add(p.Kept())
+	}
+	return r.Status.Ended.Add(p.Left())
+}
+
+// leaving is the release of a Deployment that is about to be gone by itself, which another
+// waits for; nil if there is none. One that is promoted is asked about, as long as somebody
+// may go back: another would take that away.
+func leaving(all []v1alpha1.Release, deployment string, now time.Time) *v1alpha1.Release {
+	i := slices.IndexFunc(all, func(r v1alpha1.Release) bool { return r.Spec.Deployment == deployment })
+	if i < 0 || spec.Over(&all[i]) {
+		return nil
+	}
+	r := &all[i]
+	switch phase := phaseOf(r); {
+	case phase == release.Undoing:
+		return r
+	case phase == release.Promoted && !gone(r) && keptUntil(r).After(now):
+		return nil
+	case phase.Ended():
+		return r
+	}
+	return nil
 }
 
 // rolledOut reports whether the newest version was available once.

@@ -148,8 +148,21 @@ func (c *Client) Rehearse(ctx context.Context, w Wish) (*v1alpha1.Release, error
 	return r, nil
 }
 
-// Start begins the release that somebody wishes.
-func (c *Client) Start(ctx context.Context, w Wish) (*v1alpha1.Release, error) {
+// Start begins the release that somebody wishes. What is left of one that was undone it
+// waits for, and tells say.
+func (c *Client) Start(ctx context.Context, w Wish, say func(waiting string)) (*v1alpha1.Release, error) {
+	if _, err := CheckPlan(w.Plan); err != nil {
+		return nil, err
+	}
+	all, err := c.List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if last := leaving(all, w.Deployment, time.Now()); last != nil {
+		if _, err := c.over(ctx, last, say); err != nil {
+			return nil, err
+		}
+	}
 	s, r, before, err := c.wished(ctx, w)
 	if err != nil {
 		return nil, err
@@ -244,11 +257,20 @@ func (c *Client) over(ctx context.Context, r *v1alpha1.Release, say func(string)
 			return true, nil
 		}
 		if now.ResourceVersion == r.ResourceVersion {
-			say("its pods still answer what they were asked; they are removed first")
+			say(first(now))
 		}
 		return false, nil
 	})
 	return last, err
+}
+
+// first says what another release waits for.
+func first(r *v1alpha1.Release) string {
+	text := fmt.Sprintf("release %s is %s: this one begins when its pods have answered what they were asked", r.Name, lower(r.Status.Phase))
+	if until := keptUntil(r); phaseOf(r).Ended() && until.After(time.Now()) {
+		text += ", at " + until.Local().Format(time.TimeOnly)
+	}
+	return text
 }
 
 // fresh is a release as it was when nobody had interfered with it.
