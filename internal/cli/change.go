@@ -39,6 +39,12 @@ the context's.`,
 	return c
 }
 
+// changeFlags adds the flags of a command about changes.
+func changeFlags(t *target, c *cobra.Command) {
+	t.flags(c)
+	c.Flags().Lookup("namespace").Usage = "namespace of the app (default: the app's here, or the context's)"
+}
+
 func cancel(_ context.Context, _ *ship.Shipper, c *v1alpha1.Change, _ []string) (map[string]any, error) {
 	switch {
 	case change.Ended(c):
@@ -180,7 +186,7 @@ func (p *Program) changeListCommand() *cobra.Command {
 			return printer.Data(all, table)
 		},
 	}
-	t.flags(c)
+	changeFlags(&t, c)
 	c.Flags().StringVar(&app, "app", "", "only those of this app")
 	p.outputFlag(c, &output)
 	return c
@@ -215,7 +221,7 @@ func (p *Program) changeShowCommand() *cobra.Command {
 			return printer.Data(found, changeTable(found, time.Now()))
 		},
 	}
-	t.flags(c)
+	changeFlags(&t, c)
 	c.Flags().BoolVarP(&follow, "follow", "f", false, "go on until it has ended; its end is the exit code")
 	p.outputFlag(c, &output)
 	return c
@@ -299,7 +305,7 @@ func (p *Program) changeLogsCommand() *cobra.Command {
 			return p.changeLogs(c.Context(), s, found, args[1:], follow)
 		},
 	}
-	t.flags(c)
+	changeFlags(&t, c)
 	c.Flags().BoolVarP(&follow, "follow", "f", false, "go on while a step runs")
 	return c
 }
@@ -368,7 +374,7 @@ func (p *Program) changeSpecCommand(use, short string, args cobra.PositionalArgs
 			return nil
 		},
 	}
-	t.flags(c)
+	changeFlags(&t, c)
 	return c
 }
 

@@ -63,6 +63,7 @@ refused. It takes what bight install installs.`,
 		ValidArgsFunction: completeDirectories,
 	}
 	t.flags(c)
+	c.Flags().Lookup("namespace").Usage = "namespace of the App (default: named as the app)"
 	t.registryFlag(c)
 	c.Flags().StringSliceVar(&o.environments, "env", nil, "environments of a new App, in order: NAME, with :manual for one that takes bight change promote, and :canary, :blue-green, :ab or :mirror for one where new versions take over by such a release")
 	c.Flags().StringVar(&o.branch, "branch", "", "branch of a new App that changes are merged into (default: main)")

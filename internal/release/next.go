@@ -3,6 +3,7 @@ package release
 import (
 	"cmp"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/bightdev/bight/internal/release/verdict"
@@ -114,7 +115,7 @@ func (d *decision) undoing() (why string, convicted bool) {
 	case d.Phase == Promoted || d.Phase == Promoting:
 		return "", false
 	case d.Verdict == verdict.Inconclusive && d.Doubt == UndoInDoubt:
-		return "there was no verdict in time: " + d.World.Why, false
+		return "there was " + unproven(d.World.Why), false
 	case d.Phase == Starting && d.Now.Sub(d.Started) >= d.Plan.Patience():
 		return fmt.Sprintf("none of its pods was ready after %s%s", d.Plan.Patience(), d.hindrance()), false
 	}
@@ -333,10 +334,10 @@ func (d *decision) give(weight, mirror Weight, least int32) bool {
 
 // over says whether a step is, and if not, what it waits for.
 func (d *decision) over(s Step) bool {
-	told := d.Orders.Go > d.State.Go
+	told, word := d.Orders.Go > d.State.Go, "resume"
 	last := d.Step+1 >= len(d.Steps)
 	if d.Plan.ByOrder && last {
-		s.Hold, told = true, false
+		s.Hold, told, word = true, false, "promote"
 	}
 	switch {
 	case d.Orders.Paused:
@@ -350,17 +351,25 @@ func (d *decision) over(s Step) bool {
 		d.say(Progressing, "%s of the requests: %s", s.Weight, cmp.Or(d.World.Why, "collecting evidence"))
 		return false
 	case s.Proven && d.Verdict == verdict.Inconclusive && !told:
-		d.say(Held, "%s of the requests, and no verdict in time: %s", s.Weight, d.World.Why)
+		d.say(Held, "%s of the requests, and %s", s.Weight, unproven(d.World.Why))
 		return false
 	case s.Hold && !told:
 		d.asked = true
-		d.say(Held, "%s of the requests, until somebody says that it may go on", s.Weight)
+		d.say(Held, "%s of the requests, until somebody says bight release %s", s.Weight, word)
 		return false
 	}
 	if s.Hold || s.Proven {
 		d.State.Go = max(d.State.Go, d.Orders.Go)
 	}
 	return true
+}
+
+// unproven says that there is no verdict, and why, which may say that already.
+func unproven(why string) string {
+	if strings.HasPrefix(why, "no verdict in ") {
+		return why
+	}
+	return "no verdict in time: " + why
 }
 
 // advance begins the next step. After the last it promotes, or undoes if that is the plan.

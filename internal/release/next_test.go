@@ -87,7 +87,7 @@ func TestAReleaseByItsPlan(t *testing.T) {
 		"Progressing 5 %: 5 % of the requests for 10s",
 		"Progressing 5 %: 5 % of the requests for 10s",
 		"Progressing 5 %: waits for 1 of 2 pods to be ready before it gets 20 % of the requests",
-		"Held 20 %: 20 % of the requests, until somebody says that it may go on",
+		"Held 20 %: 20 % of the requests, until somebody says bight release resume",
 		"Progressing 20 %: waits for 3 of 5 pods to be ready before it gets 50 % of the requests",
 		"Progressing 50 %: 50 % of the requests: collecting evidence",
 		"Progressing 50 %: 50 % of the requests: 60 of 510 requests",
@@ -136,7 +136,7 @@ func TestOrders(t *testing.T) {
 		{"undo", func(w *World) { w.Orders.Undo, w.Orders.Why = true, "it is ugly" }, "Undone 0 %: it is ugly"},
 		{"undo and promote", func(w *World) { w.Orders.Undo, w.Orders.Promote = true, true }, "Undone 0 %: somebody has undone it"},
 		{"all pods lost", func(w *World) { w.Canary.Ready = 0 }, "Held 0 %: none of its pods is ready: it gets no requests until one is"},
-		{"one pod lost", func(w *World) { w.Canary.Ready = 1 }, "Held 20 %: 20 % of the requests, until somebody says that it may go on"},
+		{"one pod lost", func(w *World) { w.Canary.Ready = 1 }, "Held 20 %: 20 % of the requests, until somebody says bight release resume"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -444,6 +444,18 @@ func TestCheck(t *testing.T) {
 	} {
 		if err := tt.plan.Check(); err == nil || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("Check(%+v) = %v, want %q in it", tt.plan, err, tt.want)
+		}
+	}
+}
+
+// A reason that says that there is no verdict is not told that there is none.
+func TestNoVerdictIsSaidOnce(t *testing.T) {
+	for why, want := range map[string]string{
+		"no traffic":                     "no verdict in time: no traffic",
+		"no verdict in 30m: no requests": "no verdict in 30m: no requests",
+	} {
+		if got := unproven(why); got != want {
+			t.Errorf("%q, want %q", got, want)
 		}
 	}
 }

@@ -28,8 +28,8 @@ func TestBlueGreenMovesAllRequestsAtOnce(t *testing.T) {
 	want := []string{
 		"Starting 0 %: waits for the first pod to be ready",
 		"Progressing 0 %: 4 of 10 pods are ready",
-		"Held 0 %: 0 % of the requests, until somebody says that it may go on",
-		"Held 0 %: 0 % of the requests, until somebody says that it may go on",
+		"Held 0 %: 0 % of the requests, until somebody says bight release resume",
+		"Held 0 %: 0 % of the requests, until somebody says bight release resume",
 		"Promoting 0 %: 10 of 12 pods are ready: all requests move when all are",
 		"Promoted 100 %: it has all requests",
 	}
@@ -99,5 +99,13 @@ func TestAStepBeginsWhenItsPodsAreReady(t *testing.T) {
 	}
 	if d.meets(after(59 * time.Second)); d.state.Phase == Promoted {
 		t.Error("it does not last from when the pods were ready")
+	}
+}
+
+// What only an order promotes says so, and not that it goes on.
+func TestATestOfTwoVersionsWaitsForPromote(t *testing.T) {
+	d := newDrive(Plan{Steps: []Step{{Weight: 5000}}, ByOrder: true})
+	if got, want := d.meets(func(w *World) { w.Canary = Pods{Ready: 10, All: 10} }), "Held 50 %: 50 % of the requests, until somebody says bight release promote"; got != want {
+		t.Errorf("%q, want %q", got, want)
 	}
 }

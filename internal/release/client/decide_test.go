@@ -238,7 +238,7 @@ func TestObserved(t *testing.T) {
 
 func TestOrders(t *testing.T) {
 	half := ptr(intstr.FromInt32(50))
-	held := phase(release.Held, "20 % of the requests, until somebody says that it may go on")
+	held := phase(release.Held, "20 % of the requests, until somebody says bight release resume")
 	tests := []struct {
 		name   string
 		order  Order
