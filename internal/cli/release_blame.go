@@ -48,6 +48,17 @@ what it asks of other services is answered from a file, the same at each commit.
 	return c
 }
 
+// unknownCommits says which of the two commits is to be given.
+func unknownCommits(release, good, bad string) string {
+	switch {
+	case good == "" && bad == "":
+		return fmt.Sprintf("it is not known which commits release %s is between, as it was not shipped by a change: give --good and --bad", release)
+	case good == "":
+		return fmt.Sprintf("it is not known which commit was stable before release %s, as no change has brought that: give --good", release)
+	}
+	return fmt.Sprintf("it is not known which commit release %s is of, as it was not shipped by a change: give --bad", release)
+}
+
 func (p *Program) blame(ctx context.Context, f *replayFlags, name string, command []string, good, bad string) error {
 	s, err := p.stage(ctx, f, name, command)
 	if err != nil {
@@ -63,7 +74,7 @@ func (p *Program) blame(ctx context.Context, f *replayFlags, name string, comman
 		bad = b.Canary.Commit
 	}
 	if good == "" || bad == "" {
-		return usageError("it is not known which commits release %s is between, as it was not shipped by a change: give --good and --bad%s", b.Release, otherConfig(b.Differs))
+		return usageError("%s%s", unknownCommits(b.Release, good, bad), otherConfig(b.Differs))
 	}
 	commits, err := between(ctx, good, bad)
 	if err != nil {

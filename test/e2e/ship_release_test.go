@@ -34,6 +34,7 @@ func TestShipRelease(t *testing.T) {
 		{"Replayed", testShipReplayed},
 		{"PutBack", testShipPutBack},
 		{"Stats", testShipStats},
+		{"Overtaken", testShipOvertaken},
 	})
 }
 
@@ -288,4 +289,55 @@ func testShipPutBack(d *dock) {
 		d.Errorf("it is %s: %s", r.Status.Phase, r.Status.Message)
 	}
 	d.serves(d.prod, "cart", "second")
+}
+
+// testShipOvertaken ships a change while the release of one before it is under way, and has
+// the newer one come to nothing: then it is the turn of the one before again, and until
+// that is promoted the environment's branch never says that it serves.
+func testShipOvertaken(d *dock) {
+	d.plan(`{"keep": "1s", "steps": [{"weight": 30, "hold": true}]}`)
+	held := func(word string) (change, version string, p *process) {
+		d.write("cart/main.go", shipped("cart", word))
+		change = d.commit(word)
+		version = d.git("rev-parse", "HEAD")[:12] + " " + word
+		p = d.start("ship", "-n", d.namespace)
+		d.eventually(word+" is released", func() error {
+			if r := d.releases()[version]; r.Status.Phase != "Held" {
+				return fmt.Errorf("it is %s: %s", r.Status.Phase, r.Status.Message)
+			}
+			return nil
+		})
+		return change, version, p
+	}
+	first, version, one := held("sixth")
+	second, _, two := held("seventh")
+	if out, errs, code := d.bight("release", "undo", "cart", "-n", d.prod); code != 0 {
+		d.Fatalf("release undo: exit code %d\n%s%s", code, out, errs)
+	}
+	d.ends(second, v1alpha1.Refused)
+	if code := two.end(d.T); code != 1 {
+		d.Errorf("exit code %d\n%s", code, two.output)
+	}
+	d.eventually("the first is released again", func() error {
+		if r := d.releases()[version]; r.Status.Phase != "Held" {
+			return fmt.Errorf("it is %s: %s", r.Status.Phase, r.Status.Message)
+		}
+		return nil
+	})
+	if out, errs, code := d.bight("release", "promote", "cart", "-n", d.prod); code != 0 {
+		d.Fatalf("release promote: exit code %d\n%s%s", code, out, errs)
+	}
+	d.ends(first, v1alpha1.Deployed)
+	if code := one.end(d.T); code != 0 {
+		d.Errorf("exit code %d\n%s", code, one.output)
+	}
+	d.serves(d.prod, "cart", "sixth")
+	d.git("remote", "add", "cluster", "bight://"+d.namespace+"/"+d.namespace)
+	d.git("fetch", "--quiet", "cluster")
+	said := strings.Split(d.git("log", "-4", "--format=%s", "cluster/bight/prod"), "\n")
+	for i, want := range []string{"Deploy " + first, "Put back what was before " + second, "Deploy " + second, "Deploy " + first} {
+		if i >= len(said) || !strings.HasPrefix(said[i], want) {
+			d.Errorf("the environment's branch says %q, want %q as number %d", said, want, i)
+		}
+	}
 }

@@ -1,6 +1,7 @@
 package controller
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -53,6 +54,27 @@ func (c *Controller) bring(ctx context.Context, a *v1alpha1.App, e v1alpha1.Envi
 			result.add(appliedState{changed: true, text: "released " + service})
 		}
 	}
+}
+
+// servedBefore is the desired state that an environment served last, which is put back:
+// the newest on its branch may be one that never came to serve, of a change whose place
+// another has taken, or which a controller was at that is gone. Where no change tells, it
+// is the one before on the branch.
+func (c *Controller) servedBefore(ctx context.Context, a *v1alpha1.App, environment, before string) string {
+	var all v1alpha1.ChangeList
+	if err := c.client.List(ctx, &all, client.InNamespace(a.Namespace), client.MatchingLabels{v1alpha1.AppLabel: a.Name}); err != nil {
+		c.Log.Warn("which changes an environment has is not known", "app", a.Name, "err", err)
+		return before
+	}
+	var of []*v1alpha1.Change
+	for i := range all.Items {
+		of = append(of, c.newest.of(&all.Items[i]))
+	}
+	_, step := change.Newest(of, environment)
+	if step == nil {
+		return before
+	}
+	return cmp.Or(step.Evidence["commit"], before)
 }
 
 // without is an app without some services.

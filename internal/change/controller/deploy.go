@@ -323,6 +323,7 @@ func (c *Controller) deploy(ctx context.Context, a *v1alpha1.App, r *repo.Reposi
 		}
 		return s
 	}
+	before = c.servedBefore(ctx, a, e.Name, before)
 	if before == "" || before == commit {
 		return tried("%s", text)
 	}

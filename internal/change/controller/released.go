@@ -234,6 +234,8 @@ func choose(live *appsv1.Deployment, digest string, all []v1alpha1.Release, how 
 		return choice{leave: this == nil || !promoted(this) || under != nil}, nil
 	case this != nil && promoted(this) && this.Spec.Change == how.make.change:
 		return choice{}, nil
+	case this != nil && under == nil && this.Status.Phase == string(release.Superseded) && this.Spec.Change == how.make.change:
+		// A newer change has taken its place, and has come to nothing: it is this one's turn again.
 	case this != nil && (!spec.Over(this) || this.Spec.Change == how.make.change):
 		return choice{leave: true, waits: name}, nil
 	case this != nil && this.Status.Convicted:

@@ -39,8 +39,12 @@ func TestChooseWhatIsLeftToReleases(t *testing.T) {
 		}
 		return r
 	}
-	convicted := rel("new", release.Undone, true, "shop/a#0")
-	convicted.Status.Convicted, convicted.Status.Message = true, "E = 5000"
+	convictedOf := func(digest string) v1alpha1.Release {
+		r := rel(digest, release.Undone, true, "shop/a#0")
+		r.Status.Convicted, r.Status.Message = true, "E = 5000"
+		return r
+	}
+	convicted := convictedOf("new")
 	stranger := rel("new", release.Progressing, false, "")
 	stranger.Name, stranger.Spec.Deployment = "stock-new", "stock"
 	plan := &v1alpha1.ReleasePlan{}
@@ -67,6 +71,8 @@ func TestChooseWhatIsLeftToReleases(t *testing.T) {
 		{"it is promoted and not wound up", "old", []v1alpha1.Release{rel("new", release.Promoted, false, "shop/a#0")}, by("shop/a#0"), choice{leave: true, waits: "cart-new"}, false},
 		{"it was undone, and is told so", "old", []v1alpha1.Release{rel("new", release.Undone, true, "shop/a#0")}, by("shop/a#0"), choice{leave: true, waits: "cart-new"}, false},
 		{"it was undone, and is tried again", "old", []v1alpha1.Release{rel("new", release.Undone, true, "shop/a#0")}, by("shop/a#1"), choice{leave: true, waits: "cart-new", make: true}, false},
+		{"a newer one took its place, which came to nothing", "old", []v1alpha1.Release{rel("new", release.Superseded, true, "shop/a#0"), convictedOf("newer")}, by("shop/a#0"), choice{leave: true, waits: "cart-new", make: true}, false},
+		{"a newer one has taken its place", "old", []v1alpha1.Release{rel("new", release.Superseded, true, "shop/a#0"), rel("newer", release.Progressing, false, "")}, by("shop/a#0"), choice{leave: true, waits: "cart-new"}, false},
 		{"it was released once, and something else since", "old", []v1alpha1.Release{rel("new", release.Promoted, true, "shop/a#0")}, by("shop/b#0"), choice{leave: true, waits: "cart-new", make: true}, false},
 		{"it was convicted", "old", []v1alpha1.Release{convicted}, by("shop/b#0"), choice{}, true},
 		{"putting back a convicted version", "old", []v1alpha1.Release{convicted}, heal, choice{leave: true}, false},

@@ -295,7 +295,8 @@ func (co *course) path() (path []evidence.Point, moved []string) {
 	return slices.Clone(co.bench.kept.Path), moved
 }
 
-// before is the change that made what is stable, as far as releases tell.
+// before is the change that made what is stable: that of the release which was promoted
+// last, or else, where the first version came without one, what the App's environment has.
 func (c *Controller) before(ctx context.Context, r *v1alpha1.Release) string {
 	var all v1alpha1.ReleaseList
 	list, err := c.dynamic.Resource(v1alpha1.Releases()).Namespace(r.Namespace).List(ctx, metav1.ListOptions{
@@ -308,6 +309,32 @@ func (c *Controller) before(ctx context.Context, r *v1alpha1.Release) string {
 	for i := range all.Items {
 		if o := &all.Items[i]; release.Phase(o.Status.Phase) == release.Promoted && spec.Compare(o, r) < 0 {
 			return o.Spec.Change
+		}
+	}
+	return c.deployed(ctx, r)
+}
+
+// deployed is the change that the environment has which a release of a change is in, "" if
+// that is not known.
+func (c *Controller) deployed(ctx context.Context, r *v1alpha1.Release) string {
+	change, _, _ := strings.Cut(r.Spec.Change, "#")
+	namespace, name, ok := strings.Cut(change, "/")
+	if !ok {
+		return ""
+	}
+	var m v1alpha1.Change
+	var a v1alpha1.App
+	u, err := c.dynamic.Resource(v1alpha1.Changes()).Namespace(namespace).Get(ctx, name, metav1.GetOptions{})
+	if err != nil || runtime.DefaultUnstructuredConverter.FromUnstructured(u.Object, &m) != nil {
+		return ""
+	}
+	u, err = c.dynamic.Resource(v1alpha1.Apps()).Namespace(namespace).Get(ctx, m.Spec.App, metav1.GetOptions{})
+	if err != nil || runtime.DefaultUnstructuredConverter.FromUnstructured(u.Object, &a) != nil {
+		return ""
+	}
+	for _, e := range a.Status.Environments {
+		if e.Namespace == r.Namespace && e.Change != "" && e.Change != name {
+			return namespace + "/" + e.Change
 		}
 	}
 	return ""

@@ -18,11 +18,13 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/dynamic/fake"
 
 	"github.com/bightdev/bight/api/v1alpha1"
+	"github.com/bightdev/bight/internal/release"
 	"github.com/bightdev/bight/internal/release/evidence"
 	"github.com/bightdev/bight/internal/release/spec"
 	"github.com/bightdev/bight/internal/release/verdict"
@@ -209,6 +211,47 @@ func TestThePathOfEIsBounded(t *testing.T) {
 	for i := 1; i < n; i++ {
 		if !b.kept.Path[i].Time.After(b.kept.Path[i-1].Time) {
 			t.Fatal(fmt.Sprint("out of order: ", b.kept.Path))
+		}
+	}
+}
+
+// The first version of a service comes without a release: what is stable then is of the
+// change that the environment has.
+func TestTheChangeOfWhatIsStable(t *testing.T) {
+	head := func(namespace, name string) metav1.ObjectMeta {
+		return metav1.ObjectMeta{Namespace: namespace, Name: name}
+	}
+	app := &v1alpha1.App{ObjectMeta: head("shop", "shop")}
+	app.Status.Environments = []v1alpha1.EnvironmentStatus{{Name: "stage", Namespace: "shop-stage", Change: "shop-2"}, {Name: "prod", Namespace: "shop-prod", Change: "shop-1"}}
+	change := &v1alpha1.Change{ObjectMeta: head("shop", "shop-2")}
+	change.Spec.App = "shop"
+	made := func(name, change string, phase release.Phase, at int64) *v1alpha1.Release {
+		r := &v1alpha1.Release{ObjectMeta: head("shop-prod", name)}
+		r.Labels = map[string]string{v1alpha1.ServiceLabel: "cart"}
+		r.CreationTimestamp = metav1.Unix(at, 0)
+		r.Spec.Deployment, r.Spec.Change, r.Status.Phase = "cart", change, string(phase)
+		return r
+	}
+	r := made("cart-2", "shop/shop-2#0", release.Undone, 2)
+	undone, promoted := made("cart-0", "shop/shop-0#0", release.Undone, 0), made("cart-1", "shop/shop-0#1", release.Promoted, 1)
+	for _, tt := range []struct {
+		name string
+		of   *v1alpha1.Release
+		have []runtime.Object
+		want string
+	}{
+		{"after a promoted release", r, []runtime.Object{app, change, undone, promoted, r}, "shop/shop-0#1"},
+		{"the first release", r, []runtime.Object{app, change, undone, r}, "shop/shop-1"},
+		{"by hand", made("cart-3", "", release.Undone, 2), []runtime.Object{app, change}, ""},
+		{"of a change that is gone", r, []runtime.Object{app, r}, ""},
+	} {
+		scheme := runtime.NewScheme()
+		if err := v1alpha1.AddToScheme(scheme); err != nil {
+			t.Fatal(err)
+		}
+		c := &Controller{dynamic: fake.NewSimpleDynamicClient(scheme, tt.have...)}
+		if got := c.before(t.Context(), tt.of); got != tt.want {
+			t.Errorf("%s: %q, want %q", tt.name, got, tt.want)
 		}
 	}
 }
