@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"slices"
 	"strings"
 	"time"
@@ -16,6 +17,7 @@ import (
 	"github.com/bightdev/bight/internal/app/detect"
 	"github.com/bightdev/bight/internal/app/project"
 	"github.com/bightdev/bight/internal/bridge/permit"
+	"github.com/bightdev/bight/internal/change/client"
 	"github.com/bightdev/bight/internal/deploy"
 	"github.com/bightdev/bight/internal/kube"
 	"github.com/bightdev/bight/internal/session"
@@ -89,6 +91,9 @@ func isRefusal(err error) bool {
 	switch kube.KindOf(err) {
 	case kube.Forbidden, kube.Policy, kube.Quota, kube.Credentials:
 		return true
+	}
+	if answer, ok := errors.AsType[*client.AnswerError](err); ok {
+		return answer.Status == http.StatusForbidden || answer.Status == http.StatusUnauthorized
 	}
 	return errors.As(err, new(*kube.GuardError)) ||
 		errors.As(err, new(*deploy.RightsError)) ||

@@ -10,8 +10,10 @@ import (
 
 	"github.com/bightdev/bight/internal/app"
 	"github.com/bightdev/bight/internal/app/project"
+	changes "github.com/bightdev/bight/internal/change/client"
 	"github.com/bightdev/bight/internal/deploy"
 	"github.com/bightdev/bight/internal/kube"
+	"github.com/bightdev/bight/internal/release/client"
 	"github.com/bightdev/bight/internal/session"
 )
 
@@ -39,6 +41,10 @@ func TestExitCodes(t *testing.T) {
 		{"an object that a policy refuses", &deploy.RefusedError{Err: errors.New("no")}, 3},
 		{"credentials", &kube.Error{Kind: kube.Credentials}, 3},
 		{"a right", &kube.Error{Kind: kube.Forbidden}, 3},
+		{"what the controller does not allow", fmt.Errorf("read: %w", &changes.AnswerError{Status: 403}), 3},
+		{"what the controller does not know", &changes.AnswerError{Status: 500}, 1},
+		{"an order that a policy refuses", releaseError(&client.RefusedError{Text: "no", Policy: true}), 3},
+		{"an order that makes no sense", releaseError(&client.RefusedError{Text: "no"}), 2},
 		{"an object that is not there", &kube.Error{Kind: kube.NotFound}, 4},
 		{"no such service", &session.UnknownServiceError{}, 4},
 		{"a server that is away", &kube.Error{Kind: kube.Unreachable}, 1},

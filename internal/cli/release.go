@@ -77,6 +77,8 @@ func releaseError(err error) error {
 	var refused *client.RefusedError
 	var missing *client.NotFoundError
 	switch {
+	case errors.As(err, &refused) && refused.Policy:
+		return codedError{code: exitNotPermitted, err: err}
 	case errors.As(err, &refused):
 		return codedError{code: exitUsage, err: err}
 	case errors.As(err, &missing):

@@ -362,7 +362,7 @@ spec:
 		}
 	}
 	said(0, append([]string{"weight", tillNamed, "25"}, ada...)...)
-	if text := said(2, append([]string{"weight", tillNamed, "50"}, ada...)...); !strings.Contains(text, "refused by policy share (rule small): more than 25 % takes two") {
+	if text := said(3, append([]string{"weight", tillNamed, "50"}, ada...)...); !strings.Contains(text, "refused by policy share (rule small): more than 25 % takes two") {
 		b.Errorf("of what is refused is said\n%s", text)
 	}
 	shown("25 %", "refused", "more than 25 % takes two")
@@ -373,7 +373,7 @@ spec:
 	}
 	said(0, append([]string{"weight", tillNamed, "50", "--ask", "--why", "it looks good"}, ada...)...)
 	shown("ada asks for 50 % of the requests, pause (it looks good)")
-	if text := said(2, append([]string{"approve", tillNamed}, ada...)...); !strings.Contains(text, "takes two") {
+	if text := said(3, append([]string{"approve", tillNamed}, ada...)...); !strings.Contains(text, "takes two") {
 		b.Errorf("who asks approves: %s", text)
 	}
 	// What was ordered since somebody has asked is not taken back.

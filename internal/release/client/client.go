@@ -66,11 +66,16 @@ func (c *Client) releases() dynamic.ResourceInterface {
 
 // RefusedError says that what somebody wants makes no sense as things are. Nothing was
 // changed.
-type RefusedError struct{ Text string }
+type RefusedError struct {
+	Text   string
+	Policy bool // it makes sense, and a ReleasePolicy does not allow it
+}
 
 func (e *RefusedError) Error() string { return e.Text }
 
-func refuse(format string, args ...any) error { return &RefusedError{fmt.Sprintf(format, args...)} }
+func refuse(format string, args ...any) error {
+	return &RefusedError{Text: fmt.Sprintf(format, args...)}
+}
 
 // NotFoundError says that there is no such thing, and what there is.
 type NotFoundError struct{ Text string }

@@ -323,8 +323,8 @@ func TestRetry(t *testing.T) {
 // What was undone goes by itself, so who fixes it and releases that waits, and need not try
 // again. What was promoted can be gone back to, which is not for another release to end.
 func TestStartWaitsForWhatWasUndone(t *testing.T) {
-	for _, was := range []release.Phase{release.Undoing, release.Undone, release.Superseded} {
-		left := running(both(phase(was, "by bob"), func(r *v1alpha1.Release) { r.UID = "before" }))
+	for was, shown := range map[release.Phase]string{"": "undoing", release.Undoing: "undoing", release.Undone: "undone", release.Superseded: "superseded"} {
+		left := running(both(phase(was, "by bob"), func(r *v1alpha1.Release) { r.UID, r.Spec.Orders.Undo = "before", true }))
 		s, c := shop(t, left)
 		var said []string
 		r, err := c.Start(t.Context(), v2(), func(text string) {
@@ -336,7 +336,7 @@ func TestStartWaitsForWhatWasUndone(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%s: %v", was, err)
 		}
-		if r.Name == left.Name || len(said) != 1 || !strings.HasPrefix(said[0], "release cart-1 is "+lower(string(was))+": this one begins when its pods have answered") {
+		if r.Name == left.Name || len(said) != 1 || !strings.HasPrefix(said[0], "release cart-1 is "+shown+": this one begins when its pods have answered") {
 			t.Errorf("%s: made %s, said %q", was, r.Name, said)
 		}
 	}

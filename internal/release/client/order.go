@@ -318,7 +318,7 @@ func (c *Client) Give(ctx context.Context, name string, order Order, why string,
 			hint = ""
 		}
 		if x := now.Status.Refused; x != nil && x.Generation >= given.Generation {
-			return false, refuse("refused by policy %s (rule %s): %s%s", x.Policy, x.Rule, x.Why, hint)
+			return false, &RefusedError{Text: fmt.Sprintf("refused by policy %s (rule %s): %s%s", x.Policy, x.Rule, x.Why, hint), Policy: true}
 		}
 		done, still := Observed(now)
 		if last = now; done || c.served(limited, now) {

@@ -95,7 +95,7 @@ func leaving(all []v1alpha1.Release, deployment string, now time.Time) *v1alpha1
 	}
 	r := &all[i]
 	switch phase := phaseOf(r); {
-	case phase == release.Undoing:
+	case phase == release.Undoing, !phase.Ended() && r.Spec.Orders.Undo:
 		return r
 	case phase == release.Promoted && !gone(r) && keptUntil(r).After(now):
 		return nil

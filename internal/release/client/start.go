@@ -266,7 +266,7 @@ func (c *Client) over(ctx context.Context, r *v1alpha1.Release, say func(string)
 
 // first says what another release waits for.
 func first(r *v1alpha1.Release) string {
-	text := fmt.Sprintf("release %s is %s: this one begins when its pods have answered what they were asked", r.Name, lower(r.Status.Phase))
+	text := fmt.Sprintf("release %s is %s: this one begins when its pods have answered what they were asked", r.Name, lower(cmp.Or(r.Status.Phase, string(release.Undoing))))
 	if until := keptUntil(r); phaseOf(r).Ended() && until.After(time.Now()) {
 		text += ", at " + until.Local().Format(time.TimeOnly)
 	}
