@@ -201,9 +201,23 @@ func Over(r *v1alpha1.Release) bool {
 const Page = 100
 
 // Compare orders the Releases of a Deployment by when they were made: the one that counts
-// is the last.
+// is the last. The API server tells that to a second only: of two that were made in the
+// same one, that counts which has not ended or, where both have, which has ended later.
 func Compare(a, b *v1alpha1.Release) int {
-	return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), strings.Compare(a.Name, b.Name))
+	return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), compareEnds(a, b), strings.Compare(a.Name, b.Name))
+}
+
+func compareEnds(a, b *v1alpha1.Release) int {
+	first, second := release.Phase(a.Status.Phase).Ended(), release.Phase(b.Status.Phase).Ended()
+	switch {
+	case first && !second:
+		return -1
+	case second && !first:
+		return 1
+	case first && second && a.Status.Ended != nil && b.Status.Ended != nil:
+		return a.Status.Ended.Compare(b.Status.Ended.Time)
+	}
+	return 0
 }
 
 // Tell says what somebody has ordered.

@@ -149,3 +149,31 @@ func TestTell(t *testing.T) {
 		}
 	}
 }
+
+// What was begun in the second in which another came to nothing is the newest, however it
+// is called: or else nobody could give it an order, not even to undo it.
+func TestTheNewestOfASecond(t *testing.T) {
+	made := func(name string, second int64, phase release.Phase, ended int64) *v1alpha1.Release {
+		r := &v1alpha1.Release{}
+		r.Name, r.CreationTimestamp, r.Status.Phase = name, metav1.Unix(second, 0), string(phase)
+		if ended > 0 {
+			at := metav1.NewMicroTime(time.UnixMicro(ended))
+			r.Status.Ended = &at
+		}
+		return r
+	}
+	for _, tt := range []struct {
+		name       string
+		old, newer *v1alpha1.Release
+	}{
+		{"made later", made("b", 1, "", 0), made("a", 2, release.Undone, 5)},
+		{"the other has ended", made("b", 1, release.Undone, 5), made("a", 1, release.Held, 0)},
+		{"the other has ended, and it has not begun", made("b", 1, release.Undone, 5), made("a", 1, "", 0)},
+		{"both have ended", made("b", 1, release.Undone, 5), made("a", 1, release.Promoted, 6)},
+		{"both run", made("a", 1, release.Starting, 0), made("b", 1, release.Progressing, 0)},
+	} {
+		if Compare(tt.old, tt.newer) >= 0 || Compare(tt.newer, tt.old) <= 0 {
+			t.Errorf("%s: it is not the newest", tt.name)
+		}
+	}
+}
