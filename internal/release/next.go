@@ -351,7 +351,7 @@ func (d *decision) over(s Step) bool {
 		d.say(Progressing, "%s of the requests: %s", s.Weight, cmp.Or(d.World.Why, "collecting evidence"))
 		return false
 	case s.Proven && d.Verdict == verdict.Inconclusive && !told:
-		d.say(Held, "%s of the requests, and %s", s.Weight, unproven(d.World.Why))
+		d.say(Held, "%s of the requests, and %s; bight release resume has it go on all the same", s.Weight, unproven(d.World.Why))
 		return false
 	case s.Hold && !told:
 		d.asked = true

@@ -269,7 +269,7 @@ func TestAPlanMayChange(t *testing.T) {
 
 func TestNoEvidenceIsNeverGood(t *testing.T) {
 	for doubt, want := range map[Doubt]string{
-		HoldInDoubt: "Held 50 %: 50 % of the requests, and no verdict in time: no traffic",
+		HoldInDoubt: "Held 50 %: 50 % of the requests, and no verdict in time: no traffic; bight release resume has it go on all the same",
 		UndoInDoubt: "Undone 0 %: there was no verdict in time: no traffic",
 	} {
 		d := newDrive(Plan{Steps: []Step{{Weight: 5000, Proven: true}}, Doubt: doubt})
