@@ -57,6 +57,9 @@ list Changes, or Releases, in the namespace.`,
 			if err != nil {
 				return err
 			}
+			if o.everywhere {
+				fromAnywhere(s)
+			}
 			report, err := askStats(c.Context(), s, o, since)
 			if err != nil {
 				return err
@@ -77,6 +80,13 @@ list Changes, or Releases, in the namespace.`,
 	f.BoolVarP(&o.everywhere, "all-namespaces", "A", false, "all namespaces whose Changes or Releases you may list")
 	p.outputFlag(c, &output)
 	return c
+}
+
+// fromAnywhere has the controller asked from the context's namespace: what is about all
+// namespaces is not about the app in the directory here, which may have none.
+func fromAnywhere(s *ship.Shipper) {
+	s.Namespace = s.Cluster.Namespace
+	s.Client = controllerClient(s.Cluster, s.Namespace)
 }
 
 // askStats asks the controller.

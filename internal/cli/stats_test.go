@@ -7,6 +7,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/bightdev/bight/internal/change/ship"
+	"github.com/bightdev/bight/internal/kube"
 	"github.com/bightdev/bight/internal/stats"
 )
 
@@ -119,5 +121,12 @@ func TestSince(t *testing.T) {
 		if got != want || (err != nil) != (want == 0) {
 			t.Errorf("%q: %s, %v; want %s", s, got, err, want)
 		}
+	}
+}
+
+func TestStatsOfAllNamespacesAreNotOfTheAppHere(t *testing.T) {
+	s := &ship.Shipper{Cluster: &kube.Cluster{Namespace: "mine"}, Namespace: "never-shipped"}
+	if fromAnywhere(s); s.Namespace != "mine" || s.Client.Namespace != "mine" {
+		t.Errorf("asked from %s, with tickets of %s", s.Namespace, s.Client.Namespace)
 	}
 }
