@@ -26,6 +26,7 @@ func (c *Controller) bring(ctx context.Context, a *v1alpha1.App, e v1alpha1.Envi
 	if e.Release != nil {
 		how.make = &maker{change: fmt.Sprintf("%s/%s#%d", m.Namespace, m.Name, m.Status.Attempt), version: short(m.Status.Merged) + " " + m.Spec.Title, risk: m.Status.Risk}
 	}
+	var came []string // that releases have brought
 	for {
 		var h held
 		err = insist(ctx, func() (err error) {
@@ -50,10 +51,17 @@ func (c *Controller) bring(ctx context.Context, a *v1alpha1.App, e v1alpha1.Envi
 		if err != nil {
 			return result, err
 		}
-		for service := range h.waits {
+		for _, service := range arrived(came, h.waits) {
+			came = append(came, service)
 			result.add(appliedState{changed: true, text: "released " + service})
 		}
 	}
+}
+
+// arrived is of the Deployments whose releases were waited for those that had not come
+// before: what has not been wound up when it is promoted is waited for twice.
+func arrived(before []string, waits map[string]string) []string {
+	return slices.DeleteFunc(slices.Sorted(maps.Keys(waits)), func(name string) bool { return slices.Contains(before, name) })
 }
 
 // servedBefore is the desired state that an environment served last, which is put back:

@@ -153,3 +153,13 @@ func TestWhatIsUndoneIsWaitedFor(t *testing.T) {
 		}
 	}
 }
+
+func TestAReleaseIsToldOfOnce(t *testing.T) {
+	first := arrived(nil, map[string]string{"stock": "stock-1", "cart": "cart-1"})
+	if diff := cmp.Diff([]string{"cart", "stock"}, first); diff != "" {
+		t.Error(diff)
+	}
+	if second := arrived(first, map[string]string{"stock": "stock-1"}); len(second) != 0 {
+		t.Errorf("told of again: %q", second)
+	}
+}
