@@ -198,7 +198,7 @@ func (q *quay) version(ctx context.Context, weight int32, proven bool, env ...cl
 		Keep:  &meta.Duration{Duration: time.Second},
 	}
 	w := client.Wish{Deployment: shopName, Env: append([]client.Env{{Name: "WHO", Value: who}}, env...), Plan: plan}
-	r, err := q.releases.Start(ctx, w)
+	r, err := q.releases.Start(ctx, w, func(string) {})
 	if err != nil || proven {
 		return r, who, err
 	}

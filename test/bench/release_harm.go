@@ -166,7 +166,7 @@ func (q *quay) healthy(ctx context.Context, env client.Env) (r *v1alpha1.Release
 		Deployment: shopName, Env: []client.Env{{Name: "WHO", Value: fmt.Sprint("v", q.versions)}, env},
 		Plan: v1alpha1.ReleasePlan{Steps: []v1alpha1.ReleaseStep{step(20), step(50)}, Keep: &meta.Duration{Duration: time.Second}},
 	}
-	if r, err = q.releases.Start(ctx, w); err != nil {
+	if r, err = q.releases.Start(ctx, w, func(string) {}); err != nil {
 		return nil, err
 	}
 	err = q.reaches(ctx, r.Name, func(now *v1alpha1.Release) bool {
