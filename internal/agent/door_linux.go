@@ -50,18 +50,16 @@ func ParseDoor(text string) (Door, error) {
 func (a *Agent) steering() *steer.Host {
 	h := &steer.Host{Service: a.Name, Process: a.sup, Log: a.Log}
 	for _, d := range a.Doors {
-		door := &steer.Door{
+		// It has no Probes: whether the process can serve is asked past the door, and who
+		// asks for that path here is a client like any other. It may be the first page.
+		h.Doors = append(h.Doors, &steer.Door{
 			Port: d.Port, Protocol: d.Protocol, Follow: d.Protocol != steer.TCP, Log: a.Log,
 			App: func(ctx context.Context) (net.Conn, error) {
 				ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 				defer cancel()
 				return a.dialProcess(ctx, d.Port)
 			},
-		}
-		if p := a.Probe; p != nil && p.Kind == "http" && p.Port == d.Port {
-			door.Probes = []string{"/" + strings.TrimPrefix(p.Path, "/")}
-		}
-		h.Doors = append(h.Doors, door)
+		})
 	}
 	return h
 }

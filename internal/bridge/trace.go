@@ -92,7 +92,7 @@ func (b *Bridge) Trace(ctx context.Context, p Probe) (*Trace, error) {
 	}
 	t.Services, t.Drops = conclude(found)
 	if !slices.ContainsFunc(t.Services, func(s Traced) bool { return s.With > 0 }) {
-		return nil, fmt.Errorf("no service of %s has seen a request for %s with the header %s: name one of the services, and a path that is not its health check, as in http://%s/PATH", b.App, target, p.Name, p.Doors[0].Service)
+		return nil, fmt.Errorf("no service of %s has seen a request for %s with the header %s: name one of the services, as in http://%s/PATH", b.App, target, p.Name, p.Doors[0].Service)
 	}
 	if t.Drops == nil {
 		t.Drops = []Drop{}

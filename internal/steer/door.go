@@ -45,7 +45,8 @@ type Door struct {
 	// Older, if not nil, counts connections to the app that have never been to this
 	// door, so that no rule sees their requests.
 	Older func() int64
-	// Probes are the paths that kubelet asks. It is known by its User-Agent, too.
+	// Probes are paths that kubelet asks under another name than its own, by which it is
+	// known otherwise: the app has every request for them.
 	Probes []string
 	// Peer connects to a pod of another version, for splits. Without it the door
 	// dials by itself.

@@ -170,6 +170,8 @@ func testRunIntercepts(b *bay) {
 	})
 	b.answers("ada", b.client(false, true), cart, "x-dev", "ada")
 	b.answers("app", b.client(false, true), cart)
+	// What a person asks of the path of the health check comes here, too.
+	b.answers("ada", b.client(false, true), cart+"healthz", "x-dev", "ada")
 	if code := s.signal(syscall.SIGINT); code != 128+15 { // the command's, which is asked to end
 		b.Errorf("exit code %d after an interrupt, want 143", code)
 	}

@@ -38,7 +38,7 @@ const (
 type Port struct {
 	Number   int
 	Protocol steer.Protocol
-	Probes   []string // HTTP paths that kubelet asks
+	Probes   []string // HTTP paths that kubelet asks under another name than its own
 }
 
 // Options are the settings of a gate.

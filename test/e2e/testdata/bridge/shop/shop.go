@@ -48,7 +48,10 @@ func Serve() {
 	go s.raw(s.listen(7000))
 	go s.datagrams()
 	mux := http.NewServeMux()
-	mux.HandleFunc("/healthz", func(w http.ResponseWriter, r *http.Request) { s.probes.Add(1) })
+	mux.HandleFunc("/healthz", func(w http.ResponseWriter, r *http.Request) {
+		s.probes.Add(1)
+		w.Header().Set("X-Who", s.who)
+	})
 	mux.HandleFunc("/counters", s.counters)
 	mux.HandleFunc("/echo", s.echo)
 	mux.HandleFunc("/stream", s.stream)
