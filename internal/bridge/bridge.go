@@ -58,11 +58,8 @@ type Bridge struct {
 	Say func(text string)
 	Log *slog.Logger
 
-	mu    sync.Mutex
-	lost  int         // transports
-	since time.Time   // they are
-	tell  *time.Timer // the user of it
-	told  bool
+	once sync.Once
+	cut  *losses
 }
 
 var (
@@ -71,39 +68,6 @@ var (
 	// ErrRevoked says that somebody has taken the right to enter away.
 	ErrRevoked = errors.New("there is no right to enter the pods any more")
 )
-
-// bearable is how long a connection may be away before anybody is told.
-const bearable = time.Second
-
-// heard tells the user when the cluster is out of reach, and when it is back.
-func (b *Bridge) heard(s stream.State) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	switch s.Kind {
-	case stream.Lost:
-		if b.lost++; b.lost == 1 {
-			b.since, b.told = time.Now(), false
-			b.tell = time.AfterFunc(bearable, b.sayLost)
-		}
-	case stream.Resumed:
-		if b.lost--; b.lost > 0 {
-			return
-		}
-		b.tell.Stop()
-		if b.told {
-			b.Say(fmt.Sprintf("the connection to the cluster is back after %s", time.Since(b.since).Round(100*time.Millisecond)))
-		}
-	}
-}
-
-func (b *Bridge) sayLost() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.lost > 0 {
-		b.told = true
-		b.Say("the connection to the cluster is lost; open connections wait for it, intercepted requests go to the app")
-	}
-}
 
 // UnknownServiceError tells that the app has no service of that name.
 type UnknownServiceError struct {
@@ -219,19 +183,27 @@ func (b *Bridge) missing(service string) error {
 
 // connect opens a session with the agent of a pod.
 func (b *Bridge) connect(ctx context.Context, pod *core.Pod, handle func(context.Context, *stream.Stream)) (*stream.Session, error) {
-	lost := false
+	losses, this := b.losses(), &line{pod}
+	dialled := false
 	client := &stream.Client{
 		OnState: func(s stream.State) {
-			if s.Kind == stream.Ended && lost {
-				s.Kind = stream.Resumed // or as good as: another one takes its place
-			}
-			lost = s.Kind == stream.Lost
-			if up := s.Kind == stream.Connected || s.Kind == stream.Resumed || s.Kind == stream.Moved; up {
+			switch s.Kind {
+			case stream.Lost:
+				losses.lose(this)
+			case stream.Ended: // another one takes its place
+				losses.regain(this)
+			default:
+				losses.regain(this)
 				b.Log.Info("connected to the pod", "pod", pod.Name, "transport", TransportOf(s.Direct))
 			}
-			b.heard(s)
 		},
 		Dial: func(ctx context.Context) (io.ReadWriteCloser, error) {
+			if dialled { // it may be the pod that has gone
+				if _, gone, err := b.fate(ctx, pod); err == nil && gone {
+					return nil, stream.Permanent(fmt.Errorf("pod %s has gone", pod.Name))
+				}
+			}
+			dialled = true
 			port, err := b.door(ctx, pod)
 			if errors.Is(err, ErrBarred) || errors.Is(err, ErrRevoked) {
 				return nil, stream.Permanent(err)
@@ -258,6 +230,20 @@ func (b *Bridge) connect(ctx context.Context, pod *core.Pod, handle func(context
 		return nil, fmt.Errorf("reach the agent of pod %s: %w", pod.Name, b.Cluster.Explain(err))
 	}
 	return sess, nil
+}
+
+// losses are what tells the user of sessions that are cut off.
+func (b *Bridge) losses() *losses {
+	b.once.Do(func() {
+		b.cut = &losses{
+			say: func(text string) { b.Say(text) },
+			going: func(ctx context.Context, pod *core.Pod) bool {
+				going, _, err := b.fate(ctx, pod)
+				return err == nil && going
+			},
+		}
+	})
+	return b.cut
 }
 
 // door is the port of a pod's agent.

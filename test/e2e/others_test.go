@@ -514,6 +514,15 @@ func testOthersReplicas(b *bay) {
 		b.answers("ada", b.client(false, false), till)
 	}
 	scale(1)
+	b.eventually("one pod is left", func() error {
+		if list := b.list(); len(list) != 1 || list[0].Pods != 1 || list[0].Of != 1 {
+			return fmt.Errorf("%+v", list)
+		}
+		return nil
+	})
 	b.leave(s)
+	if said := s.output.String(); strings.Contains(said, "the connection to the cluster is lost") {
+		b.Errorf("of pods that go it says:\n%s", said)
+	}
 	b.answers("app", b.client(false, false), till)
 }

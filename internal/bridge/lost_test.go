@@ -1,0 +1,81 @@
+package bridge
+
+import (
+	"context"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	core "k8s.io/api/core/v1"
+)
+
+const (
+	lostNews = "the connection to the cluster is lost; open connections wait for it, intercepted requests go to the app"
+	backNews = "the connection to the cluster is back after 3s"
+)
+
+func TestOnlyTheClustersLossIsTold(t *testing.T) {
+	stays, goes := &line{&core.Pod{}}, &line{&core.Pod{}}
+	for _, test := range []struct {
+		name   string
+		lost   []*line
+		back   bool // after 3 s
+		during []string
+		after  []string
+	}{
+		{"out of reach for 3 s", []*line{stays}, true, []string{lostNews}, []string{lostNews, backNews}},
+		{"a pod that goes", []*line{goes}, false, nil, nil},
+		{"a pod that goes has its session end", []*line{goes}, true, nil, nil},
+		{"both", []*line{goes, stays}, true, []string{lostNews}, []string{lostNews, backNews}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var said []string
+				l := &losses{
+					say:   func(text string) { said = append(said, text) },
+					going: func(_ context.Context, pod *core.Pod) bool { return pod == goes.pod },
+				}
+				for _, a := range test.lost {
+					l.lose(a)
+				}
+				time.Sleep(3 * time.Second)
+				synctest.Wait()
+				if !slices.Equal(said, test.during) {
+					t.Errorf("while it is lost: %q, want %q", said, test.during)
+				}
+				if test.back {
+					for _, a := range test.lost {
+						l.regain(a)
+					}
+				}
+				if !slices.Equal(said, test.after) {
+					t.Errorf("in the end: %q, want %q", said, test.after)
+				}
+				// What is lost later is told as before.
+				if len(l.lost) > 0 {
+					t.Fatalf("%d lines are lost", len(l.lost))
+				}
+				l.lose(stays)
+				time.Sleep(2 * bearable)
+				synctest.Wait()
+				if want := append(slices.Clone(test.after), lostNews); !slices.Equal(said, want) {
+					t.Errorf("when the cluster is lost: %q, want %q", said, want)
+				}
+			})
+		})
+	}
+}
+
+func TestAShortLossIsNotTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := &losses{say: func(text string) { t.Errorf("it says %q", text) }, going: func(context.Context, *core.Pod) bool { return false }}
+		a := &line{&core.Pod{}}
+		for range 3 {
+			l.lose(a)
+			time.Sleep(bearable / 2)
+			l.regain(a)
+			time.Sleep(bearable)
+		}
+	})
+}
