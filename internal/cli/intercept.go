@@ -295,6 +295,7 @@ HOSTNAME and the addresses of the API server (KUBERNETES_...).`,
 	}
 	t.flags(c)
 	t.registryFlag(c)
+	t.containerFlag(c)
 	c.Flags().StringVarP(&output, "output", "o", "dotenv", "dotenv or json")
 	c.Flags().BoolVar(&everything, "all", false, "what every container has, too")
 	sourceFlag(c, &source)

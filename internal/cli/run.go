@@ -82,6 +82,7 @@ It exits with the command's exit code.`,
 	}
 	t.flags(c)
 	t.registryFlag(c)
+	t.containerFlag(c)
 	c.Flags().BoolVar(&o.intercept, "intercept", false, "requests for SERVICE come to the command")
 	c.Flags().BoolVar(&o.mirror, "mirror", false, "copies of requests for SERVICE come to the command; its answers are dropped")
 	c.Flags().BoolVar(&o.replace, "replace", false, "all requests for SERVICE come to the command, and its process in the pods is stopped meanwhile")
@@ -247,6 +248,7 @@ elsewhere.`,
 		},
 	}
 	t.flags(c)
+	t.containerFlag(c)
 	c.Flags().BoolVar(&useProxy, "proxy", false, "serve SOCKS5 and HTTP on a loopback port instead of a shell")
 	c.Flags().IntVar(&port, "port", 1080, "port of the proxy; 0 takes any free one")
 	sourceFlag(c, &source)

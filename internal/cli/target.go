@@ -29,7 +29,7 @@ import (
 type target struct {
 	kubeconfig, context, namespace string
 	allow                          []string
-	registry                       string
+	registry, container            string
 	verbose, takeOver              bool
 }
 

@@ -33,6 +33,9 @@ type subject struct {
 
 	workload string            // "deployment/cart", "" for a service of the app
 	selector map[string]string // of the workload's pods
+	pods     pods
+	// container is the one that --container names.
+	container string
 	// agentImage pushes the image with the agent, and returns its reference.
 	agentImage func(context.Context) (string, error)
 }
@@ -42,6 +45,9 @@ func (p *Program) subject(ctx context.Context, t *target, source, name string, p
 	kind, bare, isWorkload := strings.Cut(name, "/")
 	if isWorkload {
 		return p.workload(ctx, t, kind, bare, printer)
+	}
+	if t.container != "" {
+		return nil, usageError("--container is about a workload that somebody else deployed, such as deploy/NAME: what bight up deploys has one container")
 	}
 	b, a, err := p.bridge(ctx, t, source, printer)
 	if err != nil {
@@ -90,7 +96,7 @@ func (p *Program) workload(ctx context.Context, t *target, kind, name string, pr
 	if t.namespace != "" {
 		namespace = t.namespace
 	}
-	selector, ports, err := readWorkload(ctx, client, namespace, kind, name)
+	selector, ports, in, err := readWorkload(ctx, client, namespace, kind, name)
 	if err != nil {
 		return nil, fmt.Errorf("find %s/%s in %s: %w", kind, name, place(namespace, cluster), cluster.Explain(err))
 	}
@@ -101,7 +107,7 @@ func (p *Program) workload(ctx context.Context, t *target, kind, name string, pr
 	service := &app.Service{Name: name, Ports: ports}
 	s := &subject{
 		service: service, name: kind + "/" + name,
-		workload: kind + "/" + name, selector: selector,
+		workload: kind + "/" + name, selector: selector, pods: in, container: t.container,
 		agentImage: func(ctx context.Context) (string, error) { return p.pushAgent(ctx, t, cluster, printer) },
 	}
 	s.bridge = &bridge.Bridge{
@@ -114,8 +120,8 @@ func (p *Program) workload(ctx context.Context, t *target, kind, name string, pr
 	return s, nil
 }
 
-// readWorkload returns which pods a workload has, and their ports.
-func readWorkload(ctx context.Context, client kubernetes.Interface, namespace, kind, name string) (map[string]string, []app.Port, error) {
+// readWorkload returns which pods a workload has, their ports, and what is in them.
+func readWorkload(ctx context.Context, client kubernetes.Interface, namespace, kind, name string) (map[string]string, []app.Port, pods, error) {
 	var template core.PodTemplateSpec
 	var selects *meta.LabelSelector
 	switch kind {
@@ -124,20 +130,20 @@ func readWorkload(ctx context.Context, client kubernetes.Interface, namespace, k
 	case "deployment":
 		d, err := client.AppsV1().Deployments(namespace).Get(ctx, name, meta.GetOptions{})
 		if err != nil {
-			return nil, nil, err
+			return nil, nil, pods{}, err
 		}
 		template, selects = d.Spec.Template, d.Spec.Selector
 	case "statefulset":
 		var d *appsv1.StatefulSet
 		d, err := client.AppsV1().StatefulSets(namespace).Get(ctx, name, meta.GetOptions{})
 		if err != nil {
-			return nil, nil, err
+			return nil, nil, pods{}, err
 		}
 		template, selects = d.Spec.Template, d.Spec.Selector
 	case "daemonset":
 		d, err := client.AppsV1().DaemonSets(namespace).Get(ctx, name, meta.GetOptions{})
 		if err != nil {
-			return nil, nil, err
+			return nil, nil, pods{}, err
 		}
 		template, selects = d.Spec.Template, d.Spec.Selector
 	}
@@ -153,29 +159,29 @@ func readWorkload(ctx context.Context, client kubernetes.Interface, namespace, k
 			ports = addPort(ports, p.Name, int(p.ContainerPort), p.Protocol, nil)
 		}
 	}
-	return selector, ports, nil
+	return selector, ports, pods{template.Spec.Containers, template.Annotations}, nil
 }
 
 // readService returns the pods that a Kubernetes Service leads to, and their ports
 // behind its own.
-func readService(ctx context.Context, client kubernetes.Interface, namespace, name string) (map[string]string, []app.Port, error) {
+func readService(ctx context.Context, client kubernetes.Interface, namespace, name string) (map[string]string, []app.Port, pods, error) {
 	s, err := client.CoreV1().Services(namespace).Get(ctx, name, meta.GetOptions{})
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, pods{}, err
 	}
 	if len(s.Spec.Selector) == 0 {
-		return nil, nil, fmt.Errorf("the Kubernetes Service selects no pods (type %s): name the workload behind it", s.Spec.Type)
+		return nil, nil, pods{}, fmt.Errorf("the Kubernetes Service selects no pods (type %s): name the workload behind it", s.Spec.Type)
 	}
-	pods, err := client.CoreV1().Pods(namespace).List(ctx, meta.ListOptions{LabelSelector: labels.Set(s.Spec.Selector).String()})
+	list, err := client.CoreV1().Pods(namespace).List(ctx, meta.ListOptions{LabelSelector: labels.Set(s.Spec.Selector).String()})
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, pods{}, err
 	}
 	var ports []app.Port
 	for _, p := range s.Spec.Ports {
 		number := int(p.TargetPort.IntVal)
 		switch {
 		case p.TargetPort.Type == intstr.String:
-			number = namedPort(pods.Items, p.TargetPort.StrVal)
+			number = namedPort(list.Items, p.TargetPort.StrVal)
 		case number == 0:
 			number = int(p.Port)
 		}
@@ -183,7 +189,11 @@ func readService(ctx context.Context, client kubernetes.Interface, namespace, na
 			ports = addPort(ports, p.Name, number, p.Protocol, p.AppProtocol)
 		}
 	}
-	return s.Spec.Selector, ports, nil
+	var in pods
+	if len(list.Items) > 0 {
+		in = pods{list.Items[0].Spec.Containers, list.Items[0].Annotations}
+	}
+	return s.Spec.Selector, ports, in, nil
 }
 
 // namedPort is the number that a port's name stands for in the pods, 0 if in none.
@@ -238,7 +248,14 @@ func (s *subject) admit(ctx context.Context, rule *steer.Rule, pod bool) (leave 
 	if s.workload == "" {
 		return func() {}, nil
 	}
-	leave, err = s.ask(ctx, rule, pod)
+	container, err := s.pods.choose(s.container, s.port(rule))
+	if err != nil {
+		return nil, err
+	}
+	if said := s.pods.others(container); pod && s.container == "" && said != "" {
+		s.bridge.Say(said)
+	}
+	leave, err = s.ask(ctx, rule, container, pod)
 	var missing *permit.MissingError
 	if !errors.As(err, &missing) {
 		return leave, err
@@ -250,15 +267,27 @@ func (s *subject) admit(ctx context.Context, rule *steer.Rule, pod bool) (leave 
 	if len(lacking) > 0 {
 		return nil, fmt.Errorf("%w. The other way is an ephemeral container in each pod, which takes a right that you don't have: %s", missing, lacking[0])
 	}
-	return s.visit(ctx, rule, pod)
+	return s.visit(ctx, rule, container, pod)
+}
+
+// port is the one that a session is about: the rule's or, where there is none, the one
+// that a Kubernetes Service leads to first; 0 for none.
+func (s *subject) port(rule *steer.Rule) int {
+	switch main := s.service.Port(); {
+	case rule != nil:
+		return rule.Port
+	case main != nil && strings.HasPrefix(s.workload, "service/"):
+		return main.Number
+	}
+	return 0
 }
 
 // visit is admit by ephemeral containers.
-func (s *subject) visit(ctx context.Context, rule *steer.Rule, pod bool) (leave func(), err error) {
+func (s *subject) visit(ctx context.Context, rule *steer.Rule, container string, pod bool) (leave func(), err error) {
 	s.bridge.Say("no node agents here; an ephemeral container in each pod leads to it (it stays listed in the pod until that is replaced)")
 	settings := guest.Settings{
 		Cluster: s.bridge.Cluster, Namespace: s.bridge.Namespace, Selector: s.bridge.Selector,
-		ID: s.id(), Owner: s.bridge.Owner + " (" + ownName() + ")", Workload: s.workload,
+		ID: s.id(), Owner: s.bridge.Owner + " (" + ownName() + ")", Workload: s.workload, Container: container,
 		Rule: rule, Environment: pod, Log: s.bridge.Log,
 	}
 	if rule != nil {
@@ -282,9 +311,9 @@ func (s *subject) visit(ctx context.Context, rule *steer.Rule, pod bool) (leave 
 func (s *subject) id() string { return fmt.Sprintf("%s-%d", s.service.Name, os.Getpid()) }
 
 // ask is admit by the agents of the nodes.
-func (s *subject) ask(ctx context.Context, rule *steer.Rule, pod bool) (leave func(), err error) {
+func (s *subject) ask(ctx context.Context, rule *steer.Rule, container string, pod bool) (leave func(), err error) {
 	spec := v1alpha1.InterceptSpec{
-		Owner: s.bridge.Owner, From: ownName(), Workload: s.workload, Selector: s.selector, Pod: pod,
+		Owner: s.bridge.Owner, From: ownName(), Workload: s.workload, Selector: s.selector, Container: container, Pod: pod,
 	}
 	if rule != nil {
 		spec.Rule = &v1alpha1.Rule{

@@ -1,6 +1,7 @@
 package guest
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
@@ -21,7 +22,7 @@ const firstPort, lastPort = 24512, 28607
 // container is what is put into a pod. It can be read by everybody who can read the
 // pod, so it has no token but its hash.
 func (s Settings) container(pod *core.Pod, tokenHash, name string, port int) *core.EphemeralContainer {
-	target := pod.Spec.Containers[0].Name
+	target := cmp.Or(s.Container, pod.Spec.Containers[0].Name)
 	command := []string{
 		"/bight/agent", "gate", "--listen", strconv.Itoa(port), "--service", s.Workload,
 		"--id", s.ID, "--owner", s.Owner, "--token-hash", tokenHash, "--container", target,

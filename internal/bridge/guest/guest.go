@@ -59,6 +59,8 @@ type Settings struct {
 	ID       string // for people: "cart-4711"
 	Owner    string // for people: "ada (ada@laptop)"
 	Workload string // "deployment/cart"
+	// Container is the one whose process it is about, "" for a pod's first.
+	Container string
 	// Rule is the only one that may be joined, nil for none; its ID, Owner and Service
 	// are those above. Protocol is what its port speaks, "" if that is not known.
 	Rule     *steer.Rule

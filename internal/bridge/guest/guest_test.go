@@ -58,6 +58,8 @@ func TestTheContainer(t *testing.T) {
 	}{
 		{"the environment", func(s *Settings) { s.Environment = true }, cartPod(),
 			append(slices.Clone(base), "--environment"), []core.Capability{"SYS_PTRACE", "DAC_READ_SEARCH"}},
+		{"another container's environment", func(s *Settings) { s.Environment, s.Container = true, "proxy" }, cartPod(),
+			append(slices.Clone(base[:len(base)-3]), "proxy", "--container-id", "containerd://p", "--environment"), []core.Capability{"SYS_PTRACE", "DAC_READ_SEARCH"}},
 		{"requests", func(s *Settings) { s.Rule, s.Protocol = rule, "http" }, cartPod(),
 			append(slices.Clone(base), "--rule", asFlag, "--port", "8080/http", "--probe", "8080=/healthz", "--port", "7000"), []core.Capability{"NET_ADMIN"}},
 		{"both, and a probe that can't be told from others", func(s *Settings) { s.Environment, s.Rule = true, rule }, cartPod(tcpProbe),
@@ -71,8 +73,12 @@ func TestTheContainer(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			s := s
 			tt.change(&s)
+			target := "cart"
+			if s.Container != "" {
+				target = s.Container
+			}
 			want := &core.EphemeralContainer{
-				TargetContainerName: "cart",
+				TargetContainerName: target,
 				EphemeralContainerCommon: core.EphemeralContainerCommon{
 					Name: "bight-x", Image: "r/agent@sha256:1", ImagePullPolicy: core.PullIfNotPresent, Command: tt.command,
 					TerminationMessagePolicy: core.TerminationMessageFallbackToLogsOnError,
