@@ -63,6 +63,8 @@ type Bridge struct {
 }
 
 var (
+	// ErrNoPod says that a service has no pod to go through.
+	ErrNoPod = errors.New("no running pod with Bight's agent")
 	// ErrBarred says that the agent can't lead into a pod as things are.
 	ErrBarred = errors.New("there is no way into the pod")
 	// ErrRevoked says that somebody has taken the right to enter away.
@@ -78,15 +80,15 @@ type UnknownServiceError struct {
 
 func (e *UnknownServiceError) Error() string {
 	there := "there is"
-	if near := nearest(e.Name, e.Known); near != "" {
+	if near := Nearest(e.Name, e.Known); near != "" {
 		there = "did you mean " + near + "? There is"
 	}
 	return fmt.Sprintf("%s has no service %q; %s %s (namespace %s, context %s)", e.App, e.Name, there, strings.Join(e.Known, ", "), e.Namespace, e.Context)
 }
 
-// nearest returns the name that differs from another in the fewest letters, "" when
+// Nearest returns the name that differs from another in the fewest letters, "" when
 // none is near.
-func nearest(name string, known []string) string {
+func Nearest(name string, known []string) string {
 	best, at := "", max(2, len(name)/3)+1
 	for _, k := range known {
 		if d := distance(name, k); d < at {
@@ -178,13 +180,14 @@ func (b *Bridge) missing(service string) error {
 	if service != "" {
 		what = "service " + service
 	}
-	return fmt.Errorf("%s has no running pod with Bight's agent in namespace %s (context %s): bight up deploys it there, -n names another", what, b.Namespace, b.Cluster.Context)
+	return fmt.Errorf("%s has %w in namespace %s (context %s): bight up deploys it there, -n names another; a workload that somebody else deployed is written deploy/NAME", what, ErrNoPod, b.Namespace, b.Cluster.Context)
 }
 
 // connect opens a session with the agent of a pod.
 func (b *Bridge) connect(ctx context.Context, pod *core.Pod, handle func(context.Context, *stream.Stream)) (*stream.Session, error) {
 	losses, this := b.losses(), &line{pod}
 	dialled := false
+	var barred error // why the agent leads nobody into the pod, or not us
 	client := &stream.Client{
 		OnState: func(s stream.State) {
 			switch s.Kind {
@@ -206,6 +209,7 @@ func (b *Bridge) connect(ctx context.Context, pod *core.Pod, handle func(context
 			dialled = true
 			port, err := b.door(ctx, pod)
 			if errors.Is(err, ErrBarred) || errors.Is(err, ErrRevoked) {
+				barred = err
 				return nil, stream.Permanent(err)
 			}
 			if err != nil {
@@ -226,6 +230,8 @@ func (b *Bridge) connect(ctx context.Context, pod *core.Pod, handle func(context
 	switch {
 	case errors.As(err, &refused) && refused.Refusal == stream.RefusedToken && b.Enter == nil:
 		return nil, fmt.Errorf("pod %s does not take this user's token: it was deployed by a session that is no more; run bight up again: %w", pod.Name, err)
+	case err != nil && barred != nil:
+		return nil, barred // which says of which pod
 	case err != nil:
 		return nil, fmt.Errorf("reach the agent of pod %s: %w", pod.Name, b.Cluster.Explain(err))
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -136,13 +137,21 @@ func (r *ruleFlags) rule(b *bridge.Bridge, s *app.Service, port string, mode ste
 	return rule, nil
 }
 
+// steerable is a service's main port of those whose requests can be steered, nil for none.
+func steerable(s *app.Service) *app.Port {
+	i := slices.IndexFunc(s.Ports, func(p app.Port) bool { return p.Protocol != app.UDP })
+	if i < 0 {
+		return nil
+	}
+	return &s.Ports[i]
+}
+
 func findPort(s *app.Service, port string) (*app.Port, error) {
 	if port == "" {
-		main := s.Port()
-		if main == nil || main.Protocol == app.UDP {
-			return nil, usageError("service %s has no port whose requests could be steered", s.Name)
+		if main := steerable(s); main != nil {
+			return main, nil
 		}
-		return main, nil
+		return nil, usageError("service %s has no TCP port, whose requests could be steered", s.Name)
 	}
 	var known []string
 	for i := range s.Ports {

@@ -25,7 +25,7 @@ type noAppError struct {
 }
 
 func (e *noAppError) Error() string {
-	return fmt.Sprintf("nothing that bight up deployed is in %s, and no source names another one: name the namespace with -n, or the directory of the source with --source (%v)", e.where, e.err)
+	return fmt.Sprintf("nothing that bight up deployed is in %s, and no source names another one: name the namespace with -n, the directory of the source with --source, or a workload that somebody else deployed, as in deploy/NAME (%v)", e.where, e.err)
 }
 
 func (e *noAppError) Unwrap() error { return codedError{code: exitNotFound, err: e.err} }

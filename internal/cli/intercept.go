@@ -12,7 +12,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/bightdev/bight/internal/app"
 	"github.com/bightdev/bight/internal/bridge"
 	"github.com/bightdev/bight/internal/bridge/permit"
 	"github.com/bightdev/bight/internal/bridge/podview"
@@ -66,7 +65,7 @@ it consumes, messages of a queue for example, is left to the process here.`,
 			if err != nil {
 				return err
 			}
-			if main := s.service.Port(); local == 0 && main != nil && main.Protocol != app.UDP {
+			if local == 0 && steerable(s.service) != nil {
 				_, _, err := parsePort("") // requests that nobody would answer
 				return err
 			}
@@ -79,7 +78,7 @@ it consumes, messages of a queue for example, is left to the process here.`,
 				return err
 			}
 			defer leave()
-			return interrupted(c.Context(), s.bridge.Intercept(c.Context(), *r, local, s.bridge.Say))
+			return interrupted(c.Context(), s.explain(c.Context(), s.bridge.Intercept(c.Context(), *r, local, s.bridge.Say)))
 		},
 		ValidArgsFunction: completeServices(&source, 1),
 	}
@@ -280,7 +279,7 @@ HOSTNAME and the addresses of the API server (KUBERNETES_...).`,
 			defer leave()
 			pod, err := s.bridge.Environment(c.Context(), s.name)
 			if err != nil {
-				return err
+				return s.explain(c.Context(), err)
 			}
 			env := pod.Env
 			if !everything {

@@ -181,7 +181,7 @@ func (p *Program) run(ctx context.Context, t *target, o runOptions, service stri
 	}
 	defer leave()
 	order.Service = s.name
-	return p.runOrder(ctx, s.bridge, order)
+	return s.explain(ctx, p.runOrder(ctx, s.bridge, order))
 }
 
 // runOrder runs a command with the standard streams; its exit code is bight's.
@@ -258,7 +258,7 @@ elsewhere.`,
 // suggestion is something to try in a shell with the app's network.
 func suggestion(a *app.App) string {
 	for _, s := range a.Services {
-		if port := s.Port(); port != nil && port.Protocol == app.HTTP {
+		if port := steerable(s); port != nil && port.Protocol == app.HTTP {
 			return fmt.Sprintf("; try curl http://%s:%d", s.Name, port.Number)
 		}
 	}
@@ -281,7 +281,7 @@ func (p *Program) connectProxy(ctx context.Context, t *target, source string, ar
 		return err
 	}
 	defer leave()
-	return interrupted(ctx, p.serveProxy(ctx, s, printer, port))
+	return interrupted(ctx, s.explain(ctx, p.serveProxy(ctx, s, printer, port)))
 }
 
 // serveProxy serves the proxy until ctx ends.

@@ -10,6 +10,7 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	core "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/util/intstr"
@@ -97,6 +98,9 @@ func (p *Program) workload(ctx context.Context, t *target, kind, name string, pr
 		namespace = t.namespace
 	}
 	selector, ports, in, err := readWorkload(ctx, client, namespace, kind, name)
+	if apierrors.IsNotFound(err) {
+		return nil, unknownWorkload(ctx, client, cluster, namespace, kind, name)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("find %s/%s in %s: %w", kind, name, place(namespace, cluster), cluster.Explain(err))
 	}
@@ -273,7 +277,7 @@ func (s *subject) admit(ctx context.Context, rule *steer.Rule, pod bool) (leave 
 // port is the one that a session is about: the rule's or, where there is none, the one
 // that a Kubernetes Service leads to first; 0 for none.
 func (s *subject) port(rule *steer.Rule) int {
-	switch main := s.service.Port(); {
+	switch main := steerable(s.service); {
 	case rule != nil:
 		return rule.Port
 	case main != nil && strings.HasPrefix(s.workload, "service/"):

@@ -1,0 +1,137 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	core "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/client-go/kubernetes"
+
+	"github.com/bightdev/bight/internal/bridge"
+	"github.com/bightdev/bight/internal/kube"
+)
+
+// inError is how many names an error has room for.
+const inError = 12
+
+// present are the names of the workloads of a namespace by kind, as far as this user may
+// see them.
+func present(ctx context.Context, client kubernetes.Interface, namespace string) map[string][]string {
+	all := map[string][]string{}
+	note := func(kind, name string) { all[kind] = append(all[kind], name) }
+	if l, err := client.AppsV1().Deployments(namespace).List(ctx, meta.ListOptions{}); err == nil {
+		for _, o := range l.Items {
+			note("deployment", o.Name)
+		}
+	}
+	if l, err := client.AppsV1().StatefulSets(namespace).List(ctx, meta.ListOptions{}); err == nil {
+		for _, o := range l.Items {
+			note("statefulset", o.Name)
+		}
+	}
+	if l, err := client.AppsV1().DaemonSets(namespace).List(ctx, meta.ListOptions{}); err == nil {
+		for _, o := range l.Items {
+			note("daemonset", o.Name)
+		}
+	}
+	if l, err := client.CoreV1().Services(namespace).List(ctx, meta.ListOptions{}); err == nil {
+		for _, o := range l.Items {
+			note("service", o.Name)
+		}
+	}
+	return all
+}
+
+// unknownWorkload is the error that a namespace has no workload of a kind and a name. It
+// says what there is.
+func unknownWorkload(ctx context.Context, client kubernetes.Interface, cluster *kube.Cluster, namespace, kind, name string) error {
+	where := place(namespace, cluster)
+	if _, err := client.CoreV1().Namespaces().Get(ctx, namespace, meta.GetOptions{}); apierrors.IsNotFound(err) {
+		return codedError{code: exitNotFound, err: fmt.Errorf("there is no %s: -n names another, and without it it is the context's", where)}
+	}
+	return codedError{code: exitNotFound, err: fmt.Errorf("there is no %s %s in %s%s", kind, name, where, instead(present(ctx, client, namespace), kind, name))}
+}
+
+// instead says what somebody may have meant who asked for a workload that is not there.
+func instead(all map[string][]string, kind, name string) string {
+	for _, k := range []string{"deployment", "statefulset", "daemonset", "service"} {
+		if slices.Contains(all[k], name) {
+			return fmt.Sprintf("; did you mean %s/%s?", k, name)
+		}
+	}
+	if near := bridge.Nearest(name, all[kind]); near != "" {
+		return fmt.Sprintf("; did you mean %s/%s?", kind, near)
+	}
+	switch names := all[kind]; {
+	case len(names) > inError:
+		return fmt.Sprintf("; there is %s and %d others", strings.Join(names[:inError], ", "), len(names)-inError)
+	case len(names) > 0:
+		return "; there is " + strings.Join(names, ", ")
+	}
+	return "; -n names another namespace"
+}
+
+// explain says of a workload of others that can't be entered what its pods are like, if
+// that is the reason.
+func (s *subject) explain(ctx context.Context, err error) error {
+	if s.workload == "" || !errors.Is(err, bridge.ErrNoPod) && !errors.Is(err, bridge.ErrBarred) {
+		return err
+	}
+	client, cerr := s.bridge.Cluster.Typed()
+	if cerr != nil {
+		return err
+	}
+	list, lerr := client.CoreV1().Pods(s.bridge.Namespace).List(ctx, meta.ListOptions{LabelSelector: labels.Set(s.selector).String()})
+	if lerr != nil {
+		return err
+	}
+	if why := halted(list.Items); why != "" {
+		return fmt.Errorf("%s in %s %s", s.workload, place(s.bridge.Namespace, s.bridge.Cluster), why)
+	}
+	return err
+}
+
+// halted says why none of some pods can be entered, "" if one might be.
+func halted(pods []core.Pod) string {
+	if len(pods) == 0 {
+		return "has no pods: is it scaled to 0? A command takes the place of a process that runs"
+	}
+	why := ""
+	for i := range pods {
+		pod := &pods[i]
+		if slices.ContainsFunc(pod.Status.ContainerStatuses, func(c core.ContainerStatus) bool { return c.State.Running != nil }) {
+			return ""
+		}
+		if why == "" {
+			why = fmt.Sprintf("has no pod that runs: pod %s %s", pod.Name, stands(pod))
+		}
+	}
+	return why
+}
+
+// stands is how a pod is of which no container runs.
+func stands(pod *core.Pod) string {
+	for _, c := range pod.Status.ContainerStatuses {
+		last, why := c.LastTerminationState.Terminated, ""
+		switch {
+		case c.State.Waiting != nil:
+			why = c.State.Waiting.Reason
+		case c.State.Terminated != nil:
+			why, last = c.State.Terminated.Reason, c.State.Terminated
+		}
+		if last != nil {
+			return fmt.Sprintf("is not running (%s, container %s ended with exit code %d): kubectl -n %s logs %s -c %[2]s --previous has its last words",
+				why, c.Name, last.ExitCode, pod.Namespace, pod.Name)
+		}
+		if why != "" {
+			return fmt.Sprintf("is not running (%s of container %s): kubectl -n %s describe pod %s says why", why, c.Name, pod.Namespace, pod.Name)
+		}
+	}
+	return fmt.Sprintf("is not running (%s): kubectl -n %s describe pod %s says why", pod.Status.Phase, pod.Namespace, pod.Name)
+}
