@@ -113,12 +113,14 @@ func (p *Program) interceptListCommand() *cobra.Command {
 		RunE: func(c *cobra.Command, _ []string) error {
 			printer := p.printer(output == "json", nil)
 			defer printer.Close()
-			all, where, err := p.intercepts(c.Context(), &t, source, printer)
+			all, where, whole, err := p.intercepts(c.Context(), &t, source, printer)
 			if err != nil {
 				return err
 			}
 			if len(all) == 0 && output != "json" {
-				printer.Note("", "there is no intercept in "+where)
+				if whole {
+					printer.Note("", "there is no intercept in "+where)
+				}
 				return nil
 			}
 			return printer.Data(struct {
@@ -170,7 +172,7 @@ func (p *Program) interceptLeaveCommand() *cobra.Command {
 
 // leave ends an intercept.
 func (p *Program) leave(ctx context.Context, t *target, source string, printer *term.Printer, id string) error {
-	all, where, err := p.intercepts(ctx, t, source, printer)
+	all, where, whole, err := p.intercepts(ctx, t, source, printer)
 	if err != nil {
 		return err
 	}
@@ -192,8 +194,11 @@ func (p *Program) leave(ctx context.Context, t *target, source string, printer *
 		return nil
 	}
 	there := "there is none"
-	if len(known) > 0 {
+	switch {
+	case len(known) > 0:
 		there = "there is " + strings.Join(known, ", ")
+	case !whole:
+		there = "none is known"
 	}
 	return codedError{code: exitNotFound, err: fmt.Errorf("no intercept %s in %s: %s", id, where, there)}
 }

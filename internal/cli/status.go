@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -93,9 +94,10 @@ func down(services []session.ServiceStatus, asJSON bool, printer *term.Printer) 
 }
 
 // intercepts asks for the intercepts of the app in dir, or of what is deployed in the
-// namespace, and says where it has looked.
-func (p *Program) intercepts(ctx context.Context, t *target, dir string, printer *term.Printer) (all []bridge.Intercept, where string, err error) {
-	namespace := t.namespace
+// namespace, and says where it has looked, and whether these are all: a warning says why
+// they are not.
+func (p *Program) intercepts(ctx context.Context, t *target, dir string, printer *term.Printer) (_ []bridge.Intercept, where string, whole bool, err error) {
+	namespace, all := t.namespace, []bridge.Intercept{} // not null in JSON
 	b, _, err := p.bridge(ctx, t, dir, printer)
 	var nothing *noAppError
 	switch {
@@ -109,11 +111,15 @@ func (p *Program) intercepts(ctx context.Context, t *target, dir string, printer
 	missing := errors.As(otherErr, new(*permit.MissingError))
 	switch {
 	case err != nil && otherErr != nil:
-		return nil, "", err
+		return nil, "", false, err
 	case err == nil && otherErr != nil && !missing:
 		printer.Warn("", "Intercepts of workloads are not known: "+otherErr.Error(), "")
+		return all, where, false, nil
+	case err != nil:
+		printer.Warn("", "intercepts of services are not known: "+err.Error(), "")
+		return others, cmp.Or(where, "the namespace"), false, nil
 	}
-	return append(all, others...), where, nil // without an app, they are all there is
+	return append(all, others...), where, true, nil // without an app, they are all there is
 }
 
 // interceptsOfOthers reads the Intercepts of a namespace, "" for the context's.

@@ -1,6 +1,7 @@
 package kube
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -19,6 +20,42 @@ type Access struct {
 	Subresource string // "portforward"
 	Namespace   string // "" for the whole cluster
 	Name        string // "" for any
+}
+
+// granting is the role that grants rights, as its manifest has it:
+//
+//	a Role in namespace shop with the rule {apiGroups: [""], resources: [pods/portforward], verbs: [create]}
+func granting(rights []Access) string {
+	role, namespace := "Role", ""
+	var order []string
+	verbs := map[string][]string{}
+	for _, a := range rights {
+		if namespace = a.Namespace; namespace == "" {
+			role = "ClusterRole"
+		}
+		what := fmt.Sprintf("apiGroups: [%s], resources: [%s]", cmp.Or(a.Group, `""`), strings.TrimSuffix(a.Resource+"/"+a.Subresource, "/"))
+		if strings.HasPrefix(a.Resource, "/") {
+			what = fmt.Sprintf("nonResourceURLs: [%s]", a.Resource)
+		}
+		if a.Name != "" {
+			what += fmt.Sprintf(", resourceNames: [%s]", a.Name)
+		}
+		if verbs[what] == nil {
+			order = append(order, what)
+		}
+		verbs[what] = append(verbs[what], a.Verb)
+	}
+	for i, what := range order {
+		order[i] = fmt.Sprintf("{%s, verbs: [%s]}", what, strings.Join(verbs[what], ", "))
+	}
+	where, rule := "", "the rule "
+	if role == "Role" {
+		where = " in namespace " + namespace
+	}
+	if len(order) > 1 {
+		rule = "the rules "
+	}
+	return "a " + role + where + " with " + rule + strings.Join(order, ", ")
 }
 
 // String reads "create pods/portforward in namespace shop".

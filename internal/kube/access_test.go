@@ -149,3 +149,24 @@ func statusBody(code int32, reason metav1.StatusReason) any {
 		Status:   metav1.StatusFailure, Code: code, Reason: reason, Message: string(reason),
 	}
 }
+
+func TestTheRoleThatGrantsRights(t *testing.T) {
+	for _, test := range []struct {
+		rights []Access
+		want   string
+	}{
+		{[]Access{{Verb: "create", Resource: "pods", Subresource: "portforward", Namespace: "shop"}},
+			`a Role in namespace shop with the rule {apiGroups: [""], resources: [pods/portforward], verbs: [create]}`},
+		{[]Access{
+			{Verb: "get", Group: "apps", Resource: "deployments", Namespace: "shop"},
+			{Verb: "get", Resource: "secrets", Name: "token", Namespace: "shop"},
+			{Verb: "list", Group: "apps", Resource: "deployments", Namespace: "shop"},
+		}, `a Role in namespace shop with the rules {apiGroups: [apps], resources: [deployments], verbs: [get, list]}, {apiGroups: [""], resources: [secrets], resourceNames: [token], verbs: [get]}`},
+		{[]Access{{Verb: "list", Resource: "nodes"}}, `a ClusterRole with the rule {apiGroups: [""], resources: [nodes], verbs: [list]}`},
+		{[]Access{{Verb: "get", Resource: "/metrics"}}, `a ClusterRole with the rule {nonResourceURLs: [/metrics], verbs: [get]}`},
+	} {
+		if got := granting(test.rights); got != test.want {
+			t.Errorf("%v:\n got %s\nwant %s", test.rights, got, test.want)
+		}
+	}
+}

@@ -304,7 +304,7 @@ func missingError(s subject, missing []Access, user string) *Error {
 	}
 	return &Error{
 		Kind: Forbidden, Server: s.server, Missing: missing,
-		Text: fmt.Sprintf("%s not %s%s in the %s; ask whoever runs it, or choose another namespace with -n",
-			who, what, strings.Join(all, ", "), s.where()),
+		Text: fmt.Sprintf("%s not %s%s in the %s; ask whoever runs it for %s, or choose another namespace with -n",
+			who, what, strings.Join(all, ", "), s.where(), granting(missing)),
 	}
 }

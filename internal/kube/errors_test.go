@@ -62,7 +62,7 @@ func TestClassifyStatus(t *testing.T) {
 		{
 			name: "a missing right", s: s, kind: Forbidden,
 			err:     apierrors.NewForbidden(pods, "cart", errors.New(`User "jane" cannot create resource "pods/portforward" in API group "" in the namespace "shop"`)),
-			text:    `user "jane" has not the right to create pods/portforward in namespace shop in the cluster of context "team" (https://x); ask whoever runs it, or choose another namespace with -n`,
+			text:    `user "jane" has not the right to create pods/portforward in namespace shop in the cluster of context "team" (https://x); ask whoever runs it for a Role in namespace shop with the rule {apiGroups: [""], resources: [pods/portforward], verbs: [create]}, or choose another namespace with -n`,
 			missing: []Access{{Verb: "create", Resource: "pods", Subresource: "portforward", Namespace: "shop"}},
 		},
 		{

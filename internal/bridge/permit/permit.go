@@ -166,7 +166,11 @@ func (p *Permit) make(ctx context.Context) (*unstructured.Unstructured, error) {
 	case missing(p.cluster, err):
 		return nil, &MissingError{Context: p.cluster.Context}
 	}
-	return nil, fmt.Errorf("make Intercept %s: %w", p.object.Name, p.cluster.Explain(err))
+	err = p.cluster.Explain(err)
+	if kube.KindOf(err) == kube.Forbidden {
+		return nil, fmt.Errorf("make Intercept %s: %w. The ClusterRole bight-intercept, which is a part of edit, grants all that it takes", p.object.Name, err)
+	}
+	return nil, fmt.Errorf("make Intercept %s: %w", p.object.Name, err)
 }
 
 // renew tells the node agents that we are there, until ctx ends or somebody has deleted
