@@ -23,6 +23,7 @@ func (t *target) containerFlag(c *cobra.Command) {
 type pods struct {
 	containers  []core.Container
 	annotations map[string]string
+	behind      map[int]int // of a Kubernetes Service's own TCP ports, those of the pods
 }
 
 // choose returns the container that a session is about: the one that is named, the one

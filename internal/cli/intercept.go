@@ -37,7 +37,7 @@ SERVICE is one of the app in this directory, or a workload that somebody else
 deployed: deploy/NAME, svc/NAME, sts/NAME or ds/NAME.
 
 LOCAL is the process's port here, NAME the service's port by name or number (default:
-its main one).
+the first that is not UDP).
 
 With --replace, the service's process in the pods is stopped meanwhile, so that what
 it consumes, messages of a queue for example, is left to the process here.`,

@@ -86,7 +86,7 @@ It exits with the command's exit code.`,
 	c.Flags().BoolVar(&o.intercept, "intercept", false, "requests for SERVICE come to the command")
 	c.Flags().BoolVar(&o.mirror, "mirror", false, "copies of requests for SERVICE come to the command; its answers are dropped")
 	c.Flags().BoolVar(&o.replace, "replace", false, "all requests for SERVICE come to the command, and its process in the pods is stopped meanwhile")
-	c.Flags().StringVar(&o.port, "port", "", "port of SERVICE to steer, by number or name (default: its main one)")
+	c.Flags().StringVar(&o.port, "port", "", "port of SERVICE to steer, by number or name (default: the first that is not UDP)")
 	c.Flags().UintSliceVar(&o.publish, "publish", nil, "ports of the command to open on this machine's loopback too")
 	c.Flags().BoolVar(&o.unmarked, "no-propagate", false, "do not add the header of --header to what the command asks of other services")
 	c.Flags().StringVar(&o.network, "network", "auto", "auto: one of the command's own, where this machine can do that; proxy: this machine's, with a proxy and loopback ports")
@@ -130,6 +130,8 @@ func (o *runOptions) check(service string) (mode steer.Mode, err error) {
 		return "", usageError("--intercept and --mirror: a request is either answered here or copied; leave one out")
 	case o.replace && o.mirror:
 		return "", usageError("--replace and --mirror: a process that is stopped answers nothing of which there could be a copy; leave one out")
+	case o.mirror && o.rule.strict:
+		return "", usageError("--mirror and --strict: of a copy nobody waits for the answer; leave out --strict")
 	case (modes || steers) && service == "":
 		return "", usageError("say whose requests come here: bight run SERVICE --intercept -- COMMAND")
 	case o.replace && (len(o.rule.headers) > 0 || o.rule.path != ""):

@@ -13,7 +13,6 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
-	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/bightdev/bight/api/v1alpha1"
@@ -163,7 +162,12 @@ func readWorkload(ctx context.Context, client kubernetes.Interface, namespace, k
 			ports = addPort(ports, p.Name, int(p.ContainerPort), p.Protocol, nil)
 		}
 	}
-	return selector, ports, pods{template.Spec.Containers, template.Annotations}, nil
+	if !slices.ContainsFunc(ports, func(p app.Port) bool { return p.Protocol != app.UDP }) {
+		if services, err := client.CoreV1().Services(namespace).List(ctx, meta.ListOptions{}); err == nil { // else the user has to say
+			ports = append(ports, undeclared(services.Items, template.Labels, namedIn(template.Spec.Containers))...)
+		}
+	}
+	return selector, ports, pods{containers: template.Spec.Containers, annotations: template.Annotations}, nil
 }
 
 // readService returns the pods that a Kubernetes Service leads to, and their ports
@@ -180,38 +184,17 @@ func readService(ctx context.Context, client kubernetes.Interface, namespace, na
 	if err != nil {
 		return nil, nil, pods{}, err
 	}
-	var ports []app.Port
-	for _, p := range s.Spec.Ports {
-		number := int(p.TargetPort.IntVal)
-		switch {
-		case p.TargetPort.Type == intstr.String:
-			number = namedPort(list.Items, p.TargetPort.StrVal)
-		case number == 0:
-			number = int(p.Port)
-		}
-		if number != 0 {
-			ports = addPort(ports, p.Name, number, p.Protocol, p.AppProtocol)
-		}
-	}
 	var in pods
 	if len(list.Items) > 0 {
-		in = pods{list.Items[0].Spec.Containers, list.Items[0].Annotations}
+		in = pods{containers: list.Items[0].Spec.Containers, annotations: list.Items[0].Annotations}
 	}
+	var containers []core.Container // of all pods: in a rollout they differ
+	for _, p := range list.Items {
+		containers = append(containers, p.Spec.Containers...)
+	}
+	ports, behind := servedPorts(s, namedIn(containers))
+	in.behind = behind
 	return s.Spec.Selector, ports, in, nil
-}
-
-// namedPort is the number that a port's name stands for in the pods, 0 if in none.
-func namedPort(pods []core.Pod, name string) int {
-	for _, pod := range pods {
-		for _, c := range pod.Spec.Containers {
-			for _, p := range c.Ports {
-				if p.Name == name {
-					return int(p.ContainerPort)
-				}
-			}
-		}
-	}
-	return 0
 }
 
 func addPort(ports []app.Port, name string, number int, transport core.Protocol, says *string) []app.Port {
@@ -240,6 +223,10 @@ func addPort(ports []app.Port, name string, number int, transport core.Protocol,
 func (s *subject) rule(flags *ruleFlags, port string, mode steer.Mode) (*steer.Rule, error) {
 	if s.workload != "" && mode == steer.Replace {
 		return nil, usageError("--replace: the process of %s is not Bight's to stop; it works with services that bight up has deployed", s.workload)
+	}
+	port, err := s.portOf(port)
+	if err != nil {
+		return nil, err
 	}
 	return flags.rule(s.bridge, s.service, port, mode)
 }

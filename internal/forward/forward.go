@@ -90,7 +90,8 @@ type Proxy struct {
 	tasks   sync.WaitGroup // added to under mu while not closed
 	conns   map[net.Conn]bool
 	raws    map[key]*raw
-	numbers map[key]int // local port that a raw port had last
+	udp     map[key]bool // ports of which was said that they are not forwarded
+	numbers map[key]int  // local port that a raw port had last
 }
 
 // start makes what the zero value lacks.
@@ -109,7 +110,7 @@ func (p *Proxy) start() {
 		p.table.Store(&table{})
 		p.changed = make(chan struct{})
 		p.conns = map[net.Conn]bool{}
-		p.raws = map[key]*raw{}
+		p.raws, p.udp = map[key]*raw{}, map[key]bool{}
 		p.numbers = map[key]int{}
 	})
 }

@@ -61,7 +61,8 @@ func (p *Proxy) updateRaw(t *table) (notes []string) {
 	for _, r := range t.routes {
 		for _, port := range r.Ports {
 			k := key{r.Environment, r.Service, port.Number}
-			if port.Protocol == app.UDP {
+			if port.Protocol == app.UDP && !p.udp[k] {
+				p.udp[k] = true
 				notes = append(notes, fmt.Sprintf("%s: port %d/udp is not forwarded to this machine, because a port-forward carries TCP only: use it from inside the environment", r.Service, port.Number))
 			}
 			if !isRaw(port) {

@@ -228,6 +228,9 @@ func TestRawPortsKeepTheirNumbers(t *testing.T) {
 	if diff := cmp.Diff(wantNotes, notes); diff != "" {
 		t.Errorf("notes (-want +got):\n%s", diff)
 	}
+	if notes := p.Update(routes); len(notes) > 0 {
+		t.Errorf("it is said a second time: %q", notes)
+	}
 	if notes := p.Update(nil); len(notes) > 0 || len(p.Addresses()) > 0 {
 		t.Errorf("without routes: %q, %v", notes, p.Addresses())
 	}
