@@ -31,6 +31,14 @@ type losses struct {
 	since time.Time   // they are
 	tell  *time.Timer // the user of it
 	told  bool
+	over  bool // the lines that are lost are not wanted any more
+}
+
+// end takes in that the lines there are will end because nobody wants them any more.
+func (l *losses) end() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.over = true
 }
 
 func (l *losses) lose(a *line) {
@@ -41,6 +49,7 @@ func (l *losses) lose(a *line) {
 	}
 	l.lost[a] = true
 	if len(l.lost) == 1 {
+		l.over = false
 		since := time.Now()
 		l.since, l.told = since, false
 		l.tell = time.AfterFunc(bearable, func() { l.look(since) })
@@ -59,7 +68,7 @@ func (l *losses) regain(a *line) {
 		return
 	}
 	l.tell.Stop()
-	if l.told {
+	if l.told && !l.over {
 		l.say(fmt.Sprintf("the connection to the cluster is back after %s", time.Since(l.since).Round(100*time.Millisecond)))
 	}
 }

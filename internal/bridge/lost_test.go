@@ -79,3 +79,19 @@ func TestAShortLossIsNotTold(t *testing.T) {
 		}
 	})
 }
+
+func TestTheEndIsNotTheClustersReturn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var said []string
+		l := &losses{say: func(text string) { said = append(said, text) }, going: func(context.Context, *core.Pod) bool { return false }}
+		a := &line{&core.Pod{}}
+		l.lose(a)
+		time.Sleep(2 * bearable)
+		synctest.Wait()
+		l.end()
+		l.regain(a)
+		if want := []string{lostNews}; !slices.Equal(said, want) {
+			t.Errorf("it says %q, want %q", said, want)
+		}
+	})
+}

@@ -56,6 +56,7 @@ func (b *Bridge) Run(ctx context.Context, o Order) (int, error) {
 		return 0, err
 	}
 	var covers atomic.Pointer[cover]
+	context.AfterFunc(ctx, b.losses().end)
 	ctx, stop := afterwards(ctx, &covers)
 	defer stop()
 	w, err := b.way(ctx, o.Service)
@@ -225,6 +226,7 @@ func (b *Bridge) accompany(ctx context.Context, w *way, j *jail.Jail, o Order, f
 		}
 	}
 	code, err := j.Wait()
+	b.losses().end()
 	stop()
 	return code, errors.Join(err, g.Wait())
 }

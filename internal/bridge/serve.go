@@ -48,6 +48,7 @@ func (b *Bridge) Intercept(ctx context.Context, rule steer.Rule, local int, tell
 	if err := b.check(rule.Service); err != nil {
 		return err
 	}
+	context.AfterFunc(ctx, b.losses().end)
 	l := b.listener(local, rule, tell)
 	if local != 0 {
 		var watching sync.WaitGroup
@@ -86,6 +87,7 @@ func (b *Bridge) Proxy(ctx context.Context, service string, ln net.Listener, var
 	if err := b.check(service); err != nil {
 		return err
 	}
+	context.AfterFunc(ctx, b.losses().end)
 	w, err := b.way(ctx, service)
 	if err != nil {
 		return err

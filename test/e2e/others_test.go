@@ -378,7 +378,7 @@ func testOthersRights(b *bay) {
 	b.grant("looker", rbac.PolicyRule{APIGroups: []string{"", "apps"}, Resources: []string{"pods", "services", "deployments"}, Verbs: []string{"get", "list", "watch"}})
 	b.bind("editor", "edit")
 	looker, editor := as(b.T, "looker"), as(b.T, "editor")
-	b.refused(refusal{code: 3, says: []string{`looker`, `create intercepts.bight.dev`, b.namespace}},
+	b.refused(refusal{code: 3, says: []string{`looker`, `create intercepts.bight.dev`, b.namespace, `resources: \[intercepts\], verbs: \[create\]`, `ClusterRole bight-intercept`}},
 		inNamespace(b.namespace, []string{"run", "deploy/till", "--kubeconfig", looker, "--", "true"})...)
 	out, errs, code := b.run("deploy/till", "--kubeconfig", editor, "--", "sh", "-c", "echo $GREETING")
 	if code != 0 || out != "good evening\n" {
@@ -390,7 +390,9 @@ func testOthersRights(b *bay) {
 		code int
 		says []string
 	}{
-		{"NoSuchWorkload", []string{"env", "deploy/tll"}, 4, []string{`deployment/tll`, `does not exist`}},
+		{"NoSuchWorkload", []string{"env", "deploy/tll"}, 4, []string{`there is no deployment tll in namespace \S+ \(context bight\); did you mean deployment/till\?`}},
+		{"AnotherKind", []string{"intercept", "sts/till", "--port", "1"}, 4, []string{`did you mean deployment/till\?`}},
+		{"NoSuchContainer", []string{"env", "deploy/till", "-c", "sidecar"}, 4, []string{`no such container; there is till`}},
 		{"NoSuchKind", []string{"env", "job/till"}, 2, []string{`job/till`, `deployment/NAME`}},
 		{"NoSuchPort", []string{"intercept", "svc/till", "--port", "1:81"}, 4, []string{`service till has no port 81; there is 8080 \(http\), 7000 \(tcp-raw\)`}},
 		{"HeaderOnTCP", []string{"intercept", "svc/till", "--port", "1:7000", "--header", "x-dev=ada"}, 2, []string{`speaks plain TCP`}},
