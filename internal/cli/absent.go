@@ -9,8 +9,10 @@ import (
 
 	core "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	apimeta "k8s.io/apimachinery/pkg/api/meta"
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/bightdev/bight/internal/bridge"
@@ -20,29 +22,35 @@ import (
 // inError is how many names an error has room for.
 const inError = 12
 
-// present are the names of the workloads of a namespace by kind, as far as this user may
-// see them.
-func present(ctx context.Context, client kubernetes.Interface, namespace string) map[string][]string {
+// present are the names of the workloads of a namespace by kind, of these kinds and as far
+// as this user may see them.
+func present(ctx context.Context, client kubernetes.Interface, namespace string, kinds ...string) map[string][]string {
 	all := map[string][]string{}
-	note := func(kind, name string) { all[kind] = append(all[kind], name) }
-	if l, err := client.AppsV1().Deployments(namespace).List(ctx, meta.ListOptions{}); err == nil {
-		for _, o := range l.Items {
-			note("deployment", o.Name)
+	note := func(kind string, list runtime.Object, err error) {
+		if err != nil {
+			return
 		}
+		_ = apimeta.EachListItem(list, func(o runtime.Object) error { // the function returns no error
+			if named, err := apimeta.Accessor(o); err == nil {
+				all[kind] = append(all[kind], named.GetName())
+			}
+			return nil
+		})
 	}
-	if l, err := client.AppsV1().StatefulSets(namespace).List(ctx, meta.ListOptions{}); err == nil {
-		for _, o := range l.Items {
-			note("statefulset", o.Name)
-		}
-	}
-	if l, err := client.AppsV1().DaemonSets(namespace).List(ctx, meta.ListOptions{}); err == nil {
-		for _, o := range l.Items {
-			note("daemonset", o.Name)
-		}
-	}
-	if l, err := client.CoreV1().Services(namespace).List(ctx, meta.ListOptions{}); err == nil {
-		for _, o := range l.Items {
-			note("service", o.Name)
+	for _, kind := range kinds {
+		switch kind {
+		case "deployment":
+			list, err := client.AppsV1().Deployments(namespace).List(ctx, meta.ListOptions{})
+			note(kind, list, err)
+		case "statefulset":
+			list, err := client.AppsV1().StatefulSets(namespace).List(ctx, meta.ListOptions{})
+			note(kind, list, err)
+		case "daemonset":
+			list, err := client.AppsV1().DaemonSets(namespace).List(ctx, meta.ListOptions{})
+			note(kind, list, err)
+		case "service":
+			list, err := client.CoreV1().Services(namespace).List(ctx, meta.ListOptions{})
+			note(kind, list, err)
 		}
 	}
 	return all
@@ -55,7 +63,7 @@ func unknownWorkload(ctx context.Context, client kubernetes.Interface, cluster *
 	if _, err := client.CoreV1().Namespaces().Get(ctx, namespace, meta.GetOptions{}); apierrors.IsNotFound(err) {
 		return codedError{code: exitNotFound, err: fmt.Errorf("there is no %s: -n names another, and without it it is the context's", where)}
 	}
-	return codedError{code: exitNotFound, err: fmt.Errorf("there is no %s %s in %s%s", kind, name, where, instead(present(ctx, client, namespace), kind, name))}
+	return codedError{code: exitNotFound, err: fmt.Errorf("there is no %s %s in %s%s", kind, name, where, instead(present(ctx, client, namespace, "deployment", "statefulset", "daemonset", "service"), kind, name))}
 }
 
 // instead says what somebody may have meant who asked for a workload that is not there.

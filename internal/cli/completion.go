@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
 
 	"github.com/bightdev/bight/internal/kube"
 	"github.com/bightdev/bight/internal/session"
@@ -22,7 +23,8 @@ func (p *Program) completionCommand() *cobra.Command {
 		Use:   "completion " + strings.Join(shells(), "|"),
 		Short: "Print the completion script of a shell",
 		Long: `Print the completion script of a shell. It completes commands and flags, and asks
-for live values: services of the source here, contexts, namespaces.
+for live values: services of the source here, workloads behind
+deploy/ and the like, their containers, contexts, namespaces.
 
   bash        source <(bight completion bash)
   zsh         source <(bight completion zsh)
@@ -99,6 +101,67 @@ func completeServices(dir *string, n int) cobra.CompletionFunc {
 		}
 		return names, cobra.ShellCompDirectiveNoFileComp
 	}
+}
+
+// completeSubjects gives the services of the plan of dir and, behind KIND/, the
+// workloads of the namespace. Where a command follows, that is files.
+func (t *target) completeSubjects(dir *string, command bool) cobra.CompletionFunc {
+	services := completeServices(dir, 1)
+	return func(c *cobra.Command, args []string, begun string) ([]string, cobra.ShellCompDirective) {
+		if len(args) > 0 && command {
+			return nil, cobra.ShellCompDirectiveDefault
+		}
+		written, _, isWorkload := strings.Cut(begun, "/")
+		if !isWorkload || len(args) > 0 {
+			return services(c, args, begun)
+		}
+		ctx, cancel := context.WithTimeout(c.Context(), completionLimit)
+		defer cancel()
+		client, namespace, err := t.client()
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		var names []string
+		for _, name := range present(ctx, client, namespace, kindOf(written))[kindOf(written)] {
+			names = append(names, written+"/"+name)
+		}
+		return names, cobra.ShellCompDirectiveNoFileComp
+	}
+}
+
+// completeContainers gives the containers of the workload that is named.
+func (t *target) completeContainers(c *cobra.Command) {
+	complete(c, "container", func(c *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+		if len(args) == 0 {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		written, name, _ := strings.Cut(args[0], "/")
+		ctx, cancel := context.WithTimeout(c.Context(), completionLimit)
+		defer cancel()
+		client, namespace, err := t.client()
+		if err != nil || kindsOfWorkloads()[kindOf(written)] == nil {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		_, _, in, err := readWorkload(ctx, client, namespace, kindOf(written), name)
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		var names []string
+		for _, o := range in.containers {
+			names = append(names, o.Name)
+		}
+		return names, cobra.ShellCompDirectiveNoFileComp
+	})
+}
+
+// client asks the cluster that the flags mean, and their namespace, for completion.
+func (t *target) client() (kubernetes.Interface, string, error) {
+	cluster, err := kube.Load(kube.Options{Kubeconfig: t.kubeconfig, Context: t.context, Namespace: t.namespace})
+	if err != nil {
+		return nil, "", err
+	}
+	client, err := cluster.Typed()
+	return client, cluster.Namespace, err
 }
 
 func (t *target) completeContexts(c *cobra.Command) {

@@ -17,6 +17,7 @@ const defaultContainer = "kubectl.kubernetes.io/default-container"
 // containerFlag adds --container.
 func (t *target) containerFlag(c *cobra.Command) {
 	c.Flags().StringVarP(&t.container, "container", "c", "", "of a workload that somebody else deployed, the container whose process it is about (default: the one that has the port, the one that kubectl takes, the first)")
+	t.completeContainers(c)
 }
 
 // pods is what is known of the pods of a workload that somebody else deployed.

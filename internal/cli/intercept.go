@@ -80,7 +80,7 @@ it consumes, messages of a queue for example, is left to the process here.`,
 			defer leave()
 			return interrupted(c.Context(), s.explain(c.Context(), s.bridge.Intercept(c.Context(), *r, local, s.bridge.Say)))
 		},
-		ValidArgsFunction: completeServices(&source, 1),
+		ValidArgsFunction: t.completeSubjects(&source, false),
 	}
 	t.flags(c)
 	t.registryFlag(c)
@@ -295,7 +295,7 @@ HOSTNAME and the addresses of the API server (KUBERNETES_...).`,
 			}
 			return podview.WriteDotenv(p.Stdout, env)
 		},
-		ValidArgsFunction: completeServices(&source, 1),
+		ValidArgsFunction: t.completeSubjects(&source, false),
 	}
 	t.flags(c)
 	t.registryFlag(c)

@@ -78,7 +78,7 @@ It exits with the command's exit code.`,
 			}
 			return p.run(c.Context(), &t, o, service, args[dash:])
 		},
-		ValidArgsFunction: completeServices(&o.source, 1),
+		ValidArgsFunction: t.completeSubjects(&o.source, true),
 	}
 	t.flags(c)
 	t.registryFlag(c)

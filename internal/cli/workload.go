@@ -71,16 +71,22 @@ func kindsOfWorkloads() map[string][]string {
 	}
 }
 
+// kindOf is a kind in full, by any of the ways to write it.
+func kindOf(written string) string {
+	for full, short := range kindsOfWorkloads() {
+		if slices.Contains(short, strings.ToLower(written)) {
+			return full
+		}
+	}
+	return written
+}
+
 // workload finds a workload in the cluster.
 func (p *Program) workload(ctx context.Context, t *target, kind, name string, printer *term.Printer) (*subject, error) {
 	if err := t.check(); err != nil {
 		return nil, err
 	}
-	for full, short := range kindsOfWorkloads() {
-		if slices.Contains(short, strings.ToLower(kind)) {
-			kind = full
-		}
-	}
+	kind = kindOf(kind)
 	if kindsOfWorkloads()[kind] == nil || name == "" {
 		return nil, usageError("%s/%s: a workload is written service/NAME, deployment/NAME, statefulset/NAME or daemonset/NAME (short: svc, deploy, sts, ds)", kind, name)
 	}

@@ -384,6 +384,14 @@ func testOthersRights(b *bay) {
 	if code != 0 || out != "good evening\n" {
 		b.Errorf("who may edit: exit code %d\n%s%s", code, out, errs)
 	}
+	for want, args := range map[string][]string{
+		"deploy/till\n": {"run", "-n", b.namespace, "deploy/"},
+		"till\n":        {"env", "-n", b.namespace, "deploy/till", "--container", ""},
+	} {
+		if out, errs, _ := b.bight(append([]string{"__complete"}, args...)...); !strings.Contains("\n"+out, "\n"+want) {
+			b.Errorf("%q is completed by %q, want %q in it\n%s", args, out, want, errs)
+		}
+	}
 	for _, test := range []struct {
 		name string
 		args []string
