@@ -101,8 +101,22 @@ type ruleFlags struct {
 
 func (r *ruleFlags) flags(c *cobra.Command) {
 	c.Flags().StringArrayVar(&r.headers, "header", nil, "only requests with this header, NAME=VALUE (VALUE* for a beginning); may be repeated")
-	c.Flags().StringVar(&r.path, "path", "", "only requests for paths below this one")
+	c.Flags().Var((*once)(&r.path), "path", "only requests for paths below this one")
 	c.Flags().BoolVar(&r.strict, "strict", false, "answer 502 when nothing answers here, instead of letting the app answer")
+}
+
+// once is a text that is given once: of two the first would be forgotten silently.
+type once string
+
+func (o *once) String() string { return string(*o) }
+func (o *once) Type() string   { return "string" }
+
+func (o *once) Set(text string) error {
+	if *o != "" {
+		return fmt.Errorf("it is %s already, and a rule has one; run the command a second time for the other", *o)
+	}
+	*o = once(text)
+	return nil
 }
 
 // rule makes the rule for a port of a service, given by name or number; "" is its
