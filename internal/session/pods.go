@@ -25,6 +25,7 @@ import (
 type pods struct {
 	session *Session
 	bases   live.Bases // versions of large files that replicas share
+	outage  *outage
 
 	mu      sync.Mutex
 	all     map[string]*pod            // by name
@@ -73,6 +74,7 @@ func newPods(s *Session) *pods {
 	return &pods{
 		session: s, all: map[string]*pod{}, wants: map[string]*image.Artifact{}, images: map[string]string{},
 		saved: map[string]bool{}, edits: map[string]*edit{}, changed: make(chan struct{}),
+		outage: newOutage(s),
 	}
 }
 
@@ -260,8 +262,16 @@ func (p *pods) connect(ctx context.Context, targets *sync.WaitGroup, to *pod, po
 		Client:  s.me().String(),
 		Version: s.Version,
 		Log:     s.Log.With("pod", to.name),
-		Events:  func(e live.Event) { p.event(to, e) },
-		Bases:   &p.bases,
+		Events: func(e live.Event) {
+			switch e.Kind {
+			case live.Lost:
+				p.outage.lose(run, to)
+			case live.Connected:
+				p.outage.find(to)
+			}
+			p.event(to, e)
+		},
+		Bases: &p.bases,
 	})
 	p.tell(to)
 	targets.Go(func() {
