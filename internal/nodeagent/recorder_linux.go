@@ -252,7 +252,7 @@ func pairOf(o *steer.Outcome, id, node string, port int) *evidence.Pair {
 	if u, err := url.Parse(target); err == nil && u.IsAbs() { // as clients of proxies write it
 		target = u.RequestURI()
 	}
-	if !strings.HasPrefix(target, "/") && target != "*" {
+	if !strings.HasPrefix(target, "/") && target != "*" || o.Unheard { // by the version it was asked of
 		return nil
 	}
 	p := &evidence.Pair{

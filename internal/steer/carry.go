@@ -28,6 +28,12 @@ const (
 	peerTime = 500 * time.Millisecond
 	// peerRest is how long a pod that did not is asked after the others, or not at all.
 	peerRest = 2 * time.Second
+	// silence is for how long a pod may take no connection in time without that telling
+	// anything of its version: packets that are lost and nodes that are gone are nobody's
+	// fault, and all requests of peerRest depend on one attempt. Kubernetes notices a node
+	// that is gone after 50 s at the latest. Refusal is the same for a pod that refuses: one
+	// that ends, because its node is drained, say, is an address for a moment longer.
+	silence, refusal = time.Minute, 3 * time.Second
 	// maxTries is how many pods are tried for one request.
 	maxTries = 3
 	// maxIdle is how long a connection may have been idle that carries a request
@@ -67,8 +73,9 @@ type arm struct {
 
 // rest is until when a pod is asked only after the others, and until when not at all
 // if the request can be answered here, in nanoseconds since 1970: waiting for one that
-// says nothing would make every request slow.
-type rest struct{ last, deaf atomic.Int64 }
+// says nothing would make every request slow. Since is from when on it has taken no
+// connection; 0 for not.
+type rest struct{ last, deaf, since atomic.Int64 }
 
 // splitCounts are what a door counts as long as it lives.
 type splitCounts struct {
@@ -218,6 +225,8 @@ type decision struct {
 	tried  []netip.AddrPort
 	fell   bool // it is at another version than it was decided for
 	away   bool // a pod of another version was asked
+	// Of the pods that took no connection: one has taken none for a short time, one for long.
+	lately, long bool
 }
 
 // decide decides about a request, nil if there is no split.
@@ -255,6 +264,7 @@ func (dec *decision) local() bool { return dec.to == dec.s.local }
 // with the canary, even if nobody else answers, and a canary that fails costs nobody
 // an answer. The newest split counts.
 func (dec *decision) fall() bool {
+	dec.flight.unheard(dec.lately && !dec.long)
 	if !dec.mayFall() {
 		dec.d.counts.lost.Add(1)
 		return false
@@ -297,6 +307,7 @@ func (dec *decision) address() (to netip.AddrPort, ok bool) {
 		for i := range n {
 			j := (at + i) % n
 			if a.rests[j].deaf.Load() > now && may {
+				dec.missed(a.rests[j].missing(now) >= silence)
 				continue
 			}
 			if (a.rests[j].last.Load() > now) == rested && !slices.Contains(dec.tried, a.addresses[j]) {
@@ -308,17 +319,49 @@ func (dec *decision) address() (to netip.AddrPort, ok bool) {
 	return to, false
 }
 
-// unreachable takes note of a pod that took no connection.
-func (a *arm) unreachable(at netip.AddrPort, err error) {
+// unreachable takes note of a pod that took no connection, and says whether it has taken
+// none for so long that this tells something of its version.
+func (a *arm) unreachable(at netip.AddrPort, err error) (long bool) {
 	i, ok := a.known[at]
 	if !ok {
-		return
+		return true
 	}
-	until := time.Now().Add(peerRest).UnixNano()
-	a.rests[i].last.Store(until)
-	if late, ok := errors.AsType[net.Error](err); ok && late.Timeout() {
-		a.rests[i].deaf.Store(until)
+	r, now := &a.rests[i], time.Now()
+	until := now.Add(peerRest).UnixNano()
+	r.last.Store(until)
+	r.since.CompareAndSwap(0, now.UnixNano())
+	if late, ok := errors.AsType[net.Error](err); !ok || !late.Timeout() {
+		return r.missing(now.UnixNano()) >= refusal
 	}
+	r.deaf.Store(until)
+	return r.missing(now.UnixNano()) >= silence
+}
+
+// missing is for how long a pod has taken no connection, at a time.
+func (r *rest) missing(now int64) time.Duration {
+	since := r.since.Load()
+	if since == 0 {
+		return 0
+	}
+	return time.Duration(now - since)
+}
+
+// reached takes note of a pod that takes connections.
+func (a *arm) reached(at netip.AddrPort) {
+	if i, ok := a.known[at]; ok && a.rests[i].since.Load() != 0 {
+		a.rests[i].since.Store(0)
+	}
+}
+
+// missed takes note of a pod of the version that takes no connection, for long or not.
+func (dec *decision) missed(long bool) {
+	dec.long, dec.lately = dec.long || long, dec.lately || !long
+}
+
+// unreachable takes note of a pod of the version that took no connection.
+func (dec *decision) unreachable(a *arm, at netip.AddrPort, err error) {
+	dec.missed(a.unreachable(at, err))
+	dec.d.logger().Debug("pod takes no connection", "version", a.name, "pod", at, "err", err)
 }
 
 // dialPeer connects to a pod of another version.

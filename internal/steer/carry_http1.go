@@ -112,10 +112,10 @@ func (c *conn) peer(ctx context.Context, d *delivery, dec *decision) (*upstream,
 			up := &upstream{source: source{conn: nc}, peer: to, arm: a.name}
 			up.stop = context.AfterFunc(ctx, func() { abort(nc) })
 			c.peers = append(c.peers, up)
+			a.reached(to)
 			return up, nil
 		}
-		a.unreachable(to, err)
-		c.d.logger().Debug("pod takes no connection", "version", a.name, "pod", to, "err", err)
+		dec.unreachable(a, to, err)
 		why = fmt.Errorf("%w: %w", errNoPod, err)
 	}
 }

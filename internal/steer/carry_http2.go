@@ -85,6 +85,9 @@ func (s *streams) toPeer(w http.ResponseWriter, in *incoming, dec *decision, ans
 		in.connected.Store(false)
 		dec.ask(to)
 		err := s.send(in.r.Context(), t, w, in, "", answered)
+		if in.connected.Load() {
+			a.reached(to)
+		}
 		if err == nil || in.r.Context().Err() != nil {
 			return err
 		}
@@ -95,8 +98,7 @@ func (s *streams) toPeer(w http.ResponseWriter, in *incoming, dec *decision, ans
 			}
 			continue
 		}
-		a.unreachable(to, err)
-		s.c.d.logger().Debug("pod takes no connection", "version", a.name, "pod", to, "err", err)
+		dec.unreachable(a, to, err)
 	}
 }
 

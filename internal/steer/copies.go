@@ -47,18 +47,20 @@ func (d *Door) dialCopy(ctx context.Context, f *flight, a *arm, local bool, dial
 		f.ask(a.name, netip.AddrPort{}, false)
 		return d.connect(ctx, dialled)
 	}
-	err := errNoPod
+	err, long := errNoPod, false
 	for _, to := range a.inTurn() {
 		f.ask(a.name, to, false)
 		nc, e := d.dialPeer(ctx, to)
 		if f.connected(); e == nil {
+			a.reached(to)
 			return nc, nil
 		}
 		if err = e; ctx.Err() != nil {
-			break
+			return nil, err
 		}
-		a.unreachable(to, e)
+		long = a.unreachable(to, e) || long
 	}
+	f.unheard(f.Tries > 0 && !long)
 	return nil, err
 }
 

@@ -208,6 +208,33 @@ func TestOutcomesOfCopiedCalls(t *testing.T) {
 	}
 }
 
+// A copy that nobody takes for a moment tells nothing of its version.
+func TestACopyThatReachesNobodyTellsNothing(t *testing.T) {
+	for name, silent := range map[string]bool{"says nothing": true, "refuses": false} {
+		t.Run(name, func(t *testing.T) {
+			v := newVersions(t, serve(t, named("stable")), serve(t, named("canary")))
+			if silent {
+				v.stable.door.Peer = func(ctx context.Context, _ netip.AddrPort) (net.Conn, error) {
+					<-ctx.Done()
+					return nil, ctx.Err()
+				}
+			}
+			v.set(t, v.split(0, addresses(unused(t)), func(s *Split) { s.Mirror = &Copies{Version: "canary", Weight: All} }))
+			resp, err := http.Get("http://" + v.stable.addr + "/x")
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, _ = io.Copy(io.Discard, resp.Body)
+			_ = resp.Body.Close()
+			for _, p := range v.outcomes.pairs(t, 1) {
+				if o := p[1]; !o.Unheard || !o.Broken || p[0].Unheard {
+					t.Errorf("of the copy: %+v\nof the request: %+v", o, p[0])
+				}
+			}
+		})
+	}
+}
+
 // A copy that ends while it is dialled waits for that: who dials takes notes in a flight that
 // somebody else has after it.
 func TestACopyEndsAfterItsDial(t *testing.T) {

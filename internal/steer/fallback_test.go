@@ -12,6 +12,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -72,6 +73,10 @@ func TestWhoAnswersWhenPodsDoNot(t *testing.T) {
 					resp.Body.Close()
 					o := v.outcomes.nth(t, i)
 					want(t, method, fmt.Sprintf("%d %s: %s", resp.StatusCode, resp.Header.Get("X-Served-By"), brief(o)), tt.want)
+					refused := o.Tries > 1 || tt.mark // by pods of the version, and not because there are none
+					if o.Unheard != refused {
+						t.Errorf("that pods have refused for a moment counts: %+v", o)
+					}
 					if got := resp.Header.Get(splitMarker); (got != "") != tt.mark {
 						t.Errorf("marked %q", got)
 					}
@@ -108,7 +113,9 @@ func TestAnotherPodIsTried(t *testing.T) {
 	}
 }
 
-// A pod that says nothing makes the first requests slow, not all of them.
+// A pod that says nothing makes the first requests slow, not all of them. For a while that
+// tells nothing of its version: a lost packet would be as many errors as there are requests
+// until it is asked again.
 func TestADeafPodIsLeftAlone(t *testing.T) {
 	for name, serve := range map[string]func(testing.TB, http.Handler) string{"HTTP1": serve, "HTTP2": serveHTTP2} {
 		t.Run(name, func(t *testing.T) {
@@ -133,12 +140,64 @@ func TestADeafPodIsLeftAlone(t *testing.T) {
 				b, _ := io.ReadAll(resp.Body)
 				resp.Body.Close()
 				want(t, "answer", string(b), "stable POST /x 3")
-				if o := v.outcomes.nth(t, i); !o.Fallback || o.Version != "canary" {
+				long := i >= 15
+				if o := v.outcomes.nth(t, i); !o.Fallback || o.Version != "canary" || o.Unheard == long {
 					t.Errorf("%+v", o)
+				}
+				if i == 14 {
+					pod := &v.stable.door.split.Load().arms[1].rests[0]
+					pod.since.Store(time.Now().Add(-silence).UnixNano())
 				}
 			}
 			if n := asked.Load(); n > 3 { // of 20 requests
 				t.Errorf("it was asked %d times", n)
+			}
+		})
+	}
+}
+
+// A pod that has refused for long is an error each time.
+func TestAPodThatRefusesForLong(t *testing.T) {
+	v := newVersions(t, serve(t, named("stable")), serve(t, named("canary")))
+	v.set(t, v.split(All, addresses(unused(t))))
+	pod := &v.stable.door.split.Load().arms[1].rests[0]
+	for i, long := range []bool{false, true} {
+		if long {
+			pod.since.Store(time.Now().Add(-refusal).UnixNano())
+		}
+		resp, err := http.Get("http://" + v.stable.addr + "/x")
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = io.Copy(io.Discard, resp.Body)
+		resp.Body.Close()
+		if o := v.outcomes.nth(t, i); !o.Fallback || o.Unheard == long {
+			t.Errorf("for long: %v: %+v", long, o)
+		}
+	}
+}
+
+// A connection says that a pod is there: it has not been silent until then.
+func TestAPodThatIsBackHasNotBeenSilent(t *testing.T) {
+	for name, serve := range map[string]func(testing.TB, http.Handler) string{"HTTP1": serve, "HTTP2": serveHTTP2} {
+		t.Run(name, func(t *testing.T) {
+			v := newVersions(t, serve(t, named("stable")), serve(t, named("canary")))
+			v.set(t, v.split(All))
+			pod := &v.stable.door.split.Load().arms[1].rests[0]
+			pod.since.Store(time.Now().Add(-silence).UnixNano())
+			tr := &http.Transport{}
+			if name == "HTTP2" {
+				tr = newTransportTo()
+			}
+			defer tr.CloseIdleConnections()
+			resp, err := (&http.Client{Transport: tr}).Get("http://" + v.stable.addr + "/x")
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, _ = io.Copy(io.Discard, resp.Body)
+			resp.Body.Close()
+			if o := v.outcomes.nth(t, 0); o.Fallback || o.Unheard || pod.since.Load() != 0 {
+				t.Errorf("%+v, silent since %d", o, pod.since.Load())
 			}
 		})
 	}

@@ -34,6 +34,9 @@ type Outcome struct {
 	Carried  bool           // to another pod
 	Fallback bool           // no pod of Version answered, so By was asked
 	Tries    int            // pods that were asked
+	// Unheard says that no pod of Version has taken a connection, and that this has not been
+	// so for long: it tells nothing of the version.
+	Unheard bool
 
 	Status    int  // of HTTP; 0 when nothing was answered, 101 when other bytes follow
 	GRPC      int  // its status; -1 when the request is no call
@@ -216,6 +219,13 @@ func (f *flight) ask(by string, pod netip.AddrPort, fallback bool) {
 	defer f.w.mu.Unlock()
 	f.By, f.Pod, f.Carried, f.Fallback = by, pod, pod.IsValid(), fallback
 	f.Tries++
+}
+
+// unheard takes note of what it means that no pod has taken a connection.
+func (f *flight) unheard(is bool) {
+	f.w.mu.Lock()
+	defer f.w.mu.Unlock()
+	f.Unheard = is
 }
 
 // connected takes note of when there was a connection, or none came.

@@ -240,8 +240,8 @@ func (d *Door) request(o *steer.Outcome) *verdict.Request {
 		return r
 	}
 	switch {
-	case o.Fallback && t.bare[o.Generation]:
-		return nil // there was nobody to ask, which tells nothing of the version
+	case o.Fallback && t.bare[o.Generation], o.Unheard:
+		return nil // there was nobody to ask, or no way to him, which tells nothing of the version
 	case o.Fallback && !o.Running:
 		// Whatever stable made of it: the canary has not answered.
 		r.Answer = verdict.Answer{Broken: true}

@@ -68,6 +68,7 @@ func TestWhatIsToldAlone(t *testing.T) {
 		{"stable answered in the canary's place", went(1, "canary", fallback), &verdict.Request{Canary: true, Weight: 0.05, Answer: verdict.Answer{Broken: true}}},
 		{"or would have, if the client had waited", went(1, "canary", fallback, func(o *steer.Outcome) { o.Cancelled = true }),
 			&verdict.Request{Canary: true, Weight: 0.05, Answer: verdict.Answer{Broken: true}}},
+		{"no way to the canary for a moment", went(1, "canary", fallback, func(o *steer.Outcome) { o.Unheard = true }), nil},
 		{"the canary had no pod then", went(1, "canary", fallback, func(o *steer.Outcome) { o.Generation = 2 }), nil},
 		{"it was chosen, by affinity", went(1, "canary", status(500), func(o *steer.Outcome) { o.Affinity = true }),
 			&verdict.Request{Canary: true, Weight: 0.05, Pod: "10.0.0.2", Chosen: true, Client: "10.0.0.9", Answer: verdict.Answer{Status: 500}}},
