@@ -58,8 +58,8 @@ func (p *Program) bridgeTo(ctx context.Context, t *target, a *app.App, namespace
 		},
 		Token: token, Owner: ownName(), Version: p.Version,
 		Lives: func(r steer.Rule) bool {
-			pid, err := processOf(r.ID)
-			return err != nil || session.ProcessLives(pid)
+			m, ok := makerOf(r.ID)
+			return !ok || m.lives()
 		},
 		Say: func(text string) { printer.Note("", text) }, Log: t.log(p.Stderr),
 	}
@@ -85,11 +85,6 @@ func ownName() string {
 		host = "unknown"
 	}
 	return userName() + "@" + host
-}
-
-// processOf is the number of the process that made a rule: the end of its ID.
-func processOf(id string) (pid int, err error) {
-	return strconv.Atoi(id[strings.LastIndexByte(id, '-')+1:])
 }
 
 // ruleFlags are what of a service's requests is steered.
@@ -130,7 +125,7 @@ func (r *ruleFlags) rule(b *bridge.Bridge, s *app.Service, port string, mode ste
 		return nil, err
 	}
 	rule := &steer.Rule{
-		ID: s.Name + "-" + strconv.Itoa(os.Getpid()), Owner: b.Owner, Service: s.Name, Port: found.Number, Mode: mode, Strict: r.strict,
+		ID: s.Name + "-" + madeHere(), Owner: b.Owner, Service: s.Name, Port: found.Number, Mode: mode, Strict: r.strict,
 	}
 	for _, h := range r.headers {
 		m, err := steer.ParseHeader(h)

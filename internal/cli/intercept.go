@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"strconv"
 	"strings"
 	"syscall"
@@ -44,7 +43,7 @@ it consumes, messages of a queue for example, is left to the process here.`,
 		Example: `  bight intercept cart --port 8080 --header x-dev=ada
   bight intercept svc/cart -n shop --port 8080 --header x-dev=ada
   bight intercept list
-  bight intercept leave cart-4711`,
+  bight intercept leave cart-4711-kdxqf`,
 		Args: exactlyOne("a service"),
 		RunE: func(c *cobra.Command, args []string) error {
 			o := runOptions{rule: rule, intercept: !mirror && !replace, mirror: mirror, replace: replace}
@@ -182,7 +181,7 @@ func (p *Program) leave(ctx context.Context, t *target, source string, printer *
 		if i.ID != id {
 			continue
 		}
-		if strings.Contains(i.Service, "/") {
+		if ofWorkload(i) {
 			err = p.leaveWorkload(ctx, t, printer, i)
 		} else {
 			err = leaveService(i)
@@ -203,28 +202,12 @@ func (p *Program) leave(ctx context.Context, t *target, source string, printer *
 	return codedError{code: exitNotFound, err: fmt.Errorf("no intercept %s in %s: %s", id, where, there)}
 }
 
+// ofWorkload tells an intercept of a workload that somebody else deployed.
+func ofWorkload(i bridge.Intercept) bool { return strings.Contains(i.Service, "/") }
+
 // notYours is the error that an intercept is somebody else's.
 func notYours(i bridge.Intercept) error {
 	return codedError{code: exitNotPermitted, err: fmt.Errorf("intercept %s is that of %s, who can end it", i.ID, i.Owner)}
-}
-
-// leaveService interrupts the process that holds the intercept of a service.
-func leaveService(i bridge.Intercept) error {
-	if i.Owner != ownName() {
-		return notYours(i)
-	}
-	pid, err := processOf(i.ID)
-	if err != nil {
-		return fmt.Errorf("intercept %s was not made by bight on this machine", i.ID)
-	}
-	process, err := os.FindProcess(pid)
-	if err == nil {
-		err = process.Signal(syscall.SIGTERM)
-	}
-	if err != nil {
-		return fmt.Errorf("the process %d that holds intercept %s does not run any more; the rule ends by itself within 10 s: %w", pid, i.ID, err)
-	}
-	return nil
 }
 
 // leaveWorkload deletes the Intercept, from whichever machine of its owner's it is.

@@ -417,7 +417,7 @@ func testOneOwnerTwice(b *bay) {
 	some := b.intercept("ada", "cart", "--port", ada.at(8080), "--header", "x-dev=ada")
 	for _, flags := range [][]string{{"--header", "x-dev=ada"}, {"--header", "x-dev=ada", "--path", "/"}, {"--header", "x-team=a"}} {
 		args := append([]string{"intercept", "cart", "--port", "1"}, flags...)
-		b.refused(refusal{code: 1, says: []string{`cart-\d+, another intercept of yours, has requests with header x-dev=ada for cart:8080`, `bight intercept leave cart-\d+`}, env: []string{"BIGHT_USER=ada"}},
+		b.refused(refusal{code: 1, says: []string{`cart-\d+-[a-z]{5}, another intercept of yours, has requests with header x-dev=ada for cart:8080`, `bight intercept leave cart-\d+-[a-z]{5},`}, env: []string{"BIGHT_USER=ada"}},
 			inNamespace(b.namespace, args)...)
 	}
 	all := b.intercept("ada", "cart", "--port", other.at(8080))

@@ -1,0 +1,95 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/bightdev/bight/internal/bridge"
+	"github.com/bightdev/bight/internal/session"
+)
+
+// maker is the process that made a rule. Its number alone may be another process's by
+// now, or belong to another machine of the same name.
+type maker struct {
+	pid   int
+	birth string // as session.Birth has it
+}
+
+// madeHere is what the ID of a rule of this process ends with: cart-4711-kdxqf. Where
+// births are not known, nobody recognises the process.
+func madeHere() string {
+	pid := os.Getpid()
+	birth, err := session.Birth(pid)
+	if err != nil {
+		return strconv.Itoa(pid)
+	}
+	return strconv.Itoa(pid) + "-" + birth
+}
+
+// makerOf reads which process made a rule from the rule's ID, false where that does not
+// say so.
+func makerOf(id string) (maker, bool) {
+	rest, birth, _ := cutLast(id)
+	_, number, ok := cutLast(rest)
+	pid, err := strconv.Atoi(number)
+	return maker{pid, birth}, ok && err == nil && pid > 0 && session.IsBirth(birth)
+}
+
+func cutLast(id string) (before, after string, found bool) {
+	i := strings.LastIndexByte(id, '-')
+	if i < 0 {
+		return id, "", false
+	}
+	return id[:i], id[i+1:], true
+}
+
+// lives reports whether that very process runs on this machine.
+func (m maker) lives() bool {
+	birth, err := session.Birth(m.pid)
+	return err == nil && birth == m.birth
+}
+
+// errMakerGone says that no process of this machine is the one that made a rule.
+var errMakerGone = errors.New("that process does not run on this machine any more")
+
+// interrupt asks the process to end, if it is the one. What is found by its number is
+// held before it is asked who it is, so that another can't take its place meanwhile.
+func (m maker) interrupt() error {
+	process, err := os.FindProcess(m.pid)
+	if err != nil {
+		return errMakerGone
+	}
+	defer func() { _ = process.Release() }()
+	if !m.lives() {
+		return errMakerGone
+	}
+	if err := process.Signal(syscall.SIGTERM); errors.Is(err, os.ErrProcessDone) {
+		return errMakerGone
+	} else if err != nil {
+		return fmt.Errorf("end it: %w", err)
+	}
+	return nil
+}
+
+// leaveService interrupts the process that holds the intercept of a service.
+func leaveService(i bridge.Intercept) error {
+	if i.Owner != ownName() {
+		return notYours(i)
+	}
+	m, ok := makerOf(i.ID)
+	if !ok {
+		return fmt.Errorf("intercept %s was not made by this bight on this machine: leave it where it was made, with Ctrl-C", i.ID)
+	}
+	err := m.interrupt()
+	if errors.Is(err, errMakerGone) {
+		return fmt.Errorf("intercept %s was made by process %d, and %w: the rule ends by itself within 10 s; if another machine has the name of this one, leave it there", i.ID, m.pid, err)
+	}
+	if err != nil {
+		return fmt.Errorf("intercept %s is held by process %d: %w", i.ID, m.pid, err)
+	}
+	return nil
+}
