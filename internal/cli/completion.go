@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"time"
@@ -11,8 +12,11 @@ import (
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 
+	"github.com/bightdev/bight/internal/bridge"
+	"github.com/bightdev/bight/internal/bridge/permit"
 	"github.com/bightdev/bight/internal/kube"
 	"github.com/bightdev/bight/internal/session"
+	"github.com/bightdev/bight/internal/ui/term"
 )
 
 // shells are those that completion is written for.
@@ -24,7 +28,7 @@ func (p *Program) completionCommand() *cobra.Command {
 		Short: "Print the completion script of a shell",
 		Long: `Print the completion script of a shell. It completes commands and flags, and asks
 for live values: services of the source here, workloads behind
-deploy/ and the like, their containers, contexts, namespaces.
+deploy/ and the like, their containers, intercepts to leave, contexts, namespaces.
 
   bash        source <(bight completion bash)
   zsh         source <(bight completion zsh)
@@ -152,6 +156,47 @@ func (t *target) completeContainers(c *cobra.Command) {
 		}
 		return names, cobra.ShellCompDirectiveNoFileComp
 	})
+}
+
+// completeIntercepts gives the IDs of the intercepts that this user may leave, and what
+// they are.
+func (p *Program) completeIntercepts(t *target, dir *string) cobra.CompletionFunc {
+	return func(c *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+		if len(args) > 0 {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		ctx, cancel := context.WithTimeout(c.Context(), completionLimit)
+		defer cancel()
+		quiet := term.New(term.Config{Out: term.Stream{W: io.Discard}, Err: term.Stream{W: io.Discard}})
+		defer quiet.Close()
+		all, _, _, err := p.intercepts(ctx, t, *dir, quiet)
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		me := ""
+		if slices.ContainsFunc(all, ofWorkload) {
+			if cluster, _, err := t.load(quiet); err == nil {
+				me, _ = permit.Owner(ctx, cluster) // without it, none of them is known to be ours
+			}
+		}
+		return ownIntercepts(all, ownName(), me), cobra.ShellCompDirectiveNoFileComp
+	}
+}
+
+// ownIntercepts are the IDs, with a description each, of those that belong to here, as
+// agents know this user, or to me, as the API server does.
+func ownIntercepts(all []bridge.Intercept, here, me string) []string {
+	var own []string
+	for _, i := range all {
+		mine := i.Owner == here
+		if ofWorkload(i) {
+			mine = me != "" && (i.Owner == me || strings.HasPrefix(i.Owner, me+" ("))
+		}
+		if mine {
+			own = append(own, cobra.CompletionWithDesc(i.ID, fmt.Sprintf("%s:%d, %s", i.Service, i.Port, i.Match)))
+		}
+	}
+	return own
 }
 
 // client asks the cluster that the flags mean, and their namespace, for completion.

@@ -163,6 +163,7 @@ func (p *Program) interceptLeaveCommand() *cobra.Command {
 			defer printer.Close()
 			return p.leave(c.Context(), &t, source, printer, args[0])
 		},
+		ValidArgsFunction: p.completeIntercepts(&t, &source),
 	}
 	t.flags(c)
 	sourceFlag(c, &source)

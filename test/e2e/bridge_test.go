@@ -465,6 +465,12 @@ func testWithoutSource(b *bay) {
 	if len(all) != 1 {
 		b.Fatalf("there is %+v", all)
 	}
+	for user, want := range map[string]bool{"ada": true, "bob": false} {
+		out, errs, _ := empty.bightWith([]string{"BIGHT_USER=" + user}, "__complete", "intercept", "leave", "-n", b.namespace, "")
+		if strings.HasPrefix(out, all[0].ID+"\tcart:8080, ") != want {
+			b.Errorf("intercept leave is completed for %s by %q, want %s in it: %t\n%s", user, out, all[0].ID, want, errs)
+		}
+	}
 	if out, errs, code := empty.bightWith([]string{"BIGHT_USER=ada"}, "intercept", "leave", all[0].ID, "-n", b.namespace); code != 0 {
 		b.Errorf("leave: exit code %d\n%s%s", code, out, errs)
 	}

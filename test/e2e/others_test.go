@@ -352,6 +352,9 @@ func testOthersEveryRequest(b *bay) {
 	if len(list) != 1 {
 		b.Fatalf("the list is %+v", list)
 	}
+	if out, errs, _ := b.bight("__complete", "intercept", "leave", "-n", b.namespace, ""); !strings.HasPrefix(out, list[0].ID+"\t") {
+		b.Errorf("intercept leave is completed by %q, want %s in it\n%s", out, list[0].ID, errs)
+	}
 	if _, errs, code := b.bight("intercept", "leave", list[0].ID, "-n", b.namespace); code != 0 {
 		b.Errorf("intercept leave: exit code %d\n%s", code, errs)
 	}
