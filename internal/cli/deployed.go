@@ -18,13 +18,17 @@ import (
 	"github.com/bightdev/bight/internal/session"
 )
 
-// noAppError is that there is neither source nor anything that Bight has deployed.
+// noAppError is that a namespace has nothing that bight up has deployed.
 type noAppError struct {
-	where string // place of a namespace
-	err   error  // why there is no source
+	where, namespace string // the first is its place
+	app              string // of the source that is here, "" for none
+	err              error  // why there is no source
 }
 
 func (e *noAppError) Error() string {
+	if e.app != "" {
+		return fmt.Sprintf("nothing that bight up deployed is in %s: bight up -n %s deploys %s there, -n names another; a workload that somebody else deployed is written deploy/NAME", e.where, e.namespace, e.app)
+	}
 	return fmt.Sprintf("nothing that bight up deployed is in %s, and no source names another one: name the namespace with -n, the directory of the source with --source, or a workload that somebody else deployed, as in deploy/NAME (%v)", e.where, e.err)
 }
 
@@ -65,12 +69,16 @@ func (t *target) theApp(ctx context.Context, dir string, cluster *kube.Cluster) 
 		names = append(names, other.Name)
 	}
 	switch {
-	case planErr == nil && (len(there) == 0 || slices.Contains(names, a.Name)):
+	case planErr == nil && slices.Contains(names, a.Name):
 		return a, namespace, nil
 	case len(there) == 1:
 		return there[0], namespace, nil
 	case len(there) == 0:
-		return nil, "", &noAppError{place(namespace, cluster), planErr}
+		nothing := &noAppError{where: place(namespace, cluster), namespace: namespace, err: planErr}
+		if planErr == nil {
+			nothing.app = a.Name
+		}
+		return nil, "", nothing
 	}
 	return nil, "", usageError("%s has the apps %s: say which one you mean by the directory of its source, with --source", place(namespace, cluster), strings.Join(names, ", "))
 }

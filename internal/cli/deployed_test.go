@@ -2,6 +2,7 @@ package cli
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -45,6 +46,13 @@ func TestNothingToBeAboutIsNotFound(t *testing.T) {
 	err := error(&noAppError{where: "namespace x (context kind-dev)", err: detect.ErrNoService})
 	if code := exitCode(t.Context(), err); code != exitNotFound {
 		t.Errorf("exit code %d, want %d", code, exitNotFound)
+	}
+	here := &noAppError{where: "namespace x (context kind-dev)", namespace: "x", app: "shop"}
+	if code := exitCode(t.Context(), here); code != exitNotFound || !strings.Contains(here.Error(), "bight up -n x deploys shop there") {
+		t.Errorf("with source: exit code %d, %v", code, here)
+	}
+	if code := exitCode(t.Context(), fmt.Errorf("cart has %w", bridge.ErrNoPod)); code != exitNotFound {
+		t.Errorf("no pod: exit code %d, want %d", code, exitNotFound)
 	}
 	if code := exitCode(t.Context(), &bridge.OverlapError{ID: "cart-1"}); code != exitFailed {
 		t.Errorf("overlapping rules: exit code %d, want %d", code, exitFailed)

@@ -16,6 +16,7 @@ import (
 	"github.com/bightdev/bight/internal/app"
 	"github.com/bightdev/bight/internal/app/detect"
 	"github.com/bightdev/bight/internal/app/project"
+	"github.com/bightdev/bight/internal/bridge"
 	"github.com/bightdev/bight/internal/bridge/permit"
 	"github.com/bightdev/bight/internal/change/client"
 	"github.com/bightdev/bight/internal/deploy"
@@ -67,7 +68,7 @@ func exitCode(ctx context.Context, err error) int {
 		return exitUsage
 	case isRefusal(err):
 		return exitNotPermitted
-	case errors.As(err, new(*session.UnknownServiceError)), errors.As(err, new(*permit.MissingError)), kube.KindOf(err) == kube.NotFound, apierrors.IsNotFound(err):
+	case errors.As(err, new(*session.UnknownServiceError)), errors.As(err, new(*permit.MissingError)), errors.Is(err, bridge.ErrNoPod), kube.KindOf(err) == kube.NotFound, apierrors.IsNotFound(err):
 		return exitNotFound
 	case errors.Is(err, context.DeadlineExceeded), apierrors.IsTimeout(err):
 		return exitTimedOut

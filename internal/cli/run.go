@@ -37,7 +37,8 @@ func (p *Program) runCommand() *cobra.Command {
 		Long: `Run a command on this machine as though it were in SERVICE's pod: with its
 environment variables, its mounted ConfigMaps and Secrets at their paths, the
 cluster's names and addresses; what it connects to, it reaches from the pod.
-Without SERVICE it gets the cluster's network and names only.
+Without SERVICE it gets the cluster's network and names only, by any pod of the app
+or, where bight up has deployed none, by the node agents and any pod of the namespace.
 
 SERVICE is one of the app in this directory, or a workload that somebody else
 deployed, written deploy/NAME, svc/NAME, sts/NAME or ds/NAME; those are reached by
@@ -237,16 +238,7 @@ elsewhere.`,
 			if useProxy {
 				return p.connectProxy(c.Context(), &t, source, args, port, printer)
 			}
-			b, a, err := p.bridge(c.Context(), &t, source, printer)
-			if err != nil {
-				return err
-			}
-			shell := os.Getenv("SHELL")
-			if shell == "" {
-				shell = "/bin/sh"
-			}
-			printer.Note("", fmt.Sprintf("a shell with the network of namespace %s%s; leave with exit", b.Namespace, suggestion(a)))
-			return p.runOrder(c.Context(), b, bridge.Order{Command: []string{shell}, Env: append(os.Environ(), "BIGHT_NAMESPACE="+b.Namespace)})
+			return p.connect(c.Context(), &t, source, printer)
 		},
 	}
 	t.flags(c)
@@ -257,8 +249,31 @@ elsewhere.`,
 	return c
 }
 
+// connect runs a shell with the network of a namespace.
+func (p *Program) connect(ctx context.Context, t *target, source string, printer *term.Printer) error {
+	s, err := p.subject(ctx, t, source, "", printer)
+	if err != nil {
+		return err
+	}
+	leave, err := s.admit(ctx, nil, true)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	shell := os.Getenv("SHELL")
+	if shell == "" {
+		shell = "/bin/sh"
+	}
+	namespace := s.bridge.Namespace
+	printer.Note("", fmt.Sprintf("a shell with the network of namespace %s%s; leave with exit", namespace, suggestion(s.app)))
+	return s.explain(ctx, p.runOrder(ctx, s.bridge, bridge.Order{Command: []string{shell}, Env: append(os.Environ(), "BIGHT_NAMESPACE="+namespace)}))
+}
+
 // suggestion is something to try in a shell with the app's network.
 func suggestion(a *app.App) string {
+	if a == nil {
+		return ""
+	}
 	for _, s := range a.Services {
 		if port := steerable(s); port != nil && port.Protocol == app.HTTP {
 			return fmt.Sprintf("; try curl http://%s:%d", s.Name, port.Number)

@@ -30,10 +30,13 @@ type subject struct {
 	bridge  *bridge.Bridge
 	service *app.Service // nil for none
 	name    string       // by which the bridge knows it, "" for none
+	app     *app.App     // nil for a workload
 
 	workload string            // "deployment/cart", "" for a service of the app
 	selector map[string]string // of the workload's pods
 	pods     pods
+	// unasked says that nobody has named the workload: it is for its network alone.
+	unasked bool
 	// container is the one that --container names.
 	container string
 	// agentImage pushes the image with the agent, and returns its reference.
@@ -49,16 +52,7 @@ func (p *Program) subject(ctx context.Context, t *target, source, name string, p
 	if t.container != "" {
 		return nil, usageError("--container is about a workload that somebody else deployed, such as deploy/NAME: what bight up deploys has one container")
 	}
-	b, a, err := p.bridge(ctx, t, source, printer)
-	if err != nil {
-		return nil, err
-	}
-	s := &subject{bridge: b, name: name}
-	if name != "" {
-		s.service, err = findService(b, a, name)
-		b.Say = func(text string) { printer.Note(name, text) }
-	}
-	return s, err
+	return p.named(ctx, t, source, name, printer)
 }
 
 // kindsOfWorkloads are the ways to write each kind.
@@ -249,13 +243,19 @@ func (s *subject) admit(ctx context.Context, rule *steer.Rule, pod bool) (leave 
 	if err != nil {
 		return nil, err
 	}
-	if said := s.pods.others(container); pod && s.container == "" && said != "" {
+	if said := s.pods.others(container); pod && s.container == "" && said != "" && !s.unasked {
 		s.bridge.Say(said)
+	}
+	if s.unasked {
+		s.bridge.Say(fmt.Sprintf("its pods lead into %s, where bight up has deployed nothing", place(s.bridge.Namespace, s.bridge.Cluster)))
 	}
 	leave, err = s.ask(ctx, rule, container, pod)
 	var missing *permit.MissingError
 	if !errors.As(err, &missing) {
 		return leave, err
+	}
+	if s.unasked {
+		return nil, s.uninvited(missing)
 	}
 	lacking, err := s.bridge.Cluster.Missing(ctx, guest.Rights(s.bridge.Namespace))
 	if err != nil {

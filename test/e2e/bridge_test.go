@@ -203,15 +203,19 @@ func testEnvironment(b *bay) {
 	}
 }
 
-// testShell gives a shell of bight connect a few lines, as somebody who types.
-func testShell(b *bay) {
+func testShell(b *bay) { b.shell(cart, b.pod("cart").Name) }
+
+// shell gives a shell of bight connect a few lines, as somebody who types. A pod answers
+// at url.
+func (b *bay) shell(url, pod string) {
+	b.Helper()
 	cmd := exec.Command(filepath.Join(binaries, "bight"), "connect", "-n", b.namespace)
 	cmd.Dir, cmd.Env = b.dir, append(os.Environ(), "SHELL=/bin/sh")
-	cmd.Stdin = strings.NewReader(b.program("tool") + " get " + cart + "\necho namespace $BIGHT_NAMESPACE\nexit 3\n")
+	cmd.Stdin = strings.NewReader(b.program("tool") + " get " + url + "\necho namespace $BIGHT_NAMESPACE\nexit 3\n")
 	var errs strings.Builder
 	cmd.Stderr = &errs
 	out, err := cmd.Output()
-	want := "app HTTP/1.1 " + b.pod("cart").Name + "\nnamespace " + b.namespace + "\n"
+	want := "app HTTP/1.1 " + pod + "\nnamespace " + b.namespace + "\n"
 	if code := cmd.ProcessState.ExitCode(); code != 3 || string(out) != want || !strings.Contains(errs.String(), "leave with exit") {
 		b.Errorf("exit code %d, want 3, %v; stdout %q, want %q; stderr:\n%s", code, err, out, want, errs.String())
 	}
@@ -541,7 +545,7 @@ func testBridgeBadInput(b *bay) {
 		b.namespace += "-not"
 		says := []string{`in namespace ` + b.namespace, `bight up`}
 		for _, args := range [][]string{{"run", "cart", "--", "true"}, {"run", "--", "true"}, {"intercept", "cart", "--port", "1"}, {"env", "cart"}} {
-			b.refused(refusal{code: 1, says: says}, inNamespace(b.namespace, args)...)
+			b.refused(refusal{code: 4, says: says}, inNamespace(b.namespace, args)...)
 		}
 	})
 	if left := b.list(); len(left) > 0 {

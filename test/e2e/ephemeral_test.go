@@ -42,6 +42,7 @@ func testEphemeralContainer(b *bay) {
 		name string
 		run  func(*bay)
 	}{
+		{"Unasked", testGuestUnasked},
 		{"Environment", testGuestEnvironment},
 		{"FewRights", testGuestFewRights},
 		{"Run", testGuestRun},
@@ -106,6 +107,15 @@ func allEnded(pods []core.Pod) error {
 		}
 	}
 	return nil
+}
+
+// testGuestUnasked names no workload, and none is left with a container.
+func testGuestUnasked(b *bay) {
+	b.refused(refusal{code: 4, says: []string{`no node agents`, `bight install`, `bight run deployment/till -n ` + b.namespace + ` -- COMMAND`}},
+		inNamespace(b.namespace, []string{"run", "--", "true"})...)
+	if all := b.tillPods()[0].Spec.EphemeralContainers; len(all) > 0 {
+		b.Errorf("there is %s", all[0].Name)
+	}
 }
 
 func testGuestEnvironment(b *bay) {

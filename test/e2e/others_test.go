@@ -55,6 +55,7 @@ func TestWorkloadsOfOthers(t *testing.T) {
 	part("Install", testInstall)
 	part("Environment", testOthersEnvironment)
 	part("Run", testOthersRun)
+	part("NetworkAlone", testOthersNetworkAlone)
 	part("Direct", func(b *bay) { b.goesDirect("svc/till") })
 	part("WithoutANetwork", testOthersWithoutANetwork)
 	part("EveryRequest", testOthersEveryRequest)
@@ -253,6 +254,30 @@ func testOthersRun(b *bay) {
 		})
 	}
 	b.noIntercepts(time.Second)
+}
+
+// testOthersNetworkAlone names no workload where there are those of others alone, in the
+// directory of another app's source and in an empty one.
+func testOthersNetworkAlone(b *bay) {
+	b = b.inOpenNamespace()
+	tool, pod := b.program("tool"), b.tillPods()[0].Name
+	empty := b.on(b.T)
+	empty.dir, empty.namespace = b.TempDir(), b.namespace
+	for name, from := range map[string]*bay{"source": b, "empty": empty} {
+		out, errs, code := from.run("--", tool, "get", "http://till:8080/")
+		if code != 0 || !strings.HasPrefix(out, "app HTTP/1.1 "+pod) || !strings.Contains(errs, "till: its pods lead into namespace "+b.namespace) {
+			b.Errorf("%s: exit code %d, %q\n%s", name, code, out, errs)
+		}
+		out, errs, code = from.run("--", "sh", "-c", "echo GREETING=$GREETING")
+		if code != 0 || out != "GREETING=\n" {
+			b.Errorf("%s: the environment: exit code %d, %q\n%s", name, code, out, errs)
+		}
+		from.shell("http://till:8080/", pod)
+	}
+	b.noIntercepts(time.Second)
+	if all := b.tillPods()[0].Spec.EphemeralContainers; len(all) > 0 {
+		b.Errorf("there is %s", all[0].Name)
+	}
 }
 
 // testOthersWithoutANetwork is what runs where a command can't have a network of its
