@@ -1,8 +1,11 @@
 package cli
 
 import (
+	"fmt"
+	"maps"
 	"slices"
 	"strconv"
+	"strings"
 
 	core "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -74,10 +77,13 @@ func namedIn(containers []core.Container) func(string) int {
 func (s *subject) portOf(port string) (string, error) {
 	number, err := strconv.Atoi(port)
 	valid := err == nil && number > 0 && number <= 65535
+	known := slices.ContainsFunc(s.service.Ports, func(p app.Port) bool { return p.Name == port || strconv.Itoa(p.Number) == port })
 	switch {
 	case s.workload == "":
 	case valid && s.pods.behind[number] != 0:
 		return strconv.Itoa(s.pods.behind[number]), nil
+	case len(s.pods.behind) > 0 && port != "" && !known:
+		return "", codedError{code: exitNotFound, err: fmt.Errorf("%s has no port %s; there is %s", s.workload, port, strings.Join(s.offered(), ", "))}
 	case len(s.service.Ports) > 0:
 	case valid:
 		s.service.Ports = []app.Port{{Name: port, Number: number}}
@@ -85,4 +91,27 @@ func (s *subject) portOf(port string) (string, error) {
 		return "", usageError("nothing says which ports %s has, neither its containers nor a Kubernetes Service: say on which one its process listens, by its number (bight run: --port NUMBER; bight intercept: --port LOCAL:NUMBER)", s.workload)
 	}
 	return port, nil
+}
+
+// offered are the TCP ports of a Kubernetes Service, by its own numbers, with their names
+// and what of the pods is behind them.
+func (s *subject) offered() []string {
+	var all []string
+	for _, number := range slices.Sorted(maps.Keys(s.pods.behind)) {
+		behind := s.pods.behind[number]
+		var says []string
+		i := slices.IndexFunc(s.service.Ports, func(p app.Port) bool { return p.Number == behind && p.Protocol != app.UDP })
+		if i >= 0 && s.service.Ports[i].Name != strconv.Itoa(behind) {
+			says = append(says, s.service.Ports[i].Name)
+		}
+		if behind != number {
+			says = append(says, fmt.Sprintf("%d of its pods", behind))
+		}
+		text := strconv.Itoa(number)
+		if len(says) > 0 {
+			text += " (" + strings.Join(says, ", ") + ")"
+		}
+		all = append(all, text)
+	}
+	return all
 }

@@ -430,7 +430,7 @@ func testOthersRights(b *bay) {
 		{"AnotherKind", []string{"intercept", "sts/till", "--port", "1"}, 4, []string{`did you mean deployment/till\?`}},
 		{"NoSuchContainer", []string{"env", "deploy/till", "-c", "sidecar"}, 4, []string{`no such container; there is till`}},
 		{"NoSuchKind", []string{"env", "job/till"}, 2, []string{`job/till`, `deployment/NAME`}},
-		{"NoSuchPort", []string{"intercept", "svc/till", "--port", "1:81"}, 4, []string{`service till has no port 81; there is 8080 \(http\), 7000 \(tcp-raw\)`}},
+		{"NoSuchPort", []string{"intercept", "svc/till", "--port", "1:81"}, 4, []string{`service/till has no port 81; there is 7000 \(tcp-raw\), 8080 \(http\)`}},
 		{"HeaderOnTCP", []string{"intercept", "svc/till", "--port", "1:7000", "--header", "x-dev=ada"}, 2, []string{`speaks plain TCP`}},
 		{"Replace", []string{"run", "svc/till", "--replace", "--", "true"}, 2, []string{`--replace`, `bight up`}},
 	} {
