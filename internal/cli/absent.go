@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	appsv1 "k8s.io/api/apps/v1"
 	core "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	apimeta "k8s.io/apimachinery/pkg/api/meta"
@@ -48,6 +49,9 @@ func present(ctx context.Context, client kubernetes.Interface, namespace string,
 		case "daemonset":
 			list, err := client.AppsV1().DaemonSets(namespace).List(ctx, meta.ListOptions{})
 			note(kind, list, err)
+		case "pod": // those of StatefulSets: see alone
+			list, err := client.CoreV1().Pods(namespace).List(ctx, meta.ListOptions{LabelSelector: appsv1.StatefulSetPodNameLabel})
+			note(kind, list, err)
 		case "service":
 			list, err := client.CoreV1().Services(namespace).List(ctx, meta.ListOptions{})
 			note(kind, list, err)
@@ -63,7 +67,11 @@ func unknownWorkload(ctx context.Context, client kubernetes.Interface, cluster *
 	if _, err := client.CoreV1().Namespaces().Get(ctx, namespace, meta.GetOptions{}); apierrors.IsNotFound(err) {
 		return codedError{code: exitNotFound, err: fmt.Errorf("there is no %s: -n names another, and without it it is the context's", where)}
 	}
-	return codedError{code: exitNotFound, err: fmt.Errorf("there is no %s %s in %s%s", kind, name, where, instead(present(ctx, client, namespace, "deployment", "statefulset", "daemonset", "service"), kind, name))}
+	kinds := []string{"deployment", "statefulset", "daemonset", "service"}
+	if kind == "pod" {
+		kinds = append(kinds, kind)
+	}
+	return codedError{code: exitNotFound, err: fmt.Errorf("there is no %s %s in %s%s", kind, name, where, instead(present(ctx, client, namespace, kinds...), kind, name))}
 }
 
 // instead says what somebody may have meant who asked for a workload that is not there.

@@ -33,7 +33,8 @@ connection cut. It lasts until Ctrl-C; if this machine falls silent, the app ans
 within 3 seconds and the rule is gone after 10.
 
 SERVICE is one of the app in this directory, or a workload that somebody else
-deployed: deploy/NAME, svc/NAME, sts/NAME or ds/NAME.
+deployed: deploy/NAME, svc/NAME, sts/NAME or ds/NAME, or pod/NAME for one pod of a
+StatefulSet.
 
 LOCAL is the process's port here, NAME the service's port by name or number (default:
 the first that is not UDP).

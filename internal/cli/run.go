@@ -41,9 +41,9 @@ Without SERVICE it gets the cluster's network and names only, by any pod of the 
 or, where bight up has deployed none, by the node agents and any pod of the namespace.
 
 SERVICE is one of the app in this directory, or a workload that somebody else
-deployed, written deploy/NAME, svc/NAME, sts/NAME or ds/NAME; those are reached by
-what bight install installs or, where that is not, by an ephemeral container in each
-pod, whose image is pushed to --registry.
+deployed, written deploy/NAME, svc/NAME, sts/NAME or ds/NAME, or pod/NAME for one pod
+of a StatefulSet; those are reached by what bight install installs or, where that is
+not, by an ephemeral container in each pod, whose image is pushed to --registry.
 
 With --intercept, requests for SERVICE come to the command: all of them, or those
 that --header and --path choose. The others, and all while the command does not

@@ -62,6 +62,7 @@ func kindsOfWorkloads() map[string][]string {
 		"deployment":  {"deploy", "deployments"},
 		"statefulset": {"sts", "statefulsets"},
 		"daemonset":   {"ds", "daemonsets"},
+		"pod":         {"po", "pods"},
 	}
 }
 
@@ -82,7 +83,7 @@ func (p *Program) workload(ctx context.Context, t *target, kind, name string, pr
 	}
 	kind = kindOf(kind)
 	if kindsOfWorkloads()[kind] == nil || name == "" {
-		return nil, usageError("%s/%s: a workload is written service/NAME, deployment/NAME, statefulset/NAME or daemonset/NAME (short: svc, deploy, sts, ds)", kind, name)
+		return nil, usageError("%s/%s: a workload is written service/NAME, deployment/NAME, statefulset/NAME or daemonset/NAME (short: svc, deploy, sts, ds), one pod of a StatefulSet pod/NAME", kind, name)
 	}
 	cluster, _, err := t.load(printer)
 	if err != nil {
@@ -149,6 +150,16 @@ func readWorkload(ctx context.Context, client kubernetes.Interface, namespace, k
 			return nil, nil, pods{}, err
 		}
 		template, selects = d.Spec.Template, d.Spec.Selector
+	case "pod":
+		pod, err := client.CoreV1().Pods(namespace).Get(ctx, name, meta.GetOptions{})
+		if err != nil {
+			return nil, nil, pods{}, err
+		}
+		if err := alone(pod); err != nil {
+			return nil, nil, pods{}, err
+		}
+		template = core.PodTemplateSpec{ObjectMeta: pod.ObjectMeta, Spec: pod.Spec}
+		selects = &meta.LabelSelector{MatchLabels: map[string]string{appsv1.StatefulSetPodNameLabel: name}}
 	}
 	// Every pod has all labels of the template, and those that match only labels
 	// are the least that says which pods they are.
@@ -168,6 +179,19 @@ func readWorkload(ctx context.Context, client kubernetes.Interface, namespace, k
 		}
 	}
 	return selector, ports, pods{containers: template.Spec.Containers, annotations: template.Annotations}, nil
+}
+
+// alone is nil for a pod that a label tells from all others, as those of a StatefulSet have
+// one; for any other it is an error that says what to name instead.
+func alone(pod *core.Pod) error {
+	if pod.Labels[appsv1.StatefulSetPodNameLabel] == pod.Name {
+		return nil
+	}
+	instead := "name a workload"
+	if kind, name := workloadOf(pod); name != "" {
+		instead = fmt.Sprintf("name what it is a pod of, %s/%s", kind, name)
+	}
+	return usageError("no label tells pod %s from others, as %s does those of a StatefulSet: %s", pod.Name, appsv1.StatefulSetPodNameLabel, instead)
 }
 
 // readService returns the pods that a Kubernetes Service leads to, and their ports

@@ -61,6 +61,7 @@ func TestWorkloadsOfOthers(t *testing.T) {
 	part("EveryRequest", testOthersEveryRequest)
 	part("ByHeader", testOthersByHeader)
 	part("IPv6", func(b *bay) { b.testBySix(tillNamed, "svc/till") })
+	part("OnePod", testOthersOnePod)
 	part("Rights", testOthersRights)
 	part("EngageAndLeaveUnderLoad", testOthersUnderLoad)
 	part("Replicas", testOthersReplicas)
@@ -256,30 +257,6 @@ func testOthersRun(b *bay) {
 	b.noIntercepts(time.Second)
 }
 
-// testOthersNetworkAlone names no workload where there are those of others alone, in the
-// directory of another app's source and in an empty one.
-func testOthersNetworkAlone(b *bay) {
-	b = b.inOpenNamespace()
-	tool, pod := b.program("tool"), b.tillPods()[0].Name
-	empty := b.on(b.T)
-	empty.dir, empty.namespace = b.TempDir(), b.namespace
-	for name, from := range map[string]*bay{"source": b, "empty": empty} {
-		out, errs, code := from.run("--", tool, "get", "http://till:8080/")
-		if code != 0 || !strings.HasPrefix(out, "app HTTP/1.1 "+pod) || !strings.Contains(errs, "till: its pods lead into namespace "+b.namespace) {
-			b.Errorf("%s: exit code %d, %q\n%s", name, code, out, errs)
-		}
-		out, errs, code = from.run("--", "sh", "-c", "echo GREETING=$GREETING")
-		if code != 0 || out != "GREETING=\n" {
-			b.Errorf("%s: the environment: exit code %d, %q\n%s", name, code, out, errs)
-		}
-		from.shell("http://till:8080/", pod)
-	}
-	b.noIntercepts(time.Second)
-	if all := b.tillPods()[0].Spec.EphemeralContainers; len(all) > 0 {
-		b.Errorf("there is %s", all[0].Name)
-	}
-}
-
 // testOthersWithoutANetwork is what runs where a command can't have a network of its
 // own: on other systems, that is.
 func testOthersWithoutANetwork(b *bay) {
@@ -430,6 +407,8 @@ func testOthersRights(b *bay) {
 		{"AnotherKind", []string{"intercept", "sts/till", "--port", "1"}, 4, []string{`did you mean deployment/till\?`}},
 		{"NoSuchContainer", []string{"env", "deploy/till", "-c", "sidecar"}, 4, []string{`no such container; there is till`}},
 		{"NoSuchKind", []string{"env", "job/till"}, 2, []string{`job/till`, `deployment/NAME`}},
+		{"NoSuchPod", []string{"env", "pod/till-0"}, 4, []string{`there is no pod till-0 in namespace \S+ \(context bight\)`}},
+		{"PodLikeOthers", []string{"env", "pod/" + b.tillPods()[0].Name}, 2, []string{`no label tells pod till-\S+ from others, .*name what it is a pod of, deployment/till`}},
 		{"NoSuchPort", []string{"intercept", "svc/till", "--port", "1:81"}, 4, []string{`service/till has no port 81; there is 7000 \(tcp-raw\), 8080 \(http\)`}},
 		{"HeaderOnTCP", []string{"intercept", "svc/till", "--port", "1:7000", "--header", "x-dev=ada"}, 2, []string{`speaks plain TCP`}},
 		{"Replace", []string{"run", "svc/till", "--replace", "--", "true"}, 2, []string{`--replace`, `bight up`}},

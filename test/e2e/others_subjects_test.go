@@ -1,0 +1,93 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	apps "k8s.io/api/apps/v1"
+	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
+)
+
+// testOthersNetworkAlone names no workload where there are those of others alone, in the
+// directory of another app's source and in an empty one.
+func testOthersNetworkAlone(b *bay) {
+	b = b.inOpenNamespace()
+	tool, pod := b.program("tool"), b.tillPods()[0].Name
+	empty := b.on(b.T)
+	empty.dir, empty.namespace = b.TempDir(), b.namespace
+	for name, from := range map[string]*bay{"source": b, "empty": empty} {
+		out, errs, code := from.run("--", tool, "get", "http://till:8080/")
+		if code != 0 || !strings.HasPrefix(out, "app HTTP/1.1 "+pod) || !strings.Contains(errs, "till: its pods lead into namespace "+b.namespace) {
+			b.Errorf("%s: exit code %d, %q\n%s", name, code, out, errs)
+		}
+		out, errs, code = from.run("--", "sh", "-c", "echo GREETING=$GREETING")
+		if code != 0 || out != "GREETING=\n" {
+			b.Errorf("%s: the environment: exit code %d, %q\n%s", name, code, out, errs)
+		}
+		from.shell("http://till:8080/", pod)
+	}
+	b.noIntercepts(time.Second)
+	if all := b.tillPods()[0].Spec.EphemeralContainers; len(all) > 0 {
+		b.Errorf("there is %s", all[0].Name)
+	}
+}
+
+// testOthersOnePod is about one pod of two of a StatefulSet.
+func testOthersOnePod(b *bay) {
+	d, err := client.AppsV1().Deployments(b.namespace).Get(context(), tillNamed, meta.GetOptions{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	labels := map[string]string{"app": "vault"}
+	set := &apps.StatefulSet{ObjectMeta: meta.ObjectMeta{Name: "vault"}, Spec: apps.StatefulSetSpec{
+		Replicas: ptr.To[int32](2), Selector: &meta.LabelSelector{MatchLabels: labels}, Template: d.Spec.Template, PodManagementPolicy: apps.ParallelPodManagement,
+	}}
+	set.Spec.Template.Labels = labels
+	sets := client.AppsV1().StatefulSets(b.namespace)
+	if _, err := sets.Create(context(), set, meta.CreateOptions{}); err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() {
+		if err := sets.Delete(context(), "vault", deleteNow()); err != nil {
+			b.Error(err)
+		}
+	})
+	at := map[string]string{}
+	b.eventually("both pods are ready", func() error {
+		list, err := client.CoreV1().Pods(b.namespace).List(context(), meta.ListOptions{LabelSelector: "app=vault"})
+		if err != nil {
+			return err
+		}
+		for _, p := range list.Items {
+			if len(p.Status.ContainerStatuses) == 1 && p.Status.ContainerStatuses[0].Ready {
+				at[p.Name] = "http://" + p.Status.PodIP + ":8080/"
+			}
+		}
+		if len(at) != 2 {
+			return fmt.Errorf("there is %v", at)
+		}
+		return nil
+	})
+	for name := range at {
+		if out, errs, code := b.run("pod/"+name, "--", "sh", "-c", "echo $HOSTNAME"); code != 0 || out != name+"\n" {
+			b.Errorf("pod %s: exit code %d, %q\n%s", name, code, out, errs)
+		}
+	}
+	ada := b.laptop("ada")
+	s := b.intercept("ada", "pod/vault-1", "--port", ada.at(8080))
+	b.answers("ada", b.client(false, false), at["vault-1"])
+	b.answers("app", b.client(false, false), at["vault-0"])
+	list := b.list()
+	if len(list) != 1 || list[0].Service != "pod/vault-1" || list[0].Pods != 1 || list[0].Of != 1 {
+		b.Errorf("the list is %+v", list)
+	}
+	b.leave(s)
+	b.answers("app", b.client(false, false), at["vault-1"])
+	if out, errs, _ := b.bight("__complete", "run", "-n", b.namespace, "pod/"); !strings.HasPrefix(out, "pod/vault-0\npod/vault-1\n:") {
+		b.Errorf("pod/ is completed by %q\n%s", out, errs)
+	}
+}
