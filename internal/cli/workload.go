@@ -271,7 +271,7 @@ func (s *subject) admit(ctx context.Context, rule *steer.Rule, pod bool) (leave 
 		s.bridge.Say(said)
 	}
 	if s.unasked {
-		s.bridge.Say(fmt.Sprintf("its pods lead into %s, where bight up has deployed nothing", place(s.bridge.Namespace, s.bridge.Cluster)))
+		s.bridge.Say(fmt.Sprintf("a pod of %s leads into %s, where bight up has deployed nothing", s.workload, place(s.bridge.Namespace, s.bridge.Cluster)))
 	}
 	leave, err = s.ask(ctx, rule, container, pod)
 	var missing *permit.MissingError

@@ -21,7 +21,7 @@ func testOthersNetworkAlone(b *bay) {
 	empty.dir, empty.namespace = b.TempDir(), b.namespace
 	for name, from := range map[string]*bay{"source": b, "empty": empty} {
 		out, errs, code := from.run("--", tool, "get", "http://till:8080/")
-		if code != 0 || !strings.HasPrefix(out, "app HTTP/1.1 "+pod) || !strings.Contains(errs, "till: its pods lead into namespace "+b.namespace) {
+		if code != 0 || !strings.HasPrefix(out, "app HTTP/1.1 "+pod) || !strings.Contains(errs, "a pod of deployment/till leads into namespace "+b.namespace) {
 			b.Errorf("%s: exit code %d, %q\n%s", name, code, out, errs)
 		}
 		out, errs, code = from.run("--", "sh", "-c", "echo GREETING=$GREETING")
