@@ -81,10 +81,12 @@ func testOthersOnePod(b *bay) {
 	s := b.intercept("ada", "pod/vault-1", "--port", ada.at(8080))
 	b.answers("ada", b.client(false, false), at["vault-1"])
 	b.answers("app", b.client(false, false), at["vault-0"])
-	list := b.list()
-	if len(list) != 1 || list[0].Service != "pod/vault-1" || list[0].Pods != 1 || list[0].Of != 1 {
-		b.Errorf("the list is %+v", list)
-	}
+	b.eventually("the list has it", func() error { // as soon as the agent has written it down
+		if list := b.list(); len(list) != 1 || list[0].Service != "pod/vault-1" || list[0].Pods != 1 || list[0].Of != 1 {
+			return fmt.Errorf("it is %+v", list)
+		}
+		return nil
+	})
 	b.leave(s)
 	b.answers("app", b.client(false, false), at["vault-1"])
 	if out, errs, _ := b.bight("__complete", "run", "-n", b.namespace, "pod/"); !strings.HasPrefix(out, "pod/vault-0\npod/vault-1\n:") {
