@@ -93,24 +93,46 @@ func instead(all map[string][]string, kind, name string) string {
 	return "; -n names another namespace"
 }
 
+// haltedError is that no process of a workload runs.
+type haltedError struct {
+	workload, where string
+	why             string // after the workload's name
+	pods            []core.Pod
+}
+
+func (e *haltedError) Error() string { return e.workload + " in " + e.where + " " + e.why }
+
 // explain says of a workload of others that can't be entered what its pods are like, if
 // that is the reason.
 func (s *subject) explain(ctx context.Context, err error) error {
-	if s.workload == "" || !errors.Is(err, bridge.ErrNoPod) && !errors.Is(err, bridge.ErrBarred) {
+	if !errors.Is(err, bridge.ErrNoPod) && !errors.Is(err, bridge.ErrBarred) && !errors.Is(err, context.DeadlineExceeded) {
 		return err
 	}
-	client, cerr := s.bridge.Cluster.Typed()
-	if cerr != nil {
-		return err
-	}
-	list, lerr := client.CoreV1().Pods(s.bridge.Namespace).List(ctx, meta.ListOptions{LabelSelector: labels.Set(s.selector).String()})
-	if lerr != nil {
-		return err
-	}
-	if why := halted(list.Items); why != "" {
-		return fmt.Errorf("%s in %s %s", s.workload, place(s.bridge.Namespace, s.bridge.Cluster), why)
+	if halted := s.halted(ctx); halted != nil {
+		return halted
 	}
 	return err
+}
+
+// halted is a *haltedError if no process of a workload of others runs; nil otherwise, and
+// where that can't be told.
+func (s *subject) halted(ctx context.Context) error {
+	if s.workload == "" {
+		return nil
+	}
+	client, err := s.bridge.Cluster.Typed()
+	if err != nil {
+		return nil
+	}
+	list, err := client.CoreV1().Pods(s.bridge.Namespace).List(ctx, meta.ListOptions{LabelSelector: labels.Set(s.selector).String()})
+	if err != nil {
+		return nil
+	}
+	why := halted(list.Items)
+	if why == "" {
+		return nil
+	}
+	return &haltedError{s.workload, place(s.bridge.Namespace, s.bridge.Cluster), why, list.Items}
 }
 
 // halted says why none of some pods can be entered, "" if one might be.

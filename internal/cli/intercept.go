@@ -248,7 +248,11 @@ func (p *Program) envCommand() *cobra.Command {
 		Long: `Print the environment variables that the process of SERVICE was given in its pod,
 those of ConfigMaps and Secrets included, as lines that a shell can source, or as
 JSON. What every container has is left out, unless --all is given: PATH, HOME,
-HOSTNAME and the addresses of the API server (KUBERNETES_...).`,
+HOSTNAME and the addresses of the API server (KUBERNETES_...).
+
+Where no process of a workload that somebody else deployed runs, because it crashes or
+is scaled to 0, they are those that its spec gives, with the ConfigMaps and Secrets
+that you may read; what is missing is said.`,
 		Example: `  bight env cart > .env
   bight env cart -o json`,
 		Args: exactlyOne("a service"),
@@ -262,16 +266,10 @@ HOSTNAME and the addresses of the API server (KUBERNETES_...).`,
 			if err != nil {
 				return err
 			}
-			leave, err := s.admit(c.Context(), nil, true)
+			env, err := s.environment(c.Context())
 			if err != nil {
 				return err
 			}
-			defer leave()
-			pod, err := s.bridge.Environment(c.Context(), s.name)
-			if err != nil {
-				return s.explain(c.Context(), err)
-			}
-			env := pod.Env
 			if !everything {
 				env = podview.OfApp(env)
 			}

@@ -281,6 +281,9 @@ func (s *subject) admit(ctx context.Context, rule *steer.Rule, pod bool) (leave 
 	if s.unasked {
 		return nil, s.uninvited(missing)
 	}
+	if halted := s.halted(ctx); halted != nil {
+		return nil, halted // no container is left in a pod where nothing runs
+	}
 	lacking, err := s.bridge.Cluster.Missing(ctx, guest.Rights(s.bridge.Namespace))
 	if err != nil {
 		return nil, err

@@ -43,6 +43,7 @@ func testEphemeralContainer(b *bay) {
 		run  func(*bay)
 	}{
 		{"Unasked", testGuestUnasked},
+		{"NothingRuns", testNothingRuns},
 		{"Environment", testGuestEnvironment},
 		{"FewRights", testGuestFewRights},
 		{"Run", testGuestRun},

@@ -8,7 +8,10 @@ import (
 	"time"
 
 	apps "k8s.io/api/apps/v1"
+	core "k8s.io/api/core/v1"
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	appsclient "k8s.io/client-go/kubernetes/typed/apps/v1"
 	"k8s.io/utils/ptr"
 )
 
@@ -92,4 +95,83 @@ func testOthersOnePod(b *bay) {
 	if out, errs, _ := b.bight("__complete", "run", "-n", b.namespace, "pod/"); !strings.HasPrefix(out, "pod/vault-0\npod/vault-1\n:") {
 		b.Errorf("pod/ is completed by %q\n%s", out, errs)
 	}
+}
+
+// testNothingRuns has a workload whose process can't be started, and one that is scaled
+// to 0: env says what their spec gives, on either way into pods.
+func testNothingRuns(b *bay) {
+	d, err := client.AppsV1().Deployments(b.namespace).Get(context(), tillNamed, meta.GetOptions{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	labels := map[string]string{"app": "broken"}
+	template := d.Spec.Template
+	template.Labels = labels
+	c := &template.Spec.Containers[0]
+	c.Command, c.ReadinessProbe = []string{"/no-such-program"}, nil
+	c.Env = append(c.Env, core.EnvVar{Name: "BOTH", Value: "$(GREETING), $(API_KEY)"},
+		core.EnvVar{Name: "POD", ValueFrom: &core.EnvVarSource{FieldRef: &core.ObjectFieldSelector{FieldPath: "metadata.name"}}})
+	broken := &apps.Deployment{ObjectMeta: meta.ObjectMeta{Name: "broken"}, Spec: apps.DeploymentSpec{
+		Replicas: ptr.To[int32](1), Selector: &meta.LabelSelector{MatchLabels: labels}, Template: template,
+	}}
+	deployments := client.AppsV1().Deployments(b.namespace)
+	if _, err := deployments.Create(context(), broken, meta.CreateOptions{}); err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() {
+		if err := deployments.Delete(context(), "broken", deleteNow()); err != nil {
+			b.Error(err)
+		}
+	})
+	pod := ""
+	b.eventually("its process could not be started", func() error {
+		list, err := client.CoreV1().Pods(b.namespace).List(context(), meta.ListOptions{LabelSelector: "app=broken"})
+		if err != nil {
+			return err
+		}
+		if len(list.Items) != 1 || len(list.Items[0].Status.ContainerStatuses) != 1 || list.Items[0].Status.ContainerStatuses[0].LastTerminationState.Terminated == nil {
+			return fmt.Errorf("there is %d", len(list.Items))
+		}
+		pod = list.Items[0].Name
+		return nil
+	})
+	const all = "API_KEY=t-0815\nBOTH='good evening, t-0815'\nGRACE=yes\nGREETING='good evening'\nOFFSET=0\n"
+	env := func(want string, says ...string) {
+		b.Helper()
+		began := time.Now()
+		out, errs, code := b.bight("env", "deploy/broken", "-n", b.namespace)
+		if code != 0 || out != want {
+			b.Errorf("exit code %d, %q, want %q\n%s", code, out, want, errs)
+		}
+		for _, text := range says {
+			if !strings.Contains(errs, text) {
+				b.Errorf("it does not say %q:\n%s", text, errs)
+			}
+		}
+		b.Logf("it took %s", time.Since(began).Round(time.Millisecond))
+	}
+	env(all+"POD="+pod+"\n", "no pod that runs", "the spec of pod "+pod+" gives to container till", "of its image")
+	for _, args := range [][]string{{"run", "deploy/broken", "--", "true"}, {"intercept", "deploy/broken", "--port", "1"}} {
+		b.refused(refusal{code: 1, says: []string{`no pod that runs`, `kubectl -n \S+ logs ` + pod + ` -c till --previous`}}, inNamespace(b.namespace, args)...)
+	}
+	p, err := client.CoreV1().Pods(b.namespace).Get(context(), pod, meta.GetOptions{})
+	if err != nil || len(p.Spec.EphemeralContainers) > 0 {
+		b.Errorf("there is %+v, %v", p.Spec.EphemeralContainers, err)
+	}
+	if err := scaleTo(deployments, "broken", 0); err != nil {
+		b.Fatal(err)
+	}
+	b.eventually("it has no pods", func() error {
+		list, err := client.CoreV1().Pods(b.namespace).List(context(), meta.ListOptions{LabelSelector: "app=broken"})
+		if err == nil && len(list.Items) > 0 {
+			err = fmt.Errorf("there is %s", list.Items[0].Name)
+		}
+		return err
+	})
+	env(all, "has no pods", "the spec of deployment/broken gives", "left out, since it is not known: POD (there is no pod to say its metadata.name)")
+}
+
+func scaleTo(deployments appsclient.DeploymentInterface, name string, replicas int) error {
+	_, err := deployments.Patch(context(), name, types.MergePatchType, fmt.Appendf(nil, `{"spec":{"replicas":%d}}`, replicas), meta.PatchOptions{})
+	return err
 }

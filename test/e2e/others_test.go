@@ -62,6 +62,7 @@ func TestWorkloadsOfOthers(t *testing.T) {
 	part("ByHeader", testOthersByHeader)
 	part("IPv6", func(b *bay) { b.testBySix(tillNamed, "svc/till") })
 	part("OnePod", testOthersOnePod)
+	part("NothingRuns", testNothingRuns)
 	part("Rights", testOthersRights)
 	part("EngageAndLeaveUnderLoad", testOthersUnderLoad)
 	part("Replicas", testOthersReplicas)
