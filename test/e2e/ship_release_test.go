@@ -19,6 +19,7 @@ import (
 
 	"github.com/bightdev/bight/api/v1alpha1"
 	"github.com/bightdev/bight/internal/change"
+	"github.com/bightdev/bight/internal/release/spec"
 )
 
 // TestShipRelease ships to an environment where new versions take over step by step.
@@ -183,9 +184,11 @@ func testShipConfigured(d *dock) {
 	}
 }
 
-// testShipUndone ships a version that fails, which the evidence is against.
+// testShipUndone ships a version that fails, which the evidence is against, and one of
+// another service, which goes with it. The change ends before the pods are gone.
 func testShipUndone(d *dock) {
-	d.plan(`{"keep": "1s", "steps": [{"weight": 30, "proven": true}]}`)
+	d.plan(`{"keep": "20s", "steps": [{"weight": 30, "proven": true}]}`)
+	d.write("stock/main.go", shipped("stock", "third"))
 	broken := strings.Replace(shipped("cart", "third"), "fmt.Fprintln(w, word)", "http.Error(w, word, 500)\n\t\tfmt.Fprintln(w)", 1)
 	d.write("cart/main.go", broken)
 	name := d.commit("third")
@@ -197,6 +200,45 @@ func testShipUndone(d *dock) {
 		d.Errorf("%d of %d requests failed; bight ship said\n%s", failed, asked, said)
 	}
 	d.serves(d.prod, "cart", "second")
+	version := d.git("rev-parse", "HEAD")[:12] + " third"
+	ours := func() (all []v1alpha1.Release) {
+		list, err := readReleases(d.prod)
+		if err != nil {
+			d.Fatal(err)
+		}
+		for _, r := range list {
+			if r.Spec.Version == version {
+				all = append(all, r)
+			}
+		}
+		return all
+	}
+	left := 0
+	for _, r := range ours() {
+		if !spec.Over(&r) {
+			left++
+		}
+	}
+	if left == 0 {
+		d.Error("bight ship has waited until nothing of the releases was left")
+	}
+	d.eventually("nothing of the releases is left", func() error {
+		all := ours()
+		if len(all) != 2 {
+			return fmt.Errorf("there are %d", len(all))
+		}
+		for _, r := range all {
+			if r.Status.Phase != "Undone" || !spec.Over(&r) {
+				return fmt.Errorf("that of %s is %s: %s", r.Spec.Deployment, r.Status.Phase, r.Status.Message)
+			}
+			if r.Spec.Deployment == "stock" && !strings.Contains(r.Status.Message, "its change failed: release cart-") {
+				d.Fatalf("that of stock says %q", r.Status.Message)
+			}
+		}
+		return nil
+	})
+	d.serves(d.prod, "stock", "first")
+	d.write("stock/main.go", shipped("stock", "first")) // the next change has it
 	// Nobody brings it back: neither who heals the environment, nor another change.
 	image := func() string {
 		cart, err := client.AppsV1().Deployments(d.prod).Get(context(), "cart", meta.GetOptions{})

@@ -24,7 +24,7 @@ func (c *Controller) bring(ctx context.Context, a *v1alpha1.App, e v1alpha1.Envi
 	key := client.ObjectKeyFromObject(m)
 	how := releasing{plan: e.Release}
 	if e.Release != nil {
-		how.make = &maker{change: fmt.Sprintf("%s/%s#%d", m.Namespace, m.Name, m.Status.Attempt), version: short(m.Status.Merged) + " " + m.Spec.Title, risk: m.Status.Risk}
+		how.make = &maker{change: releaser(m), version: short(m.Status.Merged) + " " + m.Spec.Title, risk: m.Status.Risk}
 	}
 	var came []string // that releases have brought
 	for {
@@ -56,6 +56,11 @@ func (c *Controller) bring(ctx context.Context, a *v1alpha1.App, e v1alpha1.Envi
 			result.add(appliedState{changed: true, text: "released " + service})
 		}
 	}
+}
+
+// releaser is what Releases say of the change that they come with: which attempt, too.
+func releaser(m *v1alpha1.Change) string {
+	return fmt.Sprintf("%s/%s#%d", m.Namespace, m.Name, m.Status.Attempt)
 }
 
 // arrived is of the Deployments whose releases were waited for those that had not come

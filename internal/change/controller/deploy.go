@@ -329,7 +329,7 @@ func (c *Controller) deploy(ctx context.Context, a *v1alpha1.App, r *repo.Reposi
 	}
 	back, lost := c.envs.putBack(ctx, r, ref, before, commit, m)
 	if lost == nil {
-		_, _, lost = c.envs.apply(ctx, a.Name, namespace, r, back, releasing{plan: e.Release})
+		_, _, lost = c.envs.apply(ctx, a.Name, namespace, r, back, releasing{plan: e.Release, undo: &failedChange{releaser(m), "its change failed: " + text}})
 	}
 	if lost != nil {
 		return tried("%s\nand what was there before could not be put back: %s", text, lost)

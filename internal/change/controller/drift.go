@@ -16,6 +16,7 @@ import (
 	"github.com/bightdev/bight/api/v1alpha1"
 	"github.com/bightdev/bight/internal/change"
 	"github.com/bightdev/bight/internal/change/repo"
+	"github.com/bightdev/bight/internal/release/spec"
 )
 
 // drift is what was put back in an environment since this process leads.
@@ -50,7 +51,18 @@ func (c *Controller) follow(ctx context.Context, informers cache.Cache) error {
 			return err
 		}
 	}
-	return nil
+	informer, err := informers.GetInformer(ctx, &v1alpha1.Release{})
+	if err != nil {
+		return err
+	}
+	_, err = informer.AddEventHandler(toolscache.ResourceEventHandlerFuncs{
+		UpdateFunc: func(old, now any) {
+			if was, is := old.(*v1alpha1.Release), now.(*v1alpha1.Release); undone(is) && spec.Over(is) && !spec.Over(was) {
+				c.revisit(ctx, is.Namespace) // what was left to it is not any more
+			}
+		},
+	})
+	return err
 }
 
 // touched has an environment looked at when something of it was changed.
@@ -65,15 +77,20 @@ func (c *Controller) touched(ctx context.Context, old, now any) {
 	if is, ok := now.(*metav1.PartialObjectMetadata); ok && (is.ResourceVersion == was.ResourceVersion || is.Generation == was.Generation && is.Generation != 0) {
 		return // its status
 	}
+	c.revisit(ctx, was.Namespace)
+}
+
+// revisit has the environment looked at that is in a namespace, if any.
+func (c *Controller) revisit(ctx context.Context, in string) {
 	ns := &corev1.Namespace{}
-	if err := c.caches.Get(ctx, client.ObjectKey{Name: was.Namespace}, ns); err != nil || ns.DeletionTimestamp != nil {
+	if err := c.caches.Get(ctx, client.ObjectKey{Name: in}, ns); err != nil || ns.DeletionTimestamp != nil {
 		return
 	}
 	appName, namespace, environment := ns.Labels[v1alpha1.AppLabel], ns.Labels[v1alpha1.AppNamespaceLabel], ns.Labels[v1alpha1.EnvironmentLabel]
 	if appName == "" || environment == "" || environment == previewName {
 		return
 	}
-	c.heal(place{client.ObjectKey{Namespace: namespace, Name: appName}, was.Namespace}, environment)
+	c.heal(place{client.ObjectKey{Namespace: namespace, Name: appName}, in}, environment)
 }
 
 // heal puts an environment back to its desired state as soon as nothing else is under

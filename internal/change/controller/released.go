@@ -36,7 +36,12 @@ type releasing struct {
 	// people call its version. Without it none is made: who puts an environment back makes
 	// no new version of it.
 	make *maker
+	// undo, if not nil, is the change whose releases that are under way are to be undone,
+	// because it has failed.
+	undo *failedChange
 }
+
+type failedChange struct{ change, why string }
 
 type maker struct {
 	change, version string
@@ -69,7 +74,7 @@ func (e *environments) hold(ctx context.Context, namespace string, objs []deploy
 	h := held{refs: map[deploy.Ref]bool{}, services: map[string]bool{}, waits: map[string]string{}, ends: map[string]string{}}
 	var all v1alpha1.ReleaseList
 	reader := client.Reader(e.client)
-	if how.make != nil {
+	if how.make != nil || how.undo != nil {
 		reader = e.live // what has just ended has
 	}
 	if err := reader.List(ctx, &all, client.InNamespace(namespace)); err != nil {
@@ -122,11 +127,18 @@ func (e *environments) hold(ctx context.Context, namespace string, objs []deploy
 			return nil, h, err
 		}
 		if err == nil && c.undo != nil {
-			err = e.undo(ctx, c.undo, "a change puts back what was there before")
+			why := "a change puts back what was there before"
+			if how.undo != nil {
+				why = how.undo.why
+			}
+			err = e.undo(ctx, c.undo, why)
 			h.ends[o.Name] = c.undo.Name
 		}
 		if err != nil {
 			return nil, h, err
+		}
+		if c.ends != "" {
+			h.ends[o.Name] = c.ends
 		}
 		if c.waits != "" {
 			h.waits[o.Name] = c.waits
@@ -202,6 +214,7 @@ type choice struct {
 	waits string            // the Release that the desired state waits for, "" for none
 	make  bool              // that is to be made
 	undo  *v1alpha1.Release // that is to be undone, and waited for
+	ends  string            // the Release that is undone, and waited for before anything else, "" for none
 	old   *v1alpha1.Release // in whose place
 }
 
@@ -221,25 +234,37 @@ func choose(live *appsv1.Deployment, digest string, all []v1alpha1.Release, how 
 			this = &all[i]
 		}
 	}
+	if how.undo != nil && under != nil && under.Spec.Change == how.undo.change && !undone(under) {
+		return choice{leave: true, undo: under}, nil
+	}
 	if how.plan == nil || live.Annotations[v1alpha1.TemplateAnnotation] == digest {
 		if how.make != nil && under != nil && under.Name != name {
+			if undone(under) {
+				return choice{leave: true, ends: under.Name}, nil
+			}
 			return choice{leave: true, undo: under}, nil // what is wanted is what was there before
 		}
 		return choice{leave: under != nil}, nil
 	}
+	mine := this != nil && how.make != nil && this.Spec.Change == how.make.change
 	switch {
 	case how.make == nil:
 		// Who puts back what was deployed finds another version here only if the release of
 		// what was deployed is under way, or came to nothing.
 		return choice{leave: this == nil || !promoted(this) || under != nil}, nil
-	case this != nil && promoted(this) && this.Spec.Change == how.make.change:
+	case mine && promoted(this):
 		return choice{}, nil
-	case this != nil && under == nil && this.Status.Phase == string(release.Superseded) && this.Spec.Change == how.make.change:
-		// A newer change has taken its place, and has come to nothing: it is this one's turn again.
-	case this != nil && (!spec.Over(this) || this.Spec.Change == how.make.change):
+	case mine && undone(this):
 		return choice{leave: true, waits: name}, nil
-	case this != nil && this.Status.Convicted:
+	case this != nil && !mine && this.Status.Convicted:
 		return choice{}, &convictedError{live.Name, name, this.Status.Message}
+	case under != nil && undone(under):
+		// Its pods answer what they were asked; until then nothing else can begin.
+		return choice{leave: true, ends: under.Name}, nil
+	case mine && under == nil && this.Status.Phase == string(release.Superseded):
+		// A newer change has taken its place, and has come to nothing: it is this one's turn again.
+	case mine, this != nil && !spec.Over(this):
+		return choice{leave: true, waits: name}, nil
 	}
 	return choice{leave: true, waits: name, make: true, old: this}, nil
 }
@@ -248,6 +273,9 @@ func choose(live *appsv1.Deployment, digest string, all []v1alpha1.Release, how 
 func promoted(r *v1alpha1.Release) bool {
 	return r.Status.Phase == string(release.Promoted) && spec.Over(r)
 }
+
+// undone says that no request is a version's any more, though its pods may be there still.
+func undone(r *v1alpha1.Release) bool { return r.Status.Phase == string(release.Undone) }
 
 // releaseName is how the Release of a template is called.
 func releaseName(deployment, digest string) string {
@@ -297,7 +325,8 @@ func (e *undoneError) Error() string {
 }
 
 // released waits until Releases have ended, and tells how they are. The error is an
-// [undoneError] if one came to nothing.
+// [undoneError] if one came to nothing, as soon as no request is its version's: what is
+// left to be wound up then needs nobody.
 func (e *environments) released(ctx context.Context, namespace string, h held, tell func(string)) error {
 	now := map[string]*v1alpha1.Release{}
 	over := errors.New("all have ended")
@@ -340,7 +369,7 @@ func ended(h held, now map[string]*v1alpha1.Release) (done bool, text string, er
 	for service, name := range h.ends {
 		if r := now[name]; r != nil && !spec.Over(r) {
 			done = false
-			texts = append(texts, service+": "+r.Status.Message)
+			texts = append(texts, service+": "+leaving(r))
 		}
 	}
 	for service, name := range h.waits {
@@ -348,7 +377,7 @@ func ended(h held, now map[string]*v1alpha1.Release) (done bool, text string, er
 		switch {
 		case r == nil:
 			return false, "", &undoneError{service, name, "somebody has deleted it"}
-		case !spec.Over(r):
+		case !spec.Over(r) && !undone(r):
 			done = false
 			texts = append(texts, service+": "+r.Status.Message)
 		case r.Status.Phase != string(release.Promoted):
@@ -357,4 +386,12 @@ func ended(h held, now map[string]*v1alpha1.Release) (done bool, text string, er
 	}
 	slices.Sort(texts)
 	return done, strings.Join(texts, "; "), nil
+}
+
+// leaving says what a release that is to be undone, or is, is waited for.
+func leaving(r *v1alpha1.Release) string {
+	if undone(r) {
+		return fmt.Sprintf("release %s is undone: what comes next begins when its pods have answered what they were asked", r.Name)
+	}
+	return r.Status.Message
 }

@@ -50,6 +50,11 @@ func TestChooseWhatIsLeftToReleases(t *testing.T) {
 	plan := &v1alpha1.ReleasePlan{}
 	by := func(change string) releasing { return releasing{plan: plan, make: &maker{change: change}} }
 	heal := releasing{plan: plan}
+	failed := releasing{plan: plan, undo: &failedChange{change: "shop/a#0"}}
+	just := func(r v1alpha1.Release) v1alpha1.Release {
+		r.Status.Route = &v1alpha1.Routing{}
+		return r
+	}
 	tests := []struct {
 		name string
 		is   string // the digest that the Deployment was deployed with
@@ -74,6 +79,16 @@ func TestChooseWhatIsLeftToReleases(t *testing.T) {
 		{"a newer one took its place, which came to nothing", "old", []v1alpha1.Release{rel("new", release.Superseded, true, "shop/a#0"), convictedOf("newer")}, by("shop/a#0"), choice{leave: true, waits: "cart-new", make: true}, false},
 		{"a newer one has taken its place", "old", []v1alpha1.Release{rel("new", release.Superseded, true, "shop/a#0"), rel("newer", release.Progressing, false, "")}, by("shop/a#0"), choice{leave: true, waits: "cart-new"}, false},
 		{"it was released once, and something else since", "old", []v1alpha1.Release{rel("new", release.Promoted, true, "shop/a#0")}, by("shop/b#0"), choice{leave: true, waits: "cart-new", make: true}, false},
+		{"it was undone just now, and is told so", "old", []v1alpha1.Release{rel("new", release.Undone, false, "shop/a#0")}, by("shop/a#0"), choice{leave: true, waits: "cart-new"}, false},
+		{"it was undone just now, and is tried again", "old", []v1alpha1.Release{rel("new", release.Undone, false, "shop/a#0")}, by("shop/a#1"), choice{leave: true, ends: "cart-new"}, false},
+		{"another was undone just now", "old", []v1alpha1.Release{rel("x", release.Undone, false, "shop/b#0")}, by("shop/a#0"), choice{leave: true, ends: "cart-x"}, false},
+		{"the same version, and another was undone just now", "new", []v1alpha1.Release{rel("x", release.Undone, false, "shop/b#0")}, by("shop/a#0"), choice{leave: true, ends: "cart-x"}, false},
+		{"a newer one took its place, which was undone just now", "old", []v1alpha1.Release{rel("new", release.Superseded, true, "shop/a#0"), rel("newer", release.Undone, false, "shop/b#0")}, by("shop/a#0"), choice{leave: true, ends: "cart-newer"}, false},
+		{"it was convicted just now", "old", []v1alpha1.Release{just(convicted)}, by("shop/b#0"), choice{}, true},
+		{"its change has failed", "new", []v1alpha1.Release{rel("x", release.Progressing, false, "shop/a#0")}, failed, choice{leave: true, undo: &v1alpha1.Release{}}, false},
+		{"its change has failed after all requests were its own", "new", []v1alpha1.Release{rel("x", release.Promoted, false, "shop/a#0")}, failed, choice{leave: true, undo: &v1alpha1.Release{}}, false},
+		{"its change has failed, and it is undone", "new", []v1alpha1.Release{rel("x", release.Undone, false, "shop/a#0")}, failed, choice{leave: true}, false},
+		{"another change has failed", "new", []v1alpha1.Release{rel("x", release.Progressing, false, "shop/b#0")}, failed, choice{leave: true}, false},
 		{"it was convicted", "old", []v1alpha1.Release{convicted}, by("shop/b#0"), choice{}, true},
 		{"putting back a convicted version", "old", []v1alpha1.Release{convicted}, heal, choice{leave: true}, false},
 		{"putting back before there is a release", "old", nil, heal, choice{leave: true}, false},
@@ -122,6 +137,8 @@ func TestEndedTellsOfEveryRelease(t *testing.T) {
 		{"promoted, but not wound up", rel(release.Promoted, true, ""), rel(release.Promoted, false, "it has all requests"), false, "stock: it has all requests", ""},
 		{"both", rel(release.Promoted, true, ""), rel(release.Promoted, true, ""), true, "", ""},
 		{"one undone", rel(release.Promoted, true, ""), rel(release.Undone, true, "E = 5000"), false, "", "release stock-1 of stock was undone: E = 5000"},
+		{"one undone just now", rel(release.Held, false, "held"), rel(release.Undone, false, "E = 5000"), false, "", "release stock-1 of stock was undone: E = 5000"},
+		{"one that is being undone", rel(release.Promoted, true, ""), rel(release.Undoing, false, "E = 5000"), false, "stock: E = 5000", ""},
 		{"one deleted", rel(release.Promoted, true, ""), nil, false, "", "release stock-1 of stock was undone: somebody has deleted it"},
 	}
 	for _, tt := range tests {
