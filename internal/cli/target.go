@@ -35,12 +35,17 @@ type target struct {
 
 // flags adds the flags that choose a cluster, as kubectl has them.
 func (t *target) flags(c *cobra.Command) {
+	t.clusterFlags(c)
+	t.namespaceFlag(c)
+}
+
+// clusterFlags are those of a command that is about no namespace.
+func (t *target) clusterFlags(c *cobra.Command) {
 	f := c.Flags()
 	f.StringVar(&t.kubeconfig, "kubeconfig", "", "kubeconfig file (default: as kubectl)")
 	f.StringVar(&t.context, "context", "", "kubeconfig context (default: the current one)")
 	f.StringArrayVar(&t.allow, "allow-context", nil, "use this context although it does not look like a development cluster")
 	f.BoolVarP(&t.verbose, "verbose", "v", false, "say on stderr what is done in detail")
-	t.namespaceFlag(c)
 	t.completeContexts(c)
 }
 

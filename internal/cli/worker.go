@@ -106,7 +106,7 @@ has spec.policy.verify takes no others. A key and what verifies it:
 			return p.runWorker(c.Context(), &t, o)
 		},
 	}
-	t.flags(c)
+	t.clusterFlags(c)
 	t.registryFlag(c)
 	c.Flags().StringSliceVar(&o.apps, "app", nil, "work for these apps, NAMESPACE/NAME (default: all)")
 	o.flags(c)
