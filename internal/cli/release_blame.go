@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -88,14 +89,29 @@ func (p *Program) blame(ctx context.Context, f *replayFlags, name string, comman
 	return s.blame(ctx, good, commits)
 }
 
+// variable is where in a pod template a variable is.
+var variable = regexp.MustCompile(`^spec\.containers\[[^]]*\]\.env\[([^]]+)\]\.value: `)
+
+// otherwise is what of a version's configuration differs, a line each: variables, ConfigMaps
+// and Secrets.
+func otherwise(differs []string) (lines []string) {
+	for _, d := range differs {
+		switch at := variable.FindStringSubmatch(d); {
+		case at != nil:
+			lines = append(lines, joined("variable "+at[1]+": "+d[len(at[0]):]))
+		case strings.HasPrefix(d, config.ConfigMap+" "), strings.HasPrefix(d, config.Secret+" "):
+			lines = append(lines, joined(d))
+		}
+	}
+	return lines
+}
+
 // otherConfig names what of a version's configuration differs, lines of their own, "" for
 // nothing: no commit is to blame for that.
 func otherConfig(differs []string) string {
 	text := ""
-	for _, d := range differs {
-		if strings.HasPrefix(d, config.ConfigMap+" ") || strings.HasPrefix(d, config.Secret+" ") {
-			text += "\n" + joined(d)
-		}
+	for _, d := range otherwise(differs) {
+		text += "\n" + d
 	}
 	if text != "" {
 		text = "\nits configuration differs from stable's:" + text

@@ -321,8 +321,8 @@ func TestReadConfig(t *testing.T) {
 }
 
 func TestBlameNamesConfigurationThatDiffers(t *testing.T) {
-	got := otherConfig([]string{"spec.volumes[a].configMap.name: a -> b", "ConfigMap settings: BROKEN: +yes", "Secret keys: token: another"})
-	if want := "\nits configuration differs from stable's:\nConfigMap settings: BROKEN: +yes\nSecret keys: token: another"; got != want {
+	got := otherConfig([]string{"spec.volumes[a].configMap.name: a -> b", "ConfigMap settings: BROKEN: +yes", "Secret keys: token: another", "spec.containers[cart].env[MODE].value: a -> b"})
+	if want := "\nits configuration differs from stable's:\nConfigMap settings: BROKEN: +yes\nSecret keys: token: another\nvariable MODE: a -> b"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
 	if got := otherConfig([]string{"spec.containers[cart].image: a -> b"}); got != "" {

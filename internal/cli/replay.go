@@ -205,6 +205,9 @@ func (p *Program) replay(ctx context.Context, f *replayFlags, name string, comma
 	defer leave()
 	if f.output != "json" {
 		printer.Note("", headline(b, time.Now()))
+		if other := otherwise(b.Differs); len(other) > 0 && len(command) > 0 {
+			printer.Note("", "the version was configured otherwise than stable, which the command here is not: "+strings.Join(other, "; "))
+		}
 	}
 	return s.run(ctx)
 }

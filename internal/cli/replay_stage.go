@@ -79,6 +79,15 @@ func (e *unreachedError) Error() string { return e.why }
 func (s *stage) round(ctx context.Context, saves <-chan string) (all []replay.Result, err error) {
 	if len(s.command) == 0 {
 		s.player.Dial = dialTo(s.f.to)
+		conn, err := s.player.Dial(ctx, s.port())
+		switch {
+		case err != nil && saves != nil:
+			s.printer.Fail("", fmt.Errorf("nothing answers at %s: %w", s.f.to, err), "", "start the program, and save a file: then it is asked again")
+			return nil, s.wait(ctx, saves)
+		case err != nil:
+			return nil, fmt.Errorf("nothing answers at %s: %w: start the program first, or name another with --to", s.f.to, err)
+		}
+		_ = conn.Close()
 		all = s.play(ctx)
 		return all, s.wait(ctx, saves)
 	}
