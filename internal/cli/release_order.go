@@ -2,13 +2,16 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/bightdev/bight/api/v1alpha1"
 	"github.com/bightdev/bight/internal/release"
@@ -201,6 +204,13 @@ that. The version gets more only when it has the pods for it.`,
 			return nil
 		},
 	}
+	c.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		var unknown *pflag.NotExistError
+		if !errors.As(err, &unknown) || !negative.MatchString("-"+unknown.GetSpecifiedShortnames()) {
+			return wrongFlag(c, err)
+		}
+		return noShare(c, "-"+unknown.GetSpecifiedShortnames())
+	})
 	var o *cobra.Command
 	o = p.orderCommand(c, obeying, func(args []string) (client.Order, error) {
 		if args[1] == "auto" {
@@ -208,11 +218,20 @@ that. The version gets more only when it has the pods for it.`,
 		}
 		w, err := release.ParseWeight(args[1])
 		if err != nil {
-			return nil, usageError("%s: %w, or auto", o.CommandPath(), err)
+			return nil, noShare(o, args[1])
 		}
 		return client.Weigh(w), nil
 	}, "auto")
 	return o
+}
+
+// negative is a number below 0, which is no flag.
+var negative = regexp.MustCompile(`^-[0-9.]`)
+
+// noShare says what a share may be.
+func noShare(c *cobra.Command, text string) error {
+	_, err := release.ParseWeight(text)
+	return usageError("%s: %w, or auto", c.CommandPath(), err)
 }
 
 // routeFlags are those of bight release route.

@@ -350,7 +350,7 @@ func verdictText(v *v1alpha1.VerdictStatus) string {
 	}
 	text := v.Is
 	if v.Why != "" {
-		text += ": " + joined(v.Why)
+		text += ": " + joined(release.Plain(v.Why))
 	}
 	if v.Requests > 0 {
 		text += fmt.Sprintf("; %s of %s judged", plural(v.Errors, "error"), plural(v.Requests, "request"))

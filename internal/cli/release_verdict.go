@@ -291,7 +291,7 @@ func (p *Program) showVerdict(printer *term.Printer, f *verdictFlags, all *shown
 		if i > 0 {
 			fmt.Fprintln(p.Stdout)
 		}
-		printer.Note("", strings.TrimSpace(all.Release+" judged by "+judgeText(c.Judge)+": "+string(c.Verdict.Is)+": "+c.Verdict.Why))
+		printer.Note("", strings.TrimSpace(all.Release+" judged by "+judgeText(c.Judge)+": "+string(c.Verdict.Is)+": "+release.Plain(c.Verdict.Why)))
 		if err := printer.Data(nil, pathTable(c.Course)); err != nil {
 			return err
 		}
@@ -339,7 +339,7 @@ func courseNotes(c shownCourse, f *verdictFlags) (lines []string) {
 		if f.maxErrors != "" {
 			with = append(with, "--max-errors "+f.maxErrors)
 		}
-		lines = append(lines, fmt.Sprintf("with %s: %s: %s%s", strings.Join(with, " "), v.Is, v.Why, sooner(c.Verdict, *v)))
+		lines = append(lines, fmt.Sprintf("with %s: %s: %s%s", strings.Join(with, " "), v.Is, release.Plain(v.Why), sooner(c.Verdict, *v)))
 	}
 	return lines
 }

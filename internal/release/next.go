@@ -366,10 +366,17 @@ func (d *decision) over(s Step) bool {
 
 // unproven says that there is no verdict, and why, which may say that already.
 func unproven(why string) string {
+	why = Plain(why)
 	if strings.HasPrefix(why, "no verdict in ") {
 		return why
 	}
 	return "no verdict in time: " + why
+}
+
+// Plain is why a verdict is what it is, for people: logs are compared with the judge's own
+// words.
+func Plain(why string) string {
+	return strings.Replace(why, ": good but for that", ", and shown to be good only after it", 1)
 }
 
 // advance begins the next step. After the last it promotes, or undoes if that is the plan.

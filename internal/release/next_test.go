@@ -451,8 +451,9 @@ func TestCheck(t *testing.T) {
 // A reason that says that there is no verdict is not told that there is none.
 func TestNoVerdictIsSaidOnce(t *testing.T) {
 	for why, want := range map[string]string{
-		"no traffic":                     "no verdict in time: no traffic",
-		"no verdict in 30m: no requests": "no verdict in 30m: no requests",
+		"no traffic":                           "no verdict in time: no traffic",
+		"no verdict in 30m: no requests":       "no verdict in 30m: no requests",
+		"no verdict in 40m: good but for that": "no verdict in 40m, and shown to be good only after it",
 	} {
 		if got := unproven(why); got != want {
 			t.Errorf("%q, want %q", got, want)

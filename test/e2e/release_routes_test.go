@@ -361,7 +361,7 @@ func testRoutesLeaderKilledInACanary(b *routeLane) {
 	b.reaches("Held")
 	b.has(60)
 	b.Logf("the next leader has come to the plan's end after %s", time.Since(killed).Round(10*time.Millisecond))
-	if r := b.current(); r.Name != name || r.Status.Undoing != nil || b.said("it begins") != 1 {
+	if r := b.current(); r.Name != name || r.Status.Undoing != nil || b.said("has begun it") != 1 {
 		b.Errorf("%s: %+v", r.Name, r.Status.Events)
 	}
 

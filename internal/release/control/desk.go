@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -394,7 +395,7 @@ func (d *desk) begin(ctx context.Context, co *course) (time.Time, error) {
 	r := co.r
 	if co.State.Phase == "" {
 		co.State.Phase, co.State.Started = release.Starting, time.Now().Truncate(time.Microsecond)
-		co.say("it begins")
+		co.say("%s", begins(r))
 	}
 	plan, orders, err := co.wishes()
 	template := &corev1.PodTemplateSpec{}
@@ -525,7 +526,7 @@ func (d *desk) close(ctx context.Context, co *course, phase release.Phase, why s
 	}
 	if !co.State.Phase.Ended() {
 		co.State.Phase, co.State.Message, co.State.Ended = phase, why, time.Now()
-		co.say("%s: %s", phase, why)
+		co.say("%s: %s", strings.ToLower(string(phase)), why)
 	}
 	if co.State.Phase != release.Promoted {
 		co.State.Route = release.Route{Generation: co.State.Route.Generation, Shut: true}

@@ -261,6 +261,43 @@ func (s scene) hindrance(canary *appsv1.ReplicaSet) string {
 			}
 		}
 	}
+	for _, p := range s.podsOf(canary) {
+		if why := unready(p); why != "" {
+			return p.Name + ": " + why
+		}
+	}
+	return ""
+}
+
+// unready says which container of a pod runs and does not pass its probe, "" for none.
+func unready(p *corev1.Pod) string {
+	for _, c := range p.Spec.Containers {
+		i := slices.IndexFunc(p.Status.ContainerStatuses, func(s corev1.ContainerStatus) bool { return s.Name == c.Name })
+		if i < 0 || p.Status.ContainerStatuses[i].State.Running == nil || p.Status.ContainerStatuses[i].Ready {
+			continue
+		}
+		kind, probe := "readiness", c.ReadinessProbe
+		if started := p.Status.ContainerStatuses[i].Started; c.StartupProbe != nil && started != nil && !*started {
+			kind, probe = "startup", c.StartupProbe
+		}
+		if probe == nil {
+			continue // about to be told
+		}
+		return fmt.Sprintf("container %s runs, and has not passed its %s probe%s", c.Name, kind, asks(probe))
+	}
+	return ""
+}
+
+// asks is what a probe asks: ", GET :8080/healthz".
+func asks(p *corev1.Probe) string {
+	switch {
+	case p.HTTPGet != nil:
+		return fmt.Sprintf(", GET :%s%s", p.HTTPGet.Port.String(), p.HTTPGet.Path)
+	case p.TCPSocket != nil:
+		return ", a connection to :" + p.TCPSocket.Port.String()
+	case p.GRPC != nil:
+		return fmt.Sprintf(", gRPC at :%d", p.GRPC.Port)
+	}
 	return ""
 }
 

@@ -161,6 +161,15 @@ func TestHindrance(t *testing.T) {
 		{"no room", func(s *scene, rs *appsv1.ReplicaSet) {
 			s.pods[rs.UID][0].Status.Conditions = []corev1.PodCondition{{Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Message: "0/1 nodes are available"}}
 		}, "cart-two-a: 0/1 nodes are available"},
+		{"a probe that is not passed", func(s *scene, rs *appsv1.ReplicaSet) {
+			probed(s.pods[rs.UID][0], corev1.ContainerStatus{Name: "app", State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}})
+		}, "cart-two-a: container app runs, and has not passed its readiness probe, GET :8080/healthz"},
+		{"a start that is not over", func(s *scene, rs *appsv1.ReplicaSet) {
+			probed(s.pods[rs.UID][0], corev1.ContainerStatus{Name: "app", Started: new(bool), State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}})
+		}, "cart-two-a: container app runs, and has not passed its startup probe, a connection to :8080"},
+		{"one that has passed", func(s *scene, rs *appsv1.ReplicaSet) {
+			probed(s.pods[rs.UID][0], corev1.ContainerStatus{Name: "app", Ready: true, State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}})
+		}, ""},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -172,6 +181,17 @@ func TestHindrance(t *testing.T) {
 			}
 		})
 	}
+}
+
+// probed gives a pod one container, which has probes.
+func probed(p *corev1.Pod, is corev1.ContainerStatus) {
+	at := intstr.FromInt32(8080)
+	p.Spec.Containers = []corev1.Container{{
+		Name:           is.Name,
+		ReadinessProbe: &corev1.Probe{ProbeHandler: corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{Path: "/healthz", Port: at}}},
+		StartupProbe:   &corev1.Probe{ProbeHandler: corev1.ProbeHandler{TCPSocket: &corev1.TCPSocketAction{Port: at}}},
+	}}
+	p.Status.ContainerStatuses = []corev1.ContainerStatus{is}
 }
 
 func TestADeploymentGetsItsSettingsBack(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -45,9 +46,7 @@ func (co *course) say(format string, args ...any) {
 func (co *course) note(was release.State, v verdict.Verdict) {
 	if said := digest(co.r.Spec.Orders); said != co.Said {
 		switch o := co.r.Spec.Orders; {
-		case o.By != "" && co.Said == "":
-			co.say("%s has begun it", o.By)
-		case o.By != "":
+		case o.By != "" && co.Said != "":
 			co.say("%s", co.ordered(o))
 		}
 		co.Said = said
@@ -60,7 +59,7 @@ func (co *course) note(was release.State, v verdict.Verdict) {
 		shown.Stable, shown.Canary, shown.Copies = co.verdict.Stable, co.verdict.Canary, co.verdict.Copies
 	}
 	if co.verdict == nil || co.verdict.Is != shown.Is {
-		co.say("verdict: %s (%s)", shown.Is, shown.Why)
+		co.say("verdict: %s (%s)", shown.Is, release.Plain(shown.Why))
 		shown.Since = micro(time.Now())
 	} else {
 		shown.Since = co.verdict.Since
@@ -78,8 +77,28 @@ func (co *course) note(was release.State, v verdict.Verdict) {
 		co.say("%s of the requests", s.Route.Weight)
 	}
 	if s.Phase != was.Phase && s.Phase != release.Progressing {
-		co.say("%s: %s", s.Phase, s.Message)
+		co.say("%s", turned(was, s))
 	}
+}
+
+// turned says that a release has another phase, and why, if that was not said before.
+func turned(was, is release.State) string {
+	phase := strings.ToLower(string(is.Phase))
+	if was.Phase == release.Undoing && is.Phase == release.Undone && was.Message == is.Message {
+		return phase
+	}
+	return strings.TrimSuffix(phase+": "+is.Message, ": ")
+}
+
+// begins says that a release does, and by whom.
+func begins(r *v1alpha1.Release) string {
+	switch {
+	case r.Spec.Orders.By != "":
+		return r.Spec.Orders.By + " has begun it"
+	case r.Spec.Change != "":
+		return "change " + r.Spec.Change + " has begun it"
+	}
+	return "it begins"
 }
 
 // times notes when the version was given requests first, when it had all of them, and when
