@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"github.com/bightdev/bight/internal/change/client"
 	"github.com/bightdev/bight/internal/change/ship"
@@ -62,7 +63,7 @@ list Changes, or Releases, in the namespace.`,
 			}
 			report, err := askStats(c.Context(), s, o, since)
 			if err != nil {
-				return err
+				return ofNoNamespace(err, s.Namespace, t.namespace == "" && !o.everywhere)
 			}
 			if output == "json" {
 				return printer.Data(report, nil)
@@ -87,6 +88,20 @@ list Changes, or Releases, in the namespace.`,
 func fromAnywhere(s *ship.Shipper) {
 	s.Namespace = s.Cluster.Namespace
 	s.Client = controllerClient(s.Cluster, s.Namespace)
+}
+
+// ofNoNamespace explains that there is no namespace to ask about, if that is what an error says. taken
+// says that nobody has named it: it is that of the app here.
+func ofNoNamespace(err error, namespace string, taken bool) error {
+	status, ok := errors.AsType[*apierrors.StatusError](err)
+	if !ok || !apierrors.IsNotFound(err) || status.Status().Details == nil || status.Status().Details.Kind != "namespaces" {
+		return err
+	}
+	text := fmt.Sprintf("there is no namespace %s", namespace)
+	if taken {
+		text += ", which is what the app here would have: nothing of it was shipped; -n NAMESPACE asks about another, -A about all"
+	}
+	return codedError{code: exitNotFound, err: errors.New(text)}
 }
 
 // askStats asks the controller.

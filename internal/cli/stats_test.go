@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/bightdev/bight/internal/change/ship"
 	"github.com/bightdev/bight/internal/kube"
@@ -128,5 +130,20 @@ func TestStatsOfAllNamespacesAreNotOfTheAppHere(t *testing.T) {
 	s := &ship.Shipper{Cluster: &kube.Cluster{Namespace: "mine"}, Namespace: "never-shipped"}
 	if fromAnywhere(s); s.Namespace != "mine" || s.Client.Namespace != "mine" {
 		t.Errorf("asked from %s, with tickets of %s", s.Namespace, s.Client.Namespace)
+	}
+}
+
+func TestStatsOfAnAppThatWasNeverShipped(t *testing.T) {
+	none := apierrors.NewNotFound(schema.GroupResource{Resource: "namespaces"}, "try")
+	err := ofNoNamespace(fmt.Errorf("make a ticket in namespace try: %w", &kube.Error{Kind: kube.NotFound, Err: none}), "try", true)
+	if got, want := err.Error(), "there is no namespace try, which is what the app here would have: nothing of it was shipped; -n NAMESPACE asks about another, -A about all"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	if got := ofNoNamespace(none, "try", false).Error(); got != "there is no namespace try" {
+		t.Errorf("of one that was named is said %q", got)
+	}
+	other := apierrors.NewNotFound(schema.GroupResource{Resource: "tickets"}, "ship-1")
+	if got := ofNoNamespace(other, "try", true); got != error(other) {
+		t.Errorf("another error becomes %q", got)
 	}
 }
