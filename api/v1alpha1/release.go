@@ -23,6 +23,9 @@ const (
 	// DoorsAnnotation is on pods whose requests may be shared one day: "true". Their doors
 	// are open from their start, so that no connection is older than its door.
 	DoorsAnnotation = "bight.dev/doors"
+	// WithAnnotation is on Releases that are undone because another one of their change came to
+	// nothing.
+	WithAnnotation = "bight.dev/undone-with"
 	// CanaryLabel is on a Service that leads to the version of a release alone: the name of
 	// the Service whose requests are shared.
 	CanaryLabel = "bight.dev/canary-of"

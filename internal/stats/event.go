@@ -58,7 +58,8 @@ const (
 	Stopped = "stopped"
 	// Stillborn is one that was undone for want of a pod that is ready, or of a verdict.
 	Stillborn = "stillborn"
-	// Superseded is one whose place something newer has taken.
+	// Superseded is one whose place something newer has taken, or that went with another one of
+	// its change before it had all requests.
 	Superseded = "superseded"
 )
 
@@ -264,6 +265,8 @@ func OfRelease(p Place, r *v1alpha1.Release) (Event, bool) {
 		e.End = Fallen
 	case s.Convicted:
 		e.End = Caught
+	case r.Annotations[v1alpha1.WithAnnotation] != "":
+		e.End = Superseded
 	case r.Spec.Orders.Undo:
 		e.End = Stopped
 	default:

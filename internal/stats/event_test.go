@@ -97,6 +97,12 @@ func TestHowAReleaseEnds(t *testing.T) {
 		{"caught", func(r *v1alpha1.Release) { r.Status.Convicted = true }, Caught},
 		{"caught after it had everything", func(r *v1alpha1.Release) { r.Status.Convicted, r.Status.Full = true, micro(noon) }, Fallen},
 		{"stopped", func(r *v1alpha1.Release) { r.Spec.Orders.Undo = true }, Stopped},
+		{"undone with another", func(r *v1alpha1.Release) {
+			r.Spec.Orders.Undo, r.Annotations = true, map[string]string{v1alpha1.WithAnnotation: "its change failed"}
+		}, Superseded},
+		{"caught before another took it along", func(r *v1alpha1.Release) {
+			r.Status.Convicted, r.Annotations = true, map[string]string{v1alpha1.WithAnnotation: "its change failed"}
+		}, Caught},
 		{"taken back", func(r *v1alpha1.Release) { r.Spec.Orders.Undo, r.Status.Full = true, micro(noon) }, Fallen},
 		{"never ready", func(*v1alpha1.Release) {}, Stillborn},
 		{"overtaken", func(r *v1alpha1.Release) { r.Status.Phase = string(release.Superseded) }, Superseded},

@@ -127,11 +127,7 @@ func (e *environments) hold(ctx context.Context, namespace string, objs []deploy
 			return nil, h, err
 		}
 		if err == nil && c.undo != nil {
-			why := "a change puts back what was there before"
-			if how.undo != nil {
-				why = how.undo.why
-			}
-			err = e.undo(ctx, c.undo, why)
+			err = e.undo(ctx, c.undo, how.undo)
 			h.ends[o.Name] = c.undo.Name
 		}
 		if err != nil {
@@ -164,8 +160,9 @@ func stepwise(o deploy.Object, objs []deploy.Object, live *appsv1.Deployment) bo
 		live.Spec.Strategy.Type != appsv1.RecreateDeploymentStrategyType && (live.Spec.Replicas == nil || *live.Spec.Replicas > 0)
 }
 
-// undo orders that a release be undone.
-func (e *environments) undo(ctx context.Context, r *v1alpha1.Release, why string) error {
+// undo orders that a release be undone: because its change has failed, or else because
+// another puts back what was there before.
+func (e *environments) undo(ctx context.Context, r *v1alpha1.Release, failed *failedChange) error {
 	if r.Spec.Orders.Undo {
 		return nil
 	}
@@ -174,6 +171,11 @@ func (e *environments) undo(ctx context.Context, r *v1alpha1.Release, why string
 		return fmt.Errorf("ask who this is: %w", err)
 	}
 	was := r.DeepCopy()
+	why := "a change puts back what was there before"
+	if failed != nil {
+		why = failed.why
+		metav1.SetMetaDataAnnotation(&r.ObjectMeta, v1alpha1.WithAnnotation, failed.change)
+	}
 	r.Spec.Orders.Undo, r.Spec.Orders.Why, r.Spec.Orders.By = true, why, me.Status.UserInfo.Username
 	r.Spec.Orders.Groups, r.Spec.Orders.Asked = nil, "" // they were somebody else's
 	if err := e.client.Patch(ctx, r, client.MergeFrom(was)); client.IgnoreNotFound(err) != nil {
