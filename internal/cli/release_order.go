@@ -137,6 +137,9 @@ func answerText(a *client.Answer, where bool) string {
 	if phase := strings.ToLower(a.Phase); phase != "" && (where || a.Of == 0) {
 		text += " (" + strings.TrimSuffix(phase+": "+joined(a.Message), ": ") + ")"
 	}
+	for _, x := range byHand(a.Release) {
+		text += "; " + x
+	}
 	for _, line := range a.Doorless {
 		text += "; " + line + ", and it answers what a gateway still leads there"
 	}
@@ -144,6 +147,22 @@ func answerText(a *client.Answer, where bool) string {
 		text += fmt.Sprintf("; release %s, which has waited, begins now: bight release undo %[1]s ends it, too", a.Next)
 	}
 	return text
+}
+
+// byHand are the routes that were given by hand and are in force, beside which a share is of
+// the other requests.
+func byHand(r *v1alpha1.Release) (all []string) {
+	if r == nil {
+		return nil
+	}
+	e := spec.Effective(r)
+	if e == nil || e.Shut || release.Phase(r.Status.Phase).Ended() {
+		return nil
+	}
+	for _, x := range r.Spec.Orders.Routes {
+		all = append(all, routeText(x))
+	}
+	return all
 }
 
 func (p *Program) releaseOrderCommands() []*cobra.Command {

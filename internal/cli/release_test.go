@@ -224,6 +224,16 @@ func TestAnswerText(t *testing.T) {
 			t.Errorf("%s, want %s", got, want)
 		}
 	}
+	r := &v1alpha1.Release{}
+	r.Spec.Orders.Routes = []v1alpha1.ReleaseRoute{{Headers: []v1alpha1.HeaderMatch{{Name: "x-tester", Value: "yes"}}, To: v1alpha1.Canary}}
+	r.Status.Route = &v1alpha1.Routing{}
+	none := &client.Answer{Release: r, Weight: "0 %", Pods: 3, Of: 3, Took: 84 * time.Millisecond}
+	if got, want := answerText(none, false), "0 % at 3 of 3 pods, 84 ms; requests with x-tester=yes go to canary"; got != want {
+		t.Errorf("with a route by hand: %s, want %s", got, want)
+	}
+	if r.Status.Route.Shut = true; strings.Contains(answerText(none, false), "x-tester") {
+		t.Errorf("of what is undone: %s", answerText(none, false))
+	}
 	a = &client.Answer{Weight: "0 %", Took: 12 * time.Millisecond}
 	if got, want := answerText(a, true), "0 %, 12 ms"; got != want {
 		t.Errorf("%s, want %s", got, want)
