@@ -123,7 +123,8 @@ func (d *dock) git(args ...string) string {
 	d.Helper()
 	cmd := exec.Command("git", args...)
 	cmd.Dir = d.dir
-	cmd.Env = append(os.Environ(), "GIT_CONFIG_GLOBAL=/dev/null", "GIT_AUTHOR_NAME=Ada", "GIT_AUTHOR_EMAIL=ada@example.org", "GIT_COMMITTER_NAME=Ada", "GIT_COMMITTER_EMAIL=ada@example.org")
+	cmd.Env = append(os.Environ(), "GIT_CONFIG_GLOBAL=/dev/null", "GIT_AUTHOR_NAME=Ada", "GIT_AUTHOR_EMAIL=ada@example.org", "GIT_COMMITTER_NAME=Ada", "GIT_COMMITTER_EMAIL=ada@example.org",
+		"PATH="+binaries+string(os.PathListSeparator)+os.Getenv("PATH")) // git-remote-bight is there
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		d.Fatalf("git %v: %v\n%s", args, err, out)
