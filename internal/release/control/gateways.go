@@ -88,8 +88,13 @@ func (byGateways) fit(ctx context.Context, d *desk, co *course) error {
 				return fmt.Errorf("%s: %w", what, err)
 			}
 		}
-		mirrors := slices.ContainsFunc(plan.Steps, func(s release.Step) bool { return s.Mirror > 0 })
-		if err := d.able(ctx, u, gateway.Needs(ref.Kind, mirrors, routes)); err != nil {
+		least := int64(0) // who can copy that much can copy more
+		for _, step := range plan.Steps {
+			if m := int64(step.Mirror); m > 0 && (least == 0 || m < least) {
+				least = m
+			}
+		}
+		if err := d.able(ctx, u, gateway.Needs(ref.Kind, least, routes)); err != nil {
 			return err
 		}
 		parents := gateway.Parents(u.Object)
@@ -172,6 +177,9 @@ func (byGateways) share(ctx context.Context, d *desk, co *course) (time.Time, er
 		if err != nil { // a route by hand, or an edit: without the routes it can say that, mostly
 			plain := co.routing.DeepCopy()
 			plain.Routes = nil
+			if co.cannotMirror(ref) {
+				plain.Mirror = 0
+			}
 			if w, err = rewritten(co, u, plain); err != nil {
 				continue
 			}

@@ -98,12 +98,20 @@ func (d *desk) able(ctx context.Context, u *unstructured.Unstructured, needs []g
 		}
 		for _, n := range needs {
 			if gateway.Lacks(class.Object, n.Feature) {
-				return refuse("the release asks for %s, and gateway %s, of class %s, has no %s among its supportedFeatures: leave %s out, or have doors share the requests (no --route)", n.Of, at, name, n.Feature, n.Of)
+				return incapable{n, refuse("the release asks for %s, and gateway %s, of class %s, has no %s among its supportedFeatures: leave %s out, or have doors share the requests (no --route)", n.Of, at, name, n.Feature, n.Of)}
 			}
 		}
 	}
 	return nil
 }
+
+// incapable refuses what a gateway can't do.
+type incapable struct {
+	need gateway.Need
+	error
+}
+
+func (i incapable) Unwrap() error { return i.error }
 
 // capable says why the gateway of a route can't do what the routing asks for, as long as it asks for that: an order may at
 // any time. wrong is why that is not known.
@@ -125,7 +133,14 @@ func (d *desk) capable(ctx context.Context, co *course, ref v1alpha1.TrafficRout
 
 // needs is what the routing asks of the gateway of a route.
 func (co *course) needs(ref v1alpha1.TrafficRoute) []gateway.Need {
-	return gateway.Needs(ref.Kind, false, shareOf(co, ref.Kind, co.routing).Routes)
+	s := shareOf(co, ref.Kind, co.routing)
+	return gateway.Needs(ref.Kind, s.Mirror, s.Routes)
+}
+
+// cannotMirror says whether what the gateway of a route can't do is to copy, as the routing asks.
+func (co *course) cannotMirror(ref v1alpha1.TrafficRoute) bool {
+	no, ok := errors.AsType[incapable](co.unable[ref].why)
+	return ok && slices.Contains(gateway.Needs(ref.Kind, int64(co.routing.Mirror), nil), no.need)
 }
 
 // inability is why the gateway of a route can't do something, nil if it can.

@@ -16,6 +16,7 @@ import (
 	kubetesting "k8s.io/client-go/testing"
 
 	"github.com/bightdev/bight/api/v1alpha1"
+	"github.com/bightdev/bight/internal/release"
 	"github.com/bightdev/bight/internal/release/gateway"
 	"github.com/bightdev/bight/internal/release/spec"
 	"github.com/bightdev/bight/internal/release/verdict"
@@ -223,7 +224,7 @@ func TestAnOrderThatAGatewayCannotDoIsNotWritten(t *testing.T) {
 	}}
 	class := &unstructured.Unstructured{Object: map[string]any{
 		"apiVersion": "gateway.networking.k8s.io/v1", "kind": "GatewayClass", "metadata": map[string]any{"name": "plain"},
-		"status": map[string]any{"supportedFeatures": []any{map[string]any{"name": "HTTPRouteMethodMatching"}}},
+		"status": map[string]any{"supportedFeatures": []any{map[string]any{"name": "HTTPRouteMethodMatching"}, map[string]any{"name": "HTTPRouteRequestMirror"}}},
 	}}
 	c, client, _ := gatewayed(t)
 	for kind, u := range map[string]*unstructured.Unstructured{"Gateway": gw, "GatewayClass": class} {
@@ -241,22 +242,31 @@ func TestAnOrderThatAGatewayCannotDoIsNotWritten(t *testing.T) {
 	for _, step := range []struct {
 		name   string
 		order  v1alpha1.ReleaseRoute
+		mirror release.Weight
 		shut   bool
 		want   string // of the refusal, "" for none
+		copies bool   // are what it can't do
 		asking int
 	}{
-		{"a header", v1alpha1.ReleaseRoute{Headers: []v1alpha1.HeaderMatch{{Name: "x", Value: "1"}}}, false, "", 0},
-		{"a method", v1alpha1.ReleaseRoute{Methods: []string{"GET"}}, false, "", 1},
-		{"another one", v1alpha1.ReleaseRoute{Methods: []string{"PUT"}}, false, "", 1},
-		{"a parameter", v1alpha1.ReleaseRoute{Query: []v1alpha1.HeaderMatch{{Name: "q", Value: "1"}}}, false, "gateway shop/gw, of class plain, has no HTTPRouteQueryParamMatching", 2},
-		{"it is undone", v1alpha1.ReleaseRoute{Query: []v1alpha1.HeaderMatch{{Name: "q", Value: "1"}}}, true, "", 2},
+		{"a header", v1alpha1.ReleaseRoute{Headers: []v1alpha1.HeaderMatch{{Name: "x", Value: "1"}}}, 0, false, "", false, 0},
+		{"a method", v1alpha1.ReleaseRoute{Methods: []string{"GET"}}, 0, false, "", false, 1},
+		{"another one", v1alpha1.ReleaseRoute{Methods: []string{"PUT"}}, 0, false, "", false, 1},
+		{"a parameter", v1alpha1.ReleaseRoute{Query: []v1alpha1.HeaderMatch{{Name: "q", Value: "1"}}}, 0, false, "gateway shop/gw, of class plain, has no HTTPRouteQueryParamMatching", false, 2},
+		{"it is undone", v1alpha1.ReleaseRoute{Query: []v1alpha1.HeaderMatch{{Name: "q", Value: "1"}}}, 0, true, "", false, 2},
+		{"copies of all, by a plan that was changed", v1alpha1.ReleaseRoute{Headers: []v1alpha1.HeaderMatch{{Name: "x", Value: "1"}}}, release.All, false, "", false, 3},
+		{"copies of some", v1alpha1.ReleaseRoute{Headers: []v1alpha1.HeaderMatch{{Name: "x", Value: "1"}}}, 50, false, "gateway shop/gw, of class plain, has no HTTPRouteRequestPercentageMirror", true, 4},
+		{"copies of all, and a parameter", v1alpha1.ReleaseRoute{Query: []v1alpha1.HeaderMatch{{Name: "q", Value: "1"}}}, release.All, false, "gateway shop/gw, of class plain, has no HTTPRouteQueryParamMatching", false, 5},
 	} {
 		step.order.To = v1alpha1.Canary
 		co.Heeded.Routes, co.State.Route.Shut, co.State.Opened = []v1alpha1.ReleaseRoute{step.order}, step.shut, true
+		co.State.Route.Mirror = step.mirror
 		co.direct()
 		why, wrong := d.capable(t.Context(), co, webRoute, co.scene.routes[webRoute])
 		if wrong != nil || (why == nil) != (step.want == "") || why != nil && !strings.Contains(why.Error(), step.want) || asked != step.asking {
 			t.Errorf("%s: %v, %v, asked %d times; want %q, %d times", step.name, why, wrong, asked, step.want, step.asking)
+		}
+		if got := co.cannotMirror(webRoute); got != step.copies {
+			t.Errorf("%s: it can't copy: %v", step.name, got)
 		}
 		byGateways{}.see(co)
 		if problem := co.gateways[0].Problem; (problem == "") != (step.want == "") || !strings.Contains(problem, step.want) {

@@ -50,16 +50,21 @@ func Lacks(class map[string]any, feature string) bool {
 // Need is a feature that not every implementation has, and what of a release asks for it.
 type Need struct{ Feature, Of string }
 
-// Needs are those of a release that shares the requests by a route of a kind.
-func Needs(kind string, mirror bool, routes []v1alpha1.ReleaseRoute) (all []Need) {
-	if mirror {
-		all = append(all, Need{kind + "RequestMirror", "mirror"})
+// Needs are those of a release that shares the requests by a route of a kind, and copies so many hundredths of a percent
+// of them. Copies of some take a feature besides that of copies: who lacks it copies all. Gateway API has no name for
+// copies of calls, so an implementation is taken to do of them what it does of other requests.
+func Needs(kind string, mirror int64, routes []v1alpha1.ReleaseRoute) (out []Need) {
+	if mirror > 0 {
+		out = append(out, Need{v1alpha1.HTTPRoute + "RequestMirror", "mirror"})
+	}
+	if mirror > 0 && mirror < all {
+		out = append(out, Need{v1alpha1.HTTPRoute + "RequestPercentageMirror", "a mirror of less than 100 %"})
 	}
 	if slices.ContainsFunc(routes, func(r v1alpha1.ReleaseRoute) bool { return len(r.Methods) > 0 }) {
-		all = append(all, Need{kind + "MethodMatching", "a method"})
+		out = append(out, Need{kind + "MethodMatching", "a method"})
 	}
 	if slices.ContainsFunc(routes, func(r v1alpha1.ReleaseRoute) bool { return len(r.Query) > 0 }) {
-		all = append(all, Need{kind + "QueryParamMatching", "a parameter"})
+		out = append(out, Need{kind + "QueryParamMatching", "a parameter"})
 	}
-	return all
+	return out
 }
