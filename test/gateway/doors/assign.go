@@ -10,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+	"sigs.k8s.io/gateway-api/pkg/features"
 )
 
 // Said is what becomes of a World: listeners with their rules, and what their owners
@@ -151,7 +152,20 @@ func names(ref gatewayv1.ParentReference, namespace string, g *gatewayv1.Gateway
 func setClass(c *gatewayv1.GatewayClass) bool {
 	before := c.Status.DeepCopy()
 	set(&c.Status.Conditions, c.Generation, string(gatewayv1.GatewayClassConditionStatusAccepted), "", string(gatewayv1.GatewayClassReasonAccepted), "")
+	c.Status.SupportedFeatures = nil
+	for _, f := range can() {
+		c.Status.SupportedFeatures = append(c.Status.SupportedFeatures, gatewayv1.SupportedFeature{Name: gatewayv1.FeatureName(f)})
+	}
 	return !equality.Semantic.DeepEqual(before, &c.Status)
+}
+
+// can is what doors can do besides what each implementation can, by its names and in their order. Those of whole kinds
+// are not among it: there are filters and matches that doors have not.
+func can() []features.FeatureName {
+	return []features.FeatureName{
+		features.SupportHTTPRouteMethodMatching, features.SupportHTTPRouteQueryParamMatching, features.SupportHTTPRouteRequestMirror,
+		features.SupportHTTPRouteRequestMultipleMirrors, features.SupportHTTPRouteRequestPercentageMirror,
+	}
 }
 
 func (s *Said) setGateway(g *gatewayv1.Gateway, at netip.Addr) bool {

@@ -307,6 +307,41 @@ rules: [{backendRefs: [{name: two, port: 80}]}]`)
 	}
 }
 
+// A rule that copies passes one door more. Whoever is on the way when it begins or ends to copy is answered.
+func TestNobodyIsLostWhereCopiesBeginAndEnd(t *testing.T) {
+	l := newLab(t, "one", "two")
+	const plain = `rules: [{backendRefs: [{name: one, port: 80}]}]`
+	const copied = `rules: [{filters: [{type: RequestMirror, requestMirror: {backendRef: {name: two, port: 80}}}], backendRefs: [{name: one, port: 80}]}]`
+	l.obey(plain)
+	ctx, stop := context.WithCancel(t.Context())
+	var asking sync.WaitGroup
+	for range 8 {
+		hc := l.client(false)
+		asking.Go(func() {
+			for ctx.Err() == nil {
+				response, err := hc.Get(l.url)
+				if err != nil {
+					t.Error(err)
+					continue
+				}
+				body, err := io.ReadAll(response.Body)
+				_ = response.Body.Close()
+				if err != nil || response.StatusCode != http.StatusOK {
+					t.Errorf("%s %s, %v", response.Status, body, err)
+				}
+			}
+		})
+	}
+	for i := range 40 {
+		l.obey([]string{copied, plain}[i%2])
+		for range 20 {
+			<-l.asked
+		}
+	}
+	stop()
+	asking.Wait()
+}
+
 // Of two rules that ask for the same the older route's counts, and what a door can't do
 // is refused and said.
 func TestWhatIsSaid(t *testing.T) {

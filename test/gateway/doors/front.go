@@ -82,7 +82,7 @@ func (f *Front) Obey(p Plan) error {
 	}
 	for key, c := range f.chains {
 		if used[key] != c {
-			c.stop()
+			f.retire(c)
 		}
 	}
 	f.chains = used
@@ -97,7 +97,7 @@ func (f *Front) chain(s *Stages) (*chain, error) {
 		for range s.Splits {
 			one, err := f.stage()
 			if err != nil {
-				c.stop()
+				f.retire(c)
 				return nil, err
 			}
 			c.stages = append(c.stages, one)
@@ -105,7 +105,7 @@ func (f *Front) chain(s *Stages) (*chain, error) {
 	}
 	if err := f.split(c, s); err != nil {
 		if f.chains[s.Key] != c {
-			c.stop()
+			f.retire(c)
 		}
 		return nil, err
 	}
@@ -137,10 +137,22 @@ func (f *Front) split(c *chain, s *Stages) error {
 	return nil
 }
 
-func (c *chain) stop() {
-	for _, one := range c.stages {
-		one.stop()
-	}
+// leaving is how long a chain is there after no request is given to it any more: one may be on its way to it.
+const leaving = time.Second
+
+// retire ends a chain, one stage after the other: a request that has passed one goes on to the next.
+func (f *Front) retire(c *chain) {
+	f.tasks.Go(func() {
+		t := time.NewTimer(leaving)
+		defer t.Stop()
+		select {
+		case <-t.C:
+		case <-f.ctx.Done():
+		}
+		for _, one := range c.stages {
+			one.stop()
+		}
+	})
 }
 
 // stage opens a door and what hands on to it.
@@ -166,14 +178,12 @@ func (f *Front) stage() (*stage, error) {
 	over := context.AfterFunc(ctx, func() { _ = server.Close() })
 	f.own.Store(one.address, nil)
 	one.stop = func() { // requests under way may end
-		f.tasks.Go(func() {
-			patience, done := context.WithTimeout(f.ctx, 5*time.Second)
-			defer done()
-			_ = server.Shutdown(patience)
-			f.own.Delete(one.address)
-			cancel()
-			over()
-		})
+		patience, done := context.WithTimeout(f.ctx, 5*time.Second)
+		defer done()
+		_ = server.Shutdown(patience)
+		f.own.Delete(one.address)
+		cancel()
+		over()
 	}
 	return one, nil
 }
