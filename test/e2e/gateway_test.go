@@ -64,6 +64,9 @@ func TestGateway(t *testing.T) {
 		{"RouteGone", testRouteGone},
 		{"Superseded", testGatewaySuperseded},
 		{"Calls", testGatewayCalls},
+		{"Asks", testGatewayAsks},
+		{"Nodes", testGatewayNodes},
+		{"Mirror", testGatewayMirror},
 	} {
 		if !t.Run(step.name, func(t *testing.T) { step.run(b.on(t)) }) {
 			t.Fatal("the rest builds on this")
@@ -272,6 +275,11 @@ func testGatewayCalls(b *bay) {
 		}
 		return nil
 	})
+	plan := b.plan("steps: [{weight: 0, mirror: 10}]")
+	_, errs, code := b.bight("release", "start", tillNamed, "-n", b.namespace, "--env", "WHO=calls", "--plan", plan, "--route", "GRPCRoute/till-calls")
+	if code != 1 || !strings.Contains(errs, "has no HTTPRouteRequestMirror among its supportedFeatures") {
+		b.Errorf("exit code %d\n%s", code, errs)
+	}
 	was := viaRoute(b)
 	w := way{url: viaGateway, args: []string{"--route", "GRPCRoute/till-calls"}, lags: true, unchanged: was.unchanged}
 	w.begin(b, "calls", fmt.Sprintf(hold, 50), "Held")

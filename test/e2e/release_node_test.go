@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -16,28 +17,8 @@ import (
 // testNodeCutOff undoes a release while one of two nodes can't be reached, with pods of both
 // versions on it: the other obeys at once, and the one that comes back does.
 func testNodeCutOff(b *bay) {
-	nodes, err := client.CoreV1().Nodes().List(context(), meta.ListOptions{})
-	if err != nil {
-		b.Fatal(err)
-	}
-	if len(nodes.Items) != 2 {
-		b.Fatalf("it takes two nodes, and there are %d: run with NODES=2", len(nodes.Items))
-	}
-	far := nodes.Items[1].Name
-	if err := schedulable(far, true); err != nil {
-		b.Fatal(err)
-	}
-	b.Cleanup(func() {
-		if err := schedulable(far, false); err != nil {
-			b.Error(err)
-		}
-	})
-	spread := func(n int, maxSkew string) {
-		b.Helper()
-		b.patchTill(fmt.Sprintf(`{"spec":{"replicas":%d,"template":{"spec":{"topologySpreadConstraints":%s}}}}`, n, maxSkew))
-		b.unreleased()
-	}
-	spread(4, `[{"maxSkew":1,"topologyKey":"kubernetes.io/hostname","whenUnsatisfiable":"DoNotSchedule","labelSelector":{"matchLabels":{"app":"till"}},"matchLabelKeys":["pod-template-hash"]}]`)
+	_, far := b.twoNodes()
+	b.spread(4, everyNode)
 	b.allAnswer("app")
 
 	b.pour()
@@ -82,8 +63,40 @@ func testNodeCutOff(b *bay) {
 	if err := schedulable(far, false); err != nil {
 		b.Fatal(err)
 	}
-	spread(3, "null")
+	b.spread(3, "null")
 	b.allAnswer("app")
+}
+
+// twoNodes are the names of the two that it takes, which both may have new pods until the test ends.
+func (b *bay) twoNodes() (near, far string) {
+	b.Helper()
+	nodes, err := client.CoreV1().Nodes().List(context(), meta.ListOptions{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	if len(nodes.Items) != 2 {
+		b.Fatalf("it takes two nodes, and there are %d: run with NODES=2", len(nodes.Items))
+	}
+	near, far = nodes.Items[0].Name, nodes.Items[1].Name
+	b.Cleanup(func() {
+		if err := errors.Join(schedulable(near, true), schedulable(far, false)); err != nil {
+			b.Error(err)
+		}
+	})
+	if err := schedulable(far, true); err != nil {
+		b.Fatal(err)
+	}
+	return near, far
+}
+
+// everyNode has each version of a Deployment have pods on all nodes.
+const everyNode = `[{"maxSkew":1,"topologyKey":"kubernetes.io/hostname","whenUnsatisfiable":"DoNotSchedule","labelSelector":{"matchLabels":{"app":"till"}},"matchLabelKeys":["pod-template-hash"]}]`
+
+// spread gives till so many pods, on nodes as constraints say.
+func (b *bay) spread(n int, constraints string) {
+	b.Helper()
+	b.patchTill(fmt.Sprintf(`{"spec":{"replicas":%d,"template":{"spec":{"topologySpreadConstraints":%s}}}}`, n, constraints))
+	b.unreleased()
 }
 
 // cutOff takes a node, which is not the first, off the cluster's network, until the function
