@@ -7,14 +7,14 @@ import (
 )
 
 // Birth is a word of five lower case letters that tells a process of this
-// machine from all others that have had, or will have, its number: it is made of when
-// the process was started. Without such a process it is an error.
+// machine from all others that have had, or will have, its number: it is made of that
+// and of when the process was started. Without such a process it is an error.
 func Birth(pid int) (string, error) {
 	at, err := started(pid)
 	if err != nil {
 		return "", fmt.Errorf("when process %d was started: %w", pid, err)
 	}
-	sum := sha256.Sum256([]byte(at))
+	sum := sha256.Sum256(fmt.Appendf(nil, "%d %s", pid, at))
 	word := make([]byte, birthLength)
 	for i := range word {
 		word[i] = 'a' + sum[i]%26
