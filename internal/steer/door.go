@@ -363,6 +363,9 @@ func (c *conn) begin(ctx context.Context) kind {
 			c.last.heard()
 			return other
 		case <-patience.C:
+			if !heard && c.patient() {
+				continue
+			}
 			if heard || c.openRaw(ctx) != nil {
 				return other
 			}
@@ -370,6 +373,13 @@ func (c *conn) begin(ctx context.Context) kind {
 			return other
 		}
 	}
+}
+
+// patient says whether a client may be silent for as long as it likes: the port is known to
+// speak HTTP, and who gets all its requests may not be there, which they are to be told.
+func (c *conn) patient() bool {
+	to, _ := c.d.pick(Request{Header: func(string) (string, bool) { return "", false }})
+	return to != nil && to.rule.Strict && (c.d.Protocol == HTTP || c.d.Protocol == GRPC)
 }
 
 // openRaw connects to the one who gets the client's bytes when they are not read,

@@ -280,3 +280,18 @@ func TestRawConnectionsWithoutHandler(t *testing.T) {
 		t.Errorf("strict: got %v", err)
 	}
 }
+
+// A client of HTTP that takes its time to ask is told, too, that nobody answers.
+func TestASilentClientIsToldThatNobodyAnswers(t *testing.T) {
+	p := newPod(t, serve(t, named("app")), speaks(HTTP))
+	anna := newPerson(t, p, "anna")
+	r := anna.rule(Intercept, Match{})
+	r.Strict = true
+	anna.join(t, r, to("127.0.0.1:1"))
+	c := dial(t, p.addr)
+	<-time.After(3 * firstWord) // the door has looked for who speaks first
+	c.send(t, "GET /x HTTP/1.1\r\nHost: x\r\n\r\n")
+	if resp, _ := c.answer(t, "GET"); resp.StatusCode != http.StatusBadGateway {
+		t.Errorf("it is told %s", resp.Status)
+	}
+}
