@@ -94,9 +94,6 @@ func (p *Program) workload(ctx context.Context, t *target, kind, name string, pr
 		return nil, err
 	}
 	namespace := cluster.Namespace
-	if t.namespace != "" {
-		namespace = t.namespace
-	}
 	selector, ports, in, err := readWorkload(ctx, client, namespace, kind, name)
 	if apierrors.IsNotFound(err) {
 		return nil, unknownWorkload(ctx, client, cluster, namespace, kind, name)
