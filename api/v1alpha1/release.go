@@ -340,7 +340,7 @@ type ReleaseJudge struct {
 	// +kubebuilder:validation:XIntOrString
 	MaxSlow *intstr.IntOrString `json:"maxSlow,omitempty"`
 	// Slack is how much longer than stable's an answer may take until it is slow: what
-	// the way to the version's pods costs. 2ms.
+	// a connection to the app costs that has to be made first. 2ms.
 	// +optional
 	Slack *metav1.Duration `json:"slack,omitempty"`
 	// Settle is for how long the latency of a pod that came into service counts for

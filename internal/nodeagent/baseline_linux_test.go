@@ -170,7 +170,7 @@ func TestANodeConvictsWhatIsSlow(t *testing.T) {
 					canary++
 					o = outcome(last, true, 200)
 					if o.Latency = tt.took; tt.flight {
-						o.Running, o.Status, o.Latency = true, 0, 53*ms
+						o.Running, o.Status, o.Latency = true, 0, 303*ms // of which a quarter of a second may be the way
 					}
 				}
 				o.Time = time.Now().Add(time.Minute) // the pod has settled
@@ -216,7 +216,7 @@ func TestAJudgeLearnsTheLatenciesOfStable(t *testing.T) {
 		s.add(lasting(last, 4*ms))
 	}
 	slow := tr.follow(known(), known().Status.Route, time.Now())
-	want := fmt.Sprint([]time.Duration{5 * ms, 7 * ms, 8 * ms, 10 * ms, 20 * ms, 22 * ms, 50 * ms, 52 * ms, 30 * time.Second})
+	want := fmt.Sprint([]time.Duration{5 * ms, 7 * ms, 8 * ms, 10 * ms, 20 * ms, 22 * ms, 50 * ms, 52 * ms, 257 * ms, 260 * ms, 272 * ms, 302 * ms, 30 * time.Second})
 	if got := fmt.Sprint(slow); got != want || tr.judge == nil {
 		t.Errorf("doors report at %s, want %s", got, want)
 	}

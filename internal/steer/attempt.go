@@ -52,6 +52,13 @@ func (b *upload) attempt() (io.ReadCloser, error) {
 	return &attempt{upload: b}, nil
 }
 
+// again says whether attempt still gives the body.
+func (b *upload) again() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return !b.direct
+}
+
 // settle says that the request is not sent again.
 func (b *upload) settle() {
 	b.mu.Lock()

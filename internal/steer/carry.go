@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/netip"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -17,7 +16,7 @@ import (
 // that gets it takes it off and gives the request to the app in its pod, whatever its
 // own rules are, unless the app is replaced. A client that sends it itself gets
 // nothing that it could not have: the pod that it has reached anyway, without being
-// counted.
+// counted. In answers it is what the door tells the other, see hop.
 const Carried = "Bight-Carried"
 
 // splitMarker is the header that says that the door answered, because no pod could.
@@ -264,7 +263,7 @@ func (dec *decision) local() bool { return dec.to == dec.s.local }
 // with the canary, even if nobody else answers, and a canary that fails costs nobody
 // an answer. The newest split counts.
 func (dec *decision) fall() bool {
-	dec.flight.unheard(dec.lately && !dec.long)
+	dec.unheard()
 	if !dec.mayFall() {
 		dec.d.counts.lost.Add(1)
 		return false
@@ -358,6 +357,9 @@ func (dec *decision) missed(long bool) {
 	dec.long, dec.lately = dec.long || long, dec.lately || !long
 }
 
+// unheard takes note of what it means that no pod has taken the request.
+func (dec *decision) unheard() { dec.flight.unheard(dec.lately && !dec.long) }
+
 // unreachable takes note of a pod of the version that took no connection.
 func (dec *decision) unreachable(a *arm, at netip.AddrPort, err error) {
 	dec.missed(a.unreachable(at, err))
@@ -385,22 +387,3 @@ func (d *Door) dialPeer(ctx context.Context, to netip.AddrPort) (net.Conn, error
 func (dec *decision) whyLost(why string) string {
 	return fmt.Sprintf("no pod of version %s answers: %s", dec.s.arms[dec.to].name, why)
 }
-
-// uncarried takes the header Carried off the head of a request, every time it is
-// there, and leaves every other byte.
-func uncarried(head []byte) []byte {
-	out := make([]byte, 0, len(head))
-	i := firstLine(head)
-	out = append(out, head[:i]...)
-	for i < len(head) {
-		line := head[i : i+firstLine(head[i:])]
-		if len(line) <= len(Carried) || line[len(Carried)] != ':' || !strings.EqualFold(string(line[:len(Carried)]), Carried) {
-			out = append(out, line...)
-		}
-		i += len(line)
-	}
-	return out
-}
-
-// carried is the head of a request that another door gets.
-func carried(head []byte) []byte { return withField(head, Carried, "1") }

@@ -18,6 +18,8 @@ type unanswered struct {
 
 func (u *unanswered) Error() string { return "the pod has not answered: " + u.err.Error() }
 
+func (u *unanswered) Unwrap() error { return u.err }
+
 // toVersion sends a request to the version that a split decides for, to the app if
 // there is no split.
 func (c *conn) toVersion(ctx context.Context, d *delivery, mark string) bool {
@@ -36,7 +38,7 @@ func (c *conn) toVersion(ctx context.Context, d *delivery, mark string) bool {
 		defer func() { s.over(d.body.done()) }()
 	}
 	if mark == "" && !dec.local() {
-		d.keep.Store(idempotent(d.method)) // from here on; nothing was taken yet
+		d.keep.Store(true) // from here on; nothing was taken yet
 	}
 	why := ""
 	for !dec.local() {
@@ -46,8 +48,11 @@ func (c *conn) toVersion(ctx context.Context, d *delivery, mark string) bool {
 		}
 		u, sent := errors.AsType[*unanswered](err)
 		switch why = err.Error(); {
-		case sent && (u.heard || !d.repeatable()):
+		case sent && !d.again(u):
 			c.d.counts.lost.Add(1)
+			if errors.Is(err, errRefused) {
+				dec.unheard()
+			}
 			dec.broke(err)
 			return c.answer(d, http.StatusBadGateway, splitMarker+": "+note("lost", why), dec.whyLost(why)+".\n")
 		case errors.Is(err, errNoPod) && !dec.fall():
@@ -74,6 +79,12 @@ func (c *conn) toPeer(ctx context.Context, d *delivery, dec *decision) (more boo
 		return false, err
 	}
 	more, err = (&exchange{c: c, d: d, up: up}).run(ctx)
+	switch a := &dec.s.arms[dec.to]; {
+	case errors.Is(err, errRefused):
+		dec.unreachable(a, up.peer, err)
+	case err != nil:
+		a.reached(up.peer)
+	}
 	if err == nil && more {
 		up.since = time.Now()
 		up.watch() // so that its end is known when it is used again
@@ -112,7 +123,6 @@ func (c *conn) peer(ctx context.Context, d *delivery, dec *decision) (*upstream,
 			up := &upstream{source: source{conn: nc}, peer: to, arm: a.name}
 			up.stop = context.AfterFunc(ctx, func() { abort(nc) })
 			c.peers = append(c.peers, up)
-			a.reached(to)
 			return up, nil
 		}
 		dec.unreachable(a, to, err)

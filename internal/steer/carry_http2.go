@@ -40,7 +40,7 @@ func (s *streams) toVersion(w http.ResponseWriter, in *incoming, seen Request, m
 	in.give = dec.give
 	answered := func(r *http.Response) {
 		resp = r
-		dec.flight.answer(r.StatusCode)
+		dec.flight.answer(r.StatusCode, in.said)
 		tape.hear(dec.flight, r)
 	}
 	for !dec.local() {
@@ -49,11 +49,14 @@ func (s *streams) toVersion(w http.ResponseWriter, in *incoming, seen Request, m
 			return // or nobody listens
 		}
 		switch sent := !errors.Is(err, errNoPod); {
-		case sent && (in.heard.Load() || !in.repeatable()):
+		case sent:
 			s.c.d.counts.lost.Add(1)
+			if errors.Is(err, errRefused) {
+				dec.unheard()
+			}
 			inPlace(w, in.r, http.StatusBadGateway, splitMarker, err.Error(), dec.whyLost(err.Error())+".")
 			return
-		case !sent && !dec.fall():
+		case !dec.fall():
 			inPlace(w, in.r, http.StatusServiceUnavailable, splitMarker, err.Error(), dec.whyLost(err.Error())+".")
 			return
 		}
@@ -82,23 +85,24 @@ func (s *streams) toPeer(w http.ResponseWriter, in *incoming, dec *decision, ans
 			return why
 		}
 		in.carry = true
-		in.connected.Store(false)
 		dec.ask(to)
-		err := s.send(in.r.Context(), t, w, in, "", answered)
-		if in.connected.Load() {
+		err := s.send(in.r.Context(), t, w, in, "", func(r *http.Response) {
 			a.reached(to)
-		}
+			answered(r)
+		})
 		if err == nil || in.r.Context().Err() != nil {
 			return err
 		}
 		why = fmt.Errorf("%w: %w", errNoPod, err)
-		if in.connected.Load() {
-			if in.heard.Load() || !in.repeatable() {
-				return fmt.Errorf("the pod at %s has not answered: %w", to, err)
-			}
-			continue
+		refused := errors.Is(err, errRefused)
+		if refused || !in.connected.Load() {
+			dec.unreachable(a, to, err)
+		} else {
+			a.reached(to)
 		}
-		dec.unreachable(a, to, err)
+		if in.connected.Load() && !in.again(refused) {
+			return fmt.Errorf("the pod at %s has not answered: %w", to, err)
+		}
 	}
 }
 

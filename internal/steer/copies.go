@@ -52,7 +52,6 @@ func (d *Door) dialCopy(ctx context.Context, f *flight, a *arm, local bool, dial
 		f.ask(a.name, to, false)
 		nc, e := d.dialPeer(ctx, to)
 		if f.connected(); e == nil {
-			a.reached(to)
 			return nc, nil
 		}
 		if err = e; ctx.Err() != nil {
@@ -82,12 +81,32 @@ func (a *arm) inTurn() (all []netip.AddrPort) {
 // resting says whether a pod has just taken no connection.
 func (a *arm) resting(i int) bool { return a.rests[i].last.Load() > time.Now().UnixNano() }
 
-// answered takes in the answer to a copy of HTTP/1.
-type answered struct{ f *flight }
+// answered takes in the answer to a copy, of HTTP/1 as a hearer.
+type answered struct {
+	f *flight
+	a *arm // that it is of
+}
 
-func (a answered) head(p []byte, status int) {
-	a.f.answer(status)
-	a.f.tape.hears(a.f, p, status, false)
+// hear takes note of the head, unless said is that the app has got no copy.
+func (a answered) hear(status int, said string) error {
+	if !a.f.Pod.IsValid() {
+		said = "" // the app's own word
+	}
+	if _, err := told(said); err != nil {
+		a.f.unheard(!a.a.unreachable(a.f.Pod, err))
+		return err
+	}
+	a.a.reached(a.f.Pod)
+	a.f.answer(status, said)
+	return nil
+}
+
+func (a answered) head(p []byte, status int, said string) error {
+	if err := a.hear(status, said); err != nil {
+		return err
+	}
+	a.f.tape.hears(a.f, uncarried(p), status, false)
+	return nil
 }
 
 func (a answered) said(p []byte) { a.f.tape.said(p) }
@@ -114,7 +133,7 @@ func (c *conn) mirror(ctx context.Context, d *delivery, dec *decision) *spool {
 		defer stop()
 		heard := make(chan error, 1)
 		go func() {
-			err := up.ignore(KindHTTP1, method, answered{f})
+			err := up.ignore(KindHTTP1, method, answered{f, a})
 			_, _ = s.Close(), nc.Close() // nobody wants more of either
 			heard <- err
 		}()
@@ -137,17 +156,22 @@ func (s *streams) mirrorTo(in *incoming, dec *decision) (c *spool, whole func() 
 	}
 	out := in.copy(s.door)
 	if !local {
-		out.Header.Set(Carried, "1")
+		out.Header.Set(Carried, carriedAsks)
 	}
 	d, dialled := s.c.d, s.c.client.conn.LocalAddr()
 	record := func(f *flight, to int) *tape { return dec.record(f, to, dialled, nil, in.r) }
 	c = d.copyTo(s.door, dec, record, func(ctx context.Context, body *spool, f *flight) error {
 		dial := func(ctx context.Context) (net.Conn, error) { return d.dialCopy(ctx, f, a, local, dialled) }
 		var resp *http.Response
-		err := sendCopy(ctx, out, body, dial, func(r *http.Response) {
+		err := sendCopy(ctx, out, body, dial, func(r *http.Response) error {
+			said := r.Header.Get(Carried)
+			r.Header.Del(Carried)
+			if err := (answered{f, a}).hear(r.StatusCode, said); err != nil {
+				return err
+			}
 			resp = r
-			f.answer(r.StatusCode)
 			f.tape.hear(f, r)
+			return nil
 		})
 		if isCall(out.Header) || resp != nil && isCall(resp.Header) {
 			status := statusOf(resp)

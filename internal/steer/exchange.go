@@ -216,6 +216,8 @@ func (x *exchange) hear(ctx context.Context) (verdict, error) {
 		case err != nil:
 			x.odd(p, err)
 			return x.splice(ctx), nil
+		case x.refused(a):
+			return over, &unanswered{errRefused, x.interim}
 		case a.status >= 200 || a.status == 101:
 			return x.reply(ctx, a), nil
 		}
@@ -227,13 +229,39 @@ func (x *exchange) hear(ctx context.Context) (verdict, error) {
 	}
 }
 
+// refused says whether an answer is the door's of a pod in which nobody else answers.
+func (x *exchange) refused(a *answer) bool {
+	if !x.up.peer.IsValid() {
+		return false
+	}
+	said, _ := a.value(Carried)
+	_, err := told(said)
+	return err != nil
+}
+
+// heard is the head of an answer without what is meant for the door, and what that is.
+func (x *exchange) heard(head []byte, a *answer) (rest []byte, said string) {
+	peer := x.up.peer.IsValid()
+	if !peer && x.d.came.IsZero() {
+		return head, ""
+	}
+	said, has := a.value(Carried)
+	if has {
+		head = uncarried(head)
+	}
+	if !peer {
+		return withField(head, Carried, tell(x.d.came)), ""
+	}
+	return head, said
+}
+
 // odd takes note of an answer that is passed on without being read.
 func (x *exchange) odd(p []byte, err error) {
 	if errors.Is(err, errMore) || x.d.dec == nil {
 		return // it never came
 	}
 	if status, ok := oddStatus(p); ok {
-		x.d.dec.flight.answer(status)
+		x.d.dec.flight.answer(status, "")
 	}
 }
 
@@ -255,13 +283,17 @@ func (x *exchange) reply(ctx context.Context, a *answer) verdict {
 		up.lease.requests.Add(1)
 	}
 	p := up.bytes()
-	head := marked(p[:a.size], x.mark)
+	own, said := x.heard(p[:a.size], a)
+	head := marked(own, x.mark)
 	give := ""
-	var said func([]byte)
+	var keep func([]byte)
 	if x.d.dec != nil {
-		x.d.dec.flight.answer(a.status)
-		if x.d.tape.hears(x.d.dec.flight, p[:a.size], a.status, false) {
-			said = x.d.tape.said
+		x.d.dec.flight.answer(a.status, said)
+		if up.peer.IsValid() {
+			x.d.dec.s.arms[x.d.dec.to].reached(up.peer)
+		}
+		if x.d.tape.hears(x.d.dec.flight, own, a.status, false) {
+			keep = x.d.tape.said
 		}
 		if give = x.d.dec.give; give != "" && !x.d.dec.fell {
 			head = withField(head, "Set-Cookie", give)
@@ -281,15 +313,15 @@ func (x *exchange) reply(ctx context.Context, a *answer) verdict {
 		x.farewell = true
 		head = withField(head, "Connection", "close")
 	}
-	if said != nil && x.d.tape.skips(&a.body, &x.d.tape.answer) {
-		said = nil
+	if keep != nil && x.d.tape.skips(&a.body, &x.d.tape.answer) {
+		keep = nil
 	}
 	n, err := a.body.take(p[a.size:])
-	if said != nil {
-		said(p[a.size : a.size+n])
+	if keep != nil {
+		keep(p[a.size : a.size+n])
 	}
 	out := p[:a.size+n]
-	if len(head) != a.size || x.farewell {
+	if &head[0] != &out[0] {
 		out = append(head, p[a.size:a.size+n]...)
 	}
 	if _, werr := x.c.client.conn.Write(out); werr != nil {
@@ -303,7 +335,7 @@ func (x *exchange) reply(ctx context.Context, a *answer) verdict {
 		returning := make(chan error, 1)
 		x.returning = returning
 		go func() { // step or drop waits for it
-			returning <- relay(x.c.client.conn, &up.source, &a.body, said)
+			returning <- relay(x.c.client.conn, &up.source, &a.body, keep)
 		}()
 	}
 	return goOn

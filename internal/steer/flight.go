@@ -45,8 +45,10 @@ type Outcome struct {
 	Cancelled bool // the client went away before the answer was whole, or the door ended
 	Err       string
 
-	// Latency is from the decision to the head of the answer, or until now. A copy that is
-	// answered has it from when there was a connection: each has one of its own.
+	// Latency is from the decision to the head of the answer, or until now. Of a request that
+	// was carried, or a copy, and was answered, it is what the door of that pod says, which is
+	// from when it had the head of the request; where that says nothing, a copy has it from when
+	// there was a connection, for each has one of its own.
 	Latency time.Duration
 	Took    time.Duration // to its end
 	Told    time.Duration // Latency of the last Running outcome of this ID
@@ -235,8 +237,8 @@ func (f *flight) connected() {
 	f.begun = time.Now()
 }
 
-// answer takes note of the head of the answer.
-func (f *flight) answer(status int) {
+// answer takes note of the head of the answer. said is what another door said of it.
+func (f *flight) answer(status int, said string) {
 	if f == nil || f.answered {
 		return
 	}
@@ -246,6 +248,9 @@ func (f *flight) answer(status int) {
 	f.Status, f.Latency = status, time.Since(f.Time)
 	if !f.begun.IsZero() {
 		f.Latency = time.Since(f.begun)
+	}
+	if took, err := told(said); err == nil && took >= 0 {
+		f.Latency = min(took, f.Latency)
 	}
 	f.w.drop(f)
 }

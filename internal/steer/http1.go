@@ -24,6 +24,7 @@ const (
 type delivery struct {
 	*request
 	raw    []byte      // its head, as it came but for Carried
+	came   time.Time   // when that was read, if another door wants to know how long the app takes
 	kept   []byte      // what was taken of its body
 	keep   atomic.Bool // kept is all of it so far
 	copies spools      // mirrors
@@ -49,6 +50,14 @@ func (d *delivery) seen(p []byte) {
 // may have happened.
 func (d *delivery) repeatable() bool { return d.keep.Load() && idempotent(d.method) }
 
+// again says whether the request can be sent to somebody else after err.
+func (d *delivery) again(err *unanswered) bool {
+	if errors.Is(err, errRefused) {
+		return d.keep.Load() // nobody has seen anything of it
+	}
+	return !err.heard && d.repeatable()
+}
+
 // serveHTTP1 routes a connection's requests one after the other.
 func (c *conn) serveHTTP1(ctx context.Context) {
 	if c.last != nil { // the client was slow to speak
@@ -67,6 +76,9 @@ func (c *conn) serveHTTP1(ctx context.Context) {
 		d := &delivery{request: r}
 		if d.raw = append([]byte(nil), c.client.bytes()[:r.size]...); r.carried {
 			d.raw = uncarried(d.raw)
+			if asks, _ := r.value(Carried); asks == carriedAsks {
+				d.came = time.Now()
+			}
 		}
 		c.client.skip(r.size)
 		if !c.deliver(ctx, d) {
@@ -215,8 +227,11 @@ func (c *conn) toApp(ctx context.Context, d *delivery, mark string) bool {
 	if err != nil {
 		c.d.logger().Debug("request refused", "port", c.d.Port, "err", err)
 		d.dec.broke(err)
-		if mark != "" {
+		switch {
+		case mark != "":
 			return c.answerLost(d, err.Error())
+		case !d.came.IsZero():
+			return c.answer(d, http.StatusServiceUnavailable, Carried+": "+carriedRefused, "")
 		}
 		abort(c.client.conn)
 		return false

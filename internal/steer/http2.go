@@ -1,7 +1,6 @@
 package steer
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -11,10 +10,9 @@ import (
 	"net/http/httptrace"
 	"net/netip"
 	"net/textproto"
-	"net/url"
 	"strings"
 	"sync"
-	"sync/atomic"
+	"time"
 )
 
 // maxStreams is how many requests a client may have under way on a connection.
@@ -207,8 +205,11 @@ func (s *streams) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		return strings.Join(v, ", "), len(v) > 0
 	}}
-	_, seen.carried = r.Header[Carried]
-	delete(r.Header, Carried)
+	in := &incoming{d: s.c.d, r: r, body: r.Body, close: r.Body.Close}
+	if _, seen.carried = r.Header[Carried]; r.Header.Get(Carried) == carriedAsks {
+		in.came = time.Now()
+	}
+	r.Header.Del(Carried)
 	s.c.d.asks(1) // before it is decided whom
 	to, mirrors := s.c.d.pick(seen)
 	if to != nil {
@@ -216,7 +217,7 @@ func (s *streams) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	} else {
 		defer s.c.d.asks(-1)
 	}
-	in := &incoming{d: s.c.d, r: r, body: r.Body, close: r.Body.Close}
+	defer in.settle()
 	defer in.mirror(s, mirrors).end()
 	mark := ""
 	for to != nil {
@@ -267,102 +268,22 @@ func (s *streams) toProcess() *http.Transport {
 // toApp sends a request to the app.
 func (s *streams) toApp(w http.ResponseWriter, in *incoming, mark string, answered func(*http.Response)) error {
 	err := s.send(in.r.Context(), s.toProcess(), w, in, mark, answered)
-	if err != nil && mark != "" && in.r.Context().Err() == nil {
+	switch {
+	case err == nil || in.r.Context().Err() != nil:
+	case mark != "":
 		lost(w, in.r, err.Error())
-	}
-	return err
-}
-
-// incoming is a request, with what is kept of it.
-type incoming struct {
-	d     *Door
-	r     *http.Request
-	body  io.Reader
-	close func() error
-	kept  []byte
-	keep  bool // kept is the whole body
-
-	connected atomic.Bool // there is a connection that the request is sent on
-	heard     atomic.Bool // an interim answer was passed on
-	carry     bool        // it goes to another door
-	give      string      // the cookie that the client gets
-}
-
-// repeatable says whether the request can be sent once more although its effect
-// may have happened.
-func (in *incoming) repeatable() bool {
-	return idempotent(in.r.Method) && (in.keep || in.empty())
-}
-
-// empty says whether the request has no body.
-func (in *incoming) empty() bool { return in.r.ContentLength == 0 }
-
-// retain reads the body of a request that could be repeated, if it is small.
-func (in *incoming) retain() error {
-	r := in.r
-	if in.keep || !idempotent(r.Method) || r.ContentLength <= 0 || r.ContentLength > maxKept || r.Header.Get("Expect") != "" {
+	case !in.came.IsZero() && !in.connected.Load():
+		w.Header().Set(Carried, carriedRefused)
+		w.WriteHeader(http.StatusServiceUnavailable)
 		return nil
 	}
-	var err error
-	if in.kept, err = io.ReadAll(in.body); err != nil {
-		return err
-	}
-	in.keep = true
-	return nil
-}
-
-// url returns where the request goes on, as a client has it.
-func (in *incoming) url() *url.URL {
-	u := *in.r.URL
-	if u.Scheme, u.Host = "http", in.r.Host; u.Host == "" {
-		u.Host = "app"
-	}
-	return &u
-}
-
-// outgoing makes the request that is sent on, and what is called when it has been answered.
-func (in *incoming) outgoing(ctx context.Context) (out *http.Request, settle func()) {
-	out = in.r.WithContext(ctx)
-	out.URL, out.RequestURI = in.url(), ""
-	out.Header = in.r.Header.Clone()
-	noAgent(out.Header)
-	if in.carry {
-		out.Header.Set(Carried, "1")
-	}
-	switch {
-	case in.empty():
-		out.Body = http.NoBody
-	case in.keep:
-		out.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(in.kept)), nil }
-		out.Body, _ = out.GetBody()
-	default:
-		b := newUpload(in)
-		out.GetBody = b.attempt
-		out.Body, _ = b.attempt()
-		return out, b.settle
-	}
-	return out, func() {}
-}
-
-// noAgent keeps a User-Agent from being made up.
-func noAgent(h http.Header) {
-	if _, has := h["User-Agent"]; !has {
-		h.Set("User-Agent", "")
-	}
-}
-
-// copy makes a request like this one, but for the body.
-func (in *incoming) copy(ctx context.Context) *http.Request {
-	out := in.r.Clone(ctx)
-	out.URL, out.RequestURI, out.Trailer = in.url(), "", nil
-	noAgent(out.Header)
-	return out
+	return err
 }
 
 // sendCopy sends a copy of a request, and reads its answer for nobody but answered, if that
 // is not nil. A transport dials in a goroutine of its own; when sendCopy returns, dial has
 // returned and is not called any more.
-func sendCopy(ctx context.Context, out *http.Request, body *spool, dial func(context.Context) (net.Conn, error), answered func(*http.Response)) error {
+func sendCopy(ctx context.Context, out *http.Request, body *spool, dial func(context.Context) (net.Conn, error), answered func(*http.Response) error) error {
 	var dialling tasks
 	t := newTransport(func(ctx context.Context) (net.Conn, error) {
 		if !dialling.begin() {
@@ -382,7 +303,9 @@ func sendCopy(ctx context.Context, out *http.Request, body *spool, dial func(con
 	}
 	defer func() { _ = resp.Body.Close() }() // which answered may have put another in place of
 	if answered != nil {
-		answered(resp)
+		if err := answered(resp); err != nil {
+			return err
+		}
 	}
 	_, err = io.Copy(io.Discard, resp.Body)
 	return err
@@ -465,12 +388,26 @@ func (s *streams) send(ctx context.Context, t *http.Transport, w http.ResponseWr
 			return nil
 		},
 	})
-	out, settle := in.outgoing(ctx)
+	out, err := in.outgoing(ctx)
+	if err != nil {
+		return err
+	}
+	in.connected.Store(false)
 	resp, err := t.RoundTrip(out)
-	if settle(); err != nil {
+	if err != nil {
 		return err
 	}
 	defer resp.Body.Close()
+	if in.carry {
+		in.said = resp.Header.Get(Carried)
+		if _, err := told(in.said); err != nil {
+			return err
+		}
+	}
+	if in.carry || !in.came.IsZero() {
+		resp.Header.Del(Carried)
+	}
+	in.settle()
 	if answered != nil {
 		answered(resp)
 	}
@@ -486,6 +423,9 @@ func (s *streams) send(ctx context.Context, t *http.Transport, w http.ResponseWr
 	}
 	if mark != "" {
 		h.Set(marker, mark)
+	}
+	if !in.came.IsZero() {
+		h.Set(Carried, tell(in.came))
 	}
 	if s.c.d.retiring() {
 		h.Set("Connection", "close") // which http.Server turns into GOAWAY

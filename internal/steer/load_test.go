@@ -388,7 +388,7 @@ func BenchmarkDecide(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		dec := d.decide(r.steered(), "10.0.0.9:1234")
-		dec.flight.answer(200)
+		dec.flight.answer(200, "")
 		dec.flight.end(false, false, "")
 	}
 }

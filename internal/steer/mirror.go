@@ -193,9 +193,9 @@ func (l *lease) copyTo(ctx context.Context, send func(context.Context, *spool) e
 }
 
 // hearer is shown an answer of HTTP/1 that nobody gets: its head, and what there is of
-// its body. nil is nobody.
+// its body, if it does not say that it was no answer. nil is nobody.
 type hearer interface {
-	head(p []byte, status int)
+	head(p []byte, status int, said string) error
 	said(p []byte)
 }
 
@@ -216,12 +216,15 @@ func (u *upstream) ignore(kind Kind, method string, to hearer) error {
 			continue
 		case err != nil:
 			if status, ok := oddStatus(u.bytes()); ok && to != nil {
-				to.head(nil, status)
+				_ = to.head(nil, status, "") // it is one
 			}
 			return u.drain(to)
 		}
 		if to != nil && (a.status >= 200 || a.status == 101) {
-			to.head(u.bytes()[:a.size], a.status)
+			said, _ := a.value(Carried)
+			if err := to.head(u.bytes()[:a.size], a.status, said); err != nil {
+				return err
+			}
 		}
 		if a.body.kind == bodyRest {
 			u.skip(a.size)

@@ -154,7 +154,7 @@ func accountOf(dir string) (map[string]float64, error) {
 // unchangedUp measures bight up --once of an app of six services that is up and
 // unchanged, against one kubectl get pods, and checks that no pod is replaced.
 func unchangedUp(ctx context.Context, b *bed) ([]row, error) {
-	dir := filepath.Join(b.work, "shop")
+	dir := filepath.Join(b.work, "shop-unchanged")
 	if err := os.CopyFS(dir, os.DirFS(filepath.Join(b.root, "examples", "shop"))); err != nil {
 		return nil, err
 	}

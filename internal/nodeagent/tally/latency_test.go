@@ -24,6 +24,9 @@ func took(latency, told time.Duration) func(*steer.Outcome) {
 
 func flying(o *steer.Outcome) { o.Running, o.Status = true, 0 }
 
+// here is of a request to the pod whose door tells of it.
+func here(o *steer.Outcome) { o.Pod, o.Carried = netip.AddrPort{}, false }
+
 // What crosses nothing new is not worth telling; the canary's way costs it nothing.
 func TestWhatIsSlowIsToldOnce(t *testing.T) {
 	d := newTally(withLatency).Door("a", 0)
@@ -36,17 +39,25 @@ func TestWhatIsSlowIsToldOnce(t *testing.T) {
 		{"stable, over the median", went(2, "stable", took(2*ms, 0)), true},
 		{"the canary, by its way", went(3, "canary", took(3*ms, 0)), false},
 		{"the canary, over that", went(4, "canary", took(4*ms, 0)), true},
-		{"in flight, over the first", went(5, "canary", took(3*ms+1, 0), flying), true},
-		{"in flight, over stable's", went(5, "canary", took(4*ms, 3*ms+1), flying), false},
-		{"in flight, over the next", went(5, "canary", took(4*ms+1, 4*ms), flying), true},
-		{"its end, over no more", went(5, "canary", took(5*ms, 4*ms+1)), false},
+		{"in flight, over the first", went(5, "canary", took(3*ms+1, 0), here, flying), true},
+		{"in flight, over stable's", went(5, "canary", took(4*ms, 3*ms+1), here, flying), false},
+		{"in flight, over the next", went(5, "canary", took(4*ms+1, 4*ms), here, flying), true},
+		{"its end, over no more", went(5, "canary", took(5*ms, 4*ms+1), here), false},
+		{"on its way, over the first", went(7, "canary", took(3*ms+1, 0), flying), false},
+		{"on its way for longer than that takes", went(7, "canary", took(way+3*ms+1, 3*ms+1), flying), true},
+		{"on its way, over stable's", went(7, "canary", took(way+4*ms, way+3*ms+1), flying), false},
+		{"its end, by what its app took", went(7, "canary", took(4*ms, way+4*ms)), false},
+		{"its end, over the next", went(8, "canary", took(4*ms+1, way+4*ms)), true},
+		{"nobody was asked yet", went(9, "canary", took(way+3*ms, 0), flying, func(o *steer.Outcome) { o.Carried, o.Tries = false, 0 }), false},
+		{"on its way and overdue", went(10, "canary", took(hung+1, way+4*ms), flying), true},
 		{"its end as an error", went(6, "canary", took(5*ms, 4*ms+1), status(500)), true},
 	} {
 		if got := d.Add(tt.o); (got != nil) != tt.told {
 			t.Errorf("%d, %s: %+v", i, tt.what, got)
 		}
 	}
-	want := []time.Duration{1 * ms, 2 * ms, 3 * ms, 4 * ms, 5 * ms, 7 * ms, 10 * ms, 12 * ms, hung}
+	want := []time.Duration{1 * ms, 2 * ms, 3 * ms, 4 * ms, 5 * ms, 7 * ms, 10 * ms, 12 * ms,
+		way + 3*ms, way + 4*ms, way + 7*ms, way + 12*ms, hung}
 	c := verdict.Config{Hung: hung}
 	withLatency(&c)
 	if d := cmp.Diff(want, Slow(c)); d != "" {

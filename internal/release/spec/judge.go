@@ -18,9 +18,9 @@ import (
 const (
 	// hung is after which time without an answer a request is an error.
 	hung = 30 * time.Second
-	// slack is what the way to the canary's pods may cost, by a door and a connection that
-	// is made first. Without it a version in front of which there is a door would be slower
-	// than one without.
+	// slack is what a connection to the canary's app may cost that is made first: where stable's
+	// is its client's own and lasts, the canary's may have gone with the last pod that was asked.
+	// What the way to the canary's pods costs counts for nothing: see steer.Outcome.Latency.
 	slack = 2 * time.Millisecond
 	// settle is for how long the latency of a pod that came into service counts for nothing.
 	settle = 10 * time.Second
