@@ -164,7 +164,10 @@ func (q *quay) healthy(ctx context.Context, env client.Env) (r *v1alpha1.Release
 	}
 	w := client.Wish{
 		Deployment: shopName, Env: []client.Env{{Name: "WHO", Value: fmt.Sprint("v", q.versions)}, env},
-		Plan: v1alpha1.ReleasePlan{Steps: []v1alpha1.ReleaseStep{step(20), step(50)}, Keep: &meta.Duration{Duration: time.Second}},
+		Plan: v1alpha1.ReleasePlan{
+			Steps: []v1alpha1.ReleaseStep{step(20), step(50)}, Keep: &meta.Duration{Duration: time.Second},
+			Judge: v1alpha1.ReleaseJudge{Settle: &meta.Duration{Duration: 500 * time.Millisecond}}, // so that latency is judged, too
+		},
 	}
 	if r, err = q.releases.Start(ctx, w, func(string) {}); err != nil {
 		return nil, err
