@@ -91,7 +91,9 @@ func (s *spec) all(ctx context.Context, e core.EnvFromSource) {
 
 // one takes in one variable.
 func (s *spec) one(ctx context.Context, e core.EnvVar) {
-	value, there, err := e.Value, true, error(nil)
+	var value string
+	var err error
+	there := true
 	if e.Value != "" || e.ValueFrom == nil {
 		value, err = s.expand(e.Value)
 	} else {
