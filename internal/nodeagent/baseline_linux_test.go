@@ -49,7 +49,7 @@ func TestStableIsMeasuredBeforehand(t *testing.T) {
 			s.add(o)
 		}
 		now = now.Add(time.Second)
-		b := tr.tick(now)
+		b := tr.batch(now)
 		if b != nil {
 			tr.outbox.answered()
 		}

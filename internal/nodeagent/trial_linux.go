@@ -22,8 +22,9 @@ import (
 )
 
 const (
-	// tellEvery is how often what was counted is told to the controller.
-	tellEvery = 250 * time.Millisecond
+	// countEvery is how often what has ended is let count, and tellEvery how often that is told
+	// to the controller.
+	countEvery, tellEvery = 125 * time.Millisecond, 250 * time.Millisecond
 	// longestSilence is between attempts to reach it, and after it has said that it does
 	// not judge the release.
 	longestSilence = 5 * time.Second
@@ -343,9 +344,8 @@ func (t *trial) counters() v1alpha1.NodeDoors {
 	return n
 }
 
-// tick lets count what may count by now, and returns what is to be sent, nil for
-// nothing.
-func (t *trial) tick(now time.Time) *spec.Batch {
+// tick lets count what may count by now.
+func (t *trial) tick(now time.Time) {
 	t.recorder.settle()
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -358,7 +358,7 @@ func (t *trial) tick(now time.Time) *spec.Batch {
 		t.outbox.Stable = told
 	}
 	if t.judge == nil {
-		return t.outbox.next()
+		return
 	}
 	if len(counts.Cells) > 0 || !t.idle {
 		t.observe(verdict.Observation{At: now, Counts: &counts})
@@ -367,21 +367,29 @@ func (t *trial) tick(now time.Time) *spec.Batch {
 	var told verdict.Counts
 	t.state, told = t.judge.Drain(t.state)
 	t.outbox.put(told)
+}
+
+// next is what is to be sent, nil for nothing.
+func (t *trial) next() *spec.Batch {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	return t.outbox.next()
 }
 
 // run tells the controller until ctx ends.
 func (t *trial) run(ctx context.Context, send func(context.Context, *spec.Batch) error) {
-	ticker := time.NewTicker(tellEvery)
+	ticker := time.NewTicker(countEvery)
 	defer ticker.Stop()
 	answers := make(chan error, 1)
 	under := false // one is on its way
-	var quiet time.Time
+	urgent := false
+	var sent, quiet time.Time
 	pause := tellEvery
 	for {
 		select {
 		case <-ticker.C:
 		case <-t.news:
+			urgent = true
 		case err := <-answers:
 			under = false
 			quiet, pause = t.answered(err, pause)
@@ -393,8 +401,13 @@ func (t *trial) run(ctx context.Context, send func(context.Context, *spec.Batch)
 			return
 		}
 		now := time.Now()
-		if b := t.tick(now); b != nil && !under && !now.Before(quiet) {
-			under = true
+		t.tick(now)
+		if under || now.Before(quiet) || !urgent && now.Sub(sent) < tellEvery {
+			continue
+		}
+		urgent = false
+		if b := t.next(); b != nil {
+			under, sent = true, now
 			go func() { answers <- send(ctx, b) }()
 		}
 	}

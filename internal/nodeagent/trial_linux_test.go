@@ -45,6 +45,12 @@ func outcome(id uint64, canary bool, status int) *steer.Outcome {
 	return o
 }
 
+// batch counts what may count and is what is to be sent then.
+func (t *trial) batch(now time.Time) *spec.Batch {
+	t.tick(now)
+	return t.next()
+}
+
 // A version that fails is convicted by what one node has seen, at once, and every door of
 // the node obeys that before anybody else knows.
 func TestANodeConvictsAlone(t *testing.T) {
@@ -76,7 +82,7 @@ func TestANodeConvictsAlone(t *testing.T) {
 	if r.Status.Doors != nil {
 		t.Error("the object was changed")
 	}
-	b := tr.tick(time.Now())
+	b := tr.batch(time.Now())
 	if b == nil || b.Convicted != tr.convicted() || b.Release != "r" || b.UID != "uid-r" || b.Node != "n" || b.Boot != "boot" {
 		t.Errorf("the controller is told %+v", b)
 	}
@@ -155,7 +161,7 @@ func TestANodeJudgesByCopies(t *testing.T) {
 				c.Time = o.Time
 				s.add(c)
 				s.add(o)
-				if b := tr.tick(time.Now()); b != nil {
+				if b := tr.batch(time.Now()); b != nil {
 					told.Counts = verdict.Merge(told.Counts, b.Counts)
 					tr.outbox.answered()
 				}
@@ -227,7 +233,7 @@ func TestAReleaseThatCanNotBeJudged(t *testing.T) {
 	}
 	s := tr.open("a:8080", 8080, func() uint64 { return 1 }, &latency.Window{})
 	s.add(outcome(1, true, 500))
-	if b := tr.tick(time.Now()); b != nil {
+	if b := tr.batch(time.Now()); b != nil {
 		t.Errorf("told is %+v", b)
 	}
 	if tr.follow(r, tr.effective(r), time.Now()); tr.judge == nil {
@@ -465,7 +471,7 @@ func TestATrialOfManyDoors(t *testing.T) {
 		tr.tick(time.Now())
 	}
 	all.Wait()
-	tr.tick(time.Now())
+	tr.batch(time.Now())
 	if n := tr.counters(); n.Decided != 4000 || n.Carried != 200 {
 		t.Errorf("counted is %+v", n)
 	}
