@@ -199,15 +199,19 @@ func (b *bed) delete(ctx context.Context, namespace string) error {
 func poll(ctx context.Context, every time.Duration, f func() error) error {
 	tick := time.NewTicker(every)
 	defer tick.Stop()
+	var last error
 	for {
 		err := f()
 		if err == nil {
 			return nil
 		}
+		if last == nil || ctx.Err() == nil { // else it was only cut short
+			last = err
+		}
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return fmt.Errorf("%w: %w", context.Cause(ctx), err)
+			return fmt.Errorf("%w: %w", context.Cause(ctx), last)
 		}
 	}
 }
