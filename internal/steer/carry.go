@@ -30,8 +30,10 @@ const (
 	// silence is for how long a pod may take no connection in time without that telling
 	// anything of its version: packets that are lost and nodes that are gone are nobody's
 	// fault, and all requests of peerRest depend on one attempt. Kubernetes notices a node
-	// that is gone after 50 s at the latest. Refusal is the same for a pod that refuses: one
-	// that ends, because its node is drained, say, is an address for a moment longer.
+	// that is gone after 50 s at the latest. A pod that the door has never reached may be
+	// silent for good: a NetworkPolicy may keep the two apart, and the pod be well. Refusal is
+	// the same for a pod that refuses: one that ends, because its node is drained, say, is an
+	// address for a moment longer.
 	silence, refusal = time.Minute, 3 * time.Second
 	// maxTries is how many pods are tried for one request.
 	maxTries = 3
@@ -73,8 +75,11 @@ type arm struct {
 // rest is until when a pod is asked only after the others, and until when not at all
 // if the request can be answered here, in nanoseconds since 1970: waiting for one that
 // says nothing would make every request slow. Since is from when on it has taken no
-// connection; 0 for not.
-type rest struct{ last, deaf, since atomic.Int64 }
+// connection; 0 for not. Met says that it has ever taken one, and is the next split's, too.
+type rest struct {
+	last, deaf, since atomic.Int64
+	met               *atomic.Bool
+}
 
 // splitCounts are what a door counts as long as it lives.
 type splitCounts struct {
@@ -140,7 +145,7 @@ func (d *Door) splitting(local string, s *Split, last *splitting) *splitting {
 		a.name, a.addresses = v.Name, slices.Clone(v.Addresses)
 		a.known, a.rests = map[netip.AddrPort]int{}, make([]rest, len(v.Addresses))
 		for j, address := range v.Addresses {
-			a.known[address] = j
+			a.known[address], a.rests[j].met = j, last.met(v.Name, address)
 		}
 	}
 	if last != nil && last.sameWeights(s) {
@@ -155,6 +160,19 @@ func (d *Door) splitting(local string, s *Split, last *splitting) *splitting {
 		n.watch = newWatch(s.Slow, d.Outcome)
 	}
 	return n
+}
+
+// met is what is known of whether a pod of a version was reached, which the next split goes
+// on with.
+func (s *splitting) met(version string, pod netip.AddrPort) *atomic.Bool {
+	if s != nil {
+		for i := range s.arms {
+			if j, known := s.arms[i].known[pod]; known && s.arms[i].name == version {
+				return s.arms[i].rests[j].met
+			}
+		}
+	}
+	return new(atomic.Bool)
 }
 
 func (s *Split) sameWeights(o *Split) bool {
@@ -306,7 +324,7 @@ func (dec *decision) address() (to netip.AddrPort, ok bool) {
 		for i := range n {
 			j := (at + i) % n
 			if a.rests[j].deaf.Load() > now && may {
-				dec.missed(a.rests[j].missing(now) >= silence)
+				dec.missed(a.rests[j].silent(now))
 				continue
 			}
 			if (a.rests[j].last.Load() > now) == rested && !slices.Contains(dec.tried, a.addresses[j]) {
@@ -333,8 +351,12 @@ func (a *arm) unreachable(at netip.AddrPort, err error) (long bool) {
 		return r.missing(now.UnixNano()) >= refusal
 	}
 	r.deaf.Store(until)
-	return r.missing(now.UnixNano()) >= silence
+	return r.silent(now.UnixNano())
 }
+
+// silent says whether a pod that was reached before has taken no connection for so long that
+// this tells something of its version.
+func (r *rest) silent(now int64) bool { return r.met.Load() && r.missing(now) >= silence }
 
 // missing is for how long a pod has taken no connection, at a time.
 func (r *rest) missing(now int64) time.Duration {
@@ -349,6 +371,13 @@ func (r *rest) missing(now int64) time.Duration {
 func (a *arm) reached(at netip.AddrPort) {
 	if i, ok := a.known[at]; ok && a.rests[i].since.Load() != 0 {
 		a.rests[i].since.Store(0)
+	}
+}
+
+// met takes note of a pod that has taken a connection, whether it answers or not.
+func (a *arm) met(at netip.AddrPort) {
+	if i, ok := a.known[at]; ok && !a.rests[i].met.Load() {
+		a.rests[i].met.Store(true)
 	}
 }
 

@@ -120,6 +120,7 @@ func (c *conn) peer(ctx context.Context, d *delivery, dec *decision) (*upstream,
 		dec.ask(to)
 		nc, err := c.d.dialPeer(ctx, to)
 		if err == nil {
+			a.met(to)
 			up := &upstream{source: source{conn: nc}, peer: to, arm: a.name}
 			up.stop = context.AfterFunc(ctx, func() { abort(nc) })
 			c.peers = append(c.peers, up)

@@ -127,7 +127,11 @@ func (s *streams) peer(dec *decision, a *arm) (to netip.AddrPort, t *http.Transp
 	}
 	if t = s.peers[to]; t == nil {
 		t = newTransport(func(context.Context) (net.Conn, error) { // another request may use it
-			return s.c.d.dialPeer(s.ctx, to)
+			nc, err := s.c.d.dialPeer(s.ctx, to)
+			if err == nil {
+				a.met(to)
+			}
+			return nc, err
 		})
 		if s.peers == nil {
 			s.peers = map[netip.AddrPort]*http.Transport{}

@@ -52,6 +52,7 @@ func (d *Door) dialCopy(ctx context.Context, f *flight, a *arm, local bool, dial
 		f.ask(a.name, to, false)
 		nc, e := d.dialPeer(ctx, to)
 		if f.connected(); e == nil {
+			a.met(to)
 			return nc, nil
 		}
 		if err = e; ctx.Err() != nil {

@@ -115,7 +115,7 @@ func TestAnotherPodIsTried(t *testing.T) {
 
 // A pod that says nothing makes the first requests slow, not all of them. For a while that
 // tells nothing of its version: a lost packet would be as many errors as there are requests
-// until it is asked again.
+// until it is asked again. One that was never reached tells nothing for good.
 func TestADeafPodIsLeftAlone(t *testing.T) {
 	for name, serve := range map[string]func(testing.TB, http.Handler) string{"HTTP1": serve, "HTTP2": serveHTTP2} {
 		t.Run(name, func(t *testing.T) {
@@ -144,9 +144,12 @@ func TestADeafPodIsLeftAlone(t *testing.T) {
 				if o := v.outcomes.nth(t, i); !o.Fallback || o.Version != "canary" || o.Unheard == long {
 					t.Errorf("%+v", o)
 				}
-				if i == 14 {
-					pod := &v.stable.door.split.Load().arms[1].rests[0]
+				pod := &v.stable.door.split.Load().arms[1].rests[0]
+				switch i {
+				case 9:
 					pod.since.Store(time.Now().Add(-silence).UnixNano())
+				case 14:
+					pod.met.Store(true)
 				}
 			}
 			if n := asked.Load(); n > 3 { // of 20 requests
@@ -196,8 +199,12 @@ func TestAPodThatIsBackHasNotBeenSilent(t *testing.T) {
 			}
 			_, _ = io.Copy(io.Discard, resp.Body)
 			resp.Body.Close()
-			if o := v.outcomes.nth(t, 0); o.Fallback || o.Unheard || pod.since.Load() != 0 {
+			if o := v.outcomes.nth(t, 0); o.Fallback || o.Unheard || pod.since.Load() != 0 || !pod.met.Load() {
 				t.Errorf("%+v, silent since %d", o, pod.since.Load())
+			}
+			v.set(t, v.split(All/2))
+			if pod := &v.stable.door.split.Load().arms[1].rests[0]; !pod.met.Load() {
+				t.Error("the next split does not know that it was reached")
 			}
 		})
 	}
