@@ -308,7 +308,10 @@ func (d *decision) byHand(w Weight) {
 	for d.Step < len(d.Steps)-1 && d.step().Weight <= w { // where the plan goes on
 		d.Step++
 	}
-	if d.give(w, 0, 0) {
+	switch given := d.give(w, 0, 0); {
+	case given && d.unreached() && w > 0:
+		d.say(Held, "%s of the requests, by hand, %s", w, unreached)
+	case given:
 		d.say(Held, "%s of the requests, by hand", w)
 	}
 }
@@ -343,6 +346,9 @@ func (d *decision) over(s Step) bool {
 	case d.Orders.Paused:
 		d.say(Held, "paused at %s", s.Weight)
 		return false
+	case d.unreached() && !told:
+		d.say(Held, "%s of the requests, %s; bight release %s has it go on all the same", s.Weight, unreached, word)
+		return false
 	case d.Now.Sub(d.StepSince) < s.For:
 		d.say(Progressing, "%s of the requests for %s", s.Weight, s.For)
 		d.later(d.StepSince, s.For)
@@ -358,11 +364,21 @@ func (d *decision) over(s Step) bool {
 		d.say(Held, "%s of the requests, until somebody says bight release %s", s.Weight, word)
 		return false
 	}
-	if s.Hold || s.Proven {
+	if s.Hold || s.Proven || d.unreached() {
 		d.State.Go = max(d.State.Go, d.Orders.Go)
 	}
 	return true
 }
+
+// many is how many requests that were the canary's stable has to answer, and all of them,
+// until there is more to it than a few packets that were lost.
+const many = 10
+
+const unreached = "but stable answers them all: its pods can't connect to this version's, which are ready (a NetworkPolicy may forbid it)"
+
+// unreached says that the canary gets none of the requests that are its own, so time that
+// goes by tells nothing of it.
+func (d *decision) unreached() bool { return d.Unreached >= many }
 
 // unproven says that there is no verdict, and why, which may say that already.
 func unproven(why string) string {

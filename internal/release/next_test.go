@@ -280,6 +280,33 @@ func TestNoEvidenceIsNeverGood(t *testing.T) {
 	}
 }
 
+// A version that no request has reached does not go on because time goes by.
+func TestAVersionThatNobodyReaches(t *testing.T) {
+	d := newDrive(Plan{Steps: []Step{{Weight: 2000, For: 10 * time.Second}, {Weight: 5000, For: 10 * time.Second}}})
+	d.meets(func(w *World) { w.Canary = Pods{Ready: 10, All: 10} })
+	held := "Held 20 %: 20 % of the requests, " + unreached + "; bight release resume has it go on all the same"
+	for _, step := range []struct {
+		name   string
+		change func(*World)
+		want   string
+	}{
+		{"a few packets were lost", func(w *World) { w.Unreached = many - 1 }, "Progressing 20 %: 20 % of the requests for 10s"},
+		{"nobody reaches it", func(w *World) { w.Unreached = many }, held},
+		{"time goes by", after(time.Minute), held},
+		{"by hand", func(w *World) { w.Orders.Weight = ptr[Weight](1000) }, "Held 10 %: 10 % of the requests, by hand, " + unreached},
+		{"none by hand", func(w *World) { w.Orders.Weight = ptr[Weight](0) }, "Held 0 %: 0 % of the requests, by hand"},
+		{"by the plan", func(w *World) { w.Orders.Weight = nil }, held},
+		{"somebody says so", func(w *World) { w.Orders.Go++ }, "Progressing 20 %: 20 % of the requests for 10s"},
+		{"once, for one step", after(10 * time.Second), strings.ReplaceAll(held, "20 %", "50 %")},
+		{"one is reached", func(w *World) { w.Unreached = 0 }, "Progressing 50 %: 50 % of the requests for 10s"},
+		{"to the end", after(10 * time.Second), "Promoted 100 %: it has all requests"},
+	} {
+		if got := d.meets(step.change); got != step.want {
+			t.Errorf("%s: %s\nwant %s", step.name, got, step.want)
+		}
+	}
+}
+
 func TestPodsThatAreNeverReady(t *testing.T) {
 	d := newDrive(steps)
 	d.meets(nil)

@@ -282,6 +282,9 @@ type World struct {
 	// Hindrance is what keeps the canary's pods from being there or ready, "" if nothing
 	// is known of that.
 	Hindrance string
+	// Unreached is how many requests were to be the canary's, if stable has answered every one
+	// since no door has reached a pod of it; 0 if one has.
+	Unreached int64
 	// Obeyed is the lowest generation of the route that a door obeys, if every pod has
 	// one. A pod that has just appeared obeys nothing.
 	Obeyed int64

@@ -299,7 +299,7 @@ func (co *course) world(orders release.Orders, v verdict.Verdict) release.World 
 	want := co.scene.want()
 	return release.World{
 		Now: time.Now(), Orders: orders, Verdict: v.Is, Why: v.Why,
-		Stable: co.scene.count(stable, want), Canary: co.scene.count(canary, want), Obeyed: co.obeyed(),
+		Stable: co.scene.count(stable, want), Canary: co.scene.count(canary, want), Obeyed: co.obeyed(), Unreached: spec.Unreached(co.r),
 		Gone: stable == nil && co.Before != nil, Hindrance: co.scene.hindrance(canary), Baseline: co.baseline(time.Now()),
 	}
 }

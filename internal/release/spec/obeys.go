@@ -51,3 +51,15 @@ func OfCanary(r *v1alpha1.Release, pod string) bool {
 	}
 	return hash != "" && strings.HasPrefix(pod, r.Spec.Deployment+"-"+hash+"-")
 }
+
+// Unreached is how many requests were to be the version's, if stable has answered every one
+// of them because no pod of the version did; 0 if one was the version's.
+func Unreached(r *v1alpha1.Release) (n int64) {
+	for _, d := range r.Status.Doors {
+		if d.Fallback < d.Carried {
+			return 0
+		}
+		n += d.Carried
+	}
+	return n
+}

@@ -177,3 +177,19 @@ func TestTheNewestOfASecond(t *testing.T) {
 		}
 	}
 }
+
+func TestUnreached(t *testing.T) {
+	for name, c := range map[string]struct {
+		doors []v1alpha1.NodeDoors
+		want  int64
+	}{
+		"nothing has been asked":   {nil, 0},
+		"stable has answered all":  {[]v1alpha1.NodeDoors{{Decided: 50, Carried: 9, Fallback: 9}, {Decided: 5, Carried: 2, Fallback: 2}}, 11},
+		"the version has answered": {[]v1alpha1.NodeDoors{{Decided: 50, Carried: 9, Fallback: 9}, {Decided: 5, Carried: 2, Fallback: 1}}, 0},
+	} {
+		r := &v1alpha1.Release{}
+		if r.Status.Doors = c.doors; Unreached(r) != c.want {
+			t.Errorf("%s: %d, want %d", name, Unreached(r), c.want)
+		}
+	}
+}
