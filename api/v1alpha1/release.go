@@ -776,6 +776,9 @@ type NodeDoors struct {
 	Fallback int64 `json:"fallback,omitempty"`
 	// +optional
 	Lost int64 `json:"lost,omitempty"`
+	// Underway are those of Carried that have not ended.
+	// +optional
+	Underway int64 `json:"underway,omitempty"`
 	// Copied are the copies that the version has got.
 	// +optional
 	Copied int64 `json:"copied,omitempty"`

@@ -73,6 +73,7 @@ type sink struct {
 	closed  bool
 	// Of the door's connections, as they were sampled last.
 	old, unread, before int64
+	underway            int64
 	sampled             bool
 }
 
@@ -328,7 +329,7 @@ func (s *sink) sample(now steer.SplitStatus) {
 	if !s.sampled {
 		s.sampled, s.before = true, now.Unread
 	}
-	s.old, s.unread = now.Old, now.Unread-s.before
+	s.old, s.unread, s.underway = now.Old, now.Unread-s.before, now.Underway
 }
 
 // counters are what there is to tell of requests and connections.
@@ -340,6 +341,7 @@ func (t *trial) counters() v1alpha1.NodeDoors {
 	for _, s := range t.sinks {
 		n.Old += s.old
 		n.Unread += s.unread
+		n.Underway += s.underway
 	}
 	return n
 }

@@ -85,7 +85,7 @@ type rest struct {
 type splitCounts struct {
 	decided, carried, fallback, lost, unread, mirrored, dropped atomic.Int64
 	ids                                                         atomic.Uint64
-	copying, taping                                             atomic.Int64
+	copying, taping, underway                                   atomic.Int64
 }
 
 // SplitStatus is what a door says of its split.
@@ -99,6 +99,7 @@ type SplitStatus struct {
 	// The others count for as long as the door is there.
 	Decided  int64 `json:"decided"`  // requests
 	Carried  int64 `json:"carried"`  // of these, to another pod
+	Underway int64 `json:"underway"` // of these, how many have not ended
 	Fallback int64 `json:"fallback"` // of these, answered here because that pod did not
 	Lost     int64 `json:"lost"`     // of these, answered by no pod
 	Unread   int64 `json:"unread"`   // connections that went to the app because they can't be read
@@ -226,7 +227,7 @@ func (d *Door) InForce() (s SplitStatus, has bool) {
 	c := &d.counts
 	s = SplitStatus{
 		Generation: n.Generation, Local: n.arms[n.local].name, Since: n.since, Old: d.unsteered(d.steeredSince()),
-		Decided: c.decided.Load(), Carried: c.carried.Load(), Fallback: c.fallback.Load(), Lost: c.lost.Load(),
+		Decided: c.decided.Load(), Carried: c.carried.Load(), Underway: c.underway.Load(), Fallback: c.fallback.Load(), Lost: c.lost.Load(),
 		Unread: c.unread.Load(), Mirrored: c.mirrored.Load(), Dropped: c.dropped.Load(),
 	}
 	return s, true

@@ -32,6 +32,7 @@ func (c *conn) toVersion(ctx context.Context, d *delivery, mark string) bool {
 		return c.toApp(ctx, d, mark)
 	}
 	d.dec = dec
+	defer dec.over()
 	d.tape = dec.record(dec.flight, dec.to, c.client.conn.LocalAddr(), d.raw, nil)
 	if s := c.mirror(ctx, d, dec); s != nil {
 		d.copies = append(d.copies, s)
@@ -137,8 +138,16 @@ func (dec *decision) ask(pod netip.AddrPort) {
 		if pod.IsValid() && !dec.away {
 			dec.away = true
 			dec.d.counts.carried.Add(1)
+			dec.d.counts.underway.Add(1)
 		}
 		dec.flight.ask(dec.s.arms[dec.to].name, pod, dec.fell)
+	}
+}
+
+// over is called once when nothing of the request is left to be carried.
+func (dec *decision) over() {
+	if dec.away {
+		dec.d.counts.underway.Add(-1)
 	}
 }
 

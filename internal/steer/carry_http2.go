@@ -24,6 +24,7 @@ func (s *streams) toVersion(w http.ResponseWriter, in *incoming, seen Request, m
 		}
 		return
 	}
+	defer dec.over()
 	var resp *http.Response
 	var err error
 	ended := false

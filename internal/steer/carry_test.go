@@ -488,6 +488,9 @@ func TestEndlessCarriedAnswer(t *testing.T) {
 			if n := len(v.outcomes.list()); n != 0 {
 				t.Errorf("%d outcomes before the end", n)
 			}
+			if s, _ := v.stable.door.InForce(); s.Underway != 1 {
+				t.Errorf("%d requests are under way, want one", s.Underway)
+			}
 			hangUp()
 			_ = resp.Body.Close()
 			select {
@@ -498,6 +501,10 @@ func TestEndlessCarriedAnswer(t *testing.T) {
 			if o := v.outcomes.nth(t, 0); o.Status != 200 || o.Broken || o.By != "canary" || o.Latency >= o.Took {
 				t.Error(brief(o))
 			}
+			eventually(t, "nothing is under way", func() bool {
+				s, _ := v.stable.door.InForce()
+				return s.Underway == 0
+			})
 		})
 	}
 }

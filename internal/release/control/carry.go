@@ -330,6 +330,8 @@ func (d *desk) wind(ctx context.Context, co *course) (time.Time, error) {
 			return co.Turned.Add(co.turning()), d.write(ctx, co)
 		case co.State.Phase == release.Promoted && time.Since(co.Turned) < co.turning():
 			return co.Turned.Add(co.turning()), nil
+		case co.State.Phase == release.Promoted && co.carries(time.Now()):
+			return co.longest(), nil // or sooner, when a node says that the last has ended
 		}
 		// The Service leads to the new pods, whoever leads there.
 		if _, err := d.putBack(ctx, co); err != nil {

@@ -290,3 +290,34 @@ func TestTheServiceLeadsToPodsThatExist(t *testing.T) {
 		})
 	}
 }
+
+// The pods of before end when nothing is under way any more that their doors carry, or when
+// they have had the time that they may take to end.
+func TestPodsOfBeforeWaitForWhatTheirDoorsCarry(t *testing.T) {
+	now := time.Now()
+	for name, tt := range map[string]struct {
+		grace    int64
+		turned   time.Duration
+		underway []int64
+		want     bool
+	}{
+		"nothing is under way":      {30, 4 * time.Second, []int64{0, 0}, false},
+		"something is, of one node": {30, 4 * time.Second, []int64{0, 2}, true},
+		"for the time that it may":  {30, 32 * time.Second, []int64{1}, true},
+		"for longer":                {30, 34 * time.Second, []int64{1}, false},
+		"a pod that may take long":  {3600, 4 * time.Minute, []int64{1}, true},
+		"it is not waited for that": {3600, 6 * time.Minute, []int64{1}, false},
+		"a pod that takes no time":  {0, 4 * time.Second, []int64{1}, false},
+	} {
+		co := underWay(t)
+		co.Turned, co.Before = now.Add(-tt.turned), &corev1.PodTemplateSpec{}
+		co.Before.Spec.TerminationGracePeriodSeconds = &tt.grace
+		co.r.Status.Doors = nil
+		for _, n := range tt.underway {
+			co.r.Status.Doors = append(co.r.Status.Doors, v1alpha1.NodeDoors{Underway: n})
+		}
+		if got := co.carries(now); got != tt.want {
+			t.Errorf("%s: they wait: %v, want %v", name, got, tt.want)
+		}
+	}
+}

@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/bightdev/bight/api/v1alpha1"
@@ -51,6 +52,28 @@ func (co *course) turning() time.Duration {
 		return max(turning, lagging)
 	}
 	return turning
+}
+
+// longestGrace is how long the pods of before wait at the most for what they carry.
+const longestGrace = 5 * time.Minute
+
+// carries says whether requests are under way that come to the pods of before, which end next,
+// and are carried by their doors. The app in such a pod knows nothing of them: told to end, it
+// does so at once if it has none of its own, and its network with it.
+func (co *course) carries(now time.Time) bool {
+	if now.After(co.longest()) {
+		return false
+	}
+	return slices.ContainsFunc(co.r.Status.Doors, func(d v1alpha1.NodeDoors) bool { return d.Underway > 0 })
+}
+
+// longest is until when the pods of before wait for that: as long as they may take to end.
+func (co *course) longest() time.Time {
+	grace := 30 * time.Second
+	if b := co.Before; b != nil && b.Spec.TerminationGracePeriodSeconds != nil {
+		grace = time.Duration(*b.Spec.TerminationGracePeriodSeconds) * time.Second
+	}
+	return co.Turned.Add(co.turning() + min(grace, longestGrace))
 }
 
 // obeyed says whether every pod of stable that serves has a door that obeys.
