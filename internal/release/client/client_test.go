@@ -240,6 +240,9 @@ func TestRehearse(t *testing.T) {
 	if err != nil || len(r.Spec.Plan.Steps) != 1 || r.Spec.Plan.Steps[0].Pods.StrVal != "100%" || s.get(r.Name) != nil {
 		t.Errorf("what it comes to is %+v, %v", r, err)
 	}
+	if r.Spec.Orders.By != "ada" {
+		t.Errorf("applied as it is, it would be refused: it is begun by %q", r.Spec.Orders.By)
+	}
 	w.Plan.Strategy = ""
 	if r, err := c.Rehearse(t.Context(), w); err != nil || len(r.Spec.Plan.Steps) != 2 || r.Spec.Plan.Steps[0].Weight.StrVal != "5%" {
 		t.Errorf("the usual plan is %+v, %v", r, err)

@@ -135,10 +135,14 @@ func (c *Client) noDeployment(ctx context.Context, deployments lister, name stri
 	return &NotFoundError{fmt.Sprintf("there is no deployment %s in namespace %s%s; choose another namespace with -n", name, c.namespace, there)}
 }
 
-// Rehearse says what Start would begin, with all that its plan means, and changes nothing.
+// Rehearse says what Start would begin, with all that its plan means, and changes nothing. It
+// may be applied as it is, by the same user.
 func (c *Client) Rehearse(ctx context.Context, w Wish) (*v1alpha1.Release, error) {
 	_, r, _, err := c.wished(ctx, w)
 	if err != nil {
+		return nil, err
+	}
+	if r.Spec.Orders.By, r.Spec.Orders.Groups, err = c.who(ctx); err != nil {
 		return nil, err
 	}
 	r.Spec.Plan = spec.Expand(r.Spec.Plan)
