@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"time"
 
 	"github.com/bightdev/bight/internal/agent/gate"
 	"github.com/bightdev/bight/internal/agent/node"
@@ -27,6 +28,38 @@ type served struct {
 
 	containers *vigil // over those that ran when it began, nil for none
 	sandbox    *vigil // over the process that holds the pod's namespaces, nil for none
+
+	// Of a gate that closes because nobody wants it: drained is closed when it has, nil for
+	// one that does not; hurry cuts off what is under way.
+	drained chan struct{}
+	hurry   context.CancelFunc
+}
+
+// drain closes the gate to what is new, and has what is under way end by itself for so long.
+func (s *served) drain(longest time.Duration) {
+	ctx, hurry := context.WithTimeout(context.Background(), longest)
+	s.drained, s.hurry = make(chan struct{}), hurry
+	go func() { // shut and cut wait for it
+		defer close(s.drained)
+		defer hurry()
+		_ = s.gate.Close(ctx) // shut says what went wrong
+	}()
+}
+
+// drains says whether the gate closes, or has closed, since nobody wanted it.
+func (s *served) drains() bool { return s != nil && s.drained != nil }
+
+// draining says whether something is under way yet.
+func (s *served) draining() bool {
+	if !s.drains() {
+		return false
+	}
+	select {
+	case <-s.drained:
+		return false
+	default:
+		return true
+	}
 }
 
 // unattend is the end of attend.

@@ -23,8 +23,13 @@ import (
 const (
 	// gatePort is where gates listen on their pods' loopback.
 	gatePort = 24448
-	// closing is how long what is under way may take when a gate closes.
+	// closing is how long what is under way may take when a gate closes that is in the way of
+	// another, or whose agent ends.
 	closing = 3 * time.Second
+	// draining is how long it may take when a gate closes because nobody wants it any more.
+	// The pod lives on, so what came through its door is nobody else's to end: streams and
+	// uploads of a version that was promoted, say.
+	draining = time.Hour
 	// lingering is how long a gate stays open that nobody wants: the next one may
 	// come soon, and would have to wait for it to close.
 	lingering = 5 * time.Second
@@ -139,13 +144,14 @@ func (p *post) run(ctx context.Context) {
 	var idleSince, retry time.Time
 	pause := firstPause
 	for {
-		var ended, gone <-chan struct{}
+		var ended, gone, drained <-chan struct{}
 		if open != nil {
-			ended, gone = open.containers.ended(), open.sandbox.ended()
+			ended, gone, drained = open.containers.ended(), open.sandbox.ended(), open.drained
 		}
 		select {
 		case <-p.news:
 		case <-due:
+		case <-drained:
 		case <-gone:
 			w, _ := p.wanted()
 			p.cut(open, w)
@@ -177,6 +183,10 @@ func (p *post) run(ctx context.Context) {
 		}
 		if !idle {
 			idleSince = time.Time{}
+			if open.drains() {
+				p.shut(ctx, open)
+				open = nil
+			}
 			if now.Before(retry) && open == nil {
 				due = time.After(retry.Sub(now))
 				continue
@@ -201,6 +211,13 @@ func (p *post) run(ctx context.Context) {
 		}
 		if left := idleSince.Add(lingering).Sub(now); left > 0 {
 			due = time.After(left)
+			continue
+		}
+		if open != nil && !open.drains() {
+			p.tell(nil, "")
+			open.drain(draining)
+		}
+		if open.draining() {
 			continue
 		}
 		p.shut(ctx, open)
@@ -246,6 +263,9 @@ func (p *post) shut(ctx context.Context, s *served) {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closing)
 	defer cancel()
+	if s.drains() {
+		defer context.AfterFunc(ctx, s.hurry)() // Close waits for the one that has begun
+	}
 	if err := errors.Join(s.gate.Close(ctx), s.ns.Close()); err != nil {
 		p.log.Warn("a gate was not closed well", "err", err)
 	}
