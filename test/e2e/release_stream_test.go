@@ -19,6 +19,9 @@ import (
 func TestStreamsOutlastARelease(t *testing.T) {
 	b := newReleaseBay(t)
 	b.patchTill(fmt.Sprintf(`{"spec":{"template":{"metadata":{"annotations":{%q:null}}}}}`, v1alpha1.DoorsAnnotation)) // doors close
+	if out, err := b.kubectl("rollout", "status", "deployment/"+tillNamed, "-n", b.namespace, "--timeout", "60s"); err != nil {
+		b.Fatal(out, err)
+	}
 	b.unreleased()
 	b.release("flow", "steps: [{weight: 50, hold: true}]\nkeep: 2s\n", "Held")
 	r := b.current()

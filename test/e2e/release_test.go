@@ -373,7 +373,7 @@ spec:
 	}
 	said(0, append([]string{"weight", tillNamed, "50", "--ask", "--why", "it looks good"}, ada...)...)
 	shown("ada asks for 50 % of the requests, pause (it looks good)")
-	if text := said(3, append([]string{"approve", tillNamed}, ada...)...); !strings.Contains(text, "takes two") {
+	if text := said(3, append([]string{"approve", tillNamed}, ada...)...); !strings.Contains(text, "takes two; with that nobody asks for it any more: ada asks again") {
 		b.Errorf("who asks approves: %s", text)
 	}
 	// What was ordered since somebody has asked is not taken back.

@@ -314,8 +314,8 @@ func (c *Client) Give(ctx context.Context, name string, order Order, why string,
 	last, waiting := given, ""
 	err = c.Follow(limited, given, func(now *v1alpha1.Release) (bool, error) {
 		hint := "; with --ask, somebody else can approve it"
-		if given.Spec.Orders.Asked != "" {
-			hint = ""
+		if by := given.Spec.Orders.Asked; by != "" {
+			hint = fmt.Sprintf("; with that nobody asks for it any more: %s asks again, and somebody else approves it", by)
 		}
 		if x := now.Status.Refused; x != nil && x.Generation >= given.Generation {
 			return false, &RefusedError{Text: fmt.Sprintf("refused by policy %s (rule %s): %s%s", x.Policy, x.Rule, x.Why, hint), Policy: true}
