@@ -87,7 +87,7 @@ func (a *Agent) Run(ctx context.Context, ln net.Listener) (int, error) {
 	}
 	server := &stream.Server{
 		Token: a.Token, Version: a.Version, Handle: a.handle, Log: a.Log,
-		Limits: stream.Limits{Replay: 4 << 20, Budget: 8 << 20, Streams: 1024},
+		Limits: stream.Limits{Replay: 4 << 20, Budget: 8 << 20},
 	}
 	a.direct = &direct.Door{Server: server, Log: a.Log}
 	g.Go(func() {

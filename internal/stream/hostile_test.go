@@ -96,6 +96,33 @@ func TestHandlersAreAsFewAsStreams(t *testing.T) {
 	})
 }
 
+// Who opens more streams than there may be hears why, whichever side's limit it is.
+func TestOneStreamTooManyIsSaidToBe(t *testing.T) {
+	for _, tt := range []struct {
+		name           string
+		server, client int
+	}{{"for the server", 3, 9}, {"for the client", 9, 3}} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				_, c := serve(t, &Server{Limits: Limits{Streams: tt.server}, Handle: echo})
+				c.Limits.Streams = tt.client
+				s := connect(t, c)
+				for range 3 {
+					open(t, s, "")
+				}
+				synctest.Wait()
+				st, err := s.Open(t.Context(), nil)
+				if err == nil {
+					_, err = st.Read(make([]byte, 1))
+				}
+				if !errors.Is(err, ErrBusy) {
+					t.Errorf("the fourth stream ends with %v, want ErrBusy", err)
+				}
+			})
+		})
+	}
+}
+
 func TestMoreCreditThanAnyWindowIsRefused(t *testing.T) {
 	for _, credit := range []uint32{maxCredit, 1 << 31, 1<<32 - 1} {
 		t.Run(fmt.Sprint(credit), func(t *testing.T) {

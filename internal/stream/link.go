@@ -421,10 +421,17 @@ func (s *Session) accept(id uint32, header []byte) error {
 	s.peerID = id
 	st := newStream(s, id, header)
 	s.streams[id] = st
-	if s.handle == nil || len(s.streams) > s.limits.Streams || s.serving >= s.limits.Streams {
+	code := uint32(0)
+	switch {
+	case s.handle == nil:
+		code = CodeRefused
+	case len(s.streams) > s.limits.Streams, s.serving >= s.limits.Streams:
+		code = CodeBusy
+	}
+	if code != 0 {
 		_ = st.in.close()
 		st.endWriting(errWriteClosed)
-		s.sendReset(st, CodeRefused)
+		s.sendReset(st, code)
 		return nil
 	}
 	s.serving++

@@ -18,6 +18,9 @@ var (
 	ErrSessionLost = errors.New("session lost: the other side was restarted or has waited too long")
 	// ErrPeerClosed says that the other side closed the session.
 	ErrPeerClosed = errors.New("session closed by the other side")
+	// ErrBusy says that the session has as many streams as Limits.Streams of either
+	// side allows.
+	ErrBusy = errors.New("no more streams can be open at a time")
 	// ErrProtocol says that the other side sent what no correct peer sends.
 	ErrProtocol = errors.New("stream protocol violated")
 
@@ -30,7 +33,7 @@ type Limits struct {
 	// stream starts with 32 KiB, gets 256 KiB when it has use for them, and more
 	// when its reader keeps up and a round trip is too long for that.
 	Window int
-	// Streams is how many there may be at a time: 2,048. Others are refused.
+	// Streams is how many there may be at a time: 4,096. Others are refused.
 	Streams int
 	// Budget bounds the growth beyond 256 KiB of all streams of a session
 	// together: 64 MiB. Half as much is there for growth up to 256 KiB.
@@ -70,7 +73,7 @@ func (l Limits) withDefaults() Limits {
 		}
 	}
 	set(&l.Window, 16<<20)
-	set(&l.Streams, 2048)
+	set(&l.Streams, 4096)
 	set(&l.Budget, 64<<20)
 	set(&l.Replay, 16<<20)
 	l.Window = max(l.Window, 2*maxPayload)
@@ -226,7 +229,7 @@ func (s *Session) register(header []byte) (*Stream, error) {
 	case s.closing:
 		return nil, errClosed
 	case len(s.streams) >= s.limits.Streams:
-		return nil, fmt.Errorf("%d streams are open already", len(s.streams))
+		return nil, fmt.Errorf("%w: there are %d", ErrBusy, len(s.streams))
 	}
 	return newStream(s, 0, append([]byte(nil), header...)), nil
 }

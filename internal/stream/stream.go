@@ -13,8 +13,9 @@ import (
 // Codes of [Stream.Reset]. Users of the package choose theirs from CodeUser on.
 const (
 	CodeAborted uint32 = 1   // given up without a particular reason
-	CodeRefused uint32 = 2   // the peer takes no more streams
+	CodeRefused uint32 = 2   // the peer takes no streams
 	CodeUnread  uint32 = 3   // the reader has closed the stream
+	CodeBusy    uint32 = 4   // as many streams are open as the peer takes
 	CodeUser    uint32 = 256 // the first code without a meaning to this package
 )
 
@@ -30,9 +31,14 @@ func (e *ResetError) Error() string {
 		return "stream refused by the other side"
 	case CodeUnread:
 		return "stream is no longer read by the other side"
+	case CodeBusy:
+		return ErrBusy.Error() + ", at the other side"
 	}
 	return fmt.Sprintf("stream reset by the other side with code %d", e.Code)
 }
+
+// Is makes the peer's word that it is busy the error that this side would have had.
+func (e *ResetError) Is(target error) bool { return target == ErrBusy && e.Code == CodeBusy }
 
 var (
 	errReadClosed  = fmt.Errorf("read from a closed stream: %w", net.ErrClosed)
