@@ -62,6 +62,87 @@ func TestWhetherAnythingListensIsSaid(t *testing.T) {
 	})
 }
 
+func TestACommandThatListensElsewhereIsSaidTo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var listens atomic.Bool
+		var said []string
+		l := (&Bridge{Say: func(text string) { said = append(said, text) }}).starting(steer.Rule{Mode: steer.Intercept, Port: 8080})
+		dial := func(context.Context, string, uint16) (net.Conn, error) {
+			if !listens.Load() {
+				return nil, &net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}
+			}
+			here, _ := net.Pipe()
+			return here, nil
+		}
+		request := l.noting(func(ctx context.Context, info steer.Info) (net.Conn, error) { return dial(ctx, "tcp", 8080) })
+		hears := func(want ...string) {
+			t.Helper()
+			synctest.Wait()
+			if len(said) != len(want) {
+				t.Fatalf("it says %q, want %q", said, want)
+			}
+			for i := range want {
+				if !strings.Contains(said[i], want[i]) {
+					t.Errorf("it says %q, want %q in it", said[i], want[i])
+				}
+			}
+			said = nil
+		}
+		_, _ = request(t.Context(), steer.Info{}) // before the command runs
+		stop := l.watch(t.Context(), dial, func() []uint16 { return []uint16{3000, 9229} })
+		listens.Store(true)
+		time.Sleep(3 * lookAgain)
+		hears() // it has only needed its time
+		listens.Store(false)
+		_, _ = request(t.Context(), steer.Info{})
+		time.Sleep(lookAgain / 2)
+		hears() // it may be restarting
+		time.Sleep(lookAgain)
+		hears("nothing listens on port 8080 of the command any more (it listens on 3000, 9229): the app answers the requests until something does")
+		_, _ = request(t.Context(), steer.Info{})
+		time.Sleep(3 * lookAgain)
+		hears()
+		listens.Store(true)
+		time.Sleep(lookAgain)
+		hears("port 8080 of the command answers now")
+		stop()
+	})
+	if l := (&Bridge{}).starting(steer.Rule{Mode: steer.Replace}); l != nil {
+		t.Error("a command that replaces is watched at one port")
+	}
+	(*listener)(nil).watch(t.Context(), nil, nil)()
+}
+
+func TestPortsInAList(t *testing.T) {
+	for want, ports := range map[string][]uint16{
+		"": nil, " (it listens on 3000)": {3000}, " (it listens on 1, 2, 3, 4, ...)": {1, 2, 3, 4, 5, 6},
+	} {
+		if got := instead(ports); got != want {
+			t.Errorf("%d: got %q, want %q", ports, got, want)
+		}
+	}
+}
+
+func TestAProcessHereMayListenAtEitherLoopback(t *testing.T) {
+	for _, at := range []string{"127.0.0.1:0", "[::1]:0"} {
+		ln, err := net.Listen("tcp", at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		port := uint16(ln.Addr().(*net.TCPAddr).Port)
+		conn, err := dialHere(t.Context(), "tcp", port)
+		if err != nil {
+			t.Errorf("%s: %v", at, err)
+			continue
+		}
+		_ = conn.Close()
+		_ = ln.Close()
+		if _, err := dialHere(t.Context(), "tcp", port); !errors.Is(err, syscall.ECONNREFUSED) || !strings.Contains(err.Error(), "127.0.0.1") {
+			t.Errorf("nobody listens: %v", err)
+		}
+	}
+}
+
 func TestWhatBecomesOfRequestsThatNobodyAnswers(t *testing.T) {
 	for _, tt := range []struct {
 		rule steer.Rule

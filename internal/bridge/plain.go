@@ -112,9 +112,18 @@ func proxied(env []string, at string) []string {
 	return env
 }
 
-// dialHere connects to a port of this machine.
+// dialHere connects to a port of this machine: at 127.0.0.1 or, where nobody listens
+// there, at ::1, which is all that "localhost" is to some programs.
 func dialHere(ctx context.Context, network string, port uint16) (net.Conn, error) {
-	return (&net.Dialer{}).DialContext(ctx, network, net.JoinHostPort("127.0.0.1", strconv.Itoa(int(port))))
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, network, net.JoinHostPort("127.0.0.1", strconv.Itoa(int(port))))
+	if !refused(err) {
+		return conn, err
+	}
+	if six, other := d.DialContext(ctx, network, net.JoinHostPort("::1", strconv.Itoa(int(port)))); other == nil {
+		return six, nil
+	}
+	return nil, err
 }
 
 // locals are loopback ports that lead to ports of services.
@@ -123,6 +132,7 @@ type locals struct {
 	ctx    context.Context // of what goes through them
 	order  Order           // that of the command, if they are for one
 	dialer *reach.Dialer
+	full   *crowd
 
 	mu        sync.Mutex
 	open      map[rewrite.Port]netip.AddrPort
@@ -131,7 +141,7 @@ type locals struct {
 }
 
 func (b *Bridge) locals(ctx context.Context, w *way) *locals {
-	return &locals{b: b, ctx: ctx, dialer: &reach.Dialer{Open: w}, open: map[rewrite.Port]netip.AddrPort{}}
+	return &locals{b: b, ctx: ctx, dialer: &reach.Dialer{Open: w}, full: &crowd{say: b.Say}, open: map[rewrite.Port]netip.AddrPort{}}
 }
 
 // rewritten is the app's part of an environment, in which services are reached by loopback ports, and
@@ -203,7 +213,10 @@ func (l *locals) serve(ln net.Listener, to string) {
 
 // dial connects to HOST:PORT, as a command of ours does.
 func (l *locals) dial(ctx context.Context, network, to string) (net.Conn, error) {
-	return l.order.connect(ctx, to, func(ctx context.Context) (net.Conn, error) { return l.dialer.DialContext(ctx, network, to) })
+	return l.order.connect(ctx, to, func(ctx context.Context) (net.Conn, error) {
+		conn, err := l.dialer.DialContext(ctx, network, to)
+		return conn, l.full.note(err)
+	})
 }
 
 // close ends the ports, and what goes through them with its context.

@@ -84,16 +84,18 @@ func (b *Bridge) Run(ctx context.Context, o Order) (int, error) {
 		})
 	}
 	var started atomic.Pointer[inside]
+	var here *listener
 	if o.Rule != nil {
+		here = b.starting(*o.Rule)
 		g.Go(func() error {
 			// A rule that is refused keeps the command from being started. Until it
 			// is, the app answers.
-			c, err := b.cover(ctx, *o.Rule, calls.handler(patient(o.Rule.Mode, func(ctx context.Context, info steer.Info) (net.Conn, error) {
+			c, err := b.cover(ctx, *o.Rule, calls.handler(patient(o.Rule.Mode, here.noting(func(ctx context.Context, info steer.Info) (net.Conn, error) {
 				if dial := started.Load(); dial != nil {
 					return (*dial)(ctx, "tcp", uint16(info.Port))
 				}
 				return nil, errors.New("the command has not started")
-			})))
+			}))))
 			if err != nil {
 				return err
 			}
@@ -123,6 +125,7 @@ func (b *Bridge) Run(ctx context.Context, o Order) (int, error) {
 			}
 			dial := inside(j.DialInside)
 			started.Store(&dial)
+			defer here.watch(ctx, dial, j.Listening)()
 			o.begun(j.DialInside)
 			return b.accompany(ctx, w, j, o, files, &calls, covering)
 		} else {
@@ -131,6 +134,7 @@ func (b *Bridge) Run(ctx context.Context, o Order) (int, error) {
 	}
 	dial := inside(dialHere)
 	started.Store(&dial)
+	defer here.watch(ctx, dial, nil)()
 	o.begun(dialHere)
 	return b.plain(ctx, w, o, pod, covering)
 }
@@ -181,6 +185,7 @@ func afterwards(ctx context.Context, covering *atomic.Pointer[cover]) (after con
 // start starts the command.
 func (b *Bridge) start(ctx context.Context, w *way, o Order, pod *reach.Pod, files []reach.FileSet, calls *caused) (*jail.Jail, error) {
 	dialer := &reach.Dialer{Open: w}
+	full := &crowd{say: b.Say}
 	resolver := reach.NewResolver(w)
 	context.AfterFunc(ctx, func() { _ = resolver.Close() })
 	resolve := resolver.Exchange
@@ -192,11 +197,15 @@ func (b *Bridge) start(ctx context.Context, w *way, o Order, pod *reach.Pod, fil
 		Resolv: pod.ResolvConf, IPv6: pod.IPv6,
 		Dial: calls.dial(func(ctx context.Context, network string, to netip.AddrPort) (net.Conn, error) {
 			at, said := o.named.where(to)
-			return o.connect(ctx, said, func(ctx context.Context) (net.Conn, error) { return dialer.DialContext(ctx, network, at) })
+			return o.connect(ctx, said, func(ctx context.Context) (net.Conn, error) {
+				conn, err := dialer.DialContext(ctx, network, at)
+				return conn, full.note(err)
+			})
 		}),
 		DialUDP: func(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
 			at, _ := o.named.where(to)
-			return dialer.DialContext(ctx, "udp", at)
+			conn, err := dialer.DialContext(ctx, "udp", at)
+			return conn, full.note(err)
 		},
 		Resolve: resolve, Services: jail.Services{TCP: o.named.ports()}, Log: b.Log,
 	}

@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -438,6 +439,9 @@ func TestTheCommandsPortsAreReached(t *testing.T) {
 	}
 	if _, err := j.DialInside(ctx, "tcp", 7999); !errors.Is(err, unix.ECONNREFUSED) {
 		t.Errorf("nobody listens: %v, want refused", err)
+	}
+	if got := j.Listening(); !slices.Equal(got, []uint16{80, 7001, 7002, 7003}) {
+		t.Errorf("it is said to listen on %d", got)
 	}
 	at, err := j.Publish(7001, 0)
 	if err != nil {

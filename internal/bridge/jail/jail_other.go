@@ -42,6 +42,9 @@ func (j *Jail) DialInside(context.Context, string, uint16) (net.Conn, error) {
 	return nil, ErrUnsupported
 }
 
+// Listening returns none.
+func (j *Jail) Listening() []uint16 { return nil }
+
 // Publish returns ErrUnsupported.
 func (j *Jail) Publish(uint16, uint16) (netip.AddrPort, error) {
 	return netip.AddrPort{}, ErrUnsupported
