@@ -14,6 +14,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/bightdev/bight/internal/live/wire"
 	"github.com/bightdev/bight/internal/reach"
 	"github.com/bightdev/bight/internal/steer"
@@ -87,7 +89,7 @@ func (a *Agent) Run(ctx context.Context, ln net.Listener) (int, error) {
 	}
 	server := &stream.Server{
 		Token: a.Token, Version: a.Version, Handle: a.handle, Log: a.Log,
-		Limits: stream.Limits{Replay: 4 << 20, Budget: 8 << 20},
+		Limits: stream.Limits{Replay: 4 << 20, Budget: 8 << 20, Streams: streamsFor(descriptors())},
 	}
 	a.direct = &direct.Door{Server: server, Log: a.Log}
 	g.Go(func() {
@@ -163,4 +165,21 @@ func (a *Agent) limitMemory() {
 	}
 	debug.SetMemoryLimit(int64(base + n*perEntry))
 	debug.SetGCPercent(30)
+}
+
+// descriptors is how many this process may have open.
+func descriptors() uint64 {
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		return 0
+	}
+	return limit.Cur
+}
+
+// streamsFor is how many streams a session may have where the process may have so many
+// descriptors. One that leads back to a port of the pod takes seven with its doors, and
+// what the pod is asked for by others needs some, too.
+func streamsFor(descriptors uint64) int {
+	const least, most, each = 1024, 4096, 8
+	return int(min(max(descriptors/each, least), most))
 }

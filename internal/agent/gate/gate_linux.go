@@ -115,7 +115,7 @@ func Open(ctx context.Context, ns *node.Netns, o Options) (*Gate, error) {
 	g.server = &stream.Server{
 		Admit: g.grants.admit, Version: o.Version, MaxSessions: maxSessions, Handle: g.handle,
 		Log:    o.Log,
-		Limits: stream.Limits{Replay: 4 << 20, Budget: 8 << 20, Streams: 2048}, // many gates share a process
+		Limits: stream.Limits{Replay: 4 << 20, Budget: 8 << 20, Streams: 1024}, // many gates share a process
 	}
 	g.direct = &direct.Door{Server: g.server, Listen: ns.Listen, Log: o.Log}
 	g.work.Go(func() {
