@@ -45,7 +45,8 @@ type Change struct {
 //
 //   - HOST:PORT anywhere in a value, and HOST after SCHEME:// of a scheme whose port is
 //     known. Not https://, where the name is checked.
-//   - X_HOST=HOST or X_ADDR=HOST beside X_PORT=PORT, both.
+//   - X_HOST=HOST or X_ADDR=HOST beside X_PORT=PORT, both; beside X_SERVICE_HOST also
+//     X_SERVICE_PORT_NAME=PORT, as Kubernetes names each port.
 //   - X_HOST=HOST alone, when the service has one port.
 //
 // What could not be opened stays as it was, and is told by why.
@@ -61,6 +62,9 @@ func Apply(env []reach.Variable, services []Service, open Open) (out []reach.Var
 	for i, v := range out {
 		if j := slices.IndexFunc(out, func(o reach.Variable) bool { return o.Name == portOf(v.Name) }); j >= 0 && r.pair(&out[i], &out[j]) {
 			paired[i], paired[j] = true, true
+			for _, k := range named(out, v.Name) {
+				paired[k] = r.number(r.byHost[strings.ToLower(v.Value)], &out[k])
+			}
 		}
 	}
 	for i := range out {
@@ -91,6 +95,36 @@ func portOf(name string) string {
 		}
 	}
 	return ""
+}
+
+// named are the variables, by their index, that have the ports by name of a service whose
+// host is in a variable of Kubernetes: X_SERVICE_PORT_NAME beside X_SERVICE_HOST. What
+// ends with _PORT is that of a service X-service.
+func named(env []reach.Variable, host string) []int {
+	before, ok := strings.CutSuffix(host, "_SERVICE_HOST")
+	if !ok {
+		return nil
+	}
+	var all []int
+	for i, v := range env {
+		if strings.HasPrefix(v.Name, before+"_SERVICE_PORT_") && !strings.HasSuffix(v.Name, "_PORT") {
+			all = append(all, i)
+		}
+	}
+	return all
+}
+
+// number rewrites a variable that has the number of a service's port.
+func (r *rewriter) number(s *Service, port *reach.Variable) bool {
+	number, err := strconv.Atoi(port.Value)
+	if err != nil || !slices.Contains(s.Ports, number) {
+		return false
+	}
+	at, ok := r.opened(s, number, false)
+	if ok {
+		port.Value = strconv.Itoa(int(at.Port()))
+	}
+	return ok
 }
 
 // pair rewrites a host and the variable with its port.

@@ -55,6 +55,8 @@ func TestApply(t *testing.T) {
 		{"by address", "CART_PORT=tcp://10.43.0.7:8080", "CART_PORT=tcp://127.0.0.1:50001", "cart:8080"},
 		{"several in one value, the same port once", "ALL=cart:8080,cart:9090,cart.shop:8080", "ALL=127.0.0.1:50001,127.0.0.1:50002,127.0.0.1:50001", "cart:8080 cart:9090"},
 		{"host and port apart", "CART_SERVICE_HOST=10.43.0.7\nCART_SERVICE_PORT=8080", "CART_SERVICE_HOST=127.0.0.1\nCART_SERVICE_PORT=50001", "cart:8080"},
+		{"the ports of a host by name", "CART_SERVICE_HOST=10.43.0.7\nCART_SERVICE_PORT=8080\nCART_SERVICE_PORT_HTTP=8080\nCART_SERVICE_PORT_ADMIN=9090\nCART_SERVICE_PORT_80_TCP_PORT=8080\nCART_SERVICE_PORT_X=81",
+			"CART_SERVICE_HOST=127.0.0.1\nCART_SERVICE_PORT=50001\nCART_SERVICE_PORT_HTTP=50001\nCART_SERVICE_PORT_ADMIN=50002\nCART_SERVICE_PORT_80_TCP_PORT=8080\nCART_SERVICE_PORT_X=81", "cart:8080 cart:9090"},
 		{"a host alone has its only port", "REDIS_HOST=redis", "REDIS_HOST=127.0.0.1", ""},
 		{"a name that is no host", "NAME=redis", "NAME=redis", ""},
 		{"a host alone with several ports", "CART_HOST=cart", "CART_HOST=cart", ""},
