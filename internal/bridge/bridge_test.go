@@ -45,6 +45,27 @@ func TestEnvironmentIsThePodsButForPlacesHere(t *testing.T) {
 	}
 }
 
+func TestProxiesOfTheMachineAreNotTheClusters(t *testing.T) {
+	var said []string
+	b := &Bridge{Say: func(text string) { said = append(said, text) }}
+	o := Order{Env: []string{"A=1", "HTTP_PROXY=http://proxy.corp:3128", "https_proxy=http://proxy.corp:3128", "ALL_PROXY=", "NO_PROXY=.corp", "MY_PROXY=x"}}
+	b.leaveProxies(&o)
+	if diff := cmp.Diff([]string{"A=1", "MY_PROXY=x"}, o.Env); diff != "" {
+		t.Errorf("environment (-want +got):\n%s", diff)
+	}
+	if len(said) != 1 || !strings.Contains(said[0], "this machine's HTTP_PROXY, https_proxy:") {
+		t.Errorf("it says %q", said)
+	}
+	pod := []reach.Variable{{Name: "HTTP_PROXY", Value: "http://egress:3128"}}
+	if diff := cmp.Diff([]string{"A=1", "MY_PROXY=x", "HTTP_PROXY=http://egress:3128"}, environment(o.Env, pod)); diff != "" {
+		t.Errorf("the pod's are its own (-want +got):\n%s", diff)
+	}
+	said, o.Env = nil, []string{"A=1", "NO_PROXY=.corp"}
+	if b.leaveProxies(&o); len(said) > 0 {
+		t.Errorf("without a proxy it says %q", said)
+	}
+}
+
 func TestMergePutsPodsTogether(t *testing.T) {
 	early, late := time.Unix(1, 0), time.Unix(2, 0)
 	rule := steer.Rule{ID: "cart-1", Owner: "ada@laptop", Service: "cart", Port: 80, Mode: steer.Intercept}

@@ -233,6 +233,7 @@ func Alone(ctx context.Context, o Order, say func(string), log *slog.Logger) (in
 		return o.here(ctx, o.Env)
 	}
 	why := ""
+	o.Env, _ = inCluster(o.Env)
 	if !o.Plain {
 		j, err := o.apart(ctx, log)
 		if err == nil {

@@ -96,8 +96,8 @@ func exitCode(name string, err error) (int, error) {
 	return 0, &jail.StartError{Command: name, Code: 126, Err: err}
 }
 
-// proxied adds the variables by which programs find a proxy, but for those that the
-// user has set.
+// proxied adds the variables by which programs find a proxy, but for those that there
+// are: the pod's.
 func proxied(env []string, at string) []string {
 	env = slices.Clone(env)
 	for name, value := range map[string]string{

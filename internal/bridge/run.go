@@ -117,6 +117,7 @@ func (b *Bridge) Run(ctx context.Context, o Order) (int, error) {
 	if o.Calls != nil {
 		o.named = newNames(o.Calls)
 	}
+	b.leaveProxies(&o)
 	if !o.Plain {
 		j, err := b.start(ctx, w, o, pod, files, &calls)
 		if why := noJail(err); why == nil {
@@ -311,6 +312,33 @@ func mounts(sets []reach.FileSet) []jail.Mount {
 var own = []string{
 	"PATH", "HOME", "USER", "LOGNAME", "SHELL", "PWD", "OLDPWD", "TMPDIR", "TERM", "COLORTERM", "LANG", "DISPLAY",
 	"XDG_RUNTIME_DIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "GOPATH", "GOROOT", "GOCACHE", "GOMODCACHE", "SSL_CERT_FILE", "SSL_CERT_DIR",
+}
+
+// proxies are the variables, in either case, that name this machine's way out. Whoever has
+// the pod's network has no such way: a proxy of the machine may not be there, and does not
+// know the cluster's names.
+var proxies = []string{"http_proxy", "https_proxy", "ftp_proxy", "all_proxy", "no_proxy"}
+
+// inCluster is the environment of this machine without its proxies, and which these are.
+func inCluster(here []string) (env, left []string) {
+	for _, kv := range here {
+		name, value, _ := strings.Cut(kv, "=")
+		switch lower := strings.ToLower(name); {
+		case !slices.Contains(proxies, lower):
+			env = append(env, kv)
+		case value != "" && lower != "no_proxy":
+			left = append(left, name)
+		}
+	}
+	return env, left
+}
+
+// leaveProxies takes this machine's proxies out of the command's environment, and says so.
+func (b *Bridge) leaveProxies(o *Order) {
+	env, left := inCluster(o.Env)
+	if o.Env = env; len(left) > 0 {
+		b.Say(fmt.Sprintf("the command does not get this machine's %s: it reaches everything by the cluster's network", strings.Join(left, ", ")))
+	}
 }
 
 // environment is that of the command: this machine's, with the pod's variables above
