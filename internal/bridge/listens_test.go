@@ -158,3 +158,18 @@ func TestWhatBecomesOfRequestsThatNobodyAnswers(t *testing.T) {
 		}
 	}
 }
+
+func TestWhyAPortIsNotOpened(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	_, taken := net.Listen("tcp", ln.Addr().String())
+	other := errors.New("other")
+	for err, want := range map[error]string{taken: "it is in use on this machine", &net.OpError{Op: "listen", Err: syscall.EACCES}: "you may not listen there on this machine", other: "other"} {
+		if got := unopened(err).Error(); got != want {
+			t.Errorf("%v: got %q, want %q", err, got, want)
+		}
+	}
+}

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -230,7 +231,7 @@ func (b *Bridge) accompany(ctx context.Context, w *way, j *jail.Jail, o Order, f
 	}
 	for _, port := range o.Publish {
 		if at, err := j.Publish(port, port); err != nil {
-			b.Say(fmt.Sprintf("port %d cannot be opened here: %v", port, err))
+			b.Say(fmt.Sprintf("port %d is not opened here: %v", port, unopened(err)))
 		} else {
 			b.Say(fmt.Sprintf("port %d of the command is at http://%s", port, at))
 		}
@@ -239,6 +240,17 @@ func (b *Bridge) accompany(ctx context.Context, w *way, j *jail.Jail, o Order, f
 	b.losses().end()
 	stop()
 	return code, errors.Join(err, g.Wait())
+}
+
+// unopened says why a port of this machine can't be had.
+func unopened(err error) error {
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return errors.New("it is in use on this machine")
+	case errors.Is(err, syscall.EACCES):
+		return errors.New("you may not listen there on this machine")
+	}
+	return err
 }
 
 // tellRevoked tells the user, until ctx ends, when requests do not come here any more.
