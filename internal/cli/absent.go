@@ -60,6 +60,9 @@ func present(ctx context.Context, client kubernetes.Interface, namespace string,
 	return all
 }
 
+// kindsByName are the kinds in which a name is looked for, the likeliest first.
+func kindsByName() []string { return []string{"deployment", "statefulset", "daemonset", "service"} }
+
 // unknownWorkload is the error that a namespace has no workload of a kind and a name. It
 // says what there is.
 func unknownWorkload(ctx context.Context, client kubernetes.Interface, cluster *kube.Cluster, namespace, kind, name string) error {
@@ -67,7 +70,7 @@ func unknownWorkload(ctx context.Context, client kubernetes.Interface, cluster *
 	if _, err := client.CoreV1().Namespaces().Get(ctx, namespace, meta.GetOptions{}); apierrors.IsNotFound(err) {
 		return codedError{code: exitNotFound, err: fmt.Errorf("there is no %s: -n names another, and without it it is the context's", where)}
 	}
-	kinds := []string{"deployment", "statefulset", "daemonset", "service"}
+	kinds := kindsByName()
 	if kind == "pod" {
 		kinds = append(kinds, kind)
 	}
@@ -76,10 +79,8 @@ func unknownWorkload(ctx context.Context, client kubernetes.Interface, cluster *
 
 // instead says what somebody may have meant who asked for a workload that is not there.
 func instead(all map[string][]string, kind, name string) string {
-	for _, k := range []string{"deployment", "statefulset", "daemonset", "service"} {
-		if slices.Contains(all[k], name) {
-			return fmt.Sprintf("; did you mean %s/%s?", k, name)
-		}
+	if other := ofName(all, name); other != "" {
+		return fmt.Sprintf("; did you mean %s?", other)
 	}
 	if near := bridge.Nearest(name, all[kind]); near != "" {
 		return fmt.Sprintf("; did you mean %s/%s?", kind, near)

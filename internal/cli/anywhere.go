@@ -102,6 +102,9 @@ func (p *Program) named(ctx context.Context, t *target, source, name string, pri
 	if name == "" && errors.As(err, &nothing) {
 		return p.anywhere(ctx, t, nothing, printer)
 	}
+	if nothing != nil {
+		nothing.meant = t.meant(ctx, name, printer)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -111,4 +114,27 @@ func (p *Program) named(ctx context.Context, t *target, source, name string, pri
 		b.Say = func(text string) { printer.Note(name, text) }
 	}
 	return s, err
+}
+
+// meant is the workload that somebody may have meant who gave its name alone, "" for none.
+func (t *target) meant(ctx context.Context, name string, printer *term.Printer) string {
+	cluster, _, err := t.load(printer)
+	if err != nil {
+		return ""
+	}
+	client, err := cluster.Typed()
+	if err != nil {
+		return ""
+	}
+	return ofName(present(ctx, client, cluster.Namespace, kindsByName()...), name)
+}
+
+// ofName is the workload that has a name, "" for none.
+func ofName(all map[string][]string, name string) string {
+	for _, kind := range kindsByName() {
+		if slices.Contains(all[kind], name) {
+			return kind + "/" + name
+		}
+	}
+	return ""
 }

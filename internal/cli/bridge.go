@@ -130,13 +130,13 @@ func (r *ruleFlags) rule(b *bridge.Bridge, s *app.Service, port string, mode ste
 	for _, h := range r.headers {
 		m, err := steer.ParseHeader(h)
 		if err != nil {
-			return nil, usageError("--header %s: %w", h, err)
+			return nil, usageError("%w", err)
 		}
 		rule.Match.Headers = append(rule.Match.Headers, m)
 	}
 	if r.path != "" {
 		if rule.Match.Path, err = steer.ParsePath(r.path); err != nil {
-			return nil, usageError("--path %s: %w", r.path, err)
+			return nil, usageError("%w", err)
 		}
 	}
 	protocol := steer.Protocol(found.Protocol)

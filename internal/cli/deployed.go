@@ -23,9 +23,13 @@ type noAppError struct {
 	where, namespace string // the first is its place
 	app              string // of the source that is here, "" for none
 	err              error  // why there is no source
+	meant            string // a workload of the name that was given, "" for none
 }
 
 func (e *noAppError) Error() string {
+	if e.meant != "" {
+		return fmt.Sprintf("nothing that bight up deployed is in %s; did you mean %s, which somebody else deployed?", e.where, e.meant)
+	}
 	if e.app != "" {
 		return fmt.Sprintf("nothing that bight up deployed is in %s: bight up -n %s deploys %s there, -n names another; a workload that somebody else deployed is written deploy/NAME", e.where, e.namespace, e.app)
 	}

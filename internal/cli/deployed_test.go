@@ -51,6 +51,10 @@ func TestNothingToBeAboutIsNotFound(t *testing.T) {
 	if code := exitCode(t.Context(), here); code != exitNotFound || !strings.Contains(here.Error(), "bight up -n x deploys shop there") {
 		t.Errorf("with source: exit code %d, %v", code, here)
 	}
+	meant := &noAppError{where: "namespace x (context kind-dev)", err: detect.ErrNoService, meant: "deployment/cart"}
+	if want := "nothing that bight up deployed is in namespace x (context kind-dev); did you mean deployment/cart, which somebody else deployed?"; meant.Error() != want || exitCode(t.Context(), meant) != exitNotFound {
+		t.Errorf("a workload has the name: %v, want %s", meant, want)
+	}
 	if code := exitCode(t.Context(), fmt.Errorf("cart has %w", bridge.ErrNoPod)); code != exitNotFound {
 		t.Errorf("no pod: exit code %d, want %d", code, exitNotFound)
 	}

@@ -102,11 +102,15 @@ func noCommand(ctx context.Context, path, source string, args []string) error {
 		return usageError("%s: put -- before the command, as in %[1]s %s -- %s", path, args[0], strings.Join(args[1:], " "))
 	}
 	service, command := "cart", "go run ./cmd/cart"
-	if len(args) == 1 {
+	a, err := planHere(ctx, source)
+	switch {
+	case len(args) == 1:
 		service, command = args[0], "COMMAND"
-		if a, err := planHere(ctx, source); err == nil && a.Service(service) != nil {
+		if err == nil && a.Service(service) != nil {
 			command = startHere(a.Service(service))
 		}
+	case err == nil && len(a.Services) > 0:
+		service, command = a.Services[0].Name, startHere(a.Services[0])
 	}
 	return usageError("there is no command to run on this machine: name it after --, as in %s %s -- %s, or %[1]s %[2]s -- sh for a shell as in its pod", path, service, command)
 }

@@ -66,10 +66,12 @@ func kindsOfWorkloads() map[string][]string {
 	}
 }
 
-// kindOf is a kind in full, by any of the ways to write it.
+// kindOf is a kind in full, by any of the ways to write it: with its group, too, as in
+// what kubectl get -o name prints.
 func kindOf(written string) string {
+	kind, _, _ := strings.Cut(strings.ToLower(written), ".")
 	for full, short := range kindsOfWorkloads() {
-		if slices.Contains(short, strings.ToLower(written)) {
+		if kind == full || slices.Contains(short, kind) {
 			return full
 		}
 	}

@@ -5,6 +5,10 @@ import (
 	"testing"
 
 	core "k8s.io/api/core/v1"
+
+	"github.com/bightdev/bight/internal/app"
+	"github.com/bightdev/bight/internal/bridge"
+	"github.com/bightdev/bight/internal/steer"
 )
 
 func TestAPodIsASubjectIfALabelTellsItFromOthers(t *testing.T) {
@@ -25,6 +29,27 @@ func TestAPodIsASubjectIfALabelTellsItFromOthers(t *testing.T) {
 		err := alone(&tt.pod)
 		if (err == nil) != (tt.want == "") || err != nil && (!strings.Contains(err.Error(), tt.want) || exitCode(t.Context(), err) != exitUsage) {
 			t.Errorf("%s: %v, want %q", tt.name, err, tt.want)
+		}
+	}
+}
+
+func TestKindsAreWrittenAsKubectlWritesThem(t *testing.T) {
+	for written, want := range map[string]string{
+		"deploy": "deployment", "Deployment": "deployment", "deployment.apps": "deployment", "deployments.v1.apps": "deployment",
+		"STS": "statefulset", "daemonset.apps": "daemonset", "svc": "service", "po": "pod", "job": "job", "": "",
+	} {
+		if got := kindOf(written); got != want {
+			t.Errorf("%s: got %q, want %q", written, got, want)
+		}
+	}
+}
+
+func TestAWrongHeaderIsSaidOnce(t *testing.T) {
+	cart := &app.Service{Name: "cart", Ports: []app.Port{{Name: "http", Number: 8080, Protocol: app.HTTP}}}
+	for want, flags := range map[string]ruleFlags{"--header": {headers: []string{"x-dev"}}, "--path": {path: "x"}} {
+		_, err := flags.rule(&bridge.Bridge{}, cart, "", steer.Intercept)
+		if exitCode(t.Context(), err) != exitUsage || strings.Count(err.Error(), want+" \"") != 1 || strings.Count(err.Error(), want+" x: ") != 0 || strings.Count(err.Error(), want+" x-dev: ") != 0 {
+			t.Errorf("%s: %v", want, err)
 		}
 	}
 }
