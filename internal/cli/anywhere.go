@@ -99,10 +99,11 @@ func (s *subject) uninvited(missing *permit.MissingError) error {
 func (p *Program) named(ctx context.Context, t *target, source, name string, printer *term.Printer) (*subject, error) {
 	b, a, err := p.bridge(ctx, t, source, printer)
 	var nothing *noAppError
-	if name == "" && errors.As(err, &nothing) {
+	switch there := !errors.As(err, &nothing); {
+	case there:
+	case name == "":
 		return p.anywhere(ctx, t, nothing, printer)
-	}
-	if nothing != nil {
+	default:
 		nothing.meant = t.meant(ctx, name, printer)
 	}
 	if err != nil {
