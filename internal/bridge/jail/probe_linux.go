@@ -3,6 +3,7 @@ package jail
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"os"
 	"strings"
 
@@ -62,7 +63,20 @@ func gather() facts {
 }
 
 func setupError(step string, err error) error {
-	return &SetupError{Step: step, Err: err, Remedy: remedy(step, err, gather())}
+	return &SetupError{Step: step, Err: plainly(step, err), Remedy: remedy(step, err, gather())}
+}
+
+// plainly leaves out of an error how this program starts its keeper, and what the system
+// says of a full disk where a limit of namespaces is meant.
+func plainly(step string, err error) error {
+	var start *fs.PathError
+	if !errors.As(err, &start) {
+		return err
+	}
+	if step == stepNamespaces && errors.Is(err, unix.ENOSPC) {
+		return &remoteError{text: "no more of them may be made", errno: unix.ENOSPC}
+	}
+	return start.Err
 }
 
 // remedy says what would make a step work.

@@ -1,6 +1,8 @@
 package jail
 
 import (
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -33,6 +35,26 @@ func TestRemedies(t *testing.T) {
 		got := remedy(tc.step, tc.err, tc.f)
 		if tc.want == "" && got != "" || !strings.Contains(got, tc.want) {
 			t.Errorf("%s: %q, want %q", tc.name, got, tc.want)
+		}
+	}
+}
+
+func TestNoFullDiskIsSpokenOfWhereALimitIsMeant(t *testing.T) {
+	start := func(errno unix.Errno) error {
+		return &fs.PathError{Op: "fork/exec", Path: "/proc/self/exe", Err: errno}
+	}
+	for _, tc := range []struct {
+		err   error
+		want  string
+		errno unix.Errno
+	}{
+		{start(unix.ENOSPC), "create a user namespace: no more of them may be made", unix.ENOSPC},
+		{start(unix.EPERM), "create a user namespace: operation not permitted", unix.EPERM},
+		{unix.EINVAL, "create a user namespace: invalid argument", unix.EINVAL},
+	} {
+		got := setupError(stepNamespaces, tc.err)
+		if !strings.Contains(got.Error(), tc.want) || strings.Contains(got.Error(), "/proc/self") || !errors.Is(got, tc.errno) {
+			t.Errorf("%v: got %v, want %q in it", tc.err, got, tc.want)
 		}
 	}
 }
