@@ -32,6 +32,8 @@ func testOthersNetworkAlone(b *bay) {
 			b.Errorf("%s: the environment: exit code %d, %q\n%s", name, code, out, errs)
 		}
 		from.shell("http://till:8080/", pod)
+		from.refused(refusal{code: 4, says: []string{`nothing that bight up deployed is in namespace \S+ \(context bight\); did you mean deployment/till, which somebody else deployed\?`}},
+			"env", "till", "-n", b.namespace)
 	}
 	b.noIntercepts(time.Second)
 	if all := b.tillPods()[0].Spec.EphemeralContainers; len(all) > 0 {

@@ -405,7 +405,6 @@ func testOthersRights(b *bay) {
 		says []string
 	}{
 		{"NoSuchWorkload", []string{"env", "deploy/tll"}, 4, []string{`there is no deployment tll in namespace \S+ \(context bight\); did you mean deployment/till\?`}},
-		{"NameAlone", []string{"env", "till"}, 4, []string{`nothing that bight up deployed is in namespace \S+ \(context bight\); did you mean deployment/till, which somebody else deployed\?`}},
 		{"AsKubectlPrintsIt", []string{"env", "deployment.apps/tll"}, 4, []string{`there is no deployment tll in`}},
 		{"AnotherKind", []string{"intercept", "sts/till", "--port", "1"}, 4, []string{`did you mean deployment/till\?`}},
 		{"NoSuchContainer", []string{"env", "deploy/till", "-c", "sidecar"}, 4, []string{`no such container; there is till`}},
