@@ -13,6 +13,8 @@ import (
 	"slices"
 	"strings"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 	"github.com/bightdev/bight/api/v1alpha1"
 )
 
@@ -147,7 +149,8 @@ func Title(message string) string {
 }
 
 // Compose returns the timeline of a change: its own steps, and those of the run that
-// says most about it.
+// says most about it. A change that has ended has no step that is under way, whatever
+// the run says that was left when it ended.
 func Compose(v View, c *v1alpha1.Change) []v1alpha1.Step {
 	steps := slices.DeleteFunc(slices.Clone(c.Status.Steps), func(s v1alpha1.Step) bool { return ofRun(s.Name) })
 	if lead, r := bestRun(v.Changes, c); r != nil {
@@ -163,7 +166,24 @@ func Compose(v View, c *v1alpha1.Change) []v1alpha1.Step {
 		return slices.Index([]string{v1alpha1.ReviewStep, v1alpha1.BuildStep, v1alpha1.TestStep, v1alpha1.PreviewStep, v1alpha1.MergeStep}, s.Name)
 	}
 	slices.SortStableFunc(steps, func(a, b v1alpha1.Step) int { return cmp.Compare(uint(rank(a)), uint(rank(b))) })
+	if Ended(c) {
+		for i, s := range steps {
+			if s.State == v1alpha1.StepRunning || s.State == v1alpha1.StepWaiting {
+				steps[i] = skipped(v, c, s)
+			}
+		}
+	}
 	return steps
+}
+
+// skipped is a step as it stands since its change has ended.
+func skipped(v View, c *v1alpha1.Change, s v1alpha1.Step) v1alpha1.Step {
+	if was := StepOf(c.Status.Steps, s.Name); was != nil && was.State == v1alpha1.StepSkipped && was.Commit == s.Commit {
+		return *was
+	}
+	ended := metav1.NewMicroTime(v.Now)
+	s.State, s.Ended, s.Message = v1alpha1.StepSkipped, &ended, "the change was "+strings.ToLower(c.Status.Phase)
+	return s
 }
 
 func ofRun(name string) bool {

@@ -331,6 +331,31 @@ func TestTimelineIsThatOfTheRunThatCounts(t *testing.T) {
 	}
 }
 
+// TestNothingIsUnderWayOfWhatHasEnded refuses a change by its build while its tests run:
+// the run, which nobody follows any more, says for ever that they do.
+func TestNothingIsUnderWayOfWhatHasEnded(t *testing.T) {
+	m := newModel(t, []v1alpha1.Environment{{Name: "prod"}}, 1)
+	c := m.change("c000")
+	c.Status.Phase = v1alpha1.Refused
+	c.Status.Runs = []v1alpha1.Run{{Changes: []string{c.Name}, State: v1alpha1.RunFailed, Steps: []v1alpha1.Step{
+		{Name: v1alpha1.BuildStep, State: v1alpha1.StepFailed, Message: "it does not compile"},
+		{Name: v1alpha1.TestStep, State: v1alpha1.StepRunning, Commit: "result"},
+	}}}
+	m.view.Now = m.clock
+	for _, when := range []string{"when it ends", "later"} {
+		c.Status.Steps = Compose(m.view, c)
+		s := StepOf(c.Status.Steps, v1alpha1.TestStep)
+		if s == nil || s.State != v1alpha1.StepSkipped || s.Message != "the change was refused" || s.Ended == nil || !s.Ended.Time.Equal(m.clock) {
+			t.Errorf("%s: step %+v", when, s)
+		}
+		m.view.Now = m.view.Now.Add(time.Minute)
+	}
+	c.Status.Phase = v1alpha1.Running
+	if s := StepOf(Compose(m.view, c), v1alpha1.TestStep); s.State != v1alpha1.StepRunning {
+		t.Errorf("of a change that is under way: %+v", s)
+	}
+}
+
 func TestTitle(t *testing.T) {
 	for in, want := range map[string]string{
 		"":                               "",

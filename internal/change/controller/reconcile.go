@@ -245,11 +245,6 @@ func (c *Controller) end(ctx context.Context, s *subject, a change.Action) error
 		}
 		m.Status.Phase, m.Status.Message, m.Status.Current = a.Phase, a.Message, ""
 		m.Status.Steps = change.Compose(s.view, m)
-		for i := range m.Status.Steps {
-			if st := &m.Status.Steps[i]; st.State == v1alpha1.StepRunning || st.State == v1alpha1.StepWaiting {
-				st.State, st.Ended, st.Message = v1alpha1.StepSkipped, ptrNow(), "the change was "+strings.ToLower(a.Phase)
-			}
-		}
 		status := metav1.ConditionFalse
 		if a.Phase == v1alpha1.Deployed {
 			status = metav1.ConditionTrue
