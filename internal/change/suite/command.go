@@ -110,10 +110,13 @@ func (r *run) commandOnce(ctx context.Context, u Unit, temp string) (UnitResult,
 		r.reports(u, began, &res)
 	}
 	if len(res.Tests) == 0 {
-		res.Tests = []Test{{Name: "command", Status: res.Status, Seconds: res.Seconds}}
+		res.Tests = []Test{{Name: wholeCommand, Status: res.Status, Seconds: res.Seconds}}
 	}
 	return res, nil
 }
+
+// wholeCommand is the name of the one test that a command without a report is.
+const wholeCommand = "command"
 
 // largest is how large a report may be.
 const largest = 64 << 20

@@ -299,6 +299,26 @@ func FuzzReadJUnit(f *testing.F) {
 	})
 }
 
+func TestWhatACommandSaysOfItsFailureIsFound(t *testing.T) {
+	for name, test := range map[string]struct {
+		output string
+		want   []string
+	}{
+		"node's TAP":    {"TAP version 13\n# Subtest: adds\nnot ok 1 - adds\n  ---\n  duration_ms: 2\n  error: '2 == 3'\n  code: 'ERR'\n  ...\n1..1\n# fail 1\n", []string{"not ok 1 - adds", "error: '2 == 3'"}},
+		"node":          {"✔ one (0.4ms)\n✖ adds (1.2ms)\nℹ fail 1\n✖ adds (1.2ms)\n  AssertionError [ERR_ASSERTION]: 2 == 3\n", []string{"✖ adds (1.2ms)", "AssertionError [ERR_ASSERTION]: 2 == 3"}},
+		"pytest":        {"a_test.py F\n    def test_a():\n>     assert 1 == 2\nE     assert 1 == 2\nFAILED a_test.py::test_a - assert 1 == 2\n", []string{"E     assert 1 == 2", "FAILED a_test.py::test_a - assert 1 == 2"}},
+		"no program":    {"sh: 1: jest: not found\n", []string{"sh: 1: jest: not found"}},
+		"npm":           {"npm error code EJSONPARSE\nnpm error JSON.parse Invalid package.json\n", []string{"npm error code EJSONPARSE", "npm error JSON.parse Invalid package.json"}},
+		"nothing known": {"one\n\ntwo\nthree\nfour\nerrors: none\n", []string{"two", "three", "four", "errors: none"}},
+		"silence":       {"", nil},
+	} {
+		u := UnitResult{Name: "web", Kind: Shell, Status: Failed, Tests: []Test{{Name: wholeCommand, Status: Failed}}, Output: strings.Split(test.output, "\n")}
+		if d := cmp.Diff(test.want, u.Failures()); d != "" {
+			t.Errorf("%s (-want +got):\n%s", name, d)
+		}
+	}
+}
+
 func TestMergeOfShares(t *testing.T) {
 	got := Merge(&Result{Units: []UnitResult{{Name: "b", Status: Passed, Tests: []Test{{Name: "T", Status: Passed}}}}, Seconds: 2},
 		nil, &Result{Units: []UnitResult{{Name: "a", Status: Stopped, Stop: StopTime}}, Seconds: 3})

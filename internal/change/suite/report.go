@@ -96,6 +96,10 @@ func (u UnitResult) Failures() []string {
 		lines = append(lines, u.Name+": "+u.Reason)
 	}
 	for _, t := range u.Tests {
+		if t.Name == wholeCommand && u.Kind == Shell {
+			lines = append(lines, telling(u.Output)...)
+			continue
+		}
 		if t.Status == Failed || t.Status == Stopped {
 			lines = append(lines, u.describe(t))
 		}
@@ -120,6 +124,32 @@ func (u UnitResult) describe(t Test) string {
 	}
 	return text
 }
+
+// telling picks what a command's own words say of its failure: the lines that look
+// like one in the manner of common test programs, else the last ones.
+func telling(output []string) []string {
+	const most = 4
+	var found, last []string
+	for _, l := range output {
+		if l = strings.TrimSpace(l); l == "" {
+			continue
+		}
+		if last = append(last, l); len(last) > most {
+			last = last[1:]
+		}
+		if trouble.MatchString(l) && len(found) < most && !slices.Contains(found, l) {
+			found = append(found, l)
+		}
+	}
+	if len(found) == 0 {
+		found = last
+	}
+	return found
+}
+
+// trouble begins a line that tells of a failure: TAP's, node's, jest's, mocha's,
+// pytest's, cargo's, a shell's or npm's, and most programs' errors.
+var trouble = regexp.MustCompile(`^(not ok\b|[✖✗✕×●] |--- FAIL|FAIL(ED)?\b|E  |panic\b|fatal\b|(npm )?(?i:err(or)?!?)\b|[A-Z]\w*(Error|Exception)\b|(/\S*/)?sh: )`)
 
 // position begins what a test says with Error and the like.
 var position = regexp.MustCompile(`^\s*[\w./-]+\.go:\d+: `)

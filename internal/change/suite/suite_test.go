@@ -304,6 +304,9 @@ func TestCommandsWithAndWithoutReports(t *testing.T) {
 	if old := unit(t, res, "old"); old.Status != Failed || !slices.Contains(old.Output, "broken") || !strings.Contains(old.Reason, "3") {
 		t.Errorf("old: %+v", old)
 	}
+	if got, want := unit(t, res, "old").Failures(), []string{"old: its command ended with exit status 3", "broken"}; !slices.Equal(got, want) {
+		t.Errorf("old says %q, want %q", got, want)
+	}
 	if _, err := (Source{Root: root, Commands: []Command{{Service: "x", Dir: "../.."}}}).Discover(t.Context()); err == nil {
 		t.Error("a directory outside the app is accepted")
 	}
