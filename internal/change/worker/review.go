@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -59,7 +60,7 @@ func (w *Worker) review(ctx context.Context, j *job) work.Result {
 	if base.err != nil {
 		fmt.Fprintf(j.out, "the objects of commit %s are not known, so all of those of %s were checked: %s\n", short(j.Base), short(j.Commit), base.err)
 	}
-	return w.reviewed(j, report)
+	return w.reviewed(j, in.App, report)
 }
 
 // input gathers what there is to look at, but for the objects of the base.
@@ -127,7 +128,7 @@ func churn(ctx context.Context, j *job) map[string]int {
 }
 
 // reviewed makes a step's result of a report.
-func (w *Worker) reviewed(j *job, report *review.Report) work.Result {
+func (w *Worker) reviewed(j *job, a *app.App, report *review.Report) work.Result {
 	risk := int32(report.Risk.Score)
 	r := work.Result{State: work.Passed, Risk: &risk, Files: map[string][]byte{}}
 	if b, err := json.Marshal(report); err == nil {
@@ -139,7 +140,7 @@ func (w *Worker) reviewed(j *job, report *review.Report) work.Result {
 	}
 	refused := told(j, report.Findings)
 	for _, u := range report.Unchecked {
-		fmt.Fprintf(j.out, "not checked by %s: %s\n", u.Tool, u.Why)
+		fmt.Fprintf(j.out, "not checked by %s: %s\n", u.Tool, strings.TrimPrefix(u.Why, u.Tool+": "))
 	}
 	for _, reason := range report.Risk.Reasons {
 		fmt.Fprintf(j.out, "risk +%d: %s\n", reason.Points, reason.Why)
@@ -154,11 +155,28 @@ func (w *Worker) reviewed(j *job, report *review.Report) work.Result {
 		counts = []string{"nothing found"}
 	}
 	r.Message = fmt.Sprintf("%s in %s; risk %d", strings.Join(counts, ", "), count(report.Files, "file"), risk)
+	if missing := failedLinters(a, report); len(missing) > 0 {
+		r.Message += "; not checked by " + strings.Join(missing, ", ")
+	}
 	if len(refused) > 0 {
 		r.State = work.Failed
 		r.Message = firstLines(strings.Join(refused, "\n"), 6)
 	}
 	return r
+}
+
+// failedLinters are those of the app's linters that said nothing, because they are not
+// there or did not do their work. What the review has of its own is in the log alone.
+func failedLinters(a *app.App, report *review.Report) (names []string) {
+	if a == nil {
+		return nil
+	}
+	for _, c := range report.Checks {
+		if c.Failed != "" && slices.ContainsFunc(a.Linters, func(l *app.Linter) bool { return l.Name == c.Tool }) {
+			names = append(names, c.Tool)
+		}
+	}
+	return names
 }
 
 // told prints findings, and returns those that refuse the change.

@@ -162,9 +162,10 @@ func TestAReviewJudgesWhatTheChangeAltersOfTheObjects(t *testing.T) {
 func TestAReviewRunsTheAppsLintersInACopyOfTheirOwn(t *testing.T) {
 	t.Setenv("TOKEN", "hunter2")
 	files := shopFiles()
-	yaml, err := json.Marshal(map[string]any{"name": "shop", "linters": map[string]any{"js": map[string]any{
-		"command": []string{"sh", "-c", sarifAt, "lint", "{files}"}, "files": []string{"**/*.js"},
-	}}})
+	yaml, err := json.Marshal(map[string]any{"name": "shop", "linters": map[string]any{
+		"js":     map[string]any{"command": []string{"sh", "-c", sarifAt, "lint", "{files}"}, "files": []string{"**/*.js"}},
+		"absent": map[string]any{"command": []string{"no-such-linter", "{files}"}},
+	}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -176,6 +177,9 @@ func TestAReviewRunsTheAppsLintersInACopyOfTheirOwn(t *testing.T) {
 	got, log := b.do(o)
 	if !strings.Contains(log, "cart/a.js:1: warning: env (js r)") || strings.Contains(log, "b.py") || got.State != work.Passed {
 		t.Errorf("%s, %q\n%s", got.State, got.Message, log)
+	}
+	if !strings.HasSuffix(got.Message, "; not checked by absent") || !strings.Contains(log, "not checked by absent: the program no-such-linter is not installed here") {
+		t.Errorf("of a linter that is not there: %q\n%s", got.Message, log)
 	}
 	if left, _ := filepath.Glob(filepath.Join(b.worker.Dir, "shop.shop.read.*", "tree", "left.txt")); len(left) > 0 {
 		t.Errorf("it was run in %s", left)

@@ -68,7 +68,7 @@ func (c *Checker) Check(ctx context.Context, in *review.Input) (review.Result, e
 	}
 	res, err := sarif.Decode(bytes.NewReader(out), in.Dir)
 	if err != nil {
-		return review.Result{}, fmt.Errorf("%s: %w", c.Tool, err)
+		return review.Result{}, fmt.Errorf("%s: %w; it wrote: %s", c.Tool, err, beginning(out))
 	}
 	for i := range res.Findings {
 		f := &res.Findings[i]
@@ -176,6 +176,18 @@ func (c *Checker) run(ctx context.Context, dir string, files []string) ([]byte, 
 		err = fmt.Errorf("%w: %s", err, said)
 	}
 	return nil, fmt.Errorf("%s: %w", c.Tool, err)
+}
+
+// beginning is the first line of what a linter wrote in place of SARIF, which as a rule
+// says what it lacks.
+func beginning(out []byte) string {
+	const most = 200
+	line, _, _ := strings.Cut(strings.TrimSpace(string(out[:min(len(out), maxStderr)])), "\n")
+	line = strings.ToValidUTF8(line, "?")
+	if r := []rune(line); len(r) > most {
+		line = string(r[:most]) + "…"
+	}
+	return line
 }
 
 func readCapped(name string) ([]byte, error) {

@@ -81,7 +81,7 @@ func TestFailuresSayWhy(t *testing.T) {
 		"no document":   {Checker{Tool: "lint", Command: sh("echo 'no config' >&2; exit 2")}, "lint: exit status 2: no config"},
 		"silence":       {Checker{Tool: "lint", Command: sh("true")}, "lint: it wrote no SARIF"},
 		"no file":       {Checker{Tool: "lint", Command: []string{"true", Output}}, "lint: it wrote no file of results"},
-		"not SARIF":     {Checker{Tool: "lint", Command: sh("echo hello")}, "lint: read SARIF: invalid character"},
+		"not SARIF":     {Checker{Tool: "lint", Command: sh("echo no config; exit 3")}, "lint: read SARIF: invalid character 'o' in literal null (expecting 'u'); it wrote: no config"},
 		"no command":    {Checker{Tool: "lint"}, "lint has no command"},
 		"bad pattern":   {Checker{Tool: "lint", Patterns: []string{"[a"}}, "patterns of lint"},
 		"endless":       {Checker{Tool: "lint", Command: []string{"yes", "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"}}, "lint wrote more than 64 MiB and was ended"},
