@@ -46,6 +46,19 @@ func Ended(c *v1alpha1.Change) bool {
 	return false
 }
 
+// Waits reports whether a change is held and nobody has said the word yet that it
+// waits for.
+func Waits(c *v1alpha1.Change) bool {
+	switch {
+	case c.Status.Phase != v1alpha1.Held || c.Spec.Cancel || c.Spec.ReplacedBy != "":
+		return false
+	case c.Status.Current == v1alpha1.MergeStep:
+		return !c.Spec.Merge
+	}
+	environment, deploys := strings.CutPrefix(c.Status.Current, v1alpha1.DeployStep+"/")
+	return !deploys || !slices.Contains(c.Spec.Promote, environment)
+}
+
 // Retried reports whether somebody wants an ended change done again.
 func Retried(c *v1alpha1.Change) bool { return c.Spec.Attempt > c.Status.Attempt }
 

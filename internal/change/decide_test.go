@@ -356,6 +356,31 @@ func TestNothingIsUnderWayOfWhatHasEnded(t *testing.T) {
 	}
 }
 
+// TestWhatWaitsNoMore tells a change that is held from one whose word was said and not
+// heard of yet, which is what follows it right after bight change promote sees.
+func TestWhatWaitsNoMore(t *testing.T) {
+	held := func(current string) v1alpha1.ChangeStatus {
+		return v1alpha1.ChangeStatus{Phase: v1alpha1.Held, Current: current}
+	}
+	for name, test := range map[string]struct {
+		status v1alpha1.ChangeStatus
+		spec   v1alpha1.ChangeSpec
+		want   bool
+	}{
+		"runs":               {v1alpha1.ChangeStatus{Phase: v1alpha1.Running}, v1alpha1.ChangeSpec{}, false},
+		"held for prod":      {held("deploy/prod"), v1alpha1.ChangeSpec{Merge: true, Promote: []string{"stage"}}, true},
+		"promoted to prod":   {held("deploy/prod"), v1alpha1.ChangeSpec{Merge: true, Promote: []string{"stage", "prod"}}, false},
+		"held for the merge": {held("merge"), v1alpha1.ChangeSpec{}, true},
+		"to be merged":       {held("merge"), v1alpha1.ChangeSpec{Merge: true}, false},
+		"to be cancelled":    {held("merge"), v1alpha1.ChangeSpec{Cancel: true}, false},
+		"a stranger's":       {held(""), v1alpha1.ChangeSpec{Untrusted: true}, true},
+	} {
+		if got := Waits(&v1alpha1.Change{Spec: test.spec, Status: test.status}); got != test.want {
+			t.Errorf("%s: waits %t, want %t", name, got, test.want)
+		}
+	}
+}
+
 func TestTitle(t *testing.T) {
 	for in, want := range map[string]string{
 		"":                               "",

@@ -286,7 +286,12 @@ func (p *Program) changeLogsCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "logs CHANGE [STEP]",
 		Short: "Print what the steps of a change have printed",
-		Args:  cobra.RangeArgs(1, 2),
+		Args: func(c *cobra.Command, args []string) error {
+			if len(args) > 1 {
+				return atMost(2, "a change and one of its steps")(c, args)
+			}
+			return exactlyOne("a change")(c, args)
+		},
 		RunE: func(c *cobra.Command, args []string) error {
 			printer := p.printer(false, nil)
 			defer printer.Close()

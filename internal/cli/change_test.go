@@ -59,6 +59,22 @@ func TestARunningStepHasItsTime(t *testing.T) {
 	}
 }
 
+// Who is refused is told where the rest of it is that the step has said.
+func TestARefusalSaysWhereTheLogIs(t *testing.T) {
+	c := &v1alpha1.Change{}
+	c.Name, c.Namespace = "shop-1", "team"
+	c.Status.Phase, c.Status.Message = v1alpha1.Refused, "test: no luck"
+	c.Status.Steps = []v1alpha1.Step{{Name: "build", State: v1alpha1.StepPassed, Log: "b"}, {Name: "test", State: v1alpha1.StepFailed, Log: "t"}}
+	want := "change shop-1 was refused: test: no luck\nall that it has printed: bight change logs shop-1 test -n team"
+	if err := concluded(c, nil); err == nil || err.Error() != want {
+		t.Errorf("error %v, want %s", err, want)
+	}
+	c.Status.Message, c.Status.Steps = "it can't be merged", nil
+	if err := concluded(c, nil); err == nil || err.Error() != "change shop-1 was refused: it can't be merged" {
+		t.Errorf("without a step that failed: %v", err)
+	}
+}
+
 // What somebody decides about a change is refused where it would change nothing.
 func TestDecisionsThatChangeNothingAreRefused(t *testing.T) {
 	a := &v1alpha1.App{}

@@ -237,11 +237,21 @@ func concluded(c *v1alpha1.Change, printer *term.Printer) error {
 		printer.Note("", c.Name+" "+c.Status.Message)
 		return nil
 	}
-	err := fmt.Errorf("change %s was %s: %s", c.Name, strings.ToLower(c.Status.Phase), c.Status.Message)
+	err := fmt.Errorf("change %s was %s: %s%s", c.Name, strings.ToLower(c.Status.Phase), c.Status.Message, whereMore(c))
 	if c.Status.Phase == v1alpha1.Failed {
 		err = fmt.Errorf("change %s failed, and not by its own fault: %s\nbight change retry %[1]s -n %[3]s", c.Name, c.Status.Message, c.Namespace)
 	}
 	return codedError{code: exitFailed, err: err}
+}
+
+// whereMore says how to see all that the step has printed which refused a change.
+func whereMore(c *v1alpha1.Change) string {
+	for _, s := range c.Status.Steps {
+		if s.State == v1alpha1.StepFailed && s.Log != "" {
+			return fmt.Sprintf("\nall that it has printed: bight change logs %s %s -n %s", c.Name, s.Name, c.Namespace)
+		}
+	}
+	return ""
 }
 
 // timeline prints the steps of a change as they begin and end.

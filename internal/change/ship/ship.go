@@ -306,7 +306,7 @@ func (s *Shipper) Fetch(ctx context.Context, src *Source, app *v1alpha1.App) (re
 }
 
 // Follow calls see with a change whenever it has changed, until it has ended or is
-// held, and returns it. A change that does not appear is an error.
+// waits for somebody's word, and returns it. A change that does not appear is an error.
 func (s *Shipper) Follow(ctx context.Context, name string, see func(*v1alpha1.Change)) (*v1alpha1.Change, error) {
 	changes, err := s.resource(v1alpha1.Changes())
 	if err != nil {
@@ -316,7 +316,7 @@ func (s *Shipper) Follow(ctx context.Context, name string, see func(*v1alpha1.Ch
 	err = each(ctx, changes, name, func(now *v1alpha1.Change) error {
 		last = now
 		see(now)
-		if change.Ended(now) && !change.Retried(now) || now.Status.Phase == v1alpha1.Held {
+		if change.Ended(now) && !change.Retried(now) || change.Waits(now) {
 			return errSeen
 		}
 		return nil
