@@ -416,7 +416,8 @@ func (d *decision) abandoned(change string, run int) bool {
 }
 
 // deployments brings merged changes to the environments, in the environments' order.
-// Only the newest is deployed: it has what those before it brought.
+// Only the newest is deployed: it has what those before it brought, also those that
+// nobody has let in by name.
 func (d *decision) deployments() {
 	merged := mergedInOrder(d.Changes)
 	before := len(merged) - 1 // how far the environment before this one is
@@ -435,7 +436,7 @@ func (d *decision) deployments() {
 			d.add(Action{Kind: Deploy, Change: merged[want].Name, Environment: e.Name, Step: step})
 		}
 		for _, c := range merged[:max(has, 0)] {
-			if state := State(c.Status.Steps, step); !Done(state) && d.mayEnter(c, e) && !Ended(c) {
+			if state := State(c.Status.Steps, step); !Done(state) && !Ended(c) {
 				d.add(Action{Kind: Along, Change: c.Name, Environment: e.Name, Step: step, By: merged[has].Name})
 			}
 		}
@@ -483,7 +484,7 @@ func Describe(v View, c *v1alpha1.Change) (phase, current, message string) {
 			return phase, "", message
 		}
 	}
-	if state, _, _ := lastAlone(c); !c.Spec.Merge && state == v1alpha1.RunPassed && Done(State(c.Status.Steps, v1alpha1.ReviewStep)) {
+	if state, _, _ := lastAlone(c); !c.Spec.Merge && c.Status.Merged == "" && state == v1alpha1.RunPassed && Done(State(c.Status.Steps, v1alpha1.ReviewStep)) {
 		return v1alpha1.Held, v1alpha1.MergeStep, fmt.Sprintf("it passed; bight change merge %s, or a push to %s, takes it further", c.Name, v.App.Spec.Branch)
 	}
 	if c.Status.Merged != "" {

@@ -225,6 +225,27 @@ func TestNothingPassesAnEnvironmentThatWaitsForAPerson(t *testing.T) {
 	}
 }
 
+// TestWhatIsLetInHasThoseBeforeItAlong lets the newer of two changes into an environment
+// that takes a person's word: the older one is there, too, and waits for nothing.
+func TestWhatIsLetInHasThoseBeforeItAlong(t *testing.T) {
+	m := newModel(t, []v1alpha1.Environment{{Name: "stage"}, {Name: "prod", Promotion: v1alpha1.Manual}}, 1)
+	m.settle(all)
+	newer := m.push("c001")
+	m.settle(all)
+	newer.Spec.Promote = []string{"prod"}
+	m.settle(all)
+	want := map[string]string{"c000": v1alpha1.Deployed, "c001": v1alpha1.Deployed}
+	if d := cmp.Diff(want, phases(m)); d != "" {
+		t.Errorf("phases (-want +got):\n%s", d)
+	}
+	if d := cmp.Diff([]string{"stage c000", "stage c001", "prod c001"}, m.deploys); d != "" {
+		t.Errorf("deployments (-want +got):\n%s", d)
+	}
+	if got := StepOf(m.change("c000").Status.Steps, "deploy/prod"); got == nil || got.Message != "went along with c001" {
+		t.Errorf("the older change's step is %+v", got)
+	}
+}
+
 func TestAChangeThatDoesNotServeIsRefusedAndTheNextGoesOn(t *testing.T) {
 	m := newModel(t, []v1alpha1.Environment{{Name: "stage"}, {Name: "prod"}}, 1)
 	m.bad["c000"] = true

@@ -185,7 +185,8 @@ func (c *Controller) merge(ctx context.Context, s *subject, a change.Action) (bo
 	if err := c.publish(ctx, s, last); err != nil {
 		return c.unpublished(ctx, s, members, err)
 	}
-	return true, c.noteMerged(ctx, s, lead, run, members, commits)
+	landing := landing{at: time.Now(), onto: run.Base, message: fmt.Sprintf("%s is at %%s", s.app.Spec.Branch)}
+	return true, c.noteMerged(ctx, s, lead, run, members, commits, landing)
 }
 
 // publish moves the branch, at the outside host first where there is one.
@@ -207,20 +208,30 @@ func (c *Controller) publish(ctx context.Context, s *subject, commit string) err
 	return err
 }
 
-func (c *Controller) noteMerged(ctx context.Context, s *subject, lead *v1alpha1.Change, run v1alpha1.Run, members []*v1alpha1.Change, commits []string) error {
-	at := time.Now()
+// landing is how changes came to the branch: when, onto which tree, and what is said of
+// it, with %s for the commit.
+type landing struct {
+	at            time.Time
+	onto, message string
+	along         bool // with another change, before this was noted
+}
+
+func (c *Controller) noteMerged(ctx context.Context, s *subject, lead *v1alpha1.Change, run v1alpha1.Run, members []*v1alpha1.Change, commits []string, how landing) error {
 	for i, m := range members {
 		_, err := c.update(ctx, c.key(s, m.Name), func(now *v1alpha1.Change) error {
 			if now.Status.Merged != "" {
 				return errUnchanged
 			}
-			t := metav1.NewMicroTime(at.Add(time.Duration(i) * time.Microsecond))
+			t := metav1.NewMicroTime(how.at.Add(time.Duration(i) * time.Microsecond))
 			st := &now.Status
-			st.Merged, st.MergedAt, st.MergedOnto, st.MergedBy, st.Images = commits[i], &t, run.Base, lead.Name, run.Images
-			started := t
+			st.Merged, st.MergedAt, st.MergedOnto, st.MergedBy, st.Images = commits[i], &t, how.onto, lead.Name, run.Images
+			started, ended := t, *ptrNow()
+			if how.along {
+				ended = t
+			}
 			st.Steps = change.SetStep(st.Steps, v1alpha1.Step{
-				Name: v1alpha1.MergeStep, State: v1alpha1.StepPassed, Commit: commits[i], Started: &started, Ended: ptrNow(),
-				Message: fmt.Sprintf("%s is at %s", s.app.Spec.Branch, short(commits[i])),
+				Name: v1alpha1.MergeStep, State: v1alpha1.StepPassed, Commit: commits[i], Started: &started, Ended: &ended,
+				Message: strings.Replace(how.message, "%s", short(commits[i]), 1),
 			})
 			return nil
 		})
@@ -231,7 +242,34 @@ func (c *Controller) noteMerged(ctx context.Context, s *subject, lead *v1alpha1.
 	return nil
 }
 
-// completeMerges notes merges that a controller has made and not lived to note.
+// landed says how what a run has tested came to the branch, which has it. Where it is
+// in what another change brought, such as one that was made on top of it, it came just
+// before that one: to an environment that has the later, the earlier is no news.
+func (c *Controller) landed(ctx context.Context, s *subject, run v1alpha1.Run, members int) (landing, error) {
+	how := landing{at: time.Now(), onto: run.Base, message: fmt.Sprintf("%s is at %%s", s.app.Spec.Branch)}
+	var first *v1alpha1.Change
+	for _, m := range s.view.Changes {
+		if m.Status.Merged == "" || m.Status.MergedAt == nil || first != nil && !m.Status.MergedAt.Before(first.Status.MergedAt) {
+			continue
+		}
+		has, err := c.apps.isAncestor(ctx, s.repo, run.Commit, m.Status.Merged)
+		if err != nil {
+			return how, err
+		}
+		if has {
+			first = m
+		}
+	}
+	if first != nil {
+		how.at = first.Status.MergedAt.Add(-time.Duration(members) * time.Microsecond)
+		how.onto, how.along = first.Status.MergedOnto, true
+		how.message = fmt.Sprintf("%s has %%s since %s", s.app.Spec.Branch, first.Name)
+	}
+	return how, nil
+}
+
+// completeMerges notes merges that a controller has made and not lived to note, and
+// those of changes that others have brought along.
 func (c *Controller) completeMerges(ctx context.Context, s *subject) error {
 	for _, lead := range s.view.Changes {
 		for _, run := range lead.Status.Runs {
@@ -253,7 +291,11 @@ func (c *Controller) completeMerges(ctx context.Context, s *subject) error {
 			}) {
 				continue // it was no merge of ours: others have put it there
 			}
-			if err := c.noteMerged(ctx, s, lead, run, members, commits); err != nil {
+			how, err := c.landed(ctx, s, run, len(members))
+			if err != nil {
+				return err
+			}
+			if err := c.noteMerged(ctx, s, lead, run, members, commits, how); err != nil {
 				return err
 			}
 			c.wakeApp(s.app.Namespace, s.app.Name)

@@ -1,0 +1,100 @@
+package controller
+
+import (
+	"log/slog"
+	"strings"
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+
+	"github.com/bightdev/bight/api/v1alpha1"
+	"github.com/bightdev/bight/internal/change"
+	"github.com/bightdev/bight/internal/change/repo"
+)
+
+// TestWhatALaterChangeBroughtIsNotDeployedAfterIt has a branch's commit tested and held,
+// and another made on top of it merged and deployed. The first is on the app's branch with
+// that: it is no news to an environment that has the second.
+func TestWhatALaterChangeBroughtIsNotDeployedAfterIt(t *testing.T) {
+	store := repo.Store{Root: t.TempDir()}
+	r, err := store.Create(t.Context(), "shop", "shop", "main")
+	if err != nil {
+		t.Fatal(err)
+	}
+	commit := func(text, parent string) string {
+		who := repo.Signature{Name: "Ada", Email: "ada@example.com", When: time.Unix(1_800_000_000, 0)}
+		id, err := r.WriteCommit(t.Context(), repo.Writing{Files: map[string][]byte{"a": []byte(text)}, Parent: parent, Message: text, Author: who, Committer: who})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return id
+	}
+	base := commit("base", "")
+	first := commit("first", base)
+	second := commit("second", first)
+	if err := r.UpdateRef(t.Context(), "refs/heads/main", second, ""); err != nil {
+		t.Fatal(err)
+	}
+	tree := func(commit string) string {
+		c, err := r.Commit(t.Context(), commit)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c.Tree
+	}
+
+	app := &v1alpha1.App{Spec: v1alpha1.AppSpec{Branch: "main", Environments: []v1alpha1.Environment{{Name: "stage"}, {Name: "prod", Promotion: v1alpha1.Manual}}}}
+	app.Namespace, app.Name, app.UID = "shop", "shop", "uid"
+	passed := func(name, commit string, merge bool) *v1alpha1.Change {
+		m := &v1alpha1.Change{Spec: v1alpha1.ChangeSpec{App: "shop", Commit: commit, Merge: merge}}
+		m.Namespace, m.Name, m.Labels = "shop", name, map[string]string{v1alpha1.AppLabel: "shop"}
+		m.Status.Steps = []v1alpha1.Step{{Name: v1alpha1.ReviewStep, State: v1alpha1.StepPassed}}
+		m.Status.Runs = []v1alpha1.Run{{Base: tree(base), Changes: []string{name}, Heads: []string{commit}, Commit: commit, State: v1alpha1.RunPassed, Attempt: 1}}
+		return m
+	}
+	held, later := passed("held", first, false), passed("later", second, true)
+	at := metav1.NewMicroTime(time.Unix(1_700_000_100, 0))
+	later.Status.Merged, later.Status.MergedAt, later.Status.MergedOnto, later.Status.MergedBy = second, &at, tree(base), "later"
+	later.Status.Steps = append(later.Status.Steps, v1alpha1.Step{Name: "deploy/stage", State: v1alpha1.StepPassed})
+
+	scheme, err := Scheme()
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := fake.NewClientBuilder().WithScheme(scheme).WithObjects(app, held, later).WithStatusSubresource(held).Build()
+	c := &Controller{client: server, live: server, store: store, Log: slog.New(slog.DiscardHandler)}
+	s, err := c.look(t.Context(), app)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.completeMerges(t.Context(), s); err != nil {
+		t.Fatal(err)
+	}
+	if s, err = c.look(t.Context(), app); err != nil {
+		t.Fatal(err)
+	}
+	got := s.change("held")
+	if got.Status.Merged != first || !got.Status.MergedAt.Time.Before(at.Time) {
+		t.Errorf("merged as %q at %v, and the later one at %v", got.Status.Merged, got.Status.MergedAt, at)
+	}
+	if step := change.StepOf(got.Status.Steps, v1alpha1.MergeStep); step == nil || !strings.HasSuffix(step.Message, " since later") {
+		t.Errorf("step %+v", step)
+	}
+	var deployed, along []string
+	for _, a := range change.Decide(s.view) {
+		switch a.Kind {
+		case change.Deploy:
+			deployed = append(deployed, a.Change+" to "+a.Environment)
+		case change.Along:
+			along = append(along, a.Change+" with "+a.By)
+		}
+	}
+	if len(deployed) > 0 || len(along) != 1 || along[0] != "held with later" {
+		t.Errorf("deployed %q, along %q", deployed, along)
+	}
+	if phase, current, message := change.Describe(s.view, got); phase == v1alpha1.Held || current != "deploy/stage" {
+		t.Errorf("phase %q, at %q: %q", phase, current, message)
+	}
+}
