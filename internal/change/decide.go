@@ -105,7 +105,7 @@ func (d *decision) changes() {
 	for _, c := range inOrder(d.Changes) {
 		switch {
 		case Ended(c):
-			if Retried(c) && c.Status.Phase != v1alpha1.Superseded {
+			if Retried(c) && c.Spec.ReplacedBy == "" {
 				d.add(Action{Kind: Reset, Change: c.Name, Attempt: c.Spec.Attempt})
 			}
 		case c.Status.Merged != "":

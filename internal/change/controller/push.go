@@ -3,6 +3,7 @@ package controller
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -26,22 +27,38 @@ func (c *Controller) pushed(ctx context.Context, p repo.Push) ([]string, error) 
 	if a.Spec.Source != nil {
 		return nil, fmt.Errorf("the repository of app %s is at %s: push there", a.Name, whereIs(a.Spec.Source))
 	}
-	if p.New == "" || !strings.HasPrefix(p.Ref, "refs/heads/") {
+	if !strings.HasPrefix(p.Ref, "refs/heads/") {
 		return nil, nil
 	}
 	r, err := c.store.Open(p.Namespace, p.App)
 	if err != nil {
 		return nil, err
 	}
+	if p.New == "" {
+		return c.deleted(ctx, a, r, p.Ref)
+	}
 	commit, err := r.Commit(ctx, p.New)
 	if err != nil {
 		return nil, err
 	}
-	made, known, err := c.queue(ctx, a, r, v1alpha1.ChangeSpec{
+	spec := v1alpha1.ChangeSpec{
 		App: a.Name, Commit: p.New, Ref: p.Ref, Author: p.User.Name, Title: change.Title(commit.Message), Committed: when(commit),
-	})
+	}
+	made, known, err := c.queue(ctx, a, r, spec)
 	if err != nil {
 		return nil, err
+	}
+	if known && !p.Change { // the branch was moved to what it was at before, or another is
+		c.replaceOthers(ctx, a, r, made.Name, spec)
+	}
+	if known && givenUp(made) {
+		was, phase := made.DeepCopy(), strings.ToLower(made.Status.Phase)
+		made.Spec.ReplacedBy, made.Spec.Cancel, made.Spec.Attempt = "", false, made.Spec.Attempt+1
+		delete(made.Annotations, v1alpha1.ReasonAnnotation)
+		if err := c.client.Patch(ctx, made, client.MergeFrom(was)); err != nil {
+			return nil, err
+		}
+		return []string{fmt.Sprintf("change %s has this commit and was %s: it is done again", made.Name, phase)}, nil
 	}
 	if known {
 		return []string{fmt.Sprintf("change %s has this commit already: %s", made.Name, phaseOf(made))}, nil
@@ -53,6 +70,42 @@ func (c *Controller) pushed(ctx context.Context, p repo.Push) ([]string, error) 
 		lines = append(lines, fmt.Sprintf("it is reviewed, built and tested; to have it in %s, push it there", a.Spec.Branch))
 	}
 	return append(lines, fmt.Sprintf("follow it with: bight change show %s -n %s --follow", made.Name, made.Namespace)), nil
+}
+
+// givenUp reports whether a change has ended because its branch moved on or went, and
+// not by anybody's word: who pushes its commit again wants it again.
+func givenUp(m *v1alpha1.Change) bool {
+	return m.Status.Phase == v1alpha1.Superseded && m.Spec.ReplacedBy != "" ||
+		m.Status.Phase == v1alpha1.Cancelled && m.Annotations[v1alpha1.ReasonAnnotation] != ""
+}
+
+// deleted ends the changes of a branch that is no more, but for those that are to be
+// merged all the same, and those whose commit another branch is at.
+func (c *Controller) deleted(ctx context.Context, a *v1alpha1.App, r *repo.Repository, ref string) (lines []string, err error) {
+	refs, err := r.Refs(ctx, "refs/heads/")
+	if err != nil {
+		return nil, err
+	}
+	delete(refs, ref)
+	var all v1alpha1.ChangeList
+	if err := c.client.List(ctx, &all, client.InNamespace(a.Namespace), client.MatchingLabels{v1alpha1.AppLabel: a.Name}); err != nil {
+		return nil, err
+	}
+	for i := range all.Items {
+		m := &all.Items[i]
+		if m.Spec.Ref != ref || m.Spec.Merge || m.Spec.Cancel || m.Status.Merged != "" || change.Ended(m) ||
+			slices.Contains(slices.Collect(maps.Values(refs)), m.Spec.Commit) {
+			continue
+		}
+		was := m.DeepCopy()
+		metav1.SetMetaDataAnnotation(&m.ObjectMeta, v1alpha1.ReasonAnnotation, "branch "+strings.TrimPrefix(ref, "refs/heads/")+" was deleted")
+		m.Spec.Cancel = true
+		if err := c.client.Patch(ctx, m, client.MergeFrom(was)); err != nil {
+			return nil, err
+		}
+		lines = append(lines, fmt.Sprintf("change %s ends with its branch: %s", m.Name, m.Spec.Title))
+	}
+	return lines, nil
 }
 
 // when is when a commit was made. What its committer's clock says may be in the future,
@@ -96,24 +149,31 @@ func (c *Controller) queue(ctx context.Context, a *v1alpha1.App, r *repo.Reposit
 	if err != nil {
 		return nil, false, err
 	}
+	c.replaceOthers(ctx, a, r, made.Name, spec)
+	return made, false, nil
+}
+
+// replaceOthers puts a change in the place of those of its branch that it makes
+// pointless. It stands without that, too; then an older one is done for nothing.
+func (c *Controller) replaceOthers(ctx context.Context, a *v1alpha1.App, r *repo.Repository, name string, spec v1alpha1.ChangeSpec) {
 	var all v1alpha1.ChangeList
 	if err := c.client.List(ctx, &all, client.InNamespace(a.Namespace), client.MatchingLabels{v1alpha1.AppLabel: a.Name}); err != nil {
-		return made, false, nil // it stands; an older one is done for nothing
+		c.Log.Warn("no older change is replaced", "change", name, "err", err)
+		return
 	}
 	for _, old := range all.Items {
-		if old.Name == made.Name || change.Ended(&old) || old.Status.Merged != "" || old.Spec.Ref != spec.Ref || old.Spec.Request != spec.Request {
+		if old.Name == name || change.Ended(&old) || old.Status.Merged != "" || old.Spec.Ref != spec.Ref || old.Spec.Request != spec.Request {
 			continue
 		}
 		if pointless, err := replaces(ctx, a, r, spec, &old); err != nil || !pointless {
 			continue // the older one goes its way, before this one
 		}
 		was := old.DeepCopy()
-		old.Spec.ReplacedBy = made.Name
+		old.Spec.ReplacedBy = name
 		if err := c.client.Patch(ctx, &old, client.MergeFrom(was)); err != nil {
 			c.Log.Warn("an older change is not replaced", "change", old.Name, "err", err)
 		}
 	}
-	return made, false, nil
 }
 
 // replaces reports whether what is pushed now takes the place of an older change of
