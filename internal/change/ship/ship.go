@@ -282,7 +282,32 @@ func (s *Shipper) Push(ctx context.Context, src *Source, app *v1alpha1.App) (str
 	if err != nil {
 		return "", err
 	}
-	return change.Name(s.Name, src.Head), nil
+	name := change.Name(s.Name, src.Head)
+	all, err := s.List(ctx, s.Name)
+	if err != nil {
+		return "", err
+	}
+	if found := of(all, name, src.Head); found != "" {
+		return found, nil
+	}
+	if registered, err := s.App(ctx, s.Name); err == nil && registered.Status.Head == src.Head {
+		return "", fmt.Errorf("commit %.12s is the newest of %s already, and no change has it: there is nothing to ship until there is another commit", src.Head, app.Spec.Branch)
+	}
+	return name, nil
+}
+
+// of finds the change of a commit: its own, or the one that was merged as it, whose
+// commit git push has nothing to do for.
+func of(all []v1alpha1.Change, name, commit string) (found string) {
+	for _, c := range all {
+		switch {
+		case c.Name == name:
+			return name
+		case c.Status.Merged == commit && found == "":
+			found = c.Name
+		}
+	}
+	return found
 }
 
 // Fetch brings the app's branch to refs/remotes/bight in the user's repository.
@@ -352,7 +377,18 @@ func (s *Shipper) Get(ctx context.Context, name string) (*v1alpha1.Change, error
 		return nil, s.Cluster.Explain(err)
 	}
 	c := &v1alpha1.Change{}
-	return c, runtime.DefaultUnstructuredConverter.FromUnstructured(u.Object, c)
+	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(u.Object, c); err != nil {
+		return nil, err
+	}
+	tidy(c)
+	return c, nil
+}
+
+// tidy makes a change fit to be shown: without the API server's own notes, and with a
+// phase also in the moment before the controller has looked at it.
+func tidy(c *v1alpha1.Change) {
+	c.ManagedFields = nil
+	c.Status.Phase = cmp.Or(c.Status.Phase, v1alpha1.Pending)
 }
 
 // List returns the changes of a namespace, the newest first; of one app where one is
@@ -373,6 +409,9 @@ func (s *Shipper) List(ctx context.Context, app string) ([]v1alpha1.Change, erro
 	all := &v1alpha1.ChangeList{}
 	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(list.UnstructuredContent(), all); err != nil {
 		return nil, err
+	}
+	for i := range all.Items {
+		tidy(&all.Items[i])
 	}
 	slices.SortFunc(all.Items, func(a, b v1alpha1.Change) int { return int(min(max(b.Spec.Order-a.Spec.Order, -1), 1)) })
 	return all.Items, nil

@@ -1,0 +1,39 @@
+package ship
+
+import (
+	"testing"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/bightdev/bight/api/v1alpha1"
+)
+
+func TestAChangeIsShownWithAPhaseAndWithoutTheServersNotes(t *testing.T) {
+	c := &v1alpha1.Change{}
+	c.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: "bight-controller"}}
+	tidy(c)
+	if c.ManagedFields != nil || c.Status.Phase != v1alpha1.Pending {
+		t.Errorf("managed fields %v, phase %q", c.ManagedFields, c.Status.Phase)
+	}
+	c.Status.Phase = v1alpha1.Held
+	if tidy(c); c.Status.Phase != v1alpha1.Held {
+		t.Errorf("phase %q", c.Status.Phase)
+	}
+}
+
+func TestACommitThatAMergeMadeIsOfThatChange(t *testing.T) {
+	all := make([]v1alpha1.Change, 3)
+	for i, name := range []string{"shop-3", "shop-2", "shop-1"} {
+		all[i].Name = name
+	}
+	all[1].Status.Merged = "f6d062ee2556"
+	if got := of(all, "shop-f6d", "f6d062ee2556"); got != "shop-2" {
+		t.Errorf("the change of what it was merged as is %q", got)
+	}
+	if got := of(all, "shop-1", "f6d062ee2556"); got != "shop-1" {
+		t.Errorf("a commit with a change of its own is of %q", got)
+	}
+	if got := of(all, "shop-abc", "abc"); got != "" {
+		t.Errorf("a commit that no change knows is of %q", got)
+	}
+}
