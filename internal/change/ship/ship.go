@@ -128,7 +128,7 @@ func (s *Shipper) Register(ctx context.Context, with Registration) (*v1alpha1.Ap
 	}
 	u, err := apps.Get(ctx, s.Name, metav1.GetOptions{})
 	if unknownKind(err) {
-		return nil, errors.New("the cluster knows no Apps: install Bight into it with bight install")
+		return nil, s.explain(err)
 	}
 	if apierrors.IsNotFound(err) {
 		u, err = s.create(ctx, apps, with)
@@ -155,6 +155,26 @@ func (s *Shipper) Register(ctx context.Context, with Registration) (*v1alpha1.Ap
 func unknownKind(err error) bool {
 	status, ok := errors.AsType[*apierrors.StatusError](err)
 	return ok && apierrors.IsNotFound(err) && (status.Status().Details == nil || status.Status().Details.Name == "")
+}
+
+// notInstalledError says that the cluster has nothing of Bight.
+type notInstalledError struct {
+	context string
+	err     error
+}
+
+func (e *notInstalledError) Error() string {
+	return fmt.Sprintf("the cluster of context %q knows no apps and changes: whoever runs it installs them once with bight install", e.context)
+}
+
+func (e *notInstalledError) Unwrap() error { return e.err }
+
+// explain says why a request failed.
+func (s *Shipper) explain(err error) error {
+	if unknownKind(err) {
+		return &notInstalledError{s.Cluster.Context, err}
+	}
+	return s.Cluster.Explain(err)
 }
 
 func dot(dir string) string {
@@ -360,7 +380,7 @@ func (s *Shipper) App(ctx context.Context, name string) (*v1alpha1.App, error) {
 	}
 	u, err := apps.Get(ctx, name, metav1.GetOptions{})
 	if err != nil {
-		return nil, s.Cluster.Explain(err)
+		return nil, s.explain(err)
 	}
 	a := &v1alpha1.App{}
 	return a, runtime.DefaultUnstructuredConverter.FromUnstructured(u.Object, a)
@@ -374,7 +394,7 @@ func (s *Shipper) Get(ctx context.Context, name string) (*v1alpha1.Change, error
 	}
 	u, err := changes.Get(ctx, name, metav1.GetOptions{})
 	if err != nil {
-		return nil, s.Cluster.Explain(err)
+		return nil, s.explain(err)
 	}
 	c := &v1alpha1.Change{}
 	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(u.Object, c); err != nil {
@@ -404,7 +424,7 @@ func (s *Shipper) List(ctx context.Context, app string) ([]v1alpha1.Change, erro
 	}
 	list, err := changes.List(ctx, o)
 	if err != nil {
-		return nil, s.Cluster.Explain(err)
+		return nil, s.explain(err)
 	}
 	all := &v1alpha1.ChangeList{}
 	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(list.UnstructuredContent(), all); err != nil {

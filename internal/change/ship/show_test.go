@@ -1,11 +1,15 @@
 package ship
 
 import (
+	"strings"
 	"testing"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/bightdev/bight/api/v1alpha1"
+	"github.com/bightdev/bight/internal/kube"
 )
 
 func TestAChangeIsShownWithAPhaseAndWithoutTheServersNotes(t *testing.T) {
@@ -35,5 +39,18 @@ func TestACommitThatAMergeMadeIsOfThatChange(t *testing.T) {
 	}
 	if got := of(all, "shop-abc", "abc"); got != "" {
 		t.Errorf("a commit that no change knows is of %q", got)
+	}
+}
+
+func TestAClusterWithoutBightIsToldSo(t *testing.T) {
+	s := &Shipper{Cluster: &kube.Cluster{Context: "kind-dev"}}
+	bare := &apierrors.StatusError{ErrStatus: metav1.Status{Reason: metav1.StatusReasonNotFound, Message: "the server could not find the requested resource"}}
+	err := s.explain(bare)
+	if !apierrors.IsNotFound(err) || !strings.Contains(err.Error(), "bight install") || strings.Contains(err.Error(), "the server could not") {
+		t.Errorf("told is %q", err)
+	}
+	missing := apierrors.NewNotFound(schema.GroupResource{Group: v1alpha1.Group, Resource: "changes"}, "shop-1")
+	if unknownKind(missing) {
+		t.Error("a change that is missing is taken for a cluster without Bight")
 	}
 }
