@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -65,8 +66,14 @@ func TestWhetherAnythingListensIsSaid(t *testing.T) {
 func TestACommandThatListensElsewhereIsSaidTo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var listens atomic.Bool
+		var mu sync.Mutex
 		var said []string
-		l := (&Bridge{Say: func(text string) { said = append(said, text) }}).starting(steer.Rule{Mode: steer.Intercept, Port: 8080})
+		say := func(text string) {
+			mu.Lock()
+			defer mu.Unlock()
+			said = append(said, text)
+		}
+		l := (&Bridge{Say: say}).starting(steer.Rule{Mode: steer.Intercept, Port: 8080})
 		dial := func(context.Context, string, uint16) (net.Conn, error) {
 			if !listens.Load() {
 				return nil, &net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}
@@ -78,6 +85,8 @@ func TestACommandThatListensElsewhereIsSaidTo(t *testing.T) {
 		hears := func(want ...string) {
 			t.Helper()
 			synctest.Wait()
+			mu.Lock()
+			defer mu.Unlock()
 			if len(said) != len(want) {
 				t.Fatalf("it says %q, want %q", said, want)
 			}
