@@ -30,10 +30,10 @@ const (
 	// silence is for how long a pod may take no connection in time without that telling
 	// anything of its version: packets that are lost and nodes that are gone are nobody's
 	// fault, and all requests of peerRest depend on one attempt. Kubernetes notices a node
-	// that is gone after 50 s at the latest. A pod that the door has never reached may be
-	// silent for good: a NetworkPolicy may keep the two apart, and the pod be well. Refusal is
-	// the same for a pod that refuses: one that ends, because its node is drained, say, is an
-	// address for a moment longer.
+	// that is gone after 50 s at the latest. Refusal is the same for a pod that refuses: one
+	// that ends, because its node is drained, say, is an address for a moment longer. A pod that
+	// the door has never reached may be silent, or refuse, for good: a NetworkPolicy may keep the
+	// two apart, and the pod be well.
 	silence, refusal = time.Minute, 3 * time.Second
 	// maxTries is how many pods are tried for one request.
 	maxTries = 3
@@ -325,7 +325,7 @@ func (dec *decision) address() (to netip.AddrPort, ok bool) {
 		for i := range n {
 			j := (at + i) % n
 			if a.rests[j].deaf.Load() > now && may {
-				dec.missed(a.rests[j].silent(now))
+				dec.missed(a.rests[j].away(now, silence))
 				continue
 			}
 			if (a.rests[j].last.Load() > now) == rested && !slices.Contains(dec.tried, a.addresses[j]) {
@@ -349,15 +349,16 @@ func (a *arm) unreachable(at netip.AddrPort, err error) (long bool) {
 	r.last.Store(until)
 	r.since.CompareAndSwap(0, now.UnixNano())
 	if late, ok := errors.AsType[net.Error](err); !ok || !late.Timeout() {
-		return r.missing(now.UnixNano()) >= refusal
+		return r.away(now.UnixNano(), refusal)
 	}
 	r.deaf.Store(until)
-	return r.silent(now.UnixNano())
+	return r.away(now.UnixNano(), silence)
 }
 
-// silent says whether a pod that was reached before has taken no connection for so long that
-// this tells something of its version.
-func (r *rest) silent(now int64) bool { return r.met.Load() && r.missing(now) >= silence }
+// away says whether a pod that was reached before has taken no connection for so long.
+func (r *rest) away(now int64, long time.Duration) bool {
+	return r.met.Load() && r.missing(now) >= long
+}
 
 // missing is for how long a pod has taken no connection, at a time.
 func (r *rest) missing(now int64) time.Duration {

@@ -159,14 +159,18 @@ func TestADeafPodIsLeftAlone(t *testing.T) {
 	}
 }
 
-// A pod that has refused for long is an error each time.
+// A pod that was reached once and has refused for long is an error each time.
 func TestAPodThatRefusesForLong(t *testing.T) {
 	v := newVersions(t, serve(t, named("stable")), serve(t, named("canary")))
 	v.set(t, v.split(All, addresses(unused(t))))
 	pod := &v.stable.door.split.Load().arms[1].rests[0]
-	for i, long := range []bool{false, true} {
-		if long {
+	for i, long := range []bool{false, false, true} {
+		switch i {
+		case 1: // it has refused from the first on: a policy may keep the two apart
+			pod.since.Store(time.Now().Add(-time.Hour).UnixNano())
+		case 2:
 			pod.since.Store(time.Now().Add(-refusal).UnixNano())
+			pod.met.Store(true)
 		}
 		resp, err := http.Get("http://" + v.stable.addr + "/x")
 		if err != nil {
