@@ -244,28 +244,34 @@ func (c *Controller) noteMerged(ctx context.Context, s *subject, lead *v1alpha1.
 
 // landed says how what a run has tested came to the branch, which has it. Where it is
 // in what another change brought, such as one that was made on top of it, it came just
-// before that one: to an environment that has the later, the earlier is no news.
-func (c *Controller) landed(ctx context.Context, s *subject, run v1alpha1.Run, members int) (landing, error) {
+// before that one: to an environment that has the later, the earlier is no news. Where
+// the newest that was merged is not on the branch any more, that was set back, and what it
+// has now is news.
+func (c *Controller) landed(ctx context.Context, s *subject, run v1alpha1.Run, members int) landing {
 	how := landing{at: time.Now(), onto: run.Base, message: fmt.Sprintf("%s is at %%s", s.app.Spec.Branch)}
-	var first *v1alpha1.Change
+	has := func(commit, ancestor string) bool {
+		is, err := c.apps.isAncestor(ctx, s.repo, ancestor, commit)
+		return err == nil && is // a repository that was made anew has not everything
+	}
+	var merged []*v1alpha1.Change
 	for _, m := range s.view.Changes {
-		if m.Status.Merged == "" || m.Status.MergedAt == nil || first != nil && !m.Status.MergedAt.Before(first.Status.MergedAt) {
-			continue
-		}
-		has, err := c.apps.isAncestor(ctx, s.repo, run.Commit, m.Status.Merged)
-		if err != nil {
-			return how, err
-		}
-		if has {
-			first = m
+		if m.Status.Merged != "" && m.Status.MergedAt != nil {
+			merged = append(merged, m)
 		}
 	}
-	if first != nil {
-		how.at = first.Status.MergedAt.Add(-time.Duration(members) * time.Microsecond)
-		how.onto, how.along = first.Status.MergedOnto, true
-		how.message = fmt.Sprintf("%s has %%s since %s", s.app.Spec.Branch, first.Name)
+	slices.SortFunc(merged, func(a, b *v1alpha1.Change) int { return a.Status.MergedAt.Compare(b.Status.MergedAt.Time) })
+	if len(merged) == 0 || !has(s.tip, merged[len(merged)-1].Status.Merged) {
+		return how
 	}
-	return how, nil
+	for _, m := range merged {
+		if has(m.Status.Merged, run.Commit) {
+			how.at = m.Status.MergedAt.Add(-time.Duration(members) * time.Microsecond)
+			how.onto, how.along = m.Status.MergedOnto, true
+			how.message = fmt.Sprintf("%s has %%s since %s", s.app.Spec.Branch, m.Name)
+			break
+		}
+	}
+	return how
 }
 
 // completeMerges notes merges that a controller has made and not lived to note, and
@@ -291,10 +297,7 @@ func (c *Controller) completeMerges(ctx context.Context, s *subject) error {
 			}) {
 				continue // it was no merge of ours: others have put it there
 			}
-			how, err := c.landed(ctx, s, run, len(members))
-			if err != nil {
-				return err
-			}
+			how := c.landed(ctx, s, run, len(members))
 			if err := c.noteMerged(ctx, s, lead, run, members, commits, how); err != nil {
 				return err
 			}

@@ -98,3 +98,39 @@ func TestWhatALaterChangeBroughtIsNotDeployedAfterIt(t *testing.T) {
 		t.Errorf("phase %q, at %q: %q", phase, current, message)
 	}
 }
+
+// A branch that was set back has what it is at now as news, though a change that is not on
+// it any more had brought that, too.
+func TestABranchThatWasSetBackIsNews(t *testing.T) {
+	store := repo.Store{Root: t.TempDir()}
+	r, err := store.Create(t.Context(), "shop", "shop", "main")
+	if err != nil {
+		t.Fatal(err)
+	}
+	who := repo.Signature{Name: "Ada", Email: "ada@example.com", When: time.Unix(1_800_000_000, 0)}
+	commit := func(text, parent string) string {
+		id, err := r.WriteCommit(t.Context(), repo.Writing{Files: map[string][]byte{"a": []byte(text)}, Parent: parent, Message: text, Author: who, Committer: who})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return id
+	}
+	good := commit("good", "")
+	wrong := commit("wrong", good)
+	merged := func(name, commit string, at int64) *v1alpha1.Change {
+		m, t := &v1alpha1.Change{}, metav1.NewMicroTime(time.Unix(at, 0))
+		m.Name, m.Status.Merged, m.Status.MergedAt = name, commit, &t
+		return m
+	}
+	s := &subject{repo: r, app: &v1alpha1.App{Spec: v1alpha1.AppSpec{Branch: "main"}}, tip: good}
+	s.view.Changes = []*v1alpha1.Change{merged("good", good, 100), merged("wrong", wrong, 200)}
+	run := v1alpha1.Run{Commit: good}
+	c := &Controller{}
+	if how := c.landed(t.Context(), s, run, 1); how.along || time.Since(how.at) > time.Minute {
+		t.Errorf("set back: %+v", how)
+	}
+	s.tip = wrong
+	if how := c.landed(t.Context(), s, run, 1); !how.along || !how.at.Before(time.Unix(100, 0)) {
+		t.Errorf("on the branch since the first: %+v", how)
+	}
+}
