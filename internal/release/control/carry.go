@@ -397,6 +397,11 @@ func (d *desk) writeOver(ctx context.Context, co *course, version string) error 
 	if text, err = json.Marshal(object); err != nil {
 		return err
 	}
+	if release.Phase(next.Phase).Ended() { // this process may end, and the next of its name begin, before it has seen that
+		ended := *co.r
+		ended.Status = *next
+		d.c.remember(&ended)
+	}
 	_, err = d.c.dynamic.Resource(v1alpha1.Releases()).Namespace(co.r.Namespace).Patch(ctx, co.r.Name, types.MergePatchType,
 		text, metav1.PatchOptions{FieldManager: manager}, "status")
 	if apierrors.IsNotFound(err) {

@@ -38,7 +38,7 @@ func TestTheLastOrderIsHeardOrTooLate(t *testing.T) {
 			r.Spec.Service, r.Spec.Deployment, r.Finalizers, r.Generation = "cart", "cart", []string{finalizer}, 7
 			r.Status.Phase = string(release.Promoted)
 			co.Judged = "by no policy"
-			co.State.Phase, co.State.Ended = release.Promoted, time.Now().Add(-time.Hour)
+			co.State.Phase, co.State.Started, co.State.Ended = release.Promoted, time.Now().Add(-2*time.Hour), time.Now().Add(-time.Hour)
 			co.State.Route = release.Route{Generation: 3, Weight: release.All}
 			co.direct()
 			co.saves(t)
@@ -46,6 +46,7 @@ func TestTheLastOrderIsHeardOrTooLate(t *testing.T) {
 			live.ResourceVersion = "12"
 			tt.given(live)
 			c, client, _ := gatewayed(t, live)
+			c.past.dir = t.TempDir()
 			var written []string
 			client.PrependReactor("patch", "releases", func(a kubetesting.Action) (bool, runtime.Object, error) {
 				text := a.(kubetesting.PatchAction).GetPatch()
@@ -55,6 +56,10 @@ func TestTheLastOrderIsHeardOrTooLate(t *testing.T) {
 				}
 				written = append(written, u.GetResourceVersion())
 				retire, _, _ := unstructured.NestedBool(u.Object, "status", "route", "retire")
+				// This process may not live to see what it writes here.
+				if kept, err := c.past.attempts(r.Namespace, r.Name); err != nil || len(kept) != 1 || kept[0].Phase != string(release.Promoted) {
+					t.Errorf("how it went is kept as %+v, %v", kept, err)
+				}
 				if !retire {
 					t.Errorf("it does not say that it is too late: %s", text)
 				}
