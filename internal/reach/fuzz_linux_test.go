@@ -84,14 +84,12 @@ func FuzzStatus(f *testing.F) {
 
 func FuzzProc(f *testing.F) {
 	f.Add(podMountInfo)
-	f.Add("x\n0: 0100007F:1F90 00000000:0000 0A\n")
 	f.Fuzz(func(t *testing.T, text string) {
 		if infos, err := parseMountInfo(text); err == nil {
 			for _, m := range infos {
 				_, _ = m.mount([]string{"/bight/live"}, m.versioned())
 			}
 		}
-		_, _ = parseListening(text)
 		_ = concerns([]byte(text))
 	})
 }

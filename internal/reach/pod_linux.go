@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/bightdev/bight/internal/procnet"
 	"github.com/bightdev/bight/internal/stream"
 )
 
@@ -151,7 +152,7 @@ func listening(p Process) ([]netip.AddrPort, error) {
 		if err != nil {
 			return all, err
 		}
-		some, err := parseListening(string(text))
+		some, err := procnet.Listening(string(text))
 		if err != nil {
 			return all, fmt.Errorf("%s: %w", name, err)
 		}

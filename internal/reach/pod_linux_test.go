@@ -2,7 +2,6 @@ package reach
 
 import (
 	"encoding/json"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -69,29 +68,6 @@ func TestMountInfoThatIsNone(t *testing.T) {
 	got, err := parseMountInfo("1 2 3:4 / /x rw - ext4 a rw\n1 2 3:4 / /x ro - tmpfs b rw\n")
 	if err != nil || len(got) != 1 || got[0].fsType != "tmpfs" {
 		t.Errorf("%+v, %v", got, err)
-	}
-}
-
-func TestListeningAddresses(t *testing.T) {
-	const head = "  sl  local_address rem_address   st tx_queue rx_queue\n"
-	for _, tt := range []struct {
-		text string
-		want []netip.AddrPort
-	}{
-		{head, nil},
-		{head + "   0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 0 0 0\n" +
-			"   1: 00000000:0050 00000000:0000 0A 00000000\n" +
-			"   2: 0100007F:0051 0100007F:1F90 01 00000000\n",
-			[]netip.AddrPort{netip.MustParseAddrPort("0.0.0.0:80"), netip.MustParseAddrPort("127.0.0.1:8080")}},
-		{head + "   0: 00000000000000000000000001000000:1F90 0:0 0A\n", []netip.AddrPort{netip.MustParseAddrPort("[::1]:8080")}},
-	} {
-		got, err := parseListening(tt.text)
-		if err != nil || !slices.Equal(got, tt.want) {
-			t.Errorf("%q: %v, %v, want %v", tt.text, got, err, tt.want)
-		}
-	}
-	if _, err := parseListening(head + " 0: XY:1F90 0:0 0A\n"); err == nil {
-		t.Error("nonsense is understood")
 	}
 }
 

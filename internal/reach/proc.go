@@ -1,9 +1,7 @@
 package reach
 
 import (
-	"encoding/hex"
 	"fmt"
-	"net/netip"
 	"path"
 	"slices"
 	"strconv"
@@ -137,44 +135,4 @@ func (m mountInfo) standard() bool {
 func below(p, dir string) bool {
 	dir = path.Clean(dir)
 	return p == dir || strings.HasPrefix(p, strings.TrimSuffix(dir, "/")+"/")
-}
-
-// parseListening reads the addresses that are listened on out of /proc/net/tcp
-// or tcp6.
-func parseListening(text string) ([]netip.AddrPort, error) {
-	const listen = "0A"
-	var all []netip.AddrPort
-	head := true
-	for line := range strings.Lines(text) {
-		f := strings.Fields(line)
-		if head || len(f) < 4 || f[3] != listen {
-			head = false
-			continue
-		}
-		a, err := parseProcAddress(f[1])
-		if err != nil {
-			return nil, err
-		}
-		if !slices.Contains(all, a) {
-			all = append(all, a)
-		}
-	}
-	slices.SortFunc(all, netip.AddrPort.Compare)
-	return all, nil
-}
-
-// parseProcAddress reads "0100007F:1F90": words of four bytes, each as the
-// processor has it, which is little endian wherever we run.
-func parseProcAddress(s string) (netip.AddrPort, error) {
-	host, port, _ := strings.Cut(s, ":")
-	b, err := hex.DecodeString(host)
-	n, perr := strconv.ParseUint(port, 16, 16)
-	if err != nil || perr != nil || len(b) != 4 && len(b) != 16 {
-		return netip.AddrPort{}, fmt.Errorf("address %.80q of the kernel is not understood", s)
-	}
-	for i := 0; i < len(b); i += 4 {
-		slices.Reverse(b[i : i+4])
-	}
-	addr, _ := netip.AddrFromSlice(b)
-	return netip.AddrPortFrom(addr, uint16(n)), nil
 }

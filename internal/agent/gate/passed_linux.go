@@ -11,7 +11,7 @@ import (
 	"time"
 	"weak"
 
-	"github.com/bightdev/bight/internal/agent/node"
+	"github.com/bightdev/bight/internal/procnet"
 )
 
 // countAgain is how old a count of connections may be.
@@ -82,7 +82,7 @@ func (p *passed) sever() {
 // count counts the connections to the app by port, leaving out those from the pod
 // itself and from exempt sources, and forgets sockets that are no more. all is what
 // there was since then.
-func (p *passed) count(all []node.Socket, then time.Time, own []netip.Addr, exempt func(from netip.Addr, port uint16) bool) {
+func (p *passed) count(all []procnet.Socket, then time.Time, own []netip.Addr, exempt func(from netip.Addr, port uint16) bool) {
 	old, present := map[int]int64{}, map[uint64]bool{}
 	for _, s := range all {
 		from := s.Remote.Addr()
@@ -112,7 +112,7 @@ func (g *Gate) older(port int) int64 {
 	ctx, cancel := context.WithTimeout(g.life, steerTime)
 	defer cancel()
 	own, err := g.ns.Addrs(ctx)
-	var all []node.Socket
+	var all []procnet.Socket
 	if err == nil {
 		all, err = g.ns.Established(ctx)
 	}

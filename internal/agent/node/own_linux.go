@@ -12,6 +12,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/bightdev/bight/internal/procnet"
 )
 
 // OwnNetns is the network namespace that this process is in. To use it takes no
@@ -98,7 +100,7 @@ func gateway4(line string) (netip.Addr, bool) {
 	if len(f) < interfaceDestinationGateway || f[1] != "00000000" {
 		return netip.Addr{}, false
 	}
-	at, err := parseAddress(f[2] + ":0000")
+	at, err := procnet.Address(f[2] + ":0000")
 	return at.Addr(), err == nil && at.Addr().IsGlobalUnicast()
 }
 
