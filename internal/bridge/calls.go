@@ -229,7 +229,7 @@ func (o *Order) connect(ctx context.Context, said string, dial func(context.Cont
 // Started besides. say tells the user what can't be had.
 func Alone(ctx context.Context, o Order, say func(string), log *slog.Logger) (int, error) {
 	if o.Calls == nil {
-		o.begun(dialHere)
+		o.begun(jail.DialMachine)
 		return o.here(ctx, o.Env)
 	}
 	why := ""
@@ -255,7 +255,7 @@ func Alone(ctx context.Context, o Order, say func(string), log *slog.Logger) (in
 	g.Go(func() error {
 		return (&proxy.Server{Log: log, Dial: func(ctx context.Context, _, to string) (net.Conn, error) { return o.connect(ctx, to, nil) }}).Serve(beside, ln)
 	})
-	o.begun(dialHere)
+	o.begun(jail.DialMachine)
 	code, err := o.here(ctx, proxied(o.Env, ln.Addr().String()))
 	stop()
 	return code, errors.Join(err, g.Wait())

@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/bightdev/bight/internal/bridge/jail"
 	"github.com/bightdev/bight/internal/steer"
 )
 
@@ -41,7 +42,7 @@ type listener struct {
 func (b *Bridge) listener(port int, rule steer.Rule, say func(string)) *listener {
 	return &listener{
 		port: port, of: "this machine", rule: rule, say: say, failed: make(chan struct{}, 1),
-		dial: func(ctx context.Context) (net.Conn, error) { return dialHere(ctx, "tcp", uint16(port)) },
+		dial: func(ctx context.Context) (net.Conn, error) { return jail.DialMachine(ctx, "tcp", uint16(port)) },
 	}
 }
 

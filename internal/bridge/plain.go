@@ -112,20 +112,6 @@ func proxied(env []string, at string) []string {
 	return env
 }
 
-// dialHere connects to a port of this machine: at 127.0.0.1 or, where nobody listens
-// there, at ::1, which is all that "localhost" is to some programs.
-func dialHere(ctx context.Context, network string, port uint16) (net.Conn, error) {
-	var d net.Dialer
-	conn, err := d.DialContext(ctx, network, net.JoinHostPort("127.0.0.1", strconv.Itoa(int(port))))
-	if !refused(err) {
-		return conn, err
-	}
-	if six, other := d.DialContext(ctx, network, net.JoinHostPort("::1", strconv.Itoa(int(port)))); other == nil {
-		return six, nil
-	}
-	return nil, err
-}
-
 // locals are loopback ports that lead to ports of services.
 type locals struct {
 	b      *Bridge

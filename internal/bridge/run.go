@@ -134,10 +134,10 @@ func (b *Bridge) Run(ctx context.Context, o Order) (int, error) {
 			b.Say(fmt.Sprintf("the command has no network of its own: %v", why))
 		}
 	}
-	dial := inside(dialHere)
+	dial := inside(jail.DialMachine)
 	started.Store(&dial)
 	defer here.watch(ctx, dial, nil)()
-	o.begun(dialHere)
+	o.begun(jail.DialMachine)
 	return b.plain(ctx, w, o, pod, covering)
 }
 

@@ -191,15 +191,11 @@ func (j *Jail) connect(dst netip.AddrPort) (net.Conn, error) {
 	case toCluster:
 		return j.cfg.Dial(ctx, "tcp", to)
 	case toMachine:
-		var d net.Dialer
-		conn, err := d.DialContext(ctx, "tcp", to.String())
-		if dst.Addr().Unmap() == machine4 && errors.Is(err, unix.ECONNREFUSED) {
-			// "localhost" is ::1 alone to some programs.
-			if six, other := d.DialContext(ctx, "tcp", netip.AddrPortFrom(netip.IPv6Loopback(), to.Port()).String()); other == nil {
-				return six, nil
-			}
+		if dst.Addr().Unmap() == machine4 {
+			return DialMachine(ctx, "tcp", to.Port())
 		}
-		return conn, err
+		var d net.Dialer
+		return d.DialContext(ctx, "tcp", to.String())
 	default:
 		return nil, errNobody
 	}
