@@ -122,6 +122,9 @@ func (d *Door) serve(ctx context.Context, nc net.Conn) {
 	case http1:
 		c.serveHTTP1(ctx)
 	case http2:
+		if c.last != nil { // the client was slow to speak
+			c.forget(c.last)
+		}
 		if d.steers() {
 			c.serveHTTP2(ctx)
 		} else {
@@ -352,9 +355,12 @@ func (c *conn) begin(ctx context.Context) kind {
 		if c.client.err != nil || c.last != nil && len(c.last.bytes()) > 0 {
 			return other
 		}
-		var fromUp <-chan struct{}
+		var fromUp, over <-chan struct{}
 		if c.last != nil {
 			fromUp = c.last.watch()
+			if c.last.lease != nil {
+				over = c.last.lease.over.Done()
+			}
 		}
 		select {
 		case <-c.client.watch():
@@ -362,6 +368,11 @@ func (c *conn) begin(ctx context.Context) kind {
 		case <-fromUp:
 			c.last.heard()
 			return other
+		case <-over: // nothing was said that belongs to the laptop
+			c.forget(c.last)
+			if c.openRaw(ctx) != nil {
+				return other
+			}
 		case <-patience.C:
 			if !heard && c.patient() {
 				continue

@@ -35,9 +35,6 @@ type streams struct {
 
 // serveHTTP2 routes the requests of a connection.
 func (c *conn) serveHTTP2(ctx context.Context) {
-	if c.last != nil { // the client was slow to speak
-		c.forget(c.last)
-	}
 	c.client.settle()
 	door := ctx
 	ctx, cancel := context.WithCancel(ctx)
@@ -141,7 +138,7 @@ func (l *lease) dialHTTP2(ctx context.Context, info Info) (net.Conn, error) {
 }
 
 // route carries a client's requests to a laptop. When the lease is over and the
-// last request answered, it closes its connections.
+// last request answered, it closes its connections and takes no more requests.
 type route struct {
 	*http.Transport
 	mu    sync.Mutex
@@ -161,25 +158,64 @@ func (s *streams) laptop(l *lease) *route {
 	remote := s.c.client.conn.RemoteAddr().String()
 	p.Transport = newTransport(func(context.Context) (net.Conn, error) { // another request may use it
 		nc, err := l.dialHTTP2(s.ctx, Info{Port: s.c.d.Port, Kind: KindHTTP2, Remote: remote})
-		if err == nil {
-			p.mu.Lock()
-			defer p.mu.Unlock()
-			p.conns = append(p.conns, nc)
+		if err != nil {
+			return nil, err
 		}
-		return nc, err
+		return nc, p.keep(nc)
 	})
 	s.laptops[l] = p
-	stop := context.AfterFunc(l.over, func() { p.use(0, true) })
+	stop := context.AfterFunc(l.over, p.end)
 	context.AfterFunc(s.ctx, func() { stop() })
 	return p
 }
 
-// use counts a request in or out, or says that the lease is over.
-func (p *route) use(by int, over bool) {
+// begin counts a request in, unless the connections have ended with the lease: nothing of it
+// is sent then.
+func (p *route) begin() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.under += by
-	if p.over = p.over || over; !p.over || p.under > 0 {
+	if p.closed() {
+		return false
+	}
+	p.under++
+	return true
+}
+
+// done counts it out.
+func (p *route) done() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.under--
+	p.close()
+}
+
+// end says that the lease is over.
+func (p *route) end() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.over = true
+	p.close()
+}
+
+// keep makes nc one of the connections, or closes it if they have ended: a transport goes on to
+// dial for a request that another connection has served.
+func (p *route) keep(nc net.Conn) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.conns = append(p.conns, nc)
+	p.close()
+	if p.closed() {
+		return net.ErrClosed
+	}
+	return nil
+}
+
+// closed says whether the connections have ended. The caller has p.mu.
+func (p *route) closed() bool { return p.over && p.under == 0 }
+
+// close ends the connections if nobody needs them any more. The caller has p.mu.
+func (p *route) close() {
+	if !p.closed() {
 		return
 	}
 	for _, nc := range p.conns {
@@ -360,8 +396,10 @@ func (s *streams) toLaptop(w http.ResponseWriter, in *incoming, l *lease) error 
 	stop := sync.OnceFunc(func() { close(answered) })
 	defer stop()
 	path := s.laptop(l)
-	path.use(1, false)
-	defer path.use(-1, false)
+	if !path.begin() {
+		return &failure{l.rule.Owner + " is gone", true}
+	}
+	defer path.done()
 	err := s.send(ctx, path.Transport, w, in, "", func(*http.Response) {
 		stop()
 		l.requests.Add(1)

@@ -386,3 +386,43 @@ func TestFarewellIsSaidBetweenFrames(t *testing.T) {
 		}
 	}
 }
+
+// A connection to a laptop outlives its lease for the requests on it, and takes no more.
+func TestRouteEnds(t *testing.T) {
+	dialled := func() *begun {
+		nc, far := net.Pipe()
+		t.Cleanup(func() { _ = far.Close() })
+		return &begun{Conn: nc, closed: make(chan struct{})}
+	}
+	closed := func(nc *begun) bool {
+		select {
+		case <-nc.closed:
+			return true
+		default:
+			return false
+		}
+	}
+	p := &route{}
+	if !p.begin() {
+		t.Fatal("took no request")
+	}
+	first := dialled()
+	if err := p.keep(first); err != nil {
+		t.Fatal(err)
+	}
+	p.end()
+	if closed(first) {
+		t.Error("closed with a request under way")
+	}
+	p.done()
+	if !closed(first) {
+		t.Error("open without a request")
+	}
+	if p.begin() {
+		t.Error("took a request after its end")
+	}
+	late := dialled() // for a request that needs it no more
+	if err := p.keep(late); !errors.Is(err, net.ErrClosed) || !closed(late) {
+		t.Errorf("kept a connection after its end: %v", err)
+	}
+}

@@ -281,6 +281,41 @@ func TestRawConnectionsWithoutHandler(t *testing.T) {
 	}
 }
 
+// A client that has not said a word is no reason to stay: what it says later is for the app.
+func TestASilentClientKeepsNobody(t *testing.T) {
+	for name, serve := range map[string]func(testing.TB, http.Handler) string{"HTTP1": serve, "HTTP2": serveHTTP2} {
+		t.Run(name, func(t *testing.T) {
+			p := newPod(t, serve(t, named("app")), follow)
+			anna := newPerson(t, p, "anna")
+			laptop, came := serve(t, named("anna")), make(chan bool, 1)
+			m := anna.join(t, anna.rule(Intercept, Match{}), func(ctx context.Context, info Info) (net.Conn, error) {
+				came <- true
+				return to(laptop)(ctx, info)
+			})
+			c := http.Client{Transport: newTransportTo()}
+			if name == "HTTP1" {
+				c.Transport = &http.Transport{}
+			}
+			defer c.CloseIdleConnections()
+			nc, err := net.Dial("tcp", p.addr)
+			if err != nil {
+				t.Fatal(err)
+			}
+			c.Transport.(*http.Transport).DialContext = func(context.Context, string, string) (net.Conn, error) { return nc, nil }
+			<-came // it is connected to who might speak first
+			leave(t, m)
+			resp, err := c.Get("http://" + p.addr + "/x")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer resp.Body.Close()
+			if b, err := io.ReadAll(resp.Body); err != nil || string(b) != "app GET /x 0" {
+				t.Errorf("got %q, %v", b, err)
+			}
+		})
+	}
+}
+
 // A client of HTTP that takes its time to ask is told, too, that nobody answers.
 func TestASilentClientIsToldThatNobodyAnswers(t *testing.T) {
 	p := newPod(t, serve(t, named("app")), speaks(HTTP))

@@ -55,12 +55,25 @@ func (l *load) until(c *http.Client, do func(*http.Client, int) error) {
 	pace := time.NewTicker(l.pause)
 	defer pace.Stop()
 	for n := 0; l.over.Err() == nil; n++ {
-		if err := do(c, n); err != nil {
+		err := do(c, n)
+		for range 3 {
+			if !tooLate(err) {
+				break
+			}
+			err = do(c, n)
+		}
+		if err != nil {
 			l.t.Errorf("%s: %v", time.Now().Format("05.000"), err)
 			return
 		}
 		<-pace.C
 	}
+}
+
+// tooLate says whether a request came after the farewell on its connection. Nothing of it was sent,
+// but http.Transport has closed its body by then, and can't send it on a new connection itself.
+func tooLate(err error) bool {
+	return err != nil && strings.Contains(err.Error(), "cannot rewind body after connection loss")
 }
 
 // ask makes one request.
