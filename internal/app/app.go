@@ -48,7 +48,8 @@ func (a *App) Service(name string) *Service {
 
 // Service is one deployable part of an App.
 type Service struct {
-	Name   string   `json:"name"` // a DNS label of at most 63 characters, unique in the App
+	Name   string   `json:"name"`           // a DNS label of at most 63 characters, unique in the App
+	Entry  From     `json:"entry,omitzero"` // its entry in bight.yaml, if it has one
 	Source Source   `json:"source"`
 	Build  Build    `json:"build"`
 	Args   []string `json:"args,omitempty"` // appended to the program's own command

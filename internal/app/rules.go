@@ -166,7 +166,7 @@ func (a *App) validateService(s *Service, p *problems) {
 		}
 	}
 	if s.Replicas < 0 {
-		p.add(s.Source.From, "service %s: replicas is %d; it cannot be negative", s.Name, s.Replicas)
+		p.add(s.Entry, "service %s: replicas is %d; it cannot be negative", s.Name, s.Replicas)
 	}
 	validatePorts(s, p)
 	for i, e := range s.Env {

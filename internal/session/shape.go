@@ -16,7 +16,8 @@ func shape(a *app.App) app.App {
 	b := app.App{Name: a.Name}
 	for _, service := range a.Services {
 		c := *service
-		c.Source.From, c.Build.From, c.ArgsFrom = app.From{}, app.From{}, app.From{}
+		c.Entry, c.Source.From, c.Build.From, c.ArgsFrom = app.From{}, app.From{}, app.From{}, app.From{}
+		c.Test = nil
 		c.Build.Assets = slices.Clone(c.Build.Assets)
 		for i := range c.Build.Assets {
 			c.Build.Assets[i].From = app.From{}

@@ -69,6 +69,7 @@ func (f *File) applyService(d *decoder, a *app.App, name string, o Service) {
 	if o.Ignore {
 		return
 	}
+	s.Entry = f.from("", at)
 	f.applyBuild(s, at+".build", o.Build)
 	if o.Args != nil {
 		s.Args, s.ArgsFrom = o.Args, f.from("set by you", at+".args")

@@ -18,8 +18,14 @@ func (r *Result) Text() string {
 	if n.Passed == 1 {
 		text = "1 test passed"
 	}
-	if n.Cached > 0 {
+	switch {
+	case n.Cached == 0:
+	case n.Cached < n.Passed:
 		text += fmt.Sprintf(", %d of them known", n.Cached)
+	case n.Passed == 1:
+		text += ", known"
+	default:
+		text += ", all known"
 	}
 	if len(r.Flakes) > 0 {
 		text += "; " + r.flaky()

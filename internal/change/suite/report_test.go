@@ -18,13 +18,14 @@ func TestAResultSaysInASentenceWhatItShowsAndFromWhom(t *testing.T) {
 		{"nothing", nil, "0 tests passed", ""},
 		{"run", []UnitResult{pass("a", "")}, "1 test passed", ""},
 		{"some known", []UnitResult{pass("a", ""), pass("b", "same inputs as x")}, "2 tests passed, 1 of them known", ""},
+		{"one known", []UnitResult{pass("a", "same inputs as x")}, "1 test passed, known", "same inputs as x"},
 		{
 			"all known", []UnitResult{pass("a", "same inputs as change 1"), pass("b", "same inputs as change 2"), pass("c", "same inputs as change 1")},
-			"3 tests passed, 3 of them known", "same inputs as change 1 and change 2",
+			"3 tests passed, all known", "same inputs as change 1 and change 2",
 		},
 		{
 			"of many", []UnitResult{pass("a", "same inputs as 1"), pass("b", "same inputs as 2"), pass("c", "same inputs as 3"), pass("d", "same inputs as 4"), pass("e", "same inputs as 5")},
-			"5 tests passed, 5 of them known", "same inputs as 1 and 2 and 3 and 2 others",
+			"5 tests passed, all known", "same inputs as 1 and 2 and 3 and 2 others",
 		},
 		{
 			"failed", []UnitResult{pass("a", ""), {Name: "b", Status: Failed, Tests: []Test{{

@@ -78,8 +78,14 @@ func objects(a *app.App, j *job) ([]review.Object, error) {
 		if err := json.Unmarshal(o.JSON, &x.Value); err != nil {
 			return nil, fmt.Errorf("read %s: %w", o.Ref, err)
 		}
-		if s := a.Service(o.Service); s != nil && s.Source.From.File != "" {
-			x.File, x.Line = path.Join(j.Directory, s.Source.From.File), s.Source.From.Line
+		if s := a.Service(o.Service); s != nil {
+			at := s.Source.From
+			if s.Entry.File != "" { // what nothing but the file says, the replicas, is most often what is refused
+				at = s.Entry
+			}
+			if at.File != "" {
+				x.File, x.Line = path.Join(j.Directory, at.File), at.Line
+			}
 		}
 		out = append(out, x)
 	}

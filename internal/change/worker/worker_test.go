@@ -146,7 +146,7 @@ func TestAReviewJudgesWhatTheChangeAltersOfTheObjects(t *testing.T) {
 			t.Errorf("%s replicas: %s, %q, want %s, %q\n%s", c.replicas, got.State, got.Message, c.state, c.want, log)
 		}
 		for _, f := range b.report(got).Findings {
-			if f.Object != "Deployment cart" || !strings.HasPrefix(f.Why, "the change alters Deployment cart") {
+			if f.Object != "Deployment cart" || f.File != "bight.yaml" || f.Line != 2 || !strings.HasPrefix(f.Why, "the change alters Deployment cart") {
 				t.Errorf("finding %+v", f)
 			}
 		}
