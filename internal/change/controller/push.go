@@ -200,9 +200,45 @@ func replaces(ctx context.Context, a *v1alpha1.App, r *repo.Repository, now v1al
 	if err != nil {
 		return false, err
 	}
-	return slices.ContainsFunc(commits, func(c repo.Commit) bool {
-		return c.Author.Name == was.Author.Name && c.Author.Email == was.Author.Email && c.Author.When.Equal(was.Author.When)
-	}), nil
+	for _, c := range commits {
+		if same, err := versionOf(ctx, r, c, was); err != nil || same {
+			return same, err
+		}
+	}
+	return false, nil
+}
+
+// versionOf reports whether c is was, amended. Git counts seconds, in which a program makes
+// many commits: one that says something else about other files is none of them.
+func versionOf(ctx context.Context, r *repo.Repository, c, was repo.Commit) (bool, error) {
+	if c.Author.Name != was.Author.Name || c.Author.Email != was.Author.Email || !c.Author.When.Equal(was.Author.When) {
+		return false, nil
+	}
+	if c.Message == was.Message {
+		return true, nil
+	}
+	files, err := filesOf(ctx, r, c)
+	if err != nil {
+		return false, err
+	}
+	before, err := filesOf(ctx, r, was)
+	return slices.ContainsFunc(files, func(name string) bool { return slices.Contains(before, name) }), err
+}
+
+// filesOf are the files that a commit changes.
+func filesOf(ctx context.Context, r *repo.Repository, c repo.Commit) ([]string, error) {
+	parent := ""
+	if len(c.Parents) > 0 {
+		parent = c.Parents[0]
+	}
+	changed, err := r.ChangedFiles(ctx, parent, c.Hash)
+	var names []string
+	for _, f := range changed {
+		if names = append(names, f.Path); f.OldPath != "" {
+			names = append(names, f.OldPath)
+		}
+	}
+	return names, err
 }
 
 func ownedBy(a *v1alpha1.App) []metav1.OwnerReference {
