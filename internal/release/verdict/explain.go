@@ -105,17 +105,31 @@ func (j *Judge) missing(s *core, v Verdict) string {
 	case j.shown(s):
 		return "good but for that"
 	case !v.Need.Known && v.Need.Requests == 0:
-		all, copied := s.Canary, int64(0)
-		if c := s.Copies; c != nil {
-			copied = total(c.Canary)
-			all.add(c.Canary)
-			all.Failed = sane(all.Failed + c.Canary.Repeated)
-		}
-		return fmt.Sprintf("%s in %s, too many for good", j.bad(s, all, s.Block.Canary), told(total(s.Canary), copied))
+		return j.tooMany(s) + ", too many for good"
 	case !v.Need.Known:
 		return fmt.Sprintf("good needs about %d more %s, and there are none now", v.Need.Requests, s.kind())
 	}
 	return fmt.Sprintf("good needs about %d more %s, %s at %s a second", v.Need.Requests, s.kind(), seconds(v.Need.Time), Number(s.Traffic.perSecond(s.Now)))
+}
+
+// tooMany is what is over the first bound that the canary can't keep: "100 errors in 100 requests
+// to the canary", "6 of 9 requests to the canary over stable's p99". The latter have not all ended.
+func (j *Judge) tooMany(s *core) string {
+	for i := range j.metrics {
+		m, c := &j.metrics[i], &s.Good[i]
+		if _, ok := m.needs(c, j.goodAt); !ok && m.quantile >= 0 {
+			return fmt.Sprintf("%d of %d %s over stable's %s", c.Bad, c.N, s.kind(), strings.TrimPrefix(m.name, "over "))
+		} else if !ok {
+			break
+		}
+	}
+	all, copied := s.Canary, int64(0)
+	if c := s.Copies; c != nil {
+		copied = total(c.Canary)
+		all.add(c.Canary)
+		all.Failed = sane(all.Failed + c.Canary.Repeated)
+	}
+	return fmt.Sprintf("%s in %s", j.bad(s, all, s.Block.Canary), told(total(s.Canary), copied))
 }
 
 // took is what was judged until the verdict.

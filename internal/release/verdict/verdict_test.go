@@ -124,6 +124,8 @@ func TestVerdicts(t *testing.T) {
 			slow := Tally{Closed: [5]int64{1, 8, 1}, Slow: [4]int64{9, 1}}
 			return Observation{At: at(time.Duration(i) * time.Second), Counts: &Counts{Cells: []Cell{{Weight: .05, Chosen: true, Canary: slow}}}}
 		}), Collecting, "too many for good"},
+		{"slow, and under way still", quick, []Observation{well(0, 0, 90), {At: at(time.Second), Counts: &Counts{Cells: []Cell{{Weight: .05, Canary: Tally{Slow: [4]int64{6, 6, 6}}, Stable: Tally{Closed: [5]int64{3: 114}, Slow: [4]int64{114, 114, 114}}}}}}},
+			Collecting, "6 of 6 requests to the canary over stable's p50, too many for good"},
 
 		{"one pod crashes", Config{}, seq(ready("a", "b"), times(9, func(i int) Observation { return podEvent(time.Second, "a", true, PodCrashed) })), Collecting, ""},
 		{"two pods crash", Config{}, seq(ready("a", "b", "stable-1"), times(4, func(i int) Observation { return podEvent(time.Second, []string{"a", "b"}[i%2], true, PodCrashed) })),
