@@ -97,7 +97,7 @@ func askOrder(ctx context.Context, rc *client.Client, printer *term.Printer, nam
 
 // askText says what somebody asks for.
 func askText(r *v1alpha1.Release) string {
-	o := r.Spec.Ask
+	o := client.Asked(r)
 	if o == nil {
 		return ""
 	}

@@ -30,7 +30,7 @@ func (r *renderer) ordersPolicy() {
 		user = "(has(request.userInfo.groups) ? request.userInfo.groups : [])"
 		in   = "(!has(object.spec.orders.groups) || object.spec.orders.groups.all(g, g in " + user + "))"
 		// Who approves says whose wish it is, and truly. To undo is never refused for that.
-		asks = "(!has(object.spec.orders.asked) || has(object.spec.orders.undo) && object.spec.orders.undo || request.operation == 'UPDATE' && has(oldObject.spec.ask) && object.spec.orders.asked == oldObject.spec.ask.by && !has(object.spec.ask)" +
+		asks = "(!has(object.spec.orders.asked) || has(object.spec.orders.undo) && object.spec.orders.undo || request.operation == 'UPDATE' && has(oldObject.spec.ask) && object.spec.orders.asked == oldObject.spec.ask.by" +
 			" && ['weight', 'promote', 'undo', 'paused', 'routes', 'go'].all(f, (f in object.spec.orders) == (f in oldObject.spec.ask)" +
 			" && (!(f in object.spec.orders) || object.spec.orders[f] == oldObject.spec.ask[f])))"
 		asked = "(!has(object.spec.ask) || request.operation == 'UPDATE' && has(oldObject.spec.ask) && object.spec.ask == oldObject.spec.ask" +

@@ -29,19 +29,20 @@ type served struct {
 	containers *vigil // over those that ran when it began, nil for none
 	sandbox    *vigil // over the process that holds the pod's namespaces, nil for none
 
-	// Of a gate that closes because nobody wants it: drained is closed when it has, nil for
-	// one that does not; hurry cuts off what is under way.
-	drained chan struct{}
-	hurry   context.CancelFunc
+	// Of a gate that closes because nobody wants it, nil for one that does not: retired is
+	// closed when another one may be opened, drained when nothing is under way any more.
+	retired, drained chan struct{}
 }
 
 // drain closes the gate to what is new, and has what is under way end by itself for so long.
 func (s *served) drain(longest time.Duration) {
-	ctx, hurry := context.WithTimeout(context.Background(), longest)
-	s.drained, s.hurry = make(chan struct{}), hurry
+	ctx, cancel := context.WithTimeout(context.Background(), longest)
+	s.retired, s.drained = make(chan struct{}), make(chan struct{})
 	go func() { // shut and cut wait for it
 		defer close(s.drained)
-		defer hurry()
+		defer cancel()
+		s.gate.Retire(ctx)
+		close(s.retired)
 		_ = s.gate.Close(ctx) // shut says what went wrong
 	}()
 }
@@ -135,11 +136,44 @@ func (p *post) attend(ctx context.Context, s *served, w *wanted) {
 	s.containers = p.await(ctx, nil, containers...)
 }
 
-// cut closes the gate of a pod that has ended.
-func (p *post) cut(s *served, w *wanted) {
-	err := errors.Join(s.gate.Cut(), s.ns.Close())
+// outlast leaves a gate that drains to itself, since the pod gets another one. It returns when
+// that may be opened.
+func (p *post) outlast(ctx context.Context, s *served) {
+	<-s.retired
+	p.unsplit()
+	p.older.Add(1)
+	p.outlasting.Go(func() {
+		select {
+		case <-s.drained:
+		case <-s.containers.ended(): // with whom it was connected to
+		case <-s.sandbox.ended():
+		case <-ctx.Done():
+			late := time.NewTimer(closing)
+			defer late.Stop()
+			select {
+			case <-s.drained:
+			case <-late.C:
+			}
+		}
+		if err := s.close(s.gate.Cut); err != nil {
+			p.log.Debug("a gate was not closed well", "err", err) // the pod may be going
+		}
+		p.older.Add(-1)
+		p.wake()
+	})
+}
+
+// close ends all that there is of it, the gate by a function of it.
+func (s *served) close(gate func() error) error {
+	err := errors.Join(gate(), s.ns.Close())
 	s.unattend()
 	s.sandbox.leave()
+	return err
+}
+
+// cut closes the gate of a pod that has ended.
+func (p *post) cut(s *served, w *wanted) {
+	err := s.close(s.gate.Cut)
 	if w.deleted() {
 		p.buried = w.pod.UID
 	}

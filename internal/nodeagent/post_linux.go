@@ -10,6 +10,7 @@ import (
 	"reflect"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	core "k8s.io/api/core/v1"
@@ -23,8 +24,8 @@ import (
 const (
 	// gatePort is where gates listen on their pods' loopback.
 	gatePort = 24448
-	// closing is how long what is under way may take when a gate closes that is in the way of
-	// another, or whose agent ends.
+	// closing is how long what is under way may take when a gate closes whose pod has another
+	// network, or whose agent ends.
 	closing = 3 * time.Second
 	// draining is how long it may take when a gate closes because nobody wants it any more.
 	// The pod lives on, so what came through its door is nobody else's to end: streams and
@@ -59,6 +60,9 @@ type post struct {
 	buried  types.UID // of a pod that has ended; of run alone
 	sharing sharing   // of run alone
 	sinks   sinks
+
+	older      atomic.Int32   // gates that drain beside the present one
+	outlasting sync.WaitGroup // those who wait for them
 }
 
 // set says what is wanted from now on, nil for nothing any more. It returns false,
@@ -74,12 +78,17 @@ func (p *post) set(w *wanted) bool {
 		p.want = w
 	}
 	if news {
-		select {
-		case p.news <- struct{}{}:
-		default:
-		}
+		p.wake()
 	}
 	return true
+}
+
+// wake has run look at everything.
+func (p *post) wake() {
+	select {
+	case p.news <- struct{}{}:
+	default:
+	}
 }
 
 // same reports whether there is nothing new in w.
@@ -137,7 +146,7 @@ func (p *post) tell(g *gate.Gate, problem string, grants ...gate.Grant) {
 // run serves the pod until nothing has been wanted for a while, or ctx ends.
 func (p *post) run(ctx context.Context) {
 	var open *served
-	defer func() { p.shut(ctx, open) }()
+	defer func() { p.shut(ctx, open); p.outlasting.Wait() }()
 	sampler := time.NewTicker(sampling)
 	defer sampler.Stop()
 	var due <-chan time.Time
@@ -184,7 +193,7 @@ func (p *post) run(ctx context.Context) {
 		if !idle {
 			idleSince = time.Time{}
 			if open.drains() {
-				p.shut(ctx, open)
+				p.outlast(ctx, open)
 				open = nil
 			}
 			if now.Before(retry) && open == nil {
@@ -222,7 +231,7 @@ func (p *post) run(ctx context.Context) {
 		}
 		p.shut(ctx, open)
 		open = nil
-		if p.end() {
+		if p.older.Load() == 0 && p.end() {
 			p.changed()
 			return
 		}
@@ -255,18 +264,13 @@ func (p *post) shut(ctx context.Context, s *served) {
 	if s == nil {
 		return
 	}
-	s.unattend()
-	s.sandbox.leave()
 	p.tell(nil, "")
 	if w, _ := p.wanted(); w.trial != nil {
 		_ = p.split(s.gate, &wanted{}) // from here on all is stable's
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closing)
 	defer cancel()
-	if s.drains() {
-		defer context.AfterFunc(ctx, s.hurry)() // Close waits for the one that has begun
-	}
-	if err := errors.Join(s.gate.Close(ctx), s.ns.Close()); err != nil {
+	if err := s.close(func() error { return s.gate.Close(ctx) }); err != nil {
 		p.log.Warn("a gate was not closed well", "err", err)
 	}
 	p.unsplit()

@@ -15,7 +15,7 @@ import (
 
 // TestStreamsOutlastARelease has streams read while the version that answers them is promoted:
 // one through the door of a pod of before, which ends, and one of a pod of the version itself,
-// whose door closes. Neither is cut.
+// whose door closes, and is opened again for the next release. Neither is cut.
 func TestStreamsOutlastARelease(t *testing.T) {
 	b := newReleaseBay(t)
 	b.patchTill(fmt.Sprintf(`{"spec":{"template":{"metadata":{"annotations":{%q:null}}}}}`, v1alpha1.DoorsAnnotation)) // doors close
@@ -31,6 +31,8 @@ func TestStreamsOutlastARelease(t *testing.T) {
 	b.order("promote", tillNamed)
 	b.unreleased()
 	b.Logf("the release is over")
+	<-time.After(7 * time.Second) // doors stay open for 5 s in case that they are wanted again
+	b.release("ebb", "steps: [{weight: 50, hold: true}]\n", "Held")
 	for what, over := range read {
 		select {
 		case err := <-over:

@@ -76,8 +76,9 @@ type Gate struct {
 	cut     context.CancelFunc
 	serving sync.WaitGroup // of the doors
 
-	closing  sync.Once
-	closeErr error
+	retiring  sync.Once
+	retireErr error
+	parting   sync.Once
 
 	mu      sync.Mutex
 	door    *node.Door               // nil before the first rule
@@ -354,8 +355,23 @@ func (g *Gate) Sessions(id string) int {
 // are told, with their next answer, to come again; whatever is still connected when
 // ctx ends is cut off. Sessions last as long as that. Nothing is left behind.
 func (g *Gate) Close(ctx context.Context) error {
-	g.closing.Do(func() { g.closeErr = g.close(ctx) })
-	return g.closeErr
+	g.retire(ctx)
+	stop := context.AfterFunc(ctx, g.cut)
+	g.serving.Wait()
+	stop()
+	g.cut()
+	g.part()
+	if g.retireErr != nil {
+		return fmt.Errorf("close the gate to %s: %w", g.o.Service, g.retireErr)
+	}
+	return nil
+}
+
+// Retire makes room for another gate to the pod: new connections go to the app, and all
+// sessions end. What came through the door goes on, until Close, which says what went wrong.
+func (g *Gate) Retire(ctx context.Context) {
+	g.retire(ctx)
+	g.part()
 }
 
 // Sever resets what passes through the door, which is as quickly as clients can be told that it is
@@ -371,32 +387,32 @@ func (g *Gate) Cut() error {
 	return g.Close(ctx)
 }
 
-func (g *Gate) close(ctx context.Context) error {
-	g.grants.close()
-	g.mu.Lock()
-	g.over = true
-	d, doors, queues := g.door, g.doors, g.queues
-	g.mu.Unlock()
-	var err error
-	if d != nil {
-		err = d.Shutdown(ctx)
-	}
-	g.host.Leave(errClosing)
-	for _, d := range doors {
-		d.Retire()
-	}
-	for _, q := range queues {
-		_ = q.Close() // never fails
-	}
-	stop := context.AfterFunc(ctx, g.cut)
-	g.serving.Wait()
-	stop()
-	g.cut()
-	g.end()
-	g.work.Wait()
-	g.direct.Close()
-	if err != nil {
-		return fmt.Errorf("close the gate to %s: %w", g.o.Service, err)
-	}
-	return nil
+// retire closes the door to what is new.
+func (g *Gate) retire(ctx context.Context) {
+	g.retiring.Do(func() {
+		g.grants.close()
+		g.mu.Lock()
+		g.over = true
+		d, doors, queues := g.door, g.doors, g.queues
+		g.mu.Unlock()
+		if d != nil {
+			g.retireErr = d.Shutdown(ctx)
+		}
+		g.host.Leave(errClosing)
+		for _, d := range doors {
+			d.Retire()
+		}
+		for _, q := range queues {
+			_ = q.Close() // never fails
+		}
+	})
+}
+
+// part ends all sessions.
+func (g *Gate) part() {
+	g.parting.Do(func() {
+		g.end()
+		g.work.Wait()
+		g.direct.Close()
+	})
 }

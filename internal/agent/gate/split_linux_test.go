@@ -235,6 +235,52 @@ func TestClosingWithASplitLosesNoRequest(t *testing.T) {
 	}
 }
 
+// TestARetiredGateMakesRoom has an answer that the canary ends when another gate is open.
+func TestARetiredGateMakesRoom(t *testing.T) {
+	n := newNetwork(t)
+	n.app(t)
+	ln, err := n.client.Listen(t.Context(), "tcp", fmt.Sprintf("%s:%d", clientIP, canaryPort))
+	must(t, err)
+	enough := make(chan struct{})
+	slow := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		must(t, http.NewResponseController(w).Flush())
+		<-enough
+		_, _ = io.WriteString(w, "all of it")
+	})}
+	var serving sync.WaitGroup
+	serving.Go(func() { _ = slow.Serve(ln) })
+	t.Cleanup(func() { slow.Close(); serving.Wait() })
+	g := n.gate(t, annas())
+	must(t, g.Split(appPort, "stable", shared(1, steer.All)))
+	answer, err := n.browser(false).Get("http://" + at(podIP).String() + "/")
+	must(t, err)
+	defer answer.Body.Close()
+
+	g.Retire(t.Context())
+	wantFrom(t, n.browser(false), "cleo", "app")
+	if got := n.leftovers(t); got != nil {
+		t.Errorf("of a gate that has retired is left over: got %v, want nothing", got)
+	}
+	next := n.gate(t, annas())
+	must(t, next.Split(appPort, "stable", shared(2, 0)))
+	n.laptop(t, "anna").join(t, rule("anna"), to(local(t, "anna")))
+	wantFrom(t, n.browser(false), "anna", "anna")
+	wantFrom(t, n.browser(false), "cleo", "app")
+	if s, has := next.InForce(appPort); !has || s.Decided != 1 {
+		t.Errorf("in force at the next gate is %+v, %v", s, has)
+	}
+	close(enough)
+	if b, err := io.ReadAll(answer.Body); string(b) != "all of it" || err != nil {
+		t.Errorf("what came through the first: got %q, %v", b, err)
+	}
+	limited, stop := context.WithTimeout(t.Context(), limit)
+	defer stop()
+	if err := g.Close(limited); err != nil || limited.Err() != nil {
+		t.Errorf("it does not end: %v", err)
+	}
+	wantFrom(t, n.browser(false), "anna", "anna")
+}
+
 // TestWhoeverIsConnectedHearsOfACut has an answer of the canary that never ends by itself.
 func TestWhoeverIsConnectedHearsOfACut(t *testing.T) {
 	n := newNetwork(t)

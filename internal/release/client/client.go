@@ -308,8 +308,8 @@ func patch(r *v1alpha1.Release, o v1alpha1.ReleaseOrders) ([]byte, error) {
 		}
 	}
 	change := map[string]any{"orders": orders}
-	if o.Asked != "" {
-		change["ask"] = nil // it is approved
+	if o.Asked == "" && r.Spec.Ask != nil && Asked(r) == nil {
+		change["ask"] = nil // it is given already
 	}
 	return json.Marshal(map[string]any{"metadata": map[string]any{"resourceVersion": r.ResourceVersion}, "spec": change})
 }

@@ -86,6 +86,51 @@ func TestApproveGivesOnlyWhatWasAsked(t *testing.T) {
 	}
 }
 
+// What was asked for stands where a policy refuses it to who approves, and not where it holds.
+func TestWhatIsAskedForStandsUntilItIsGiven(t *testing.T) {
+	r := running(nil)
+	asked, err := Weigh(5000)(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	asked.By, asked.Over = "ada", digest(r.Spec.Orders)
+	r.Spec.Ask = &asked
+	before := r.Spec.Orders
+	given, err := Approve()(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write := func(o v1alpha1.ReleaseOrders) string {
+		t.Helper()
+		text, err := patch(r, o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(text)
+	}
+	if text := write(given); strings.Contains(text, "ask\":") {
+		t.Errorf("before it is judged, an approval takes it away: %s", text)
+	}
+	r.Spec.Orders = given
+	r.Status.Refused = &v1alpha1.ReleaseRefusal{Orders: before}
+	if Asked(r) == nil {
+		t.Error("refused, nobody asks for it")
+	}
+	if again, err := Approve()(r); err != nil || again.Asked != "ada" {
+		t.Errorf("approved by somebody else: %+v, %v", again, err)
+	}
+	r.Status.Refused = nil
+	if Asked(r) != nil {
+		t.Error("given, somebody asks for it")
+	}
+	if _, err := Approve()(r); err == nil {
+		t.Error("it is approved twice")
+	}
+	if text := write(before); !strings.Contains(text, `"ask":null`) {
+		t.Errorf("it stays in the release: %s", text)
+	}
+}
+
 // While a promoted version can be undone a newer release waits: either may be meant.
 func TestWhichReleaseAnOrderIsFor(t *testing.T) {
 	at := func(name string, minute int, change func(*v1alpha1.Release)) v1alpha1.Release {

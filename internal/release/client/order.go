@@ -315,7 +315,7 @@ func (c *Client) Give(ctx context.Context, name string, order Order, why string,
 	err = c.Follow(limited, given, func(now *v1alpha1.Release) (bool, error) {
 		hint := "; with --ask, somebody else can approve it"
 		if by := given.Spec.Orders.Asked; by != "" {
-			hint = fmt.Sprintf("; with that nobody asks for it any more: %s asks again, and somebody else approves it", by)
+			hint = fmt.Sprintf("; %s asks for it still, and somebody else can approve it", by)
 		}
 		if x := now.Status.Refused; x != nil && x.Generation >= given.Generation {
 			return false, &RefusedError{Text: fmt.Sprintf("refused by policy %s (rule %s): %s%s", x.Policy, x.Rule, x.Why, hint), Policy: true}
@@ -344,6 +344,7 @@ func (c *Client) Give(ctx context.Context, name string, order Order, why string,
 	if err != nil {
 		return nil, err
 	}
+	c.given(ctx, last)
 	a := answer(last, time.Since(began))
 	a.Next = c.next(ctx, last)
 	if last.Spec.Orders.Undo && ByRoutes(last) && !a.Inside {
@@ -395,17 +396,41 @@ func holding(r *v1alpha1.Release) *v1alpha1.Release {
 // Approve gives the orders that somebody has asked for.
 func Approve() Order {
 	return underWay(func(r *v1alpha1.Release, o *v1alpha1.ReleaseOrders) error {
-		if r.Spec.Ask == nil {
+		ask := Asked(r)
+		if ask == nil {
 			return refuse("nobody asks for anything of release %s", r.Name)
 		}
-		if ask := r.Spec.Ask; ask.Over != "" && ask.Over != digest(r.Spec.Orders) {
+		if hold := holding(r).Spec.Orders; ask.Over != "" && ask.Over != digest(hold) {
 			return refuse("%s has asked for %s, and the orders of release %s have changed since (%s): approved now, that would take them back; %[1]s asks again, or bight release decline %s ends it",
-				ask.By, spec.Tell(*ask), r.Name, spec.Tell(r.Spec.Orders), r.Spec.Deployment)
+				ask.By, spec.Tell(*ask), r.Name, spec.Tell(hold), r.Spec.Deployment)
 		}
-		*o = *r.Spec.Ask.DeepCopy()
-		o.Asked, o.Over = r.Spec.Ask.By, ""
+		*o = *ask.DeepCopy()
+		o.Asked, o.Over = ask.By, ""
 		return nil
 	})
+}
+
+// Asked is what somebody asks for, nil if nobody does or it is given already. It stands until it
+// is observed, since a policy may refuse it to who approves.
+func Asked(r *v1alpha1.Release) *v1alpha1.ReleaseOrders {
+	if r.Spec.Ask == nil || digest(*r.Spec.Ask) == digest(holding(r).Spec.Orders) {
+		return nil
+	}
+	return r.Spec.Ask
+}
+
+// given takes back what was asked for and is given now. If that fails, it is no more than a note
+// in the release, see [Asked].
+func (c *Client) given(ctx context.Context, r *v1alpha1.Release) {
+	if r.Spec.Orders.Asked == "" {
+		return
+	}
+	r, err := c.Get(ctx, r.Name)
+	if err != nil || r.Spec.Ask == nil || Asked(r) != nil {
+		return
+	}
+	body := fmt.Sprintf(`{"metadata":{"resourceVersion":%q},"spec":{"ask":null}}`, r.ResourceVersion)
+	_, _ = c.releases().Patch(ctx, r.Name, types.MergePatchType, []byte(body), metav1.PatchOptions{FieldManager: manager})
 }
 
 // digest is the same for orders that ask for the same, whoever gives them.
@@ -436,7 +461,7 @@ func (c *Client) Ask(ctx context.Context, name string, order Order, why string) 
 // Decline takes back what somebody has asked for.
 func (c *Client) Decline(ctx context.Context, name string) (*v1alpha1.Release, error) {
 	return c.ask(ctx, name, func(r *v1alpha1.Release) (*v1alpha1.ReleaseOrders, error) {
-		if r.Spec.Ask == nil {
+		if Asked(r) == nil {
 			return nil, refuse("nobody asks for anything of release %s", r.Name)
 		}
 		return nil, nil
