@@ -43,6 +43,9 @@ func TestStreamsOutlastARelease(t *testing.T) {
 			b.Errorf("who reads through a pod %s waits for the end", what)
 		}
 	}
+	b.order("undo", tillNamed)
+	b.reaches("Undone")
+	b.unreleased()
 }
 
 // reads has a long stream of a version read through the door of a pod, and returns what is told
