@@ -90,7 +90,24 @@ func (b *bed) quay(ctx context.Context, namespace string, pods int32) (_ *quay, 
 			return cluster.DialPod(ctx, namespace, all.Items[0].Name, loadPort)
 		},
 	}}
-	return q, nil
+	return q, q.answers(ctx)
+}
+
+// answers waits until requests by the Service are answered: of pods that are ready kube-proxy
+// hears a little later.
+func (q *quay) answers(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	return poll(ctx, 100*time.Millisecond, func() error {
+		if err := q.start(ctx, 100, 2); err != nil {
+			return err
+		}
+		all, err := q.stop(ctx)
+		if n, first := failed(all); err == nil && (n > 0 || len(all) == 0) {
+			err = fmt.Errorf("%d of %d requests to the Service fail: %s", n, len(all), first)
+		}
+		return err
+	})
 }
 
 // deploy makes a Deployment with a Service, and waits for its pods.

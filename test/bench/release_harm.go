@@ -73,7 +73,7 @@ func (q *quay) convict(ctx context.Context, rate int) (n int, lasted time.Durati
 		switch {
 		case a.Why == "":
 		case a.Who != who:
-			return 0, 0, fmt.Errorf("a request fails that was not the version's: %s", a.Why)
+			return 0, 0, fmt.Errorf("a request fails that was not the version's, %s after the first: %s", time.Duration(a.At-all[0].At).Round(time.Millisecond), a.Why)
 		default:
 			n++
 			if first == 0 || a.At < first {
