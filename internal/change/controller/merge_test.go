@@ -11,29 +11,16 @@ import (
 
 	"github.com/bightdev/bight/api/v1alpha1"
 	"github.com/bightdev/bight/internal/change"
-	"github.com/bightdev/bight/internal/change/repo"
 )
 
 // TestWhatALaterChangeBroughtIsNotDeployedAfterIt has a branch's commit tested and held,
 // and another made on top of it merged and deployed. The first is on the app's branch with
 // that: it is no news to an environment that has the second.
 func TestWhatALaterChangeBroughtIsNotDeployedAfterIt(t *testing.T) {
-	store := repo.Store{Root: t.TempDir()}
-	r, err := store.Create(t.Context(), "shop", "shop", "main")
-	if err != nil {
-		t.Fatal(err)
-	}
-	commit := func(text, parent string) string {
-		who := repo.Signature{Name: "Ada", Email: "ada@example.com", When: time.Unix(1_800_000_000, 0)}
-		id, err := r.WriteCommit(t.Context(), repo.Writing{Files: map[string][]byte{"a": []byte(text)}, Parent: parent, Message: text, Author: who, Committer: who})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return id
-	}
-	base := commit("base", "")
-	first := commit("first", base)
-	second := commit("second", first)
+	r := newHistory(t)
+	base := r.commit("base", "")
+	first := r.commit("first", base)
+	second := r.commit("second", first)
 	if err := r.UpdateRef(t.Context(), "refs/heads/main", second, ""); err != nil {
 		t.Fatal(err)
 	}
@@ -64,7 +51,7 @@ func TestWhatALaterChangeBroughtIsNotDeployedAfterIt(t *testing.T) {
 		t.Fatal(err)
 	}
 	server := fake.NewClientBuilder().WithScheme(scheme).WithObjects(app, held, later).WithStatusSubresource(held).Build()
-	c := &Controller{client: server, live: server, store: store, Log: slog.New(slog.DiscardHandler)}
+	c := &Controller{client: server, live: server, store: r.store, Log: slog.New(slog.DiscardHandler)}
 	s, err := c.look(t.Context(), app)
 	if err != nil {
 		t.Fatal(err)
@@ -102,27 +89,15 @@ func TestWhatALaterChangeBroughtIsNotDeployedAfterIt(t *testing.T) {
 // A branch that was set back has what it is at now as news, though a change that is not on
 // it any more had brought that, too.
 func TestABranchThatWasSetBackIsNews(t *testing.T) {
-	store := repo.Store{Root: t.TempDir()}
-	r, err := store.Create(t.Context(), "shop", "shop", "main")
-	if err != nil {
-		t.Fatal(err)
-	}
-	who := repo.Signature{Name: "Ada", Email: "ada@example.com", When: time.Unix(1_800_000_000, 0)}
-	commit := func(text, parent string) string {
-		id, err := r.WriteCommit(t.Context(), repo.Writing{Files: map[string][]byte{"a": []byte(text)}, Parent: parent, Message: text, Author: who, Committer: who})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return id
-	}
-	good := commit("good", "")
-	wrong := commit("wrong", good)
+	r := newHistory(t)
+	good := r.commit("good", "")
+	wrong := r.commit("wrong", good)
 	merged := func(name, commit string, at int64) *v1alpha1.Change {
 		m, t := &v1alpha1.Change{}, metav1.NewMicroTime(time.Unix(at, 0))
 		m.Name, m.Status.Merged, m.Status.MergedAt = name, commit, &t
 		return m
 	}
-	s := &subject{repo: r, app: &v1alpha1.App{Spec: v1alpha1.AppSpec{Branch: "main"}}, tip: good}
+	s := &subject{repo: r.Repository, app: &v1alpha1.App{Spec: v1alpha1.AppSpec{Branch: "main"}}, tip: good}
 	s.view.Changes = []*v1alpha1.Change{merged("good", good, 100), merged("wrong", wrong, 200)}
 	run := v1alpha1.Run{Commit: good}
 	c := &Controller{}

@@ -4,7 +4,6 @@ import (
 	"log/slog"
 	"strings"
 	"testing"
-	"time"
 
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
@@ -16,11 +15,7 @@ import (
 
 // TestAChangeEndsWithItsBranch deletes a branch, and pushes it again.
 func TestAChangeEndsWithItsBranch(t *testing.T) {
-	store := repo.Store{Root: t.TempDir()}
-	r, err := store.Create(t.Context(), "shop", "shop", "main")
-	if err != nil {
-		t.Fatal(err)
-	}
+	r := newHistory(t)
 	app := &v1alpha1.App{Spec: v1alpha1.AppSpec{Branch: "main"}}
 	app.Namespace, app.Name = "shop", "shop"
 	scheme, err := Scheme()
@@ -28,15 +23,7 @@ func TestAChangeEndsWithItsBranch(t *testing.T) {
 		t.Fatal(err)
 	}
 	server := fake.NewClientBuilder().WithScheme(scheme).WithObjects(app).WithStatusSubresource(&v1alpha1.Change{}).Build()
-	c := &Controller{client: server, live: server, store: store, Log: slog.New(slog.DiscardHandler)}
-	commit := func(text string) string {
-		who := repo.Signature{Name: "Ada", Email: "ada@example.com", When: time.Unix(1_700_000_000, 0)}
-		id, err := r.WriteCommit(t.Context(), repo.Writing{Files: map[string][]byte{"a": []byte(text)}, Message: text, Author: who, Committer: who})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return id
-	}
+	c := &Controller{client: server, live: server, store: r.store, Log: slog.New(slog.DiscardHandler)}
 	push := func(branch, commit, want string) {
 		t.Helper()
 		ref := "refs/heads/" + branch
@@ -63,7 +50,7 @@ func TestAChangeEndsWithItsBranch(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	one, two, shared := commit("one"), commit("two"), commit("shared")
+	one, two, shared := r.commit("one", ""), r.commit("two", ""), r.commit("shared", "")
 	name := func(commit string) string { return change.Name("shop", commit) }
 
 	push("fix", one, "change "+name(one)+": one")
@@ -98,15 +85,15 @@ func TestAChangeEndsWithItsBranch(t *testing.T) {
 		t.Errorf("pushed again: %+v", m.Spec)
 	}
 
-	push("main", commit("on its way"), "change ")
-	push("wanted", commit("wanted"), "change ")
-	m := of(commit("wanted"))
+	push("main", r.commit("on its way", ""), "change ")
+	push("wanted", r.commit("wanted", ""), "change ")
+	m := of(r.commit("wanted", ""))
 	m.Spec.Merge = true
 	if err := server.Update(t.Context(), m); err != nil {
 		t.Fatal(err)
 	}
 	push("wanted", "", "")
-	if of(commit("wanted")).Spec.Cancel {
+	if of(r.commit("wanted", "")).Spec.Cancel {
 		t.Error("a change is ended that is to be merged")
 	}
 }

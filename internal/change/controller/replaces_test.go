@@ -2,30 +2,18 @@ package controller
 
 import (
 	"testing"
-	"time"
 
 	"github.com/bightdev/bight/api/v1alpha1"
-	"github.com/bightdev/bight/internal/change/repo"
 )
 
 // TestAPushReplacesAnEarlierVersionOfItself pushes two commits to the app's branch, none of
 // which contains the other.
 func TestAPushReplacesAnEarlierVersionOfItself(t *testing.T) {
-	r, err := repo.Store{Root: t.TempDir()}.Create(t.Context(), "shop", "shop", "main")
-	if err != nil {
-		t.Fatal(err)
-	}
-	base := ""
+	r := newHistory(t)
+	base := r.write("", "begin", "go.mod", "module shop\n", 1)
 	write := func(message, file, text string, second int64) string {
-		t.Helper()
-		who := repo.Signature{Name: "Ada", Email: "ada@example.com", When: time.Unix(second, 0)}
-		id, err := r.WriteCommit(t.Context(), repo.Writing{Parent: base, Files: map[string][]byte{file: []byte(text)}, Message: message, Author: who, Committer: who})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return id
+		return r.write(base, message, file, text, second)
 	}
-	base = write("begin", "go.mod", "module shop\n", 1)
 	was := write("cart: add", "cart.go", "package cart\n", 2)
 	app := &v1alpha1.App{Spec: v1alpha1.AppSpec{Branch: "main"}}
 	for name, tt := range map[string]struct {
@@ -41,7 +29,7 @@ func TestAPushReplacesAnEarlierVersionOfItself(t *testing.T) {
 	} {
 		old := &v1alpha1.Change{Spec: v1alpha1.ChangeSpec{Commit: was, Author: "ada"}}
 		now := v1alpha1.ChangeSpec{Commit: tt.now, Author: tt.by, Ref: "refs/heads/main"}
-		if got, err := replaces(t.Context(), app, r, now, old); err != nil || got != tt.want {
+		if got, err := replaces(t.Context(), app, r.Repository, now, old); err != nil || got != tt.want {
 			t.Errorf("%s: %v, %v", name, got, err)
 		}
 	}
