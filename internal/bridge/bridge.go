@@ -76,11 +76,18 @@ type UnknownServiceError struct {
 	Name, App          string
 	Namespace, Context string // where the app is
 	Known              []string
+	// Other is what else there is by such a name, "" for nothing: a workload that somebody
+	// else deployed, as it is written for bight run.
+	Other string
 }
 
 func (e *UnknownServiceError) Error() string {
 	there := "there is"
-	if near := Nearest(e.Name, e.Known); near != "" {
+	near := Nearest(e.Name, e.Known)
+	if e.Other != "" {
+		near = e.Other + ", which somebody else deployed"
+	}
+	if near != "" {
 		there = "did you mean " + near + "? There is"
 	}
 	return fmt.Sprintf("%s has no service %q; %s %s (namespace %s, context %s)", e.App, e.Name, there, strings.Join(e.Known, ", "), e.Namespace, e.Context)
@@ -120,7 +127,7 @@ func distance(a, b string) int {
 }
 
 // Unknown is the error that there is no service of a name.
-func (b *Bridge) Unknown(name string) error {
+func (b *Bridge) Unknown(name string) *UnknownServiceError {
 	return &UnknownServiceError{Name: name, App: b.App, Namespace: b.Namespace, Context: b.Cluster.Context, Known: b.Services}
 }
 

@@ -24,9 +24,9 @@ import (
 const inError = 12
 
 // present are the names of the workloads of a namespace by kind, of these kinds and as far
-// as this user may see them.
-func present(ctx context.Context, client kubernetes.Interface, namespace string, kinds ...string) map[string][]string {
-	all := map[string][]string{}
+// as this user may see them. selector chooses by labels; "" is all.
+func present(ctx context.Context, client kubernetes.Interface, namespace, selector string, kinds ...string) map[string][]string {
+	all, which := map[string][]string{}, meta.ListOptions{LabelSelector: selector}
 	note := func(kind string, list runtime.Object, err error) {
 		if err != nil {
 			return
@@ -41,19 +41,19 @@ func present(ctx context.Context, client kubernetes.Interface, namespace string,
 	for _, kind := range kinds {
 		switch kind {
 		case "deployment":
-			list, err := client.AppsV1().Deployments(namespace).List(ctx, meta.ListOptions{})
+			list, err := client.AppsV1().Deployments(namespace).List(ctx, which)
 			note(kind, list, err)
 		case "statefulset":
-			list, err := client.AppsV1().StatefulSets(namespace).List(ctx, meta.ListOptions{})
+			list, err := client.AppsV1().StatefulSets(namespace).List(ctx, which)
 			note(kind, list, err)
 		case "daemonset":
-			list, err := client.AppsV1().DaemonSets(namespace).List(ctx, meta.ListOptions{})
+			list, err := client.AppsV1().DaemonSets(namespace).List(ctx, which)
 			note(kind, list, err)
 		case "pod": // those of StatefulSets: see alone
-			list, err := client.CoreV1().Pods(namespace).List(ctx, meta.ListOptions{LabelSelector: appsv1.StatefulSetPodNameLabel})
+			list, err := client.CoreV1().Pods(namespace).List(ctx, meta.ListOptions{LabelSelector: strings.TrimPrefix(selector+","+appsv1.StatefulSetPodNameLabel, ",")})
 			note(kind, list, err)
 		case "service":
-			list, err := client.CoreV1().Services(namespace).List(ctx, meta.ListOptions{})
+			list, err := client.CoreV1().Services(namespace).List(ctx, which)
 			note(kind, list, err)
 		}
 	}
@@ -74,7 +74,7 @@ func unknownWorkload(ctx context.Context, client kubernetes.Interface, cluster *
 	if kind == "pod" {
 		kinds = append(kinds, kind)
 	}
-	return codedError{code: exitNotFound, err: fmt.Errorf("there is no %s %s in %s%s", kind, name, where, instead(present(ctx, client, namespace, kinds...), kind, name))}
+	return codedError{code: exitNotFound, err: fmt.Errorf("there is no %s %s in %s%s", kind, name, where, instead(present(ctx, client, namespace, "", kinds...), kind, name))}
 }
 
 // instead says what somebody may have meant who asked for a workload that is not there.

@@ -7,6 +7,8 @@ import (
 
 	core "k8s.io/api/core/v1"
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/bightdev/bight/internal/bridge"
 )
 
 func TestWhatSomebodyMayHaveMeant(t *testing.T) {
@@ -24,6 +26,28 @@ func TestWhatSomebodyMayHaveMeant(t *testing.T) {
 	} {
 		if got := instead(all, test.kind, test.name); got != test.want {
 			t.Errorf("%s/%s: %q, want %q", test.kind, test.name, got, test.want)
+		}
+	}
+}
+
+func TestWhatMayBeMeantThatIsNoService(t *testing.T) {
+	all := map[string][]string{"deployment": {"till", "carts"}, "service": {"vault"}}
+	services := []string{"cart", "menu"}
+	for _, test := range []struct{ name, want string }{
+		{"till", "deployment/till, which somebody else deployed? There is cart, menu"},
+		{"tll", "deployment/till, which somebody else deployed? There is cart, menu"},
+		{"valt", "service/vault, which somebody else deployed? There is cart, menu"},
+		{"crt", "cart? There is cart, menu"}, // although carts is near, too
+		{"carts", "deployment/carts, which somebody else deployed? There is cart, menu"},
+		{"payments", ""},
+	} {
+		err := &bridge.UnknownServiceError{Name: test.name, App: "shop", Namespace: "x", Context: "kind-dev", Known: services, Other: other(all, services, test.name)}
+		want := fmt.Sprintf("shop has no service %q; there is cart, menu (namespace x, context kind-dev)", test.name)
+		if test.want != "" {
+			want = fmt.Sprintf("shop has no service %q; did you mean %s (namespace x, context kind-dev)", test.name, test.want)
+		}
+		if err.Error() != want {
+			t.Errorf("%s\nwant %s", err, want)
 		}
 	}
 }

@@ -11,7 +11,9 @@ import (
 	core "k8s.io/api/core/v1"
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/bightdev/bight/internal/bridge"
 	"github.com/bightdev/bight/internal/bridge/permit"
+	"github.com/bightdev/bight/internal/session"
 	"github.com/bightdev/bight/internal/ui/term"
 )
 
@@ -111,7 +113,9 @@ func (p *Program) named(ctx context.Context, t *target, source, name string, pri
 	}
 	s := &subject{bridge: b, name: name, app: a}
 	if name != "" {
-		s.service, err = findService(b, a, name)
+		if s.service = a.Service(name); s.service == nil {
+			return nil, unknownService(ctx, b, name)
+		}
 		b.Say = func(text string) { printer.Note(name, text) }
 	}
 	return s, err
@@ -127,7 +131,34 @@ func (t *target) meant(ctx context.Context, name string, printer *term.Printer) 
 	if err != nil {
 		return ""
 	}
-	return ofName(present(ctx, client, cluster.Namespace, kindsByName()...), name)
+	return other(present(ctx, client, cluster.Namespace, "", kindsByName()...), nil, name)
+}
+
+// unknownService is the error that an app has no service of a name, but perhaps its
+// namespace another workload that is meant.
+func unknownService(ctx context.Context, b *bridge.Bridge, name string) error {
+	unknown := b.Unknown(name)
+	if client, err := b.Cluster.Typed(); err == nil {
+		unknown.Other = other(present(ctx, client, b.Namespace, session.NotManaged, kindsByName()...), unknown.Known, name)
+	}
+	return codedError{code: exitNotFound, err: unknown}
+}
+
+// other is the workload of others that somebody may have meant who named no service of
+// the app: one that has the name, or is nearer to it than each of the services; "" for
+// none.
+func other(all map[string][]string, services []string, name string) string {
+	if exact := ofName(all, name); exact != "" {
+		return exact
+	}
+	names := slices.Clone(services) // the first of those that are equally near is taken
+	for _, kind := range kindsByName() {
+		names = append(names, all[kind]...)
+	}
+	if near := bridge.Nearest(name, names); !slices.Contains(services, near) {
+		return ofName(all, near)
+	}
+	return ""
 }
 
 // ofName is the workload that has a name, "" for none.

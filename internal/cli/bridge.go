@@ -176,14 +176,6 @@ func findPort(s *app.Service, port string) (*app.Port, error) {
 	return nil, codedError{code: exitNotFound, err: fmt.Errorf("service %s has no port %s; there is %s", s.Name, port, strings.Join(known, ", "))}
 }
 
-// service returns a service of the app, or the error that there is none.
-func findService(b *bridge.Bridge, a *app.App, name string) (*app.Service, error) {
-	if s := a.Service(name); s != nil {
-		return s, nil
-	}
-	return nil, codedError{code: exitNotFound, err: b.Unknown(name)}
-}
-
 // interrupted makes the end by Ctrl-C what it is.
 func interrupted(ctx context.Context, err error) error {
 	if err == nil && ctx.Err() != nil {

@@ -126,7 +126,7 @@ func (t *target) completeSubjects(dir *string, command bool) cobra.CompletionFun
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}
 		var names []string
-		for _, name := range present(ctx, client, namespace, kindOf(written))[kindOf(written)] {
+		for _, name := range present(ctx, client, namespace, "", kindOf(written))[kindOf(written)] {
 			names = append(names, written+"/"+name)
 		}
 		return names, cobra.ShellCompDirectiveNoFileComp

@@ -23,7 +23,7 @@ type noAppError struct {
 	where, namespace string // the first is its place
 	app              string // of the source that is here, "" for none
 	err              error  // why there is no source
-	meant            string // a workload of the name that was given, "" for none
+	meant            string // a workload whose name is the one that was given, or near it, "" for none
 }
 
 func (e *noAppError) Error() string {

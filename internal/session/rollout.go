@@ -28,6 +28,9 @@ func ServiceOf(pod *core.Pod) string { return pod.Labels[nameLabel] }
 // Managed finds what Bight has deployed of any app.
 const Managed = "app.kubernetes.io/managed-by=bight"
 
+// NotManaged finds what somebody else has deployed.
+const NotManaged = "app.kubernetes.io/managed-by!=bight"
+
 // AppOf returns the name of the app that a pod is of.
 func AppOf(pod *core.Pod) string { return pod.Labels["app.kubernetes.io/part-of"] }
 

@@ -405,6 +405,7 @@ func testOthersRights(b *bay) {
 		says []string
 	}{
 		{"NoSuchWorkload", []string{"env", "deploy/tll"}, 4, []string{`there is no deployment tll in namespace \S+ \(context bight\); did you mean deployment/till\?`}},
+		{"NearNameAlone", []string{"env", "tll"}, 4, []string{`did you mean deployment/till, which somebody else deployed\?`}},
 		{"AsKubectlPrintsIt", []string{"env", "deployment.apps/tll"}, 4, []string{`there is no deployment tll in`}},
 		{"AnotherKind", []string{"intercept", "sts/till", "--port", "1"}, 4, []string{`did you mean deployment/till\?`}},
 		{"NoSuchContainer", []string{"env", "deploy/till", "-c", "sidecar"}, 4, []string{`no such container; there is till`}},
