@@ -201,7 +201,7 @@ func (b *Bridge) connect(ctx context.Context, pod *core.Pod, handle func(context
 			case stream.Lost:
 				losses.lose(this)
 			case stream.Ended: // another one takes its place
-				losses.regain(this)
+				losses.replace(this, s.Err)
 			default:
 				losses.regain(this)
 				b.Log.Info("connected to the pod", "pod", pod.Name, "transport", TransportOf(s.Direct))

@@ -2,6 +2,7 @@ package bridge
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -9,6 +10,8 @@ import (
 	core "k8s.io/api/core/v1"
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
+
+	"github.com/bightdev/bight/internal/stream"
 )
 
 // bearable is how long a connection may be away before anybody is told.
@@ -31,6 +34,7 @@ type losses struct {
 	since time.Time   // they are
 	tell  *time.Timer // the user of it
 	told  bool
+	cut   bool // one of them has lost what was open, since its agent was started anew
 	over  bool // the lines that are lost are not wanted any more
 }
 
@@ -51,7 +55,7 @@ func (l *losses) lose(a *line) {
 	if len(l.lost) == 1 {
 		l.over = false
 		since := time.Now()
-		l.since, l.told = since, false
+		l.since, l.told, l.cut = since, false, false
 		l.tell = time.AfterFunc(bearable, func() { l.look(since) })
 	}
 }
@@ -69,8 +73,22 @@ func (l *losses) regain(a *line) {
 	}
 	l.tell.Stop()
 	if l.told && !l.over {
-		l.say(fmt.Sprintf("the connection to the cluster is back after %s", time.Since(l.since).Round(100*time.Millisecond)))
+		after := ""
+		if l.cut {
+			after = "; an agent was started anew meanwhile, so connections that were open through the one before are cut"
+		}
+		l.say(fmt.Sprintf("the connection to the cluster is back after %s%s", time.Since(l.since).Round(100*time.Millisecond), after))
 	}
+}
+
+// replace takes in that a line ends, for whatever reason, and another one takes its place.
+func (l *losses) replace(a *line, why error) {
+	l.mu.Lock()
+	if l.lost[a] && errors.Is(why, stream.ErrSessionLost) {
+		l.cut = true
+	}
+	l.mu.Unlock()
+	l.regain(a)
 }
 
 // look tells the user of the lines that are cut since then, unless it is by the end of

@@ -2,12 +2,15 @@ package bridge
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	core "k8s.io/api/core/v1"
+
+	"github.com/bightdev/bight/internal/stream"
 )
 
 const (
@@ -61,6 +64,37 @@ func TestOnlyTheClustersLossIsTold(t *testing.T) {
 				synctest.Wait()
 				if want := append(slices.Clone(test.after), lostNews); !slices.Equal(said, want) {
 					t.Errorf("when the cluster is lost: %q, want %q", said, want)
+				}
+			})
+		})
+	}
+}
+
+func TestWhatAnAgentsEndHasCutIsTold(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		why  error
+		want string
+	}{
+		{"the agent was started anew", fmt.Errorf("connect: %w", stream.ErrSessionLost), backNews + "; an agent was started anew meanwhile, so connections that were open through the one before are cut"},
+		{"the session ended otherwise", stream.ErrPeerClosed, backNews},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var said []string
+				l := &losses{say: func(text string) { said = append(said, text) }, going: func(context.Context, *core.Pod) bool { return false }}
+				cut, kept := &line{&core.Pod{}}, &line{&core.Pod{}}
+				lose := func(end func(*line)) {
+					l.lose(cut)
+					l.lose(kept)
+					time.Sleep(3 * time.Second)
+					end(cut)
+					l.regain(kept)
+				}
+				lose(func(a *line) { l.replace(a, test.why) })
+				lose(l.regain) // has nothing of the time before
+				if want := []string{lostNews, test.want, lostNews, backNews}; !slices.Equal(said, want) {
+					t.Errorf("%q, want %q", said, want)
 				}
 			})
 		})
