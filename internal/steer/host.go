@@ -256,10 +256,21 @@ func (h *Host) doors(r Rule) ([]*Door, error) {
 	return all, nil
 }
 
+// apart says what the owner of a match that is refused can do about another one that is in
+// force. Two values of one header are apart, and nothing else of headers is.
+func apart(there, refused Match) string {
+	switch {
+	case len(there.Headers) > 0:
+		return fmt.Sprintf("take --header %s=VALUE with a value of your own", there.Headers[0].Name)
+	case len(refused.Headers) > 0:
+		return fmt.Sprintf("have them take --header %s=VALUE with a value of their own", refused.Headers[0].Name)
+	}
+	return "both take a --header NAME=VALUE with a value of your own"
+}
+
 // inTheWay says why a rule is refused.
 func (h *Host) inTheWay(o, r Rule) error {
-	why := fmt.Sprintf("%s already intercepts %s of %s, port %d: wait until they leave, or both take a --header NAME=VALUE with a value of your own",
-		o.Owner, o.Match, h.Service, o.Port)
+	why := fmt.Sprintf("%s already intercepts %s of %s, port %d: wait until they leave, or %s", o.Owner, o.Match, h.Service, o.Port, apart(o.Match, r.Match))
 	switch {
 	case o.Mode == Replace:
 		why = fmt.Sprintf("%s replaces %s, whose process is stopped meanwhile: wait until they leave", o.Owner, h.Service)

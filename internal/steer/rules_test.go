@@ -136,6 +136,26 @@ func TestConflict(t *testing.T) {
 	}
 }
 
+func TestARefusalSaysHowToBeApart(t *testing.T) {
+	ada, team := Match{Headers: []HeaderMatch{{Name: "x-dev", Value: "ada"}}}, Match{Headers: []HeaderMatch{{Name: "x-team", Value: "a"}}}
+	for _, test := range []struct {
+		there, refused Match
+		want           string
+	}{
+		{ada, Match{}, "wait until they leave, or take --header x-dev=VALUE with a value of your own"},
+		{ada, ada, "wait until they leave, or take --header x-dev=VALUE with a value of your own"},
+		{ada, team, "wait until they leave, or take --header x-dev=VALUE with a value of your own"},
+		{Match{}, ada, "wait until they leave, or have them take --header x-dev=VALUE with a value of their own"},
+		{Match{}, Match{Path: "/cart"}, "wait until they leave, or both take a --header NAME=VALUE with a value of your own"},
+	} {
+		h := &Host{Service: "cart"}
+		err := h.inTheWay(Rule{Owner: "ada", Port: 8080, Match: test.there}, Rule{Owner: "bob", Port: 8080, Match: test.refused})
+		if want := "ada already intercepts " + test.there.String() + " of cart, port 8080: " + test.want; !strings.HasSuffix(err.Error(), want) {
+			t.Errorf("%v beside %v: %v, want %s", test.refused, test.there, err, want)
+		}
+	}
+}
+
 func TestCheck(t *testing.T) {
 	ok := Rule{ID: "1", Owner: "anna", Service: "cart", Port: 5432, Mode: Intercept}
 	for name, tt := range map[string]struct {
