@@ -78,6 +78,7 @@ it consumes, messages of a queue for example, is left to the process here.`,
 				return err
 			}
 			defer leave()
+			defer tellLeft(c.Context(), r, s.bridge.Say)()
 			return interrupted(c.Context(), s.explain(c.Context(), s.bridge.Intercept(c.Context(), *r, local, s.bridge.Say)))
 		},
 		ValidArgsFunction: t.completeSubjects(&source, false),

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/bightdev/bight/internal/bridge"
 	"github.com/bightdev/bight/internal/session"
+	"github.com/bightdev/bight/internal/steer"
 )
 
 // maker is the process that made a rule. Its number alone may be another process's by
@@ -73,6 +75,36 @@ func (m maker) interrupt() error {
 		return fmt.Errorf("end it: %w", err)
 	}
 	return nil
+}
+
+// terminated reports whether it is a SIGTERM that has ended a program's context, as
+// interrupt sends it, and no Ctrl-C.
+func terminated(ctx context.Context) bool {
+	cause := context.Cause(ctx)
+	return cause != nil && strings.HasPrefix(cause.Error(), syscall.SIGTERM.String()+" ")
+}
+
+// tellLeft says, when it comes to that, that an intercept ends because this process was
+// told to, in a terminal where nobody has typed anything. stop has to be called before the
+// printer is closed. There may be no rule.
+func tellLeft(ctx context.Context, rule *steer.Rule, say func(string)) (stop func()) {
+	if rule == nil {
+		return func() {}
+	}
+	id, told := rule.ID, make(chan struct{})
+	tell := func() {
+		defer close(told)
+		if terminated(ctx) {
+			say(fmt.Sprintf("intercept %s ends: this process was told to (SIGTERM), by bight intercept leave or by somebody else who may", id))
+		}
+	}
+	forget := context.AfterFunc(ctx, tell)
+	return func() {
+		if forget() {
+			tell() // ctx may have ended just now
+		}
+		<-told
+	}
 }
 
 // leaveService interrupts the process that holds the intercept of a service.

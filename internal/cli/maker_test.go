@@ -5,12 +5,14 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"strings"
 	"syscall"
 	"testing"
 
 	"github.com/bightdev/bight/internal/bridge"
 	"github.com/bightdev/bight/internal/session"
+	"github.com/bightdev/bight/internal/steer"
 )
 
 func TestOnlyTheProcessThatMadeAnInterceptIsInterrupted(t *testing.T) {
@@ -53,6 +55,37 @@ func TestOnlyTheProcessThatMadeAnInterceptIsInterrupted(t *testing.T) {
 	}
 	if err := leaveService(bridge.Intercept{ID: id, Owner: ownName()}); err == nil || !strings.Contains(err.Error(), "does not run on this machine any more") {
 		t.Errorf("leave %s again: got %v", id, err)
+	}
+}
+
+func TestWhoIsLeftIsTold(t *testing.T) {
+	rule := &steer.Rule{ID: "cart-1-aaaaa"}
+	for _, test := range []struct {
+		signal syscall.Signal
+		rule   *steer.Rule
+		want   string
+	}{
+		{syscall.SIGTERM, rule, "intercept cart-1-aaaaa ends: this process was told to (SIGTERM), by bight intercept leave or by somebody else who may"},
+		{syscall.SIGINT, rule, ""}, // who pressed Ctrl-C knows
+		{syscall.SIGTERM, nil, ""},
+	} {
+		ctx, forget := signal.NotifyContext(t.Context(), test.signal)
+		defer forget()
+		said := ""
+		stop := tellLeft(ctx, test.rule, func(text string) { said = text })
+		if err := syscall.Kill(os.Getpid(), test.signal); err != nil {
+			t.Fatal(err)
+		}
+		<-ctx.Done()
+		stop()
+		if said != test.want {
+			t.Errorf("%v: %q, want %q", test.signal, said, test.want)
+		}
+	}
+	said := false
+	tellLeft(t.Context(), rule, func(string) { said = true })()
+	if said {
+		t.Error("of a command that has ended by itself it is said that it was told to")
 	}
 }
 

@@ -187,6 +187,7 @@ func (p *Program) run(ctx context.Context, t *target, o runOptions, service stri
 		return err
 	}
 	defer leave()
+	defer tellLeft(ctx, order.Rule, s.bridge.Say)()
 	order.Service = s.name
 	return s.explain(ctx, p.runOrder(ctx, s.bridge, order))
 }
