@@ -38,6 +38,21 @@ func (e *noAppError) Error() string {
 
 func (e *noAppError) Unwrap() error { return codedError{code: exitNotFound, err: e.err} }
 
+// sourceError is that the source which is here makes no plan, for a command that does not
+// need one: it looks there for the app's name alone.
+type sourceError struct{ err error }
+
+func (e *sourceError) Error() string {
+	return e.err.Error() + "\n" + e.advice()
+}
+
+// advice is what to do until it makes one.
+func (e *sourceError) advice() string {
+	return "-n NAMESPACE goes by what is deployed there, whatever the source here is like"
+}
+
+func (e *sourceError) Unwrap() error { return e.err }
+
 // place names a namespace, and where it is.
 func place(namespace string, cluster *kube.Cluster) string {
 	return fmt.Sprintf("namespace %s (context %s)", namespace, cluster.Context)
@@ -57,7 +72,7 @@ func (t *target) theApp(ctx context.Context, dir string, cluster *kube.Cluster) 
 	case planErr == nil && t.namespace == "":
 		return a, t.environment(a.Name), nil
 	case planErr != nil && t.namespace == "" && !errors.Is(planErr, detect.ErrNoService):
-		return nil, "", planErr
+		return nil, "", &sourceError{planErr}
 	}
 	client, err := cluster.Typed()
 	if err != nil {

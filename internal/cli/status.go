@@ -116,7 +116,11 @@ func (p *Program) intercepts(ctx context.Context, t *target, dir string, printer
 		printer.Warn("", "Intercepts of workloads are not known: "+otherErr.Error(), "")
 		return all, where, false, nil
 	case err != nil:
-		printer.Warn("", "intercepts of services are not known: "+err.Error(), "")
+		text, advice := err.Error(), ""
+		if source, ok := errors.AsType[*sourceError](err); ok {
+			text, advice = source.err.Error(), source.advice()
+		}
+		printer.Warn("", "intercepts of services are not known: "+text, advice)
 		return others, cmp.Or(where, "the namespace"), false, nil
 	}
 	return append(all, others...), where, true, nil // without an app, they are all there is
