@@ -21,6 +21,9 @@ import (
 // where bight up has deployed nothing: any workload there that has a ready pod. nothing
 // is the error where there is none.
 func (p *Program) anywhere(ctx context.Context, t *target, nothing *noAppError, printer *term.Printer) (*subject, error) {
+	if nothing.absent {
+		return nil, nothing
+	}
 	cluster, _, err := t.load(printer)
 	if err != nil {
 		return nil, err

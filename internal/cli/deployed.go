@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	core "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 
@@ -23,12 +24,19 @@ type noAppError struct {
 	where, namespace string // the first is its place
 	app              string // of the source that is here, "" for none
 	err              error  // why there is no source
+	absent           bool   // the namespace does not even exist
 	meant            string // a workload whose name is the one that was given, or near it, "" for none
 }
 
 func (e *noAppError) Error() string {
 	if e.meant != "" {
 		return fmt.Sprintf("nothing that bight up deployed is in %s; did you mean %s, which somebody else deployed?", e.where, e.meant)
+	}
+	if e.absent && e.app != "" {
+		return fmt.Sprintf("there is no %s: bight up -n %s makes it and deploys %s there, -n names another", e.where, e.namespace, e.app)
+	}
+	if e.absent {
+		return fmt.Sprintf("there is no %s: -n names another, and --source the directory of the source, if it is elsewhere", e.where)
 	}
 	if e.app != "" {
 		return fmt.Sprintf("nothing that bight up deployed is in %s: bight up -n %s deploys %s there, -n names another; a workload that somebody else deployed is written deploy/NAME", e.where, e.namespace, e.app)
@@ -96,6 +104,9 @@ func (t *target) theApp(ctx context.Context, dir string, cluster *kube.Cluster) 
 		nothing := &noAppError{where: place(namespace, cluster), namespace: namespace, err: planErr}
 		if planErr == nil {
 			nothing.app = a.Name
+		}
+		if _, err := client.CoreV1().Namespaces().Get(ctx, namespace, meta.GetOptions{}); apierrors.IsNotFound(err) {
+			nothing.absent = true
 		}
 		return nil, "", nothing
 	}

@@ -51,6 +51,14 @@ func TestNothingToBeAboutIsNotFound(t *testing.T) {
 	if code := exitCode(t.Context(), here); code != exitNotFound || !strings.Contains(here.Error(), "bight up -n x deploys shop there") {
 		t.Errorf("with source: exit code %d, %v", code, here)
 	}
+	for _, e := range []*noAppError{
+		{where: "namespace x (context kind-dev)", namespace: "x", absent: true, app: "shop"},
+		{where: "namespace x (context kind-dev)", namespace: "x", absent: true, err: detect.ErrNoService},
+	} {
+		if code := exitCode(t.Context(), e); code != exitNotFound || !strings.HasPrefix(e.Error(), "there is no namespace x (context kind-dev): ") || strings.Contains(e.Error(), "makes it and deploys shop") != (e.app != "") {
+			t.Errorf("no such namespace: exit code %d, %v", code, e)
+		}
+	}
 	meant := &noAppError{where: "namespace x (context kind-dev)", err: detect.ErrNoService, meant: "deployment/cart"}
 	if want := "nothing that bight up deployed is in namespace x (context kind-dev); did you mean deployment/cart, which somebody else deployed?"; meant.Error() != want || exitCode(t.Context(), meant) != exitNotFound {
 		t.Errorf("a workload has the name: %v, want %s", meant, want)

@@ -482,7 +482,8 @@ func testWithoutSource(b *bay) {
 	if want := "intercept " + all[0].ID + " ends: this process was told to (SIGTERM), by bight intercept leave"; !strings.Contains(s.output.String(), want) {
 		b.Errorf("the one that was left says nothing of it:\n%s", s.output.String())
 	}
-	empty.refused(refusal{code: 4, says: []string{`nothing that bight up deployed is in namespace t-nothing \(context bight\)`, `-n`, `--source`}}, "run", "-n", "t-nothing", "--", "true")
+	empty.refused(refusal{code: 4, says: []string{`there is no namespace t-nothing \(context bight\): -n names another`, `--source`}}, "run", "-n", "t-nothing", "--", "true")
+	empty.refused(refusal{code: 4, says: []string{`nothing that bight up deployed is in namespace kube-public \(context bight\)`, `-n`, `--source`}}, "run", "-n", "kube-public", "--", "true")
 	empty.refused(refusal{code: 4, says: []string{`no service "crt"; did you mean cart\?`}}, inNamespace(b.namespace, []string{"env", "crt"})...)
 }
 
