@@ -62,7 +62,7 @@ func retry(_ context.Context, _ *ship.Shipper, c *v1alpha1.Change, _ []string) (
 		return nil, usageError("change %s is %s: there is nothing to do again", c.Name, strings.ToLower(c.Status.Phase))
 	}
 	if c.Status.Phase == v1alpha1.Deployed || c.Status.Phase == v1alpha1.Superseded {
-		return nil, usageError("change %s is %s: %s", c.Name, strings.ToLower(c.Status.Phase), c.Status.Message)
+		return nil, usageError("change %s is %s: there is nothing to do again (%s)", c.Name, strings.ToLower(c.Status.Phase), c.Status.Message)
 	}
 	return map[string]any{"attempt": c.Spec.Attempt + 1, "cancel": false}, nil
 }

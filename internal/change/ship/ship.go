@@ -56,6 +56,9 @@ type Source struct {
 	Dirty     []string
 }
 
+// sha1Digits is how long the name of a commit is in repositories that a cluster serves.
+const sha1Digits = 40
+
 // ReadSource looks at the repository that dir is in.
 func ReadSource(ctx context.Context, dir string) (*Source, error) {
 	root, err := git(ctx, dir, nil, "rev-parse", "--show-toplevel")
@@ -65,6 +68,10 @@ func ReadSource(ctx context.Context, dir string) (*Source, error) {
 	s := &Source{Root: root}
 	if s.Head, err = git(ctx, dir, nil, "rev-parse", "--verify", "HEAD^{commit}"); err != nil {
 		return nil, fmt.Errorf("the repository %s has no commit yet: what is shipped is a commit (git add, git commit)", root)
+	}
+	if len(s.Head) > sha1Digits {
+		return nil, fmt.Errorf("the repository %s names its objects by SHA-256, and those that a cluster serves do by SHA-1: "+
+			"git init --object-format=sha1 elsewhere, and git fast-export --all here into git fast-import there, make one that can be shipped", root)
 	}
 	real, err := filepath.EvalSymlinks(dir)
 	if err != nil {
@@ -296,10 +303,7 @@ func (s *Shipper) Push(ctx context.Context, src *Source, app *v1alpha1.App) (str
 		return "", err
 	}
 	defer remote.Close()
-	// The branch never moves by a push: what does not build on its newest commit is
-	// merged with it by the queue.
-	_, err = git(ctx, src.Root, remote.Env(), "push", "--quiet", remote.URL, "+"+src.Head+":refs/heads/"+app.Spec.Branch)
-	if err != nil {
+	if err := src.push(ctx, remote.Env(), remote.URL, app.Spec.Branch); err != nil {
 		return "", err
 	}
 	name := change.Name(s.Name, src.Head)
@@ -314,6 +318,20 @@ func (s *Shipper) Push(ctx context.Context, src *Source, app *v1alpha1.App) (str
 		return "", fmt.Errorf("commit %.12s is the newest of %s already, and no change has it: there is nothing to ship until there is another commit", src.Head, app.Spec.Branch)
 	}
 	return name, nil
+}
+
+// push pushes the commit. The branch never moves by that: what does not build on its
+// newest commit is merged with it by the queue.
+func (s *Source) push(ctx context.Context, env []string, url, branch string) error {
+	_, err := git(ctx, s.Root, env, "push", "--quiet", url, "+"+s.Head+":refs/heads/"+branch)
+	if err == nil || ctx.Err() != nil {
+		return err
+	}
+	// A shallow clone can be pushed from when the other side has the rest of its history.
+	if shallow, _ := git(ctx, s.Root, nil, "rev-parse", "--is-shallow-repository"); shallow == "true" && strings.Contains(err.Error(), "shallow") {
+		return fmt.Errorf("the repository %s is a shallow clone, and the app's repository lacks the history that this one was cloned without: git fetch --unshallow, and ship again", s.Root)
+	}
+	return err
 }
 
 // of finds the change of a commit: its own, or the one that was merged as it, whose

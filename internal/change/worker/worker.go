@@ -86,7 +86,7 @@ func (w *Worker) Do(ctx context.Context, o work.Order, log io.Writer) work.Resul
 		defer w.leave(s)
 	}
 	if err != nil {
-		return classify(fmt.Errorf("check %s out: %w", o.Commit[:12], err))
+		return classify(err)
 	}
 	for _, note := range notes(s.copy) {
 		fmt.Fprintln(mask, note)
