@@ -152,6 +152,9 @@ func ejected(namespace string, objs []Object) (map[string]ejectedFile, error) {
 			return nil, err
 		}
 		for _, name := range named {
+			if strings.Contains(name, "@") {
+				continue // built, and named by its content
+			}
 			images = append(images, map[string]string{"name": name, "newName": name})
 		}
 		if o, err = anywhere(o); err != nil {
@@ -189,19 +192,25 @@ func ejected(namespace string, objs []Object) (map[string]ejectedFile, error) {
 	if err != nil {
 		return nil, fmt.Errorf("write kustomization.yaml: %w", err)
 	}
-	bodies["kustomization.yaml"] = append([]byte(ejectedHead), y...)
+	head := ejectedHead
+	if len(images) > 0 {
+		head = ejectedImages + "#\n" + head
+	}
+	bodies["kustomization.yaml"] = append([]byte(head), y...)
 	for name, b := range bodies {
 		files[name] = ejectedFile{b, 0o644}
 	}
 	return files, nil
 }
 
-// ejectedHead explains the images of a kustomization.
-const ejectedHead = `# The images are not built yet. bight build --registry REGISTRY builds and pushes them and
+// ejectedImages explains the images of a kustomization, where some are not built.
+const ejectedImages = `# The images are not built yet. bight build --registry REGISTRY builds and pushes them and
 # prints where each is, REGISTRY/NAME@DIGEST: write that into images, as newName and
 # digest.
-#
-# The objects are made in the namespace of kubectl apply -k DIR -n NAMESPACE, unless there
+`
+
+// ejectedHead explains the namespace of a kustomization.
+const ejectedHead = `# The objects are made in the namespace of kubectl apply -k DIR -n NAMESPACE, unless there
 # is one here.
 `
 
