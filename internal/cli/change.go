@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -284,11 +285,15 @@ func (p *Program) changeLogsCommand() *cobra.Command {
 	var t target
 	var follow bool
 	c := &cobra.Command{
-		Use:   "logs CHANGE [STEP]",
-		Short: "Print what the steps of a change have printed",
+		Use:   "logs CHANGE [STEP | FILE]",
+		Short: "Print what the steps of a change have printed, or a file that they have left",
+		Long: `Print what the steps of a change have printed, or one of them; or a file of results
+that a step has left: review.sarif, review.json, junit.xml.`,
+		Example: `  bight change logs shop-2abd7d test
+  bight change logs shop-2abd7d review.sarif > review.sarif`,
 		Args: func(c *cobra.Command, args []string) error {
 			if len(args) > 1 {
-				return atMost(2, "a change and one of its steps")(c, args)
+				return atMost(2, "a change and one of its steps or files")(c, args)
 			}
 			return exactlyOne("a change")(c, args)
 		},
@@ -316,6 +321,11 @@ func (p *Program) changeLogsCommand() *cobra.Command {
 }
 
 func (p *Program) changeLogs(ctx context.Context, s *ship.Shipper, c *v1alpha1.Change, only []string, follow bool) error {
+	if len(only) > 0 {
+		if at := resultsOf(c)[only[0]]; at != "" {
+			return p.changeFile(ctx, s, only[0], at)
+		}
+	}
 	printed := false
 	for _, step := range c.Status.Steps {
 		if step.Log == "" || len(only) > 0 && step.Name != only[0] {
@@ -341,6 +351,30 @@ func (p *Program) changeLogs(ctx context.Context, s *ship.Shipper, c *v1alpha1.C
 	return nil
 }
 
+// changeFile prints a file that a step has left.
+func (p *Program) changeFile(ctx context.Context, s *ship.Shipper, name, at string) error {
+	body, err := s.Client.File(ctx, at, false)
+	if err != nil {
+		return fmt.Errorf("read %s: %w", name, err)
+	}
+	_, err = io.Copy(p.Stdout, body)
+	return errors.Join(err, body.Close())
+}
+
+// resultsOf are the files that the steps of a change have left, by name: where each is. What
+// else a step's evidence has, such as a commit, is no path.
+func resultsOf(c *v1alpha1.Change) map[string]string {
+	all := map[string]string{}
+	for _, step := range c.Status.Steps {
+		for name, at := range step.Evidence {
+			if strings.HasPrefix(at, c.Namespace+"/"+c.Name+"/") {
+				all[name] = at
+			}
+		}
+	}
+	return all
+}
+
 // noLog says which steps have a log, where the one that was asked for has none.
 func noLog(c *v1alpha1.Change, only []string) error {
 	var have []string
@@ -355,7 +389,11 @@ func noLog(c *v1alpha1.Change, only []string) error {
 	case slices.Contains(have, only[0]):
 		return fmt.Errorf("step %s of change %s has printed nothing", only[0], c.Name)
 	}
-	return fmt.Errorf("change %s has no log of step %s; there is one of %s", c.Name, only[0], strings.Join(have, ", "))
+	there := strings.Join(have, ", ")
+	if files := slices.Sorted(maps.Keys(resultsOf(c))); len(files) > 0 {
+		there += "; and the files " + strings.Join(files, ", ")
+	}
+	return fmt.Errorf("change %s has no log of step %s; there is one of %s", c.Name, only[0], there)
 }
 
 // changeSpecCommand is a command that changes what people want of a change. done says

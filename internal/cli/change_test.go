@@ -7,6 +7,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/bightdev/bight/api/v1alpha1"
@@ -111,5 +112,22 @@ func TestDecisionsThatChangeNothingAreRefused(t *testing.T) {
 		if got != tt.want {
 			t.Errorf("%s: %q, want %q", tt.what, got, tt.want)
 		}
+	}
+}
+
+// What a step has left is found by its name; what else its evidence says is no file.
+func TestResultsOfAChangeAreItsFiles(t *testing.T) {
+	c := &v1alpha1.Change{}
+	c.Namespace, c.Name = "shop", "shop-1"
+	c.Status.Steps = []v1alpha1.Step{
+		{Name: "review", Log: "shop/shop-1/review.log", Evidence: map[string]string{"review.sarif": "shop/shop-1/1-review.sarif"}},
+		{Name: "deploy/prod", Evidence: map[string]string{"commit": "0c5199ed45ea", "with": "shop-2", "odd": "shop/shop-2/1-review.sarif"}},
+	}
+	if diff := cmp.Diff(map[string]string{"review.sarif": "shop/shop-1/1-review.sarif"}, resultsOf(c)); diff != "" {
+		t.Errorf("files (-want +got):\n%s", diff)
+	}
+	want := "change shop-1 has no log of step junit.xml; there is one of review; and the files review.sarif"
+	if got := noLog(c, []string{"junit.xml"}).Error(); got != want {
+		t.Errorf("%q, want %q", got, want)
 	}
 }
