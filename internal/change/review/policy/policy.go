@@ -74,8 +74,8 @@ func (p *policy) judge(ctx context.Context, prog *program, set *set, use use, o 
 		return
 	}
 	verdicts := prog.run(ctx, map[string]any{
-		"object":          o.Value,
-		"oldObject":       nilOr(o.Old),
+		"object":          defaulted(o.Value),
+		"oldObject":       nilOr(defaulted(o.Old)),
 		"request":         request(o, operation),
 		"params":          nilOr(params),
 		"namespaceObject": nil,
