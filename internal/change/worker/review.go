@@ -213,7 +213,11 @@ func line(f review.Finding) string {
 	if where == "" {
 		where = f.Object
 	}
-	return strings.TrimPrefix(fmt.Sprintf("%s: %s: %s (%s %s)", where, f.Severity, f.Message, f.Tool, f.Rule), ": ")
+	rule := f.Tool + " " + f.Rule
+	if (f.Tool == "policy" || f.Tool == "gate") && f.Why != "" {
+		rule += ": " + f.Why // a rule of the team's own, which says where it is
+	}
+	return strings.TrimPrefix(fmt.Sprintf("%s: %s: %s (%s)", where, f.Severity, f.Message, rule), ": ")
 }
 
 func short(commit string) string { return commit[:min(12, len(commit))] }
