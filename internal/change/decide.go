@@ -112,7 +112,7 @@ func (d *decision) changes() {
 		case c.Spec.ReplacedBy != "":
 			d.end(c, v1alpha1.Superseded, "replaced by "+c.Spec.ReplacedBy)
 		case c.Spec.Cancel:
-			d.end(c, v1alpha1.Cancelled, cmp.Or(c.Annotations[v1alpha1.ReasonAnnotation], "cancelled"))
+			d.end(c, v1alpha1.Cancelled, cmp.Or(c.Annotations[v1alpha1.ReasonAnnotation], "somebody has asked for that"))
 		default:
 			d.review(c)
 		}
