@@ -33,7 +33,7 @@ the context's.`,
 	}
 	c.AddCommand(p.changeListCommand(), p.changeShowCommand(), p.changeLogsCommand(),
 		p.changeSpecCommand("cancel CHANGE", "End a change that is not merged yet", exactlyOne("a change"), "is to end", cancel),
-		p.changeSpecCommand("retry CHANGE", "Do again what has failed of a change", exactlyOne("a change"), "does again what has failed", retry),
+		p.changeSpecCommand("retry CHANGE", "Do again what has failed of a change", exactlyOne("a change"), "does again what has not passed", retry),
 		p.changeSpecCommand("merge CHANGE", "Take a change into the app's branch that was pushed to another", exactlyOne("a change"), "is to be merged", merge),
 		p.changeSpecCommand("approve CHANGE", "Have the tests run that somebody has made who may not push", exactlyOne("a change"), "is to be tested", approve),
 		p.changeSpecCommand("promote CHANGE ENVIRONMENT", "Let a change into an environment that takes a person's word", exactlyTwo("a change and an environment"), "goes on to %s", promote))
@@ -130,6 +130,11 @@ func promotable(a *v1alpha1.App, c *v1alpha1.Change, environment string) error {
 		return usageError("app %s has no environment %s; it has %s", a.Name, environment, strings.Join(names, ", "))
 	case slices.Contains(c.Spec.Promote, environment):
 		return usageError("change %s was promoted to %s already", c.Name, environment)
+	case c.Status.Phase == v1alpha1.Refused || c.Status.Phase == v1alpha1.Failed:
+		return usageError("change %s has %s and goes on to no environment: bight change retry %[1]s does again what has failed", c.Name,
+			map[string]string{v1alpha1.Refused: "been refused", v1alpha1.Failed: "failed"}[c.Status.Phase])
+	case change.Ended(c):
+		return usageError("change %s is %s: there is nothing to promote", c.Name, strings.ToLower(c.Status.Phase))
 	case a.Spec.Environments[i].Promotion != v1alpha1.Manual:
 		return usageError("changes of app %s go on to %s by themselves: bight change show %s says how far this one is", a.Name, environment, c.Name)
 	}
@@ -267,7 +272,7 @@ func changeTable(c *v1alpha1.Change, now time.Time) *term.Table {
 		case s.State == v1alpha1.StepRunning:
 			took = term.Duration(now.Sub(s.Started.Time))
 		}
-		result := strings.Join(strings.Fields(s.Message), " ")
+		result := inOneLine(s.Message)
 		if s.Cached != "" {
 			result += " (" + s.Cached + ")"
 		}
@@ -277,8 +282,19 @@ func changeTable(c *v1alpha1.Change, now time.Time) *term.Table {
 	if c.Status.Preview != nil && !change.Ended(c) {
 		end = strings.TrimPrefix(end+"; preview in "+c.Status.Preview.Namespace, "; ")
 	}
-	t.Rows = append(t.Rows, []string{c.Name, strings.ToLower(c.Status.Phase), "", strings.Join(strings.Fields(end), " ")})
+	t.Rows = append(t.Rows, []string{c.Name, strings.ToLower(c.Status.Phase), "", inOneLine(end)})
 	return t
+}
+
+// inOneLine joins the lines of a message so that each can still be told from the next.
+func inOneLine(message string) string {
+	var lines []string
+	for line := range strings.Lines(message) {
+		if words := strings.Fields(line); len(words) > 0 {
+			lines = append(lines, strings.Join(words, " "))
+		}
+	}
+	return strings.Join(lines, "; ")
 }
 
 func (p *Program) changeLogsCommand() *cobra.Command {

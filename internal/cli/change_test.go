@@ -102,6 +102,8 @@ func TestDecisionsThatChangeNothingAreRefused(t *testing.T) {
 		{"promote", promotable(a, c(isMerged), "prod"), ""},
 		{"promote to nowhere", promotable(a, c(isMerged), "nowhere"), "app shop has no environment nowhere; it has stage, prod"},
 		{"promote twice", promotable(a, c(func(c *v1alpha1.Change) { c.Spec.Promote = []string{"prod"} }), "prod"), "change shop-1 was promoted to prod already"},
+		{"promote what was refused", promotable(a, c(func(c *v1alpha1.Change) { isMerged(c); c.Status.Phase = v1alpha1.Refused }), "prod"), "change shop-1 has been refused and goes on to no environment: bight change retry shop-1 does again what has failed"},
+		{"promote what is deployed", promotable(a, c(func(c *v1alpha1.Change) { isMerged(c); c.Status.Phase = v1alpha1.Deployed }), "prod"), "change shop-1 is deployed: there is nothing to promote"},
 		{"promote to what waits for nobody", promotable(a, c(isMerged), "stage"), "changes of app shop go on to stage by themselves: bight change show shop-1 says how far this one is"},
 		{"no such log", noLog(c(func(c *v1alpha1.Change) { c.Status.Steps = []v1alpha1.Step{{Name: "test", Log: "x"}, {Name: "merge"}} }), []string{"tets"}), "change shop-1 has no log of step tets; there is one of test"},
 	} {
@@ -129,5 +131,16 @@ func TestResultsOfAChangeAreItsFiles(t *testing.T) {
 	want := "change shop-1 has no log of step junit.xml; there is one of review; and the files review.sarif"
 	if got := noLog(c, []string{"junit.xml"}).Error(); got != want {
 		t.Errorf("%q, want %q", got, want)
+	}
+}
+
+func TestTheLinesOfAResultAreToldApart(t *testing.T) {
+	c := &v1alpha1.Change{}
+	c.Name = "shop-1"
+	c.Status.Phase = v1alpha1.Refused
+	c.Status.Steps = []v1alpha1.Step{{Name: "deploy/prod", State: v1alpha1.StepFailed, Message: "the cluster refuses  its pods\n\nwhat was there before is back"}}
+	got := lines(changeTable(c, noon))
+	if want := "deploy/prod|✗ failed||the cluster refuses its pods; what was there before is back"; got[1] != want {
+		t.Errorf("%q, want %q", got[1], want)
 	}
 }
