@@ -79,8 +79,8 @@ func TestATestThatFillsTheDisk(t *testing.T) {
 	}
 	one := "\tf, err := os.Create(filepath.Join(os.TempDir(), \"x\"))\n\tb := make([]byte, 1<<20)\n\tfor err == nil {\n\t\t_, err = f.Write(b)\n\t}\n\tt.Fatal(err)"
 	u = hostile(t, Limits{Disk: 300 << 20, Test: 20 * time.Second}, "\t\"os\"\n\t\"path/filepath\"\n", one)
-	if u.Status == Passed {
-		t.Errorf("got %+v", u)
+	if u.Stop != StopDisk || u.Status != Stopped {
+		t.Errorf("one file: got %+v", u)
 	}
 }
 

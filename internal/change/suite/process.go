@@ -74,6 +74,10 @@ func (j job) runIn(ctx context.Context, box *box) ended {
 	if res.stop == "" && res.err != nil {
 		res.stop, res.reason = box.after()
 	}
+	if res.stop == "" && res.err != nil && size(j.temp, j.limits.Disk-1) >= j.limits.Disk {
+		// One file may not outgrow the limit: the test was told that it is too large.
+		res.stop, res.reason = StopDisk, j.tooMuch()
+	}
 	return res
 }
 
@@ -128,9 +132,13 @@ func (j job) excess(box *box) (Stop, string) {
 		}
 	}
 	if n := size(j.temp, j.limits.Disk); n > j.limits.Disk {
-		return StopDisk, fmt.Sprintf("it wrote more than %d MiB of temporary files", j.limits.Disk>>20)
+		return StopDisk, j.tooMuch()
 	}
 	return "", ""
+}
+
+func (j job) tooMuch() string {
+	return fmt.Sprintf("it wrote more than %d MiB of temporary files", j.limits.Disk>>20)
 }
 
 // errEnough ends a walk.

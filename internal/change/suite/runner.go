@@ -301,6 +301,7 @@ func (r *run) explain(res *UnitResult, end ended, ev *events) {
 		return
 	}
 	byKernel := end.stop == StopProcesses || end.stop == StopMemory // then the program sees a failure of its own
+	byKernel = byKernel || end.stop == StopDisk && printed(res, func(l string) bool { return strings.Contains(l, "file too large") })
 	if byKernel && res.Status == Failed || res.Status == Stopped && end.stop != "" {
 		res.Status, res.Stop, res.Reason = Stopped, end.stop, end.reason
 		return
@@ -318,11 +319,15 @@ func timedOut(res *UnitResult) bool {
 	if res.Status != Failed {
 		return false
 	}
-	late := func(l string) bool { return strings.HasPrefix(l, "panic: test timed out after ") }
-	if slices.ContainsFunc(res.Output, late) {
+	return printed(res, func(l string) bool { return strings.HasPrefix(l, "panic: test timed out after ") })
+}
+
+// printed reports whether a unit, or a test of it that has not passed, printed such a line.
+func printed(res *UnitResult, such func(line string) bool) bool {
+	if slices.ContainsFunc(res.Output, such) {
 		return true
 	}
-	return slices.ContainsFunc(res.Tests, func(t Test) bool { return t.Status != Passed && slices.ContainsFunc(t.Output, late) })
+	return slices.ContainsFunc(res.Tests, func(t Test) bool { return t.Status != Passed && slices.ContainsFunc(t.Output, such) })
 }
 
 // top is the test that a subtest belongs to.
