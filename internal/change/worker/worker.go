@@ -143,7 +143,7 @@ func notes(c *repo.Copy) []string {
 		out = append(out, fmt.Sprintf("submodule %s is left empty: submodules are not fetched", s.Path))
 	}
 	if n := len(c.Pointers); n > 0 {
-		out = append(out, fmt.Sprintf("%d files are pointers of Git LFS and stay so, such as %s", n, c.Pointers[0]))
+		out = append(out, fmt.Sprintf("what Git LFS keeps of %s is not fetched: the steps have the pointers, such as %s", count(n, "file"), c.Pointers[0]))
 	}
 	for _, l := range c.Large {
 		out = append(out, fmt.Sprintf("%s is large: %d MiB", l.Path, l.Size>>20))
