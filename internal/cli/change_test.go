@@ -144,3 +144,27 @@ func TestTheLinesOfAResultAreToldApart(t *testing.T) {
 		t.Errorf("%q, want %q", got[1], want)
 	}
 }
+
+// A merge is written down before the end of the tests that allowed it; who reads the
+// timeline is not to think that it came first.
+func TestTheTimelineHasTheMergeAfterTheTests(t *testing.T) {
+	var out bytes.Buffer
+	printer := term.New(term.Config{Out: term.Stream{W: &out}, Err: term.Stream{W: &out}})
+	l := newTimeline(printer)
+	began, ended := metav1.NewMicroTime(noon), metav1.NewMicroTime(noon.Add(time.Second))
+	test := v1alpha1.Step{Name: "test", State: v1alpha1.StepRunning, Started: &began}
+	merge := v1alpha1.Step{Name: "merge", State: v1alpha1.StepPassed, Started: &ended, Ended: &ended, Message: "main is at f689586966df"}
+	at := func(steps ...v1alpha1.Step) {
+		l.show(&v1alpha1.Change{Status: v1alpha1.ChangeStatus{Phase: v1alpha1.Running, Steps: steps}})
+	}
+	at(test, merge)
+	test.State, test.Ended, test.Message = v1alpha1.StepPassed, &ended, "9 tests passed"
+	at(test, merge)
+	if err := printer.Close(); err != nil {
+		t.Fatal(err)
+	}
+	tested, merged := strings.Index(out.String(), "9 tests passed"), strings.Index(out.String(), "main is at")
+	if tested < 0 || merged < tested {
+		t.Errorf("the timeline:\n%s", out.String())
+	}
+}

@@ -284,6 +284,9 @@ func (l *timeline) show(c *v1alpha1.Change) {
 				l.printer.Note("", s.Name+" "+s.Message)
 			}
 		default:
+			if s.Name == v1alpha1.MergeStep && !change.Ended(c) && underWay(c) {
+				continue // the tests that allowed it have passed, and their end is yet to be written down
+			}
 			l.end(term.Type(kind), s)
 		}
 	}
@@ -292,6 +295,17 @@ func (l *timeline) show(c *v1alpha1.Change) {
 			t.Drop()
 		}
 	}
+}
+
+// underWay reports whether a step before the merge still runs, as the status has it.
+func underWay(c *v1alpha1.Change) bool {
+	return slices.ContainsFunc(c.Status.Steps, func(s v1alpha1.Step) bool {
+		switch s.Name {
+		case v1alpha1.ReviewStep, v1alpha1.BuildStep, v1alpha1.TestStep, v1alpha1.PreviewStep:
+			return s.State == v1alpha1.StepRunning
+		}
+		return false
+	})
 }
 
 func (l *timeline) end(kind term.Type, s v1alpha1.Step) {
