@@ -288,6 +288,7 @@ func (dec *decision) fall() bool {
 		return false
 	}
 	dec.to, dec.fell = dec.s.local, true
+	dec.flight.found()
 	dec.d.counts.fallback.Add(1)
 	return true
 }

@@ -119,9 +119,11 @@ func (c *conn) peer(ctx context.Context, d *delivery, dec *decision) (*upstream,
 			return nil, why
 		}
 		dec.ask(to)
+		dec.flight.seeks()
 		nc, err := c.d.dialPeer(ctx, to)
 		if err == nil {
 			a.met(to)
+			dec.flight.found()
 			up := &upstream{source: source{conn: nc}, peer: to, arm: a.name}
 			up.stop = context.AfterFunc(ctx, func() { abort(nc) })
 			c.peers = append(c.peers, up)

@@ -87,6 +87,8 @@ func (s *streams) toPeer(w http.ResponseWriter, in *incoming, dec *decision, ans
 		}
 		in.carry = true
 		dec.ask(to)
+		dec.flight.seeks()
+		in.got = dec.flight.found
 		err := s.send(in.r.Context(), t, w, in, "", func(r *http.Response) {
 			a.reached(to)
 			answered(r)

@@ -50,9 +50,11 @@ func (d *Door) dialCopy(ctx context.Context, f *flight, a *arm, local bool, dial
 	err, long := errNoPod, false
 	for _, to := range a.inTurn() {
 		f.ask(a.name, to, false)
+		f.seeks()
 		nc, e := d.dialPeer(ctx, to)
 		if f.connected(); e == nil {
 			a.met(to)
+			f.found()
 			return nc, nil
 		}
 		if err = e; ctx.Err() != nil {

@@ -45,7 +45,9 @@ type Outcome struct {
 	Cancelled bool // the client went away before the answer was whole, or the door ended
 	Err       string
 
-	// Latency is from the decision to the head of the answer, or until now. Of a request that
+	// Latency is from the decision to the head of the answer, or until now. While a request waits
+	// for a connection to another pod nothing is told, and if there is no answer then, it is
+	// from when that was over. Of a request that
 	// was carried, or a copy, and was answered, it is what the door of that pod says, which is
 	// from when it had the head of the request; where that says nothing, a copy has it from when
 	// there was a connection, for each has one of its own.
@@ -73,6 +75,8 @@ type flight struct {
 	prev, next *flight
 	crossed    int // how many of the watch's times
 	in         bool
+	seeking    bool      // a connection; it is in no list meanwhile
+	since      time.Time // when it was asked of who has it: Time, or when there was a connection
 	answered   bool
 	begun      time.Time // what Latency is counted from, if not Time; who has w.mu may have it
 	tape       *tape
@@ -110,7 +114,7 @@ func (w *watchlist) begin() *flight {
 		w.free = f.next
 		*f = flight{w: w}
 	}
-	f.Time, f.GRPC = now, -1
+	f.Time, f.since, f.GRPC = now, now, -1
 	return f
 }
 
@@ -165,7 +169,7 @@ func (w *watchlist) arm() {
 	var due time.Time
 	for i, l := range w.lists {
 		if l.first != nil {
-			if t := l.first.Time.Add(w.slow[i]); due.IsZero() || t.Before(due) {
+			if t := l.first.since.Add(w.slow[i]); due.IsZero() || t.Before(due) {
 				due = t
 			}
 		}
@@ -187,15 +191,15 @@ func (w *watchlist) check() {
 	defer w.mu.Unlock()
 	now := time.Now()
 	for i := range w.lists {
-		for f := w.lists[i].first; f != nil && now.Sub(f.Time) >= w.slow[i]; f = w.lists[i].first {
+		for f := w.lists[i].first; f != nil && now.Sub(f.since) >= w.slow[i]; f = w.lists[i].first {
 			w.drop(f)
 			f.crossed++
-			if f.crossed < len(w.slow) && now.Sub(f.Time) >= w.slow[f.crossed] {
+			if f.crossed < len(w.slow) && now.Sub(f.since) >= w.slow[f.crossed] {
 				w.push(f) // it is reported once for both
 				continue
 			}
 			o := f.Outcome
-			o.Running, o.Latency, o.Took = true, now.Sub(f.Time), now.Sub(f.Time)
+			o.Running, o.Latency, o.Took = true, now.Sub(f.since), now.Sub(f.Time)
 			f.Told = o.Latency
 			if f.crossed == len(w.slow) && f.tape != nil {
 				o.Pair = f.tape.pair()
@@ -228,6 +232,31 @@ func (f *flight) unheard(is bool) {
 	f.w.mu.Lock()
 	defer f.w.mu.Unlock()
 	f.Unheard = is
+}
+
+// seeks takes note of that a connection to a pod is wanted. As long as none has come the
+// request is with nobody who could be slow, so it crosses no time.
+func (f *flight) seeks() {
+	f.w.mu.Lock()
+	defer f.w.mu.Unlock()
+	f.w.drop(f)
+	f.seeking = true
+}
+
+// found takes note of a connection, or of another answering because none came. What it was
+// looking for one counts for nobody.
+func (f *flight) found() {
+	w := f.w
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !f.seeking {
+		return
+	}
+	f.seeking, f.since = false, time.Now()
+	if f.crossed < len(w.slow) {
+		w.push(f)
+		w.arm()
+	}
 }
 
 // connected takes note of when there was a connection, or none came.

@@ -415,7 +415,12 @@ func (s *streams) toLaptop(w http.ResponseWriter, in *incoming, l *lease) error 
 // wants it.
 func (s *streams) send(ctx context.Context, t *http.Transport, w http.ResponseWriter, in *incoming, mark string, answered func(*http.Response)) error {
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
-		GotConn: func(httptrace.GotConnInfo) { in.connected.Store(true) },
+		GotConn: func(httptrace.GotConnInfo) {
+			in.connected.Store(true)
+			if in.got != nil {
+				in.got()
+			}
+		},
 		Got1xxResponse: func(code int, h textproto.MIMEHeader) error {
 			if code != http.StatusContinue { // that one comes by itself
 				copyHeader(w.Header(), http.Header(h))

@@ -20,6 +20,7 @@ type incoming struct {
 	keep  bool // kept is the whole body
 
 	connected atomic.Bool // there is a connection that the request is sent on
+	got       func()      // is told of it, unless it is nil
 	heard     atomic.Bool // an interim answer was passed on
 	carry     bool        // it goes to another door
 	said      string      // what that has said with the answer
