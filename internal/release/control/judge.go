@@ -172,11 +172,15 @@ func (b *bench) passes(at, deadline time.Time) {
 	b.next(verdict.Observation{At: at, Extend: &deadline})
 }
 
-// baseline is what is known of stable's latencies.
+// quiet is for how long nothing may be heard of requests that come all the same: nodes tell
+// of them twice a second.
+const quiet = time.Second
+
+// baseline is what is known of stable's latencies, and in which time that came.
 func (b *bench) baseline(now time.Time) (all latency.Histogram, over time.Duration) {
 	for _, t := range b.stable {
 		all.Merge(t.Counts)
-		over = max(over, t.Over+now.Sub(t.at))
+		over = max(over, t.Over+max(now.Sub(t.at)-quiet, 0))
 	}
 	return all, over
 }
