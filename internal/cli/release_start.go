@@ -231,8 +231,8 @@ func readPlan(file string) (v1alpha1.ReleasePlan, error) {
 // begun says that a release has begun, and follows it.
 func (f *startFlags) begun(ctx context.Context, rc *client.Client, printer *term.Printer, r *v1alpha1.Release) error {
 	printer.Note("", fmt.Sprintf("release %s begins: %s for deployment %s in namespace %s", r.Name, r.Spec.Version, r.Spec.Deployment, r.Namespace))
-	if why := rc.Unshared(ctx, r); why != "" {
-		printer.Warn("", why, "bight release promote "+r.Spec.Deployment+" gives it all of them, when it seems right")
+	if why, then := rc.Unshared(ctx, r); why != "" {
+		printer.Warn("", why, then)
 	}
 	if f.detach {
 		printer.Note("", "follow it with bight release watch "+r.Spec.Deployment+" -n "+r.Namespace)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	core "k8s.io/api/core/v1"
+	netv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
@@ -246,6 +247,30 @@ func TestRehearse(t *testing.T) {
 	w.Plan.Strategy = ""
 	if r, err := c.Rehearse(t.Context(), w); err != nil || len(r.Spec.Plan.Steps) != 2 || r.Spec.Plan.Steps[0].Weight.StrVal != "5%" {
 		t.Errorf("the usual plan is %+v, %v", r, err)
+	}
+}
+
+// What a NetworkPolicy forbids the doors is told when a release begins, not when it is held.
+func TestUnsharedByANetworkPolicy(t *testing.T) {
+	s, c := shop(t)
+	r, err := c.Start(t.Context(), v2(), silent)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.others["/api/v1/namespaces/shop/services/carts"] = service("carts", nil)
+	if why, _ := c.Unshared(t.Context(), r); why != "" {
+		t.Errorf("where policies can't be read: %s", why)
+	}
+	s.others["/apis/networking.k8s.io/v1/namespaces/shop/networkpolicies"] = netv1.NetworkPolicyList{
+		TypeMeta: metav1.TypeMeta{APIVersion: "networking.k8s.io/v1", Kind: "NetworkPolicyList"},
+		Items:    []netv1.NetworkPolicy{{ObjectMeta: metav1.ObjectMeta{Name: "closed"}}},
+	}
+	if why, then := c.Unshared(t.Context(), r); !strings.Contains(why, "NetworkPolicy closed does not let") || !strings.Contains(then, "deployment cart") {
+		t.Errorf("why %q, then %q", why, then)
+	}
+	r.Spec.Traffic.Routes = []v1alpha1.TrafficRoute{{Kind: v1alpha1.HTTPRoute, Name: "web"}}
+	if why, _ := c.Unshared(t.Context(), r); why != "" {
+		t.Errorf("where gateways share the requests: %s", why)
 	}
 }
 

@@ -382,14 +382,25 @@ func (c *Client) begin(ctx context.Context, r, before *v1alpha1.Release) (*v1alp
 	return read(made)
 }
 
-// Unshared says why no request of a release can be shared or judged, "" where one may be or
-// where that can't be seen.
-func (c *Client) Unshared(ctx context.Context, r *v1alpha1.Release) string {
+// Unshared says why no request of a release can be shared or judged, and what to do about it,
+// "" where one may be or where that can't be seen.
+func (c *Client) Unshared(ctx context.Context, r *v1alpha1.Release) (why, then string) {
 	s, err := c.typed.CoreV1().Services(c.namespace).Get(ctx, r.Spec.Service, metav1.GetOptions{})
 	if err != nil {
-		return "" // without it less can be said
+		return "", "" // without it less can be said
 	}
-	return spec.Unshared(s)
+	if why = spec.Unshared(s); why != "" {
+		return why, "bight release promote " + r.Spec.Deployment + " gives it all of them, when it seems right"
+	}
+	if len(r.Spec.Traffic.Routes) > 0 {
+		return "", "" // who carries them is no pod of the Deployment
+	}
+	policies, err := c.typed.NetworkingV1().NetworkPolicies(c.namespace).List(ctx, metav1.ListOptions{})
+	t := &core.PodTemplateSpec{}
+	if err != nil || json.Unmarshal(r.Spec.Template.Raw, t) != nil {
+		return "", ""
+	}
+	return spec.Barred(s, t, policies.Items), "let pods of deployment " + r.Spec.Deployment + " connect to each other there: see Connections in docs/release.md"
 }
 
 // remove deletes a release and returns when it is gone.

@@ -308,11 +308,11 @@ func ports(service *corev1.Service, stable, canary *corev1.PodTemplateSpec) ([]v
 		if cmp.Or(p.Protocol, corev1.ProtocolTCP) != corev1.ProtocolTCP {
 			continue
 		}
-		from, err := target(p, stable)
+		from, err := spec.Target(p, stable)
 		if err != nil {
 			return nil, fmt.Errorf("the old version has no port for port %d of Service %s: %w", p.Port, service.Name, err)
 		}
-		to, err := target(p, canary)
+		to, err := spec.Target(p, canary)
 		if err != nil {
 			return nil, fmt.Errorf("the new version has no port for port %d of Service %s: %w", p.Port, service.Name, err)
 		}
@@ -325,22 +325,4 @@ func ports(service *corev1.Service, stable, canary *corev1.PodTemplateSpec) ([]v
 		return nil, fmt.Errorf("no port of Service %s is for TCP, so there are no requests to share", service.Name)
 	}
 	return out, nil
-}
-
-// target is the container's port that a Service's port leads to.
-func target(p corev1.ServicePort, t *corev1.PodTemplateSpec) (int32, error) {
-	switch {
-	case p.TargetPort.Type == intstr.String:
-		for _, c := range t.Spec.Containers {
-			for _, has := range c.Ports {
-				if has.Name == p.TargetPort.StrVal {
-					return has.ContainerPort, nil
-				}
-			}
-		}
-		return 0, fmt.Errorf("no container has a port named %s", p.TargetPort.StrVal)
-	case p.TargetPort.IntVal != 0:
-		return p.TargetPort.IntVal, nil
-	}
-	return p.Port, nil
 }
