@@ -338,6 +338,22 @@ func TestRetry(t *testing.T) {
 		t.Errorf("of one that runs: %v", err)
 	}
 
+	// The doors obey an undo before the controller has written that.
+	for _, was := range []release.Phase{release.Held, release.Undoing} {
+		held := undone.DeepCopy()
+		held.Status.Phase = string(was)
+		s, c = shop(t, held)
+		_, err := c.Retry(t.Context(), "cart", false, func(waiting string) {
+			if !strings.Contains(waiting, "is undoing: this one begins when") {
+				t.Errorf("%s: %s", was, waiting)
+			}
+			go s.change(held.Name, func(r *v1alpha1.Release) { r.Status.Phase, r.Status.Route = string(release.Undone), nil })
+		})
+		if err != nil {
+			t.Errorf("of one that is undone, whose phase is %s still: %v", was, err)
+		}
+	}
+
 	undone.Status.Convicted, undone.Status.Route = true, nil
 	_, c = shop(t, undone)
 	if _, err := c.Retry(t.Context(), "cart", false, silent); err == nil || !strings.HasSuffix(err.Error(), "by bob\nbight release retry cart --again tries it all the same") {

@@ -95,7 +95,7 @@ func leaving(all []v1alpha1.Release, deployment string, now time.Time) *v1alpha1
 	}
 	r := &all[i]
 	switch phase := phaseOf(r); {
-	case phase == release.Undoing, !phase.Ended() && r.Spec.Orders.Undo:
+	case undoing(r):
 		return r
 	case phase == release.Promoted && !gone(r) && keptUntil(r).After(now):
 		return nil
@@ -103,6 +103,13 @@ func leaving(all []v1alpha1.Release, deployment string, now time.Time) *v1alpha1
 		return r
 	}
 	return nil
+}
+
+// undoing says whether a release is about to end because it is undone: the doors may obey the
+// order before its phase says so.
+func undoing(r *v1alpha1.Release) bool {
+	phase := phaseOf(r)
+	return phase == release.Undoing || !phase.Ended() && r.Spec.Orders.Undo
 }
 
 // rolledOut reports whether the newest version was available once.

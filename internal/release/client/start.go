@@ -224,12 +224,22 @@ func (c *Client) Retry(ctx context.Context, name string, again bool, say func(wa
 	switch phase := phaseOf(before); {
 	case phase == release.Promoted:
 		return nil, refuse("release %s is promoted: there is nothing to do again", before.Name)
-	case !phase.Ended():
+	case !phase.Ended() && !undoing(before):
 		return nil, refuse("release %s is %s: %s", before.Name, lower(cmp.Or(before.Status.Phase, "about to begin")), before.Status.Message)
-	case before.Status.Convicted && !again:
-		return nil, convicted(before, "bight release retry "+before.Spec.Deployment+" --again")
+	}
+	refused := func() error {
+		if !before.Status.Convicted || again {
+			return nil
+		}
+		return convicted(before, "bight release retry "+before.Spec.Deployment+" --again")
+	}
+	if err := refused(); err != nil {
+		return nil, err
 	}
 	if before, err = c.over(ctx, before, say); err != nil {
+		return nil, err
+	}
+	if err := refused(); err != nil { // it may be known only now
 		return nil, err
 	}
 	s, err := c.look(ctx, before.Spec.Deployment)
@@ -270,7 +280,11 @@ func (c *Client) over(ctx context.Context, r *v1alpha1.Release, say func(string)
 
 // first says what another release waits for.
 func first(r *v1alpha1.Release) string {
-	text := fmt.Sprintf("release %s is %s: this one begins when its pods have answered what they were asked", r.Name, lower(cmp.Or(r.Status.Phase, string(release.Undoing))))
+	phase := release.Undoing
+	if phaseOf(r).Ended() {
+		phase = phaseOf(r)
+	}
+	text := fmt.Sprintf("release %s is %s: this one begins when its pods have answered what they were asked", r.Name, lower(string(phase)))
 	if until := keptUntil(r); phaseOf(r).Ended() && until.After(time.Now()) {
 		text += ", at " + until.Local().Format(time.TimeOnly)
 	}
