@@ -267,7 +267,7 @@ func OfRelease(p Place, r *v1alpha1.Release) (Event, bool) {
 		e.End = Caught
 	case r.Annotations[v1alpha1.WithAnnotation] != "":
 		e.End = Superseded
-	case r.Spec.Orders.Undo:
+	case r.Spec.Orders.Undo, deletedUnderWay(r):
 		e.End = Stopped
 	default:
 		e.End = Stillborn
@@ -276,6 +276,11 @@ func OfRelease(p Place, r *v1alpha1.Release) (Event, bool) {
 		e.Images = map[string]string{r.Spec.Deployment: short(image)}
 	}
 	return e, true
+}
+
+// deletedUnderWay says whether somebody has deleted a Release before it had ended, which undoes it.
+func deletedUnderWay(r *v1alpha1.Release) bool {
+	return r.DeletionTimestamp != nil && r.DeletionTimestamp.Time.Before(r.Status.Ended.Time)
 }
 
 func at(t *metav1.MicroTime) time.Time {

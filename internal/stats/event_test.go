@@ -97,6 +97,8 @@ func TestHowAReleaseEnds(t *testing.T) {
 		{"caught", func(r *v1alpha1.Release) { r.Status.Convicted = true }, Caught},
 		{"caught after it had everything", func(r *v1alpha1.Release) { r.Status.Convicted, r.Status.Full = true, micro(noon) }, Fallen},
 		{"stopped", func(r *v1alpha1.Release) { r.Spec.Orders.Undo = true }, Stopped},
+		{"deleted under way", func(r *v1alpha1.Release) { r.DeletionTimestamp = &metav1.Time{Time: noon.Add(-time.Second)} }, Stopped},
+		{"deleted later", func(r *v1alpha1.Release) { r.DeletionTimestamp = &metav1.Time{Time: noon.Add(time.Minute)} }, Stillborn},
 		{"undone with another", func(r *v1alpha1.Release) {
 			r.Spec.Orders.Undo, r.Annotations = true, map[string]string{v1alpha1.WithAnnotation: "its change failed"}
 		}, Superseded},
