@@ -547,7 +547,7 @@ func testBridgeBadInput(b *bay) {
 	b.Run("NotDeployed", func(t *testing.T) {
 		b := b.on(t)
 		b.namespace += "-not"
-		says := []string{`in namespace ` + b.namespace, `bight up`}
+		says := []string{`there is no namespace ` + b.namespace, `bight up -n `}
 		for _, args := range [][]string{{"run", "cart", "--", "true"}, {"run", "--", "true"}, {"intercept", "cart", "--port", "1"}, {"env", "cart"}} {
 			b.refused(refusal{code: 4, says: says}, inNamespace(b.namespace, args)...)
 		}
