@@ -2,6 +2,7 @@ package client
 
 import (
 	"errors"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -439,5 +440,30 @@ func TestManyPodsBehind(t *testing.T) {
 	}
 	if text := e.Error(); strings.Count(text, "\npod x") != maxBehind || !strings.Contains(text, "\nand 2 more\n") {
 		t.Error(text)
+	}
+}
+
+// What is given is asked for no more, though the controller writes the status meanwhile.
+func TestWhatIsGivenIsTakenBackBesideAController(t *testing.T) {
+	r := running(nil)
+	asked, err := Weigh(5000)(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	asked.By = "bob"
+	r.Spec.Ask, r.Spec.Orders = &asked, asked
+	r.Spec.Orders.Asked = "bob"
+	s, c := newServer(t, r)
+	conflicts := 0
+	s.refuse = func(q *http.Request) *metav1.Status {
+		if q.Method == http.MethodPatch && conflicts < 3 {
+			conflicts++
+			s.change(r.Name, func(r *v1alpha1.Release) { r.Status.Message = "news" })
+		}
+		return nil
+	}
+	c.given(t.Context(), r)
+	if got := s.get(r.Name); got.Spec.Ask != nil || conflicts != 3 {
+		t.Errorf("after %d conflicts %+v is asked for", conflicts, got.Spec.Ask)
 	}
 }

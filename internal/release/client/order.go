@@ -16,6 +16,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	core "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
@@ -420,17 +421,22 @@ func Asked(r *v1alpha1.Release) *v1alpha1.ReleaseOrders {
 }
 
 // given takes back what was asked for and is given now. If that fails, it is no more than a note
-// in the release, see [Asked].
+// in the release, see [Asked]. That the status was written in between is no failure.
 func (c *Client) given(ctx context.Context, r *v1alpha1.Release) {
 	if r.Spec.Orders.Asked == "" {
 		return
 	}
-	r, err := c.Get(ctx, r.Name)
-	if err != nil || r.Spec.Ask == nil || Asked(r) != nil {
-		return
+	for range 10 {
+		now, err := c.Get(ctx, r.Name)
+		if err != nil || now.Spec.Ask == nil || Asked(now) != nil {
+			return
+		}
+		body := fmt.Sprintf(`{"metadata":{"resourceVersion":%q},"spec":{"ask":null}}`, now.ResourceVersion)
+		_, err = c.releases().Patch(ctx, now.Name, types.MergePatchType, []byte(body), metav1.PatchOptions{FieldManager: manager})
+		if !apierrors.IsConflict(err) {
+			return
+		}
 	}
-	body := fmt.Sprintf(`{"metadata":{"resourceVersion":%q},"spec":{"ask":null}}`, r.ResourceVersion)
-	_, _ = c.releases().Patch(ctx, r.Name, types.MergePatchType, []byte(body), metav1.PatchOptions{FieldManager: manager})
 }
 
 // digest is the same for orders that ask for the same, whoever gives them.

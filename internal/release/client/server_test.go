@@ -202,6 +202,9 @@ func (s *server) patch(w http.ResponseWriter, r *http.Request, name string) {
 	s.patches = append(s.patches, string(text))
 	s.mu.Unlock()
 	next := now.DeepCopy()
+	if ask, has, _ := unstructured.NestedFieldNoCopy(patch, "spec", "ask"); has && ask == nil {
+		next.Spec.Ask = nil
+	}
 	fields := fieldsOf(s.t, &next.Spec.Orders)
 	for k, v := range orders {
 		if fields[k] = v; v == nil {
