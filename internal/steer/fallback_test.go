@@ -17,11 +17,15 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// unused is an address where nobody listens.
+// unused is an address at which nobody listens while the test runs: the near end of a connection
+// has the port, so nobody gets it for something else, and each call returns another one.
 func unused(t testing.TB) string {
-	ln := listen(t)
-	_ = ln.Close()
-	return ln.Addr().String()
+	nc, err := net.Dial("tcp", listen(t).Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = nc.Close() })
+	return nc.LocalAddr().String()
 }
 
 func TestWhoAnswersWhenPodsDoNot(t *testing.T) {
