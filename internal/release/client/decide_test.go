@@ -453,6 +453,7 @@ func TestWhatIsGivenIsTakenBackBesideAController(t *testing.T) {
 	asked.By = "bob"
 	r.Spec.Ask, r.Spec.Orders = &asked, asked
 	r.Spec.Orders.Asked = "bob"
+	r.Status.Refused = &v1alpha1.ReleaseRefusal{} // of the order before, which the doors know before the controller says so
 	s, c := newServer(t, r)
 	conflicts := 0
 	s.refuse = func(q *http.Request) *metav1.Status {

@@ -428,8 +428,8 @@ func (c *Client) given(ctx context.Context, r *v1alpha1.Release) {
 	}
 	for range 10 {
 		now, err := c.Get(ctx, r.Name)
-		if err != nil || now.Spec.Ask == nil || Asked(now) != nil {
-			return
+		if err != nil || now.Spec.Ask == nil || digest(*now.Spec.Ask) != digest(now.Spec.Orders) {
+			return // it is gone, or somebody asks for something else by now
 		}
 		body := fmt.Sprintf(`{"metadata":{"resourceVersion":%q},"spec":{"ask":null}}`, now.ResourceVersion)
 		_, err = c.releases().Patch(ctx, now.Name, types.MergePatchType, []byte(body), metav1.PatchOptions{FieldManager: manager})
