@@ -50,9 +50,10 @@ type Stopped struct {
 // event; nobody waits for this.
 const look = 50 * time.Millisecond
 
-// slack is by how much the kernel's own limit of processes is above ours, so that ours
-// is the one that is told.
-const slack = 32
+// slack is how many times ours the kernel's own limit of processes is, so that ours is the one
+// that is told: a program that can make no thread ends, and all that it has started may end with
+// it before anybody has looked. It takes some looks to make so many.
+const slack = 2
 
 // Do runs the program to its end, leaves no process behind and returns its exit code:
 // 128 and the signal's number where a signal ended it. The error tells that it could
@@ -104,7 +105,7 @@ func (r *Run) lower() error {
 		what  int
 		value uint64
 	}{
-		{unix.RLIMIT_NPROC, uint64(r.Processes + slack)},
+		{unix.RLIMIT_NPROC, uint64(slack * r.Processes)},
 		{unix.RLIMIT_FSIZE, uint64(r.Disk + r.Disk/8 + 1<<20)}, // likewise
 		{unix.RLIMIT_CORE, 0},
 	} {
