@@ -13,32 +13,6 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 )
 
-// Target is the container's port that a Service's port leads to.
-func Target(p corev1.ServicePort, t *corev1.PodTemplateSpec) (int32, error) {
-	switch {
-	case p.TargetPort.Type == intstr.String:
-		if number, has := named(p.TargetPort.StrVal, t); has {
-			return number, nil
-		}
-		return 0, fmt.Errorf("no container has a port named %s", p.TargetPort.StrVal)
-	case p.TargetPort.IntVal != 0:
-		return p.TargetPort.IntVal, nil
-	}
-	return p.Port, nil
-}
-
-// named is the container's port of a name.
-func named(name string, t *corev1.PodTemplateSpec) (number int32, has bool) {
-	for _, c := range t.Spec.Containers {
-		for _, p := range c.Ports {
-			if p.Name == name {
-				return p.ContainerPort, true
-			}
-		}
-	}
-	return 0, false
-}
-
 // Barred says that NetworkPolicies keep the pods of a Deployment, made by a template, from each
 // other at ports of a Service that are shared: its doors can't carry a request then. It is ""
 // where they don't, and where the policies alone don't tell: what they say of addresses and of
