@@ -9,13 +9,13 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/cookiejar"
 	"net/url"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"regexp"
 	"strings"
 	"sync"
@@ -29,7 +29,14 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 
+	"github.com/bightdev/bight/examples/shop/internal/cart"
+	"github.com/bightdev/bight/examples/shop/internal/catalog"
+	"github.com/bightdev/bight/examples/shop/internal/checkout"
+	"github.com/bightdev/bight/examples/shop/internal/frontend"
+	"github.com/bightdev/bight/examples/shop/internal/payment"
 	"github.com/bightdev/bight/examples/shop/internal/rpc"
+	"github.com/bightdev/bight/examples/shop/internal/serve"
+	"github.com/bightdev/bight/examples/shop/internal/shipping"
 	"github.com/bightdev/bight/examples/shop/internal/shop"
 )
 
@@ -63,37 +70,42 @@ func (o *output) String() string {
 	return o.b.String()
 }
 
-// build puts services into a directory. The go command keeps what it has linked for go
-// run, and does not for go build: so a change of one service links one program, not six.
-func build(t *testing.T, services ...string) string {
+// services are what the shop is made of.
+var services = map[string]func(context.Context, *slog.Logger) error{
+	"cart": cart.Run, "catalog": catalog.Run, "checkout": checkout.Run,
+	"frontend": frontend.Run, "payment": payment.Run, "shipping": shipping.Run,
+}
+
+// asService has the test's program be the service that it names, in a process of its own.
+const asService = "SHOP_TEST_SERVICE"
+
+func TestMain(m *testing.M) {
+	if run := services[os.Getenv(asService)]; run != nil {
+		serve.Main(run)
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// program is the test's own as a service, in the service's directory.
+func program(t *testing.T, name string, env []string, args ...string) *exec.Cmd {
 	t.Helper()
-	bin := t.TempDir()
-	var all sync.WaitGroup
-	for _, name := range services {
-		all.Go(func() {
-			get := exec.Command("go", "run", "-exec", "cp", "./"+name, filepath.Join(bin, name)) // cp PROGRAM FILE
-			get.Env = append(os.Environ(), "GOGC=off")                                           // it ends soon
-			if out, err := get.CombinedOutput(); err != nil {
-				t.Errorf("build %s: %v\n%s", name, err, out)
-			}
-		})
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
 	}
-	if all.Wait(); t.Failed() {
-		t.FailNow()
-	}
-	return bin
+	cmd := exec.Command(self, args...)
+	cmd.Dir, cmd.Env = name, append(env, asService+"="+name)
+	return cmd
 }
 
 func start(t *testing.T) *fleet {
 	t.Helper()
-	bin := build(t, "cart", "catalog", "checkout", "frontend", "payment", "shipping")
 	f := &fleet{processes: map[string]*process{}}
 	free := freeAddrs(t, 6)
 	f.frontend, f.catalog, f.cart, f.checkout, f.payment, f.shipping = free[0], free[1], free[2], free[3], free[4], free[5]
 	run := func(name string, env []string, args ...string) {
-		p := &process{cmd: exec.Command(filepath.Join(bin, name), args...), out: new(output)}
-		p.cmd.Dir = name
-		p.cmd.Env = env
+		p := &process{cmd: program(t, name, env, args...), out: new(output)}
 		p.cmd.Stdout, p.cmd.Stderr = p.out, p.out
 		if err := p.cmd.Start(); err != nil {
 			t.Fatalf("start %s: %v", name, err)
@@ -452,9 +464,7 @@ func (f *fleet) testStop(t *testing.T) {
 }
 
 func (f *fleet) testMissingVariable(t *testing.T) {
-	cmd := exec.Command(f.processes["checkout"].cmd.Path)
-	cmd.Env = append(os.Environ(), "CART_URL=")
-	out, err := cmd.CombinedOutput()
+	out, err := program(t, "checkout", []string{"CART_URL="}).CombinedOutput()
 	if err == nil || !strings.Contains(string(out), "CART_URL is not set") {
 		t.Errorf("checkout without CART_URL: %v\n%s", err, out)
 	}

@@ -43,12 +43,12 @@ func (b *bed) shipped(dir, namespace string, edit func(dir string, round int) er
 
 // fixShop changes one line of one service of the example.
 func fixShop(dir string, round int) error {
-	file := filepath.Join(dir, "payment", "main.go")
+	file := filepath.Join(dir, "internal", "payment", "payment.go")
 	b, err := os.ReadFile(file)
 	if err != nil {
 		return err
 	}
-	const where, begin = "func main() {", "\n\nvar benchMarker = "
+	const where, begin = "log *slog.Logger) error {", "\n\nvar benchMarker = "
 	text, _, _ := strings.Cut(string(b), begin)
 	text = strings.TrimSpace(strings.Replace(text, where+" benchUse();", where, 1))
 	if !strings.Contains(text, where) {
