@@ -23,6 +23,7 @@ import (
 
 	"github.com/bightdev/bight/internal/agent"
 	"github.com/bightdev/bight/internal/agent/static"
+	"github.com/bightdev/bight/internal/probe"
 )
 
 // version is the release, set by the linker.
@@ -138,7 +139,7 @@ func prepare(a *agent.Agent, listen, tokenFile, ready string, readyAt int) (net.
 	}
 	if ready != "" {
 		var err error
-		if a.Probe, err = agent.ParseProbe(ready); err != nil {
+		if a.Probe, err = probe.Parse(ready); err != nil {
 			return nil, err
 		}
 	}

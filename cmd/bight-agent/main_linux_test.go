@@ -61,7 +61,7 @@ func TestImportsAreFew(t *testing.T) {
 	const own = "github.com/bightdev/bight/"
 	allowed := regexp.MustCompile(`^(golang\.org/x/(sys|net/bpf|sync/errgroup)(/.*)?|github\.com/klauspost/compress(/.*)?|` +
 		`github\.com/(google/nftables|mdlayher/(netlink|socket))(/.*)?|` +
-		own + `(cmd/bight-agent|internal/(atomicfile|agent|agent/(confine|gate|node|static)|live/wire|live/delta|procnet|reach|steer|stream|stream/direct|tree)))$`)
+		own + `(cmd/bight-agent|internal/(atomicfile|agent|agent/(confine|gate|node|static)|live/wire|live/delta|probe|procnet|reach|steer|stream|stream/direct|tree)))$`)
 	for pkg := range strings.FieldsSeq(string(out)) {
 		if !allowed.MatchString(pkg) {
 			t.Errorf("the agent imports %s", pkg)

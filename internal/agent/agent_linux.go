@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bightdev/bight/internal/live/wire"
+	"github.com/bightdev/bight/internal/probe"
 	"github.com/bightdev/bight/internal/reach"
 	"github.com/bightdev/bight/internal/steer"
 	"github.com/bightdev/bight/internal/stream"
@@ -43,7 +44,7 @@ type Agent struct {
 	Version        string       // of this program
 	Command        []string     // of the process
 	RestartProcess bool         // when the files change and the session asks for it
-	Probe          *Probe       // nil: the process is ready when it runs
+	Probe          *probe.Probe // nil: the process is ready when it runs
 	Doors          []Door       // in front of ports of the process
 	Readiness      net.Listener // for kubelet's questions; nil: they go to the process
 	Grace          time.Duration
@@ -182,4 +183,20 @@ func descriptors() uint64 {
 func streamsFor(descriptors uint64) int {
 	const least, most, each = 1024, 4096, 8
 	return int(min(max(descriptors/each, least), most))
+}
+
+// ownHosts returns the addresses of this pod: loopback first, then those that a
+// process may listen on instead.
+func ownHosts() []string {
+	hosts := []string{"127.0.0.1", "::1"}
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		return hosts
+	}
+	for _, a := range addrs {
+		if n, ok := a.(*net.IPNet); ok && !n.IP.IsLoopback() && !n.IP.IsLinkLocalUnicast() {
+			hosts = append(hosts, n.IP.String())
+		}
+	}
+	return hosts
 }

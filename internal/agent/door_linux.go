@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/bightdev/bight/internal/probe"
 	"github.com/bightdev/bight/internal/steer"
 )
 
@@ -72,7 +73,7 @@ const dialPause = 20 * time.Millisecond
 func (a *Agent) dialProcess(ctx context.Context, port int) (net.Conn, error) {
 	for {
 		soon, heldBy, ready := a.sup.comes()
-		conn, err := dialFirst(ctx, a.hosts, port)
+		conn, err := probe.Dial(ctx, a.hosts, port)
 		switch {
 		case err == nil || ctx.Err() != nil:
 			return conn, err
@@ -85,7 +86,7 @@ func (a *Agent) dialProcess(ctx context.Context, port int) (net.Conn, error) {
 		select {
 		case <-ready:
 			again.Stop()
-			return dialFirst(ctx, a.hosts, port)
+			return probe.Dial(ctx, a.hosts, port)
 		case <-again.C:
 		case <-ctx.Done():
 			again.Stop()

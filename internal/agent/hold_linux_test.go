@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/bightdev/bight/internal/live/wire"
+	"github.com/bightdev/bight/internal/probe"
 	"github.com/bightdev/bight/internal/tree"
 )
 
@@ -63,7 +64,7 @@ func supervise(t *testing.T, delay time.Duration) *supervised {
 	s.Env = append(os.Environ(), fmt.Sprint("LISTEN=127.0.0.1:", port), "DELAY="+delay.String())
 	s.Dir = func() (string, tree.Hash) { return ".", tree.Hash{} }
 	s.Stdout, s.Stderr = io.Discard, io.Discard
-	s.Probe = &Probe{Kind: "tcp", Port: port}
+	s.Probe = &probe.Probe{Kind: "tcp", Port: port}
 	a := &supervised{Agent: &Agent{sup: s, Log: slog.New(slog.DiscardHandler)}, port: port}
 	s.OnEvent = func(ev wire.Event) {
 		a.mu.Lock()

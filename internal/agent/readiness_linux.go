@@ -59,7 +59,7 @@ func (r *readiness) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 // serveReadiness serves kubelet's questions until ctx ends.
 func (a *Agent) serveReadiness(ctx context.Context, ln net.Listener) error {
 	server := &http.Server{
-		Handler:           &readiness{ready: a.sup.Ready, ask: a.Probe.ask, replaced: func() bool { return a.sup.HeldBy() != "" }},
+		Handler:           &readiness{ready: a.sup.Ready, ask: a.Probe.Ask, replaced: func() bool { return a.sup.HeldBy() != "" }},
 		ReadHeaderTimeout: 10 * time.Second, MaxHeaderBytes: 16 << 10,
 		BaseContext: func(net.Listener) context.Context { return ctx },
 	}

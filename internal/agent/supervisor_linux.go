@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bightdev/bight/internal/live/wire"
+	"github.com/bightdev/bight/internal/probe"
 	"github.com/bightdev/bight/internal/tree"
 )
 
@@ -38,7 +39,7 @@ type Supervisor struct {
 	// is passed on at once.
 	Drain   time.Duration
 	Leave   func()           // must return soon
-	Probe   *Probe           // tells when the process can serve; nil: when it runs
+	Probe   *probe.Probe     // tells when the process can serve; nil: when it runs
 	OnEvent func(wire.Event) // must return soon
 	Log     *slog.Logger
 

@@ -34,7 +34,8 @@ var mayImport = map[string][]string{
 	"internal/live":      {"internal/tree", "internal/stream"},
 	"internal/reach":     {"internal/stream", "internal/procnet"},
 	"internal/steer":     {"internal/stream"},
-	"internal/agent":     {"internal/tree", "internal/stream", "internal/live/wire", "internal/live/delta", "internal/reach", "internal/steer", "internal/procnet"},
+	"internal/probe":     {},
+	"internal/agent":     {"internal/tree", "internal/stream", "internal/live/wire", "internal/live/delta", "internal/reach", "internal/steer", "internal/procnet", "internal/probe"},
 	"internal/bridge":    {"internal/intercept", "internal/kube", "internal/stream", "internal/reach", "internal/steer", "internal/procnet", "api/v1alpha1"},
 	"internal/intercept": {"api/v1alpha1", "internal/steer"},
 	"internal/install":   {"internal/kube", "api/v1alpha1"},
@@ -61,7 +62,7 @@ var mayImport = map[string][]string{
 	"internal/change/controller": {
 		"api/v1alpha1", "internal/app", "internal/deploy", "internal/kube", "internal/session",
 		"=internal/change", "internal/change/work", "internal/change/repo", "internal/change/host", "internal/change/attest",
-		"internal/change/suite", "internal/change/apart", "internal/release", "internal/replay", "internal/ui", "internal/atomicfile", "internal/bearer", "=internal/stats",
+		"internal/change/suite", "internal/change/apart", "internal/release", "internal/replay", "internal/probe", "internal/ui", "internal/atomicfile", "internal/bearer", "=internal/stats",
 	},
 	"internal/stats":         {"api/v1alpha1", "=internal/change", "=internal/release"},
 	"internal/stats/journal": {"=internal/stats"},
@@ -98,7 +99,7 @@ var mayImport = map[string][]string{
 	"internal/outer":  {"internal/cli", "internal/stats", "internal/change", "internal/kube", "internal/session", "internal/install", "internal/release"},
 	"cmd/bight":       {"internal/cli", "internal/bridge/jail"},
 	"cmd/bight-outer": {"internal/cli", "internal/outer"},
-	"cmd/bight-agent": {"internal/agent", "internal/steer"},
+	"cmd/bight-agent": {"internal/agent", "internal/steer", "internal/probe"},
 }
 
 func TestImportsGoOneWay(t *testing.T) {

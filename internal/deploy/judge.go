@@ -23,6 +23,7 @@ type Observation struct {
 	Pods        []*corev1.Pod
 	Events      []*corev1.Event // about any of these
 	Exits       []Exit          // of the process, where an agent outlives it
+	Serving     []string        // the pods that have said themselves that they serve
 }
 
 // Exit is an end of a service's process under the agent, in a pod that lives.
@@ -152,7 +153,8 @@ func newestSet(d *appsv1.Deployment, sets []*appsv1.ReplicaSet) *appsv1.ReplicaS
 }
 
 // ready says Ready when the newest revision has all its pods ready and no older
-// pod serves, else Waiting.
+// pod serves, else Waiting. Of older pods nothing is said where a pod is ready by its
+// own word: they go when kubelet has heard it, too.
 func (j *judge) ready(o Observation) Verdict {
 	v := Verdict{Service: o.Service, State: Waiting}
 	d := o.Deployment
@@ -164,14 +166,21 @@ func (j *judge) ready(o Observation) Verdict {
 		want = int(*d.Spec.Replicas)
 	}
 	newest, older := PodsOf(d, o.ReplicaSets, o.Pods)
-	ready := 0
+	ready, byItself := 0, 0
 	var since time.Time
 	for _, p := range newest {
-		if c := condition(p, corev1.PodReady); c != nil && c.Status == corev1.ConditionTrue && p.DeletionTimestamp == nil {
+		c := condition(p, corev1.PodReady)
+		switch {
+		case p.DeletionTimestamp != nil:
+		case c != nil && c.Status == corev1.ConditionTrue:
 			ready++
 			if c.LastTransitionTime.After(since) {
 				since = c.LastTransitionTime.Time
 			}
+		case slices.Contains(o.Serving, p.Name):
+			ready++
+			byItself++
+			since = j.now
 		}
 	}
 	serving := slices.DeleteFunc(older, func(p *corev1.Pod) bool { return p.DeletionTimestamp != nil })
@@ -180,7 +189,7 @@ func (j *judge) ready(o Observation) Verdict {
 		v.Why = "the new revision has no pods yet"
 	case ready < want:
 		v.Why = fmt.Sprintf("%d of %d pods ready", ready, want)
-	case len(serving) > 0:
+	case len(serving) > 0 && byItself == 0:
 		v.Why = fmt.Sprintf("%d pods of the previous revision still serve", len(serving))
 	default:
 		v.State = Ready

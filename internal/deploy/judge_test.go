@@ -107,6 +107,15 @@ func TestJudge(t *testing.T) {
 		{"old pod is leaving", func(o *Observation) {
 			o.Pods = []*corev1.Pod{pod("a", "old", ready(1), leaving), pod("b", "new", ready(2))}
 		}, "ready", "ready", ""},
+		{"new pod says itself that it serves, beside an old one", func(o *Observation) {
+			o.Pods, o.Serving = []*corev1.Pod{pod("a", "old", ready(1)), pod("b", "new", status(0, running, none))}, []string{"b"}
+		}, "ready", "ready", ""},
+		{"old pod says itself that it serves", func(o *Observation) {
+			o.Pods, o.Serving = []*corev1.Pod{pod("a", "old", ready(1)), pod("b", "new")}, []string{"a"}
+		}, "waiting", "waiting", "0 of 1"},
+		{"new pod that has said so is leaving", func(o *Observation) {
+			o.Pods, o.Serving = []*corev1.Pod{pod("b", "new", leaving)}, []string{"b"}
+		}, "waiting", "waiting", ""},
 		{"new pod is leaving", func(o *Observation) { o.Pods = []*corev1.Pod{pod("b", "new", ready(2), leaving)} }, "waiting", "waiting", ""},
 		{"one of two", func(o *Observation) {
 			two := int32(2)

@@ -19,12 +19,13 @@ type view struct {
 	pods        map[types.UID]*corev1.Pod
 	events      map[types.UID]*corev1.Event
 	exits       map[string]Exit
+	serving     map[types.UID]bool // pods that have said so themselves
 }
 
 func newView() *view {
 	return &view{
 		deployments: map[types.UID]*appsv1.Deployment{}, sets: map[types.UID]*appsv1.ReplicaSet{},
-		pods: map[types.UID]*corev1.Pod{}, events: map[types.UID]*corev1.Event{}, exits: map[string]Exit{},
+		pods: map[types.UID]*corev1.Pod{}, events: map[types.UID]*corev1.Event{}, exits: map[string]Exit{}, serving: map[types.UID]bool{},
 	}
 }
 
@@ -88,6 +89,9 @@ func (v *view) observations(a *app.App) []Observation {
 			if p.Labels[labelName] == s.Name {
 				o.Pods = append(o.Pods, p)
 				pods[p.UID] = true
+				if v.serving[p.UID] {
+					o.Serving = append(o.Serving, p.Name)
+				}
 				if e, ok := v.exits[p.Name]; ok {
 					o.Exits = append(o.Exits, e)
 				}

@@ -37,6 +37,12 @@ type Waiter struct {
 	// never sees. It may be nil and need not be closed.
 	Exits <-chan Exit
 
+	// Ask returns nil once a pod itself has said that it serves, or an error when nobody can
+	// tell. Kubelet asks as a container starts, and then once a second: whoever asks more
+	// often knows sooner. A pod that has said so counts as ready, whatever pods of older
+	// revisions still serve. It is called once for each running pod; nil goes by kubelet.
+	Ask func(context.Context, *app.Service, *corev1.Pod) error
+
 	// KeepGoing returns only when every service is ready or failed. Otherwise the
 	// first failure ends the wait.
 	KeepGoing bool
@@ -81,6 +87,7 @@ func (w *Waiter) Wait(ctx context.Context, r Rollout) error {
 	f := &follower{
 		Waiter: w, rollout: r, view: newView(), seen: Seen{},
 		told: map[string]bool{}, logs: map[string][]string{}, retried: map[types.UID]bool{}, settled: map[types.UID]bool{},
+		asked: map[types.UID]bool{}, says: make(chan types.UID),
 	}
 	versions, err := f.prime(ctx)
 	if err != nil {
@@ -150,6 +157,8 @@ type follower struct {
 	logs    map[string][]string // last lines of failed pods
 	settled map[types.UID]bool  // pods that were ready before the wait
 	retried map[types.UID]bool  // pods that were deleted for another attempt
+	asked   map[types.UID]bool  // pods that Ask was called for
+	says    chan types.UID      // pods that have said that they serve
 	recheck time.Time
 	failed  []*Failure
 }
@@ -247,6 +256,7 @@ func (f *follower) watch(parent context.Context, versions map[string]string) err
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	for {
+		f.ask(ctx, g)
 		timer.Stop()
 		if !f.recheck.IsZero() {
 			timer.Reset(time.Until(f.recheck))
@@ -261,6 +271,8 @@ func (f *follower) watch(parent context.Context, versions map[string]string) err
 				break
 			}
 			f.view.exits[e.Pod] = e
+		case uid := <-f.says:
+			f.view.serving[uid] = true
 		case <-timer.C:
 		case <-ctx.Done():
 			broken := g.Wait()
@@ -276,6 +288,31 @@ func (f *follower) watch(parent context.Context, versions map[string]string) err
 			}
 			return err
 		}
+	}
+}
+
+// ask begins to ask the pods that run by now, each in a goroutine of g.
+func (f *follower) ask(ctx context.Context, g *errgroup.Group) {
+	if f.Ask == nil {
+		return
+	}
+	for uid, p := range f.view.pods {
+		s := f.rollout.App.Service(p.Labels[labelName])
+		if s == nil || f.asked[uid] || p.DeletionTimestamp != nil || p.Status.Phase != corev1.PodRunning || p.Status.PodIP == "" {
+			continue
+		}
+		f.asked[uid] = true
+		g.Go(func() error {
+			if err := f.Ask(ctx, s, p); err != nil {
+				f.log().Debug("a pod was not asked whether it serves", "pod", p.Name, "err", err)
+				return nil // kubelet's word is waited for
+			}
+			select {
+			case f.says <- uid:
+			case <-ctx.Done():
+			}
+			return nil
+		})
 	}
 }
 

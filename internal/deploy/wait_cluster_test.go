@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -154,6 +155,36 @@ func TestWaitReturnsWhenTheNewRevisionServesAlone(t *testing.T) {
 	serving := slices.DeleteFunc(pods.Items, func(p corev1.Pod) bool { return p.DeletionTimestamp != nil })
 	if len(serving) != 1 || serving[0].Spec.Containers[0].Image != o.Images["cart"] {
 		t.Errorf("after the wait %d pods serve, the first with image %s", len(serving), serving[0].Spec.Containers[0].Image)
+	}
+}
+
+func TestWaitGoesByPodsThatSayThemselvesThatTheyServe(t *testing.T) {
+	h := newHarness(t)
+	h.ensure()
+	runs := func(p *corev1.Pod) { // kubelet asks only after a second
+		nowReady(p)
+		p.Status.Conditions = p.Status.Conditions[:1]
+		p.Status.PodIP, p.Status.PodIPs = "192.0.2.7", []corev1.PodIP{{IP: "192.0.2.7"}}
+	}
+	var asked []string
+	w := &Waiter{Ask: func(_ context.Context, s *app.Service, p *corev1.Pod) error {
+		asked = append(asked, s.Name+" at "+p.Status.PodIP)
+		return nil
+	}}
+	a, o := oneService(t), h.options()
+	if err := h.rollout(w, a, h.unnoticed(a, o), runs); err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff([]string{"cart at 192.0.2.7"}, asked); d != "" {
+		t.Errorf("asked -want +got:\n%s", d)
+	}
+
+	// Where nobody can ask them, it is kubelet's word that counts.
+	w = &Waiter{Patience: Patience{Probe: 300 * time.Millisecond}, Ask: func(context.Context, *app.Service, *corev1.Pod) error { return errors.New("no way there") }}
+	o.Images["cart"] = strings.Replace(o.Images["cart"], "abab", "cdcd", 1)
+	var failed *RolloutError
+	if err := h.rollout(w, a, h.unnoticed(a, o), runs); !errors.As(err, &failed) || len(failed.Failures) != 1 || failed.Failures[0].Cause != CauseProbe {
+		t.Errorf("a pod that nobody has heard from: %v", err)
 	}
 }
 

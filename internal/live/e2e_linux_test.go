@@ -27,6 +27,7 @@ import (
 
 	"github.com/bightdev/bight/internal/agent"
 	"github.com/bightdev/bight/internal/live/wire"
+	"github.com/bightdev/bight/internal/probe"
 	"github.com/bightdev/bight/internal/tree"
 )
 
@@ -62,7 +63,7 @@ func agentRole() int {
 	}
 	if ready != "" {
 		var err error
-		if a.Probe, err = agent.ParseProbe(ready); err != nil {
+		if a.Probe, err = probe.Parse(ready); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			return 2
 		}

@@ -6,10 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"net"
-	"net/http"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -18,8 +15,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	coreac "k8s.io/client-go/applyconfigurations/core/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-
-	"golang.org/x/sync/errgroup"
 
 	"github.com/bightdev/bight/api/v1alpha1"
 	"github.com/bightdev/bight/internal/app"
@@ -150,9 +145,10 @@ func (c *Controller) preview(ctx context.Context, a *v1alpha1.App, namespace str
 	}
 	applier := &deploy.Applier{Client: c.envs.typed, Dynamic: c.envs.dynamic, Log: c.envs.log, TakeOver: true}
 	var result *deploy.Result
+	var said ownWords
 	err = insist(ctx, func() (err error) {
 		if result, err = applier.Apply(ctx, a.Name, namespace, deploy.WithoutSecrets(objs)); err == nil {
-			err = c.envs.served(ctx, art.app, namespace)
+			said, err = c.envs.answered(ctx, art.app, namespace)
 		}
 		return err
 	})
@@ -163,7 +159,7 @@ func (c *Controller) preview(ctx context.Context, a *v1alpha1.App, namespace str
 	case err != nil:
 		return erred(err), nil
 	}
-	if err := smoke(ctx, art.app, namespace); err != nil {
+	if err := c.envs.smoke(ctx, art.app, namespace, said); err != nil {
 		return refused("%s", err), nil
 	}
 	replayed, err := c.replays(ctx, a, run.Commit, art.app, namespace)
@@ -215,81 +211,6 @@ func (e *environments) lend(ctx context.Context, from, to string, objs []deploy.
 		if _, err := e.typed.CoreV1().Secrets(to).Apply(ctx, lent, metav1.ApplyOptions{FieldManager: deploy.FieldManager, Force: true}); err != nil {
 			return fmt.Errorf("copy secret %s of namespace %s to %s: %w", name, from, to, err)
 		}
-	}
-	return nil
-}
-
-// smoke asks every service of an environment, by the name and port that its links and
-// its health say, whether somebody is there.
-func smoke(ctx context.Context, a *app.App, namespace string) error {
-	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(16)
-	for _, s := range a.Services {
-		for _, p := range s.Ports {
-			if p.Protocol == app.UDP {
-				continue
-			}
-			g.Go(func() error { return ask(ctx, s, p, namespace) })
-		}
-		for _, l := range s.Links {
-			to := a.Service(l.To)
-			if to == nil || !slices.ContainsFunc(to.Ports, func(p app.Port) bool { return p.Number == l.Port }) {
-				return fmt.Errorf("service %s reaches for %s at port %d (%s), where nobody listens", s.Name, l.To, l.Port, l.From.Place())
-			}
-		}
-	}
-	return g.Wait()
-}
-
-// patient is how long a service that is said to be ready may take to answer: what
-// leads to it is told of it a little later.
-const patient = 30 * time.Second
-
-func ask(ctx context.Context, s *app.Service, p app.Port, namespace string) error {
-	ctx, cancel := context.WithTimeout(ctx, patient)
-	defer cancel()
-	host := net.JoinHostPort(s.Name+"."+namespace+".svc", strconv.Itoa(p.Number))
-	var last error
-	for pause := 10 * time.Millisecond; ; pause = min(2*pause, 500*time.Millisecond) {
-		// The first tries are short: one that was led to a pod which has just gone would
-		// wait for it to the end.
-		try, stop := context.WithTimeout(ctx, 10*pause)
-		err := askOnce(try, s, p, host)
-		stop()
-		if err == nil {
-			return nil
-		}
-		if ctx.Err() == nil || last == nil {
-			last = err
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("service %s does not answer at %s: %w", s.Name, host, last)
-		case <-time.After(pause):
-		}
-	}
-}
-
-func askOnce(ctx context.Context, s *app.Service, p app.Port, host string) error {
-	if s.Health == nil || s.Health.Kind != app.HealthHTTP || s.Health.Port != p.Number {
-		conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", host)
-		if err != nil {
-			return err
-		}
-		return conn.Close()
-	}
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+host+s.Health.Path, nil)
-	if err != nil {
-		return err
-	}
-	t := &http.Transport{DisableKeepAlives: true}
-	answer, err := t.RoundTrip(r)
-	if err != nil {
-		return err
-	}
-	defer answer.Body.Close()
-	if answer.StatusCode >= 400 {
-		return fmt.Errorf("GET %s: %s", s.Health.Path, answer.Status)
 	}
 	return nil
 }

@@ -44,6 +44,11 @@ func (c *Controller) replays(ctx context.Context, a *v1alpha1.App, commit string
 		if !isReplay(f) {
 			continue
 		}
+		if asked == 0 { // through its Service, which leads to pods that kubelet has found ready
+			if err := c.envs.served(ctx, of, namespace); err != nil {
+				return 0, err
+			}
+		}
 		if asked++; asked > maxReplays {
 			return n, fmt.Errorf("there are more than %d files in %s: remove the oldest", maxReplays, replay.TestDir)
 		}

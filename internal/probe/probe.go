@@ -1,4 +1,6 @@
-package agent
+// Package probe asks processes whether they serve, by TCP, HTTP or the health service
+// of gRPC, as kubelet asks them and more often.
+package probe
 
 import (
 	"bytes"
@@ -22,8 +24,8 @@ type Probe struct {
 	Hosts []string
 }
 
-// ParseProbe parses "tcp:8080", "http:8080/healthz" or "grpc:50051".
-func ParseProbe(s string) (*Probe, error) {
+// Parse parses "tcp:8080", "http:8080/healthz" or "grpc:50051".
+func Parse(s string) (*Probe, error) {
 	kind, rest, _ := strings.Cut(s, ":")
 	port, path := rest, ""
 	if i := strings.IndexByte(rest, '/'); i >= 0 {
@@ -59,14 +61,14 @@ func (p *Probe) Wait(ctx context.Context) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-		if p.ask(ctx) {
+		if p.Ask(ctx) {
 			return nil
 		}
-		t.Reset(probePause(time.Since(start)))
+		t.Reset(pause(time.Since(start)))
 	}
 }
 
-func probePause(age time.Duration) time.Duration {
+func pause(age time.Duration) time.Duration {
 	switch {
 	case age < time.Second:
 		return 2 * time.Millisecond
@@ -76,11 +78,11 @@ func probePause(age time.Duration) time.Duration {
 	return 100 * time.Millisecond
 }
 
-// ask asks once.
-func (p *Probe) ask(ctx context.Context) bool {
+// Ask asks once whether the process can serve, and waits 5 s at most.
+func (p *Probe) Ask(ctx context.Context) bool {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	conn, err := dialFirst(ctx, p.Hosts, p.Port)
+	conn, err := Dial(ctx, p.Hosts, p.Port)
 	if err != nil {
 		return false
 	}
@@ -164,25 +166,9 @@ func (p *Probe) askGRPC(ctx context.Context, conn net.Conn) bool {
 	return status == "0" && len(body) >= 7 && body[5] == 0x08 && body[6] == serving
 }
 
-// ownHosts returns the addresses of this pod: loopback first, then those that a
-// process may listen on instead.
-func ownHosts() []string {
-	hosts := []string{"127.0.0.1", "::1"}
-	addrs, err := net.InterfaceAddrs()
-	if err != nil {
-		return hosts
-	}
-	for _, a := range addrs {
-		if n, ok := a.(*net.IPNet); ok && !n.IP.IsLoopback() && !n.IP.IsLinkLocalUnicast() {
-			hosts = append(hosts, n.IP.String())
-		}
-	}
-	return hosts
-}
-
-// dialFirst connects to a port on the first of hosts that takes the connection.
+// Dial connects to a port on the first of hosts that takes the connection.
 // Refusals are reported at once; the error is that of the first host.
-func dialFirst(ctx context.Context, hosts []string, port int) (net.Conn, error) {
+func Dial(ctx context.Context, hosts []string, port int) (net.Conn, error) {
 	if len(hosts) == 0 {
 		hosts = []string{"127.0.0.1", "::1"}
 	}

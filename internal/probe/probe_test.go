@@ -1,4 +1,4 @@
-package agent
+package probe
 
 import (
 	"context"
@@ -16,7 +16,7 @@ import (
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 )
 
-func TestParseProbe(t *testing.T) {
+func TestParse(t *testing.T) {
 	for s, want := range map[string]*Probe{
 		"tcp:8080":           {Kind: "tcp", Port: 8080},
 		"http:80":            {Kind: "http", Port: 80, Path: "/"},
@@ -24,7 +24,7 @@ func TestParseProbe(t *testing.T) {
 		"grpc:50051":         {Kind: "grpc", Port: 50051},
 		"":                   nil, "tcp": nil, "tcp:": nil, "tcp:0": nil, "tcp:65536": nil, "tcp:80/x": nil, "udp:53": nil, "http:/x": nil,
 	} {
-		got, err := ParseProbe(s)
+		got, err := Parse(s)
 		if (err != nil) != (want == nil) {
 			t.Errorf("%q: %v", s, err)
 		}
@@ -60,7 +60,7 @@ func TestProbeHTTP(t *testing.T) {
 	p := &Probe{Kind: "http", Port: portOf(t, srv.Listener.Addr()), Path: "/healthz"}
 	for code, want := range map[int]bool{200: true, 204: true, 302: true, 404: false, 500: false, 503: false} {
 		status.Store(int32(code))
-		if got := p.ask(t.Context()); got != want {
+		if got := p.Ask(t.Context()); got != want {
 			t.Errorf("status %d: %v, want %v", code, got, want)
 		}
 	}
@@ -85,11 +85,11 @@ func TestProbeGRPC(t *testing.T) {
 		healthpb.HealthCheckResponse_SERVING: true, healthpb.HealthCheckResponse_NOT_SERVING: false, healthpb.HealthCheckResponse_UNKNOWN: false,
 	} {
 		h.SetServingStatus("", status)
-		if got := p.ask(t.Context()); got != want {
+		if got := p.Ask(t.Context()); got != want {
 			t.Errorf("%s: %v, want %v", status, got, want)
 		}
 	}
-	if !serve(grpc.NewServer()).ask(t.Context()) {
+	if !serve(grpc.NewServer()).Ask(t.Context()) {
 		t.Error("a server without the health service: not ready")
 	}
 }
