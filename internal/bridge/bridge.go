@@ -20,6 +20,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	core "k8s.io/api/core/v1"
@@ -60,6 +61,48 @@ type Bridge struct {
 
 	once sync.Once
 	cut  *losses
+
+	ahead atomic.Pointer[listing]
+}
+
+// listing is a list of the pods that is under way.
+type listing struct {
+	done chan struct{}
+	pods *core.PodList
+	err  error
+}
+
+// Prepare begins to list the pods, for the first that wants to know them: something
+// else can be asked of the cluster meanwhile.
+func (b *Bridge) Prepare(ctx context.Context) {
+	l := &listing{done: make(chan struct{})}
+	b.ahead.Store(l)
+	go func() {
+		defer close(l.done)
+		l.pods, l.err = b.ask(ctx)
+	}()
+}
+
+// list lists the app's pods.
+func (b *Bridge) list(ctx context.Context) (*core.PodList, error) {
+	l := b.ahead.Swap(nil)
+	if l == nil {
+		return b.ask(ctx)
+	}
+	select {
+	case <-l.done:
+		return l.pods, l.err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+func (b *Bridge) ask(ctx context.Context) (*core.PodList, error) {
+	client, err := b.Cluster.Typed()
+	if err != nil {
+		return nil, err
+	}
+	return client.CoreV1().Pods(b.Namespace).List(ctx, meta.ListOptions{LabelSelector: b.Selector})
 }
 
 var (
@@ -142,11 +185,7 @@ func (b *Bridge) check(service string) error {
 // pods returns the running pods of a service, or of all; the ready and the newest
 // ones first.
 func (b *Bridge) pods(ctx context.Context, service string) ([]core.Pod, error) {
-	client, err := b.Cluster.Typed()
-	if err != nil {
-		return nil, err
-	}
-	list, err := client.CoreV1().Pods(b.Namespace).List(ctx, meta.ListOptions{LabelSelector: b.Selector})
+	list, err := b.list(ctx)
 	if err != nil {
 		return nil, b.Cluster.Explain(err)
 	}

@@ -58,19 +58,23 @@ func (b *Bridge) cover(ctx context.Context, rule steer.Rule, handler steer.Handl
 		return nil, err
 	}
 	source := follow.Of(client.CoreV1().Pods(b.Namespace), meta.ListOptions{LabelSelector: b.Selector})
-	all, version, err := source.Snapshot(c.ctx)
+	list, err := b.list(c.ctx)
 	switch {
 	case err != nil:
 		err = b.Cluster.Explain(err)
-	case !slices.ContainsFunc(all, func(o runtime.Object) bool { return b.Service(o.(*core.Pod)) == rule.Service }):
+	case !slices.ContainsFunc(list.Items, func(p core.Pod) bool { return b.Service(&p) == rule.Service }):
 		err = b.missing(rule.Service)
 	}
 	if err != nil {
 		c.stop()
 		return nil, err
 	}
+	var all []runtime.Object
+	for i := range list.Items {
+		all = append(all, &list.Items[i])
+	}
 	c.take(follow.Change{All: all})
-	c.work.Go(func() { c.follow(source, version) })
+	c.work.Go(func() { c.follow(source, list.ResourceVersion) })
 	if err := c.complete(ctx); err != nil {
 		c.leave()
 		return nil, err

@@ -45,10 +45,6 @@ func (p *Program) bridgeTo(ctx context.Context, t *target, a *app.App, namespace
 	if err != nil {
 		return nil, err
 	}
-	token, err := (&deploy.Applier{Client: client}).Token(ctx, namespace, a.Name)
-	if err != nil {
-		return nil, cluster.Explain(err)
-	}
 	b := &bridge.Bridge{
 		Cluster: cluster, Namespace: namespace, App: a.Name, Selector: session.Selector(a.Name),
 		Service: session.ServiceOf,
@@ -56,7 +52,7 @@ func (p *Program) bridgeTo(ctx context.Context, t *target, a *app.App, namespace
 			agent, ok := deploy.AgentOf(append(append([]string{}, c.Command...), c.Args...))
 			return agent.Port, ok
 		},
-		Token: token, Owner: ownName(), Version: p.Version,
+		Owner: ownName(), Version: p.Version,
 		Lives: func(r steer.Rule) bool {
 			m, ok := makerOf(r.ID)
 			return !ok || m.lives()
@@ -65,6 +61,10 @@ func (p *Program) bridgeTo(ctx context.Context, t *target, a *app.App, namespace
 	}
 	for _, s := range a.Services {
 		b.Services = append(b.Services, s.Name)
+	}
+	b.Prepare(ctx)
+	if b.Token, err = (&deploy.Applier{Client: client}).Token(ctx, namespace, a.Name); err != nil {
+		return nil, cluster.Explain(err)
 	}
 	return b, nil
 }

@@ -70,10 +70,7 @@ func (c *podConn) start(ctx context.Context, port int, patient bool) error {
 	c.port = port
 	c.mu.Unlock()
 	stop := context.AfterFunc(ctx, func() { _ = c.raw.Close() })
-	frames, err := opening(port)
-	if err == nil {
-		err = c.write(frames, nil)
-	}
+	err := c.write(opening(port), nil)
 	if err == nil && patient {
 		select {
 		case <-c.replied:

@@ -1,13 +1,11 @@
 package kube
 
 import (
-	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"strconv"
 	"strings"
 	"sync"
@@ -121,28 +119,44 @@ func (t *tunnel) shut() {
 
 // opening returns the frames that open the streams to a port. They are one message:
 // nothing of it needs an answer first.
-func opening(port int) ([]byte, error) {
-	var b bytes.Buffer
-	framer, err := spdy.NewFramer(&b, nil)
-	if err != nil {
-		return nil, err
-	}
-	h := http.Header{}
-	h.Set(corev1.PortHeader, strconv.Itoa(port))
-	h.Set(corev1.PortForwardRequestIDHeader, "0")
-	h.Set(corev1.StreamType, corev1.StreamTypeError)
-	if err := framer.WriteFrame(&spdy.SynStreamFrame{StreamId: errorStream, Headers: h}); err != nil {
-		return nil, err
-	}
+func opening(port int) []byte {
+	var b []byte
+	b = append(b, synStream(errorStream, zlibHead, corev1.StreamTypeError, port)...)
 	// Nothing is written to the error stream.
-	if err := framer.WriteFrame(&spdy.DataFrame{StreamId: errorStream, Flags: spdy.DataFlagFin}); err != nil {
-		return nil, err
+	b = binary.BigEndian.AppendUint32(b, errorStream)
+	b = binary.BigEndian.AppendUint32(b, uint32(spdy.DataFlagFin)<<24)
+	return append(b, synStream(dataStream, "", corev1.StreamTypeData, port)...)
+}
+
+// zlibHead begins the compressed headers of a connection: deflate with a window of
+// 32 KiB, and the checksum of SPDY/3's dictionary, which has to be named.
+const zlibHead = "\x78\xbb\xe3\xc6\xa7\xc2"
+
+// synStream returns the frame that opens one stream. Its headers are in a block of
+// deflate that is stored as it is: a compressor takes over a megabyte, and more time
+// than the rest of the opening.
+func synStream(id uint32, zlibHead, kind string, port int) []byte {
+	headers := [...][2]string{{corev1.StreamType, kind}, {corev1.PortHeader, strconv.Itoa(port)}, {corev1.PortForwardRequestIDHeader, "0"}}
+	block := binary.BigEndian.AppendUint32(nil, uint32(len(headers)))
+	for _, h := range headers {
+		block = binary.BigEndian.AppendUint32(block, uint32(len(h[0])))
+		block = append(block, strings.ToLower(h[0])...)
+		block = binary.BigEndian.AppendUint32(block, uint32(len(h[1])))
+		block = append(block, h[1]...)
 	}
-	h.Set(corev1.StreamType, corev1.StreamTypeData)
-	if err := framer.WriteFrame(&spdy.SynStreamFrame{StreamId: dataStream, Headers: h}); err != nil {
-		return nil, err
-	}
-	return b.Bytes(), nil
+	body := binary.BigEndian.AppendUint32(nil, id)
+	body = append(body, make([]byte, 6)...) // no other stream, no priority, no slot
+	body = append(body, zlibHead...)
+	body = stored(body, block)
+	return control(spdy.TypeSynStream, stored(body, nil)) // one that is empty says: this is all for now
+}
+
+// stored appends a block of deflate that is not the stream's last.
+func stored(to, block []byte) []byte {
+	to = append(to, 0)
+	to = binary.LittleEndian.AppendUint16(to, uint16(len(block)))
+	to = binary.LittleEndian.AppendUint16(to, ^uint16(len(block)))
+	return append(to, block...)
 }
 
 // PortError is what the pod's side says of a forwarded port.

@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/gorilla/websocket"
 	"github.com/moby/spdystream/spdy"
+	corev1 "k8s.io/api/core/v1"
 )
 
 // wireServer is an API server that gives the WebSocket of a port-forward to serve.
@@ -28,6 +29,44 @@ func wireServer(t *testing.T, serve func(ws *websocket.Conn)) *Cluster {
 		serve(ws)
 	}))
 	return c
+}
+
+// The frames are read by the library that kubelet and the container runtimes read them with.
+func TestOpeningIsSPDY(t *testing.T) {
+	framer, err := spdy.NewFramer(io.Discard, bytes.NewReader(opening(8080)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	headers := func(kind string) http.Header {
+		return http.Header{http.CanonicalHeaderKey(corev1.StreamType): {kind}, http.CanonicalHeaderKey(corev1.PortHeader): {"8080"}, http.CanonicalHeaderKey(corev1.PortForwardRequestIDHeader): {"0"}}
+	}
+	var got []any
+	for {
+		frame, err := framer.ReadFrame()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			t.Fatalf("frame %d: %v", len(got)+1, err)
+		}
+		switch f := frame.(type) {
+		case *spdy.SynStreamFrame:
+			got = append(got, f.StreamId, f.Headers)
+		case *spdy.DataFrame:
+			got = append(got, f.StreamId, f.Flags, len(f.Data))
+		}
+	}
+	want := []any{
+		spdy.StreamId(errorStream), headers("error"),
+		spdy.StreamId(errorStream), spdy.DataFlagFin, 0,
+		spdy.StreamId(dataStream), headers("data"),
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
+	}
+	if n := testing.AllocsPerRun(10, func() { opening(8080) }); n > 40 {
+		t.Errorf("%v allocations", n)
+	}
 }
 
 // A frame whose head goes by itself costs each relay as much as a full one.
