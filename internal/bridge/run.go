@@ -211,6 +211,9 @@ func (b *Bridge) start(ctx context.Context, w *way, o Order, pod *reach.Pod, fil
 		},
 		Resolve: resolve, Services: jail.Services{TCP: o.named.ports()}, Log: b.Log,
 	}
+	if o.Calls == nil { // a replayed command reaches what its switchboard lets it
+		config.Machine = onLoopback(b.Cluster)
+	}
 	if o.Service != "" {
 		config.Env = environment(o.Env, pod.Env)
 		config.Hosts = pod.Hosts

@@ -91,6 +91,7 @@ func testRun(b *bay) {
 		{"ClosedPort", []string{"cart", "--", tool, "refused", "stock:81"}, "refused after ", 0},
 		{"UnknownName", []string{"cart", "--", tool, "dns", "no-such-thing"}, "no such name\n", 1},
 		{"WithoutService", []string{"--", "sh", "-c", "echo [$GREETING]; exec " + tool + " get http://cart:8080/"}, "[]\napp HTTP/1.1 %s\n", 0},
+		{"Kubeconfig", []string{"cart", "--", "sh", "-c", filepath.Join(binaries, "bight") + " env cart -n " + b.namespace + " | grep -c ^GREETING="}, "1\n", 0},
 		{"ExitCode", []string{"cart", "--", "sh", "-c", "exit 7"}, "", 7},
 		{"Signal", []string{"cart", "--", "sh", "-c", "kill -TERM $$"}, "", 128 + 15},
 		{"NoSuchCommand", []string{"cart", "--", "no-such-command"}, "", 127},

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"sync"
 
@@ -23,6 +24,7 @@ type message struct {
 	Setup    *setup
 	Mount    *Mount
 	Services *Services
+	Machine  []netip.AddrPort
 	Family   int // of a socket
 	Type     int
 	Signal   int
@@ -40,6 +42,7 @@ const (
 	kindSocket   kind = "socket"   // one made inside
 	kindMount    kind = "mount"    // replace its files
 	kindServices kind = "services" // replace what is known
+	kindMachine  kind = "machine"  // addresses of it are the command's, too
 	kindSignal   kind = "signal"   // to the command
 	kindEnd      kind = "end"      // everything, at once
 	kindStopped  kind = "stopped"  // news: the command was, by a signal

@@ -28,6 +28,9 @@
 //   - In the place of a directory that lacks something which the pod has, a copy of
 //     it is shown whose entries are the real ones. What the command creates directly
 //     in such a directory is gone with it. /etc is always one.
+//   - What Machine names of this machine's loopback is at the command's, too, unless it
+//     listens there itself. Where the kernel can't tell (ModeListeners; no nft_socket),
+//     it can't listen there.
 //   - The name server's address and port are taken: a command that itself is a name
 //     server cannot bind port 53 of all addresses.
 //

@@ -16,6 +16,8 @@ const proxyPort = 1
 //
 //	proxy (prerouting): to lo's own addresses: accept; other TCP and UDP: to the
 //	                    proxy's sockets
+//	machine (prerouting): to lent addresses where the command does not listen: to the
+//	                    proxy's sockets
 //	ping (output):      to lo's own addresses: accept; other echo requests: reject
 //	known (output):     to a service range, and not a known address and port: reject
 type filter struct {

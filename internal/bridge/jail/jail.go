@@ -43,6 +43,9 @@ type Config struct {
 	IPv6 bool
 	// Services are the cluster's known ports; SetServices replaces them.
 	Services Services
+	// Machine are TCP addresses of this machine's loopback which the command finds at
+	// its own, too, for as long as it does not listen there itself.
+	Machine []netip.AddrPort
 
 	// Dial opens a TCP connection in the cluster, DialUDP one that keeps the
 	// bounds of datagrams. Resolve answers a DNS message.
@@ -162,6 +165,11 @@ func (cfg *Config) check() error {
 	case "", ModeTransparent, ModeListeners:
 	default:
 		return fmt.Errorf("no network mode %q: there are %s and %s", cfg.Mode, ModeTransparent, ModeListeners)
+	}
+	for _, at := range cfg.Machine {
+		if !at.Addr().IsLoopback() || at.Port() == 0 {
+			return fmt.Errorf("jail: %s is no address of this machine's loopback", at)
+		}
 	}
 	for i := range cfg.Mounts {
 		if err := cfg.Mounts[i].check(); err != nil {

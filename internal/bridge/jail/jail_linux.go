@@ -32,7 +32,8 @@ type Jail struct {
 	keeper *exec.Cmd
 	ctl    *control
 	term   *terminal
-	ns     string // the network namespace, as /proc names it
+	ns     string           // the network namespace, as /proc names it
+	taken  []netip.AddrPort // of Config.Machine: the command can't listen there
 
 	ctx    context.Context // of all flows
 	cancel context.CancelFunc
@@ -123,7 +124,7 @@ func newJail(ctx context.Context, cfg Config, mode Mode) *Jail {
 	}
 	own4, own6 := ownAddresses(cfg.Addresses)
 	j.own = []netip.Addr{own4, own6}
-	j.routes = routes{own: j.own, ranges: cfg.Ranges, local: cfg.Local}
+	j.routes = routes{own: j.own, machine: cfg.Machine, ranges: cfg.Ranges, local: cfg.Local}
 	j.names = newNames(cfg.Resolve, j.log)
 	// The flows end after the command does, not before: it may have something to
 	// say to the cluster at its end.
@@ -450,6 +451,9 @@ func (j *Jail) DialInside(ctx context.Context, network string, port uint16) (net
 		typ = unix.SOCK_DGRAM
 	default:
 		return nil, net.UnknownNetworkError(network)
+	}
+	if network == "tcp" && j.another(port) {
+		return nil, fmt.Errorf("connect to the command's port %d: %w", port, unix.ECONNREFUSED)
 	}
 	var first error
 	for _, a := range append([]netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()}, j.own...) {

@@ -151,6 +151,11 @@ func (k *keeper) handle(m *message) (*message, int) {
 			return &message{}, -1
 		}
 		return &message{Err: problemOf("replace the known services", k.net.know(m.Services))}, -1
+	case kindMachine:
+		if k.net == nil || k.net.filter == nil {
+			return &message{Err: problemOf("lend addresses", unix.EOPNOTSUPP)}, -1
+		}
+		return &message{Err: problemOf("lend addresses", k.net.filter.lend(m.Machine))}, -1
 	case kindSignal:
 		return &message{Err: problemOf("signal the command", k.signal(unix.Signal(m.Signal)))}, -1
 	}

@@ -27,6 +27,7 @@ func (j *Jail) serve() error {
 		if err := j.listenTo(j.cfg.Services); err != nil {
 			j.log.Warn("services that can't be reached", "err", err) // the others can
 		}
+		j.serveMachine()
 		return nil
 	}
 	for _, any := range []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()} {
@@ -39,6 +40,7 @@ func (j *Jail) serve() error {
 			return setupError(stepListen, err)
 		}
 	}
+	j.serveMachine()
 	return nil
 }
 

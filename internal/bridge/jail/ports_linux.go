@@ -2,6 +2,7 @@ package jail
 
 import (
 	"fmt"
+	"net/netip"
 	"os"
 	"slices"
 
@@ -23,7 +24,8 @@ func (j *Jail) Listening() []uint16 {
 		}
 		for _, at := range some {
 			a := at.Addr().Unmap()
-			if ours := at.Port() == proxyPort && a.IsUnspecified(); !ours && (a.IsUnspecified() || a.IsLoopback() || slices.Contains(j.own, a)) {
+			ours := at.Port() == proxyPort && a.IsUnspecified() || slices.Contains(j.taken, netip.AddrPortFrom(a, at.Port()))
+			if !ours && (a.IsUnspecified() || a.IsLoopback() || slices.Contains(j.own, a)) {
 				all = append(all, at.Port())
 			}
 		}

@@ -36,6 +36,7 @@ func roles() map[string]func([]string) error {
 		"lookup": roleLookup,
 		"flows":  roleFlows,
 		"serve":  roleServe,
+		"own":    roleOwn,
 		"rtt":    roleRTT,
 		"bulk":   roleBulk,
 		"watch":  roleWatch,
@@ -133,6 +134,53 @@ func roleFlows(args []string) error {
 	group.Wait()
 	close(problems)
 	return <-problems
+}
+
+// roleOwn echoes through an address before, while and after it listens there itself.
+func roleOwn(args []string) error {
+	ask := func() string {
+		conn, err := net.Dial("tcp", args[0])
+		if err != nil {
+			return "refused"
+		}
+		defer conn.Close()
+		_, _ = io.WriteString(conn, "x")
+		b := make([]byte, 8)
+		n, _ := conn.Read(b)
+		return string(b[:n])
+	}
+	fmt.Println(ask())
+	open, err := net.Dial("tcp", args[0]) // a connection that stays where it is
+	if err != nil {
+		return err
+	}
+	defer open.Close()
+	for _, at := range args[1:] {
+		ln, err := net.Listen("tcp", at)
+		if err != nil {
+			fmt.Println("in use")
+			continue
+		}
+		served := make(chan struct{})
+		go func() {
+			defer close(served)
+			conn, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = io.WriteString(conn, "own")
+			_ = conn.Close()
+		}()
+		fmt.Println(ask())
+		_ = ln.Close()
+		<-served
+		fmt.Println(ask())
+	}
+	_, _ = io.WriteString(open, "still")
+	b := make([]byte, 5)
+	n, _ := io.ReadFull(open, b)
+	fmt.Println(string(b[:n]))
+	return nil
 }
 
 // roleServe echoes on the given addresses until it is ended.

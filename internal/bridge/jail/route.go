@@ -25,9 +25,10 @@ const (
 
 // routes decides where flows go.
 type routes struct {
-	own    []netip.Addr
-	ranges []netip.Prefix
-	local  func(netip.AddrPort) bool
+	own     []netip.Addr
+	machine []netip.AddrPort // Config.Machine
+	ranges  []netip.Prefix
+	local   func(netip.AddrPort) bool
 }
 
 // decide returns where a flow to dst goes and the address to dial there.
@@ -35,6 +36,8 @@ func (r *routes) decide(dst netip.AddrPort) (side, netip.AddrPort) {
 	dst = netip.AddrPortFrom(dst.Addr().Unmap(), dst.Port())
 	a := dst.Addr()
 	switch {
+	case slices.Contains(r.machine, dst):
+		return toMachine, dst
 	case a == machine4:
 		return toMachine, netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), dst.Port())
 	case !a.IsValid(), a.IsLoopback(), a.IsUnspecified(), a.IsMulticast(), a.IsLinkLocalUnicast() && a.Is6(),
