@@ -113,17 +113,29 @@ func (t *target) theApp(ctx context.Context, dir string, cluster *kube.Cluster) 
 	return nil, "", usageError("%s has the apps %s: say which one you mean by the directory of its source, with --source", place(namespace, cluster), strings.Join(names, ", "))
 }
 
-// deployedApps are the apps whose pods run in a namespace, with what the pods say of
-// their services.
+// deployedApps are the apps that are deployed in a namespace, with what the pods say of
+// their services, and the templates of Deployments of those that have no pod.
 func deployedApps(ctx context.Context, client kubernetes.Interface, namespace string) ([]*app.App, error) {
 	list, err := client.CoreV1().Pods(namespace).List(ctx, meta.ListOptions{LabelSelector: session.Managed})
 	if err != nil {
 		return nil, err
 	}
+	pods := list.Items
+	// Without the right to see these, there are those that have pods.
+	if templates, err := client.AppsV1().Deployments(namespace).List(ctx, meta.ListOptions{LabelSelector: session.Managed}); err == nil {
+		for _, d := range templates.Items {
+			pods = append(pods, core.Pod{ObjectMeta: d.Spec.Template.ObjectMeta, Spec: d.Spec.Template.Spec})
+		}
+	}
+	return appsOf(pods), nil
+}
+
+// appsOf are the apps that some pods are of.
+func appsOf(pods []core.Pod) []*app.App {
 	byName := map[string]*app.App{}
 	var all []*app.App
-	for i := range list.Items {
-		pod := &list.Items[i]
+	for i := range pods {
+		pod := &pods[i]
 		service := serviceOfPod(pod)
 		if service == nil {
 			continue
@@ -142,7 +154,7 @@ func deployedApps(ctx context.Context, client kubernetes.Interface, namespace st
 	for _, a := range all {
 		slices.SortFunc(a.Services, func(x, y *app.Service) int { return strings.Compare(x.Name, y.Name) })
 	}
-	return all, nil
+	return all
 }
 
 // serviceOfPod is what a pod says of its service, nil if it is no pod of one.

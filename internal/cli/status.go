@@ -31,6 +31,9 @@ each pod's files have the hashes of what the present source builds to. That is
 asked of the pods themselves. Of a service that does not run it says why, with the
 end of what its process wrote.
 
+Where there is no source, or -n names a namespace where another app is, it is about the
+app that is deployed there.
+
 The exit code is 1 when a service does not run, or not all of its pods do; pods that
 run another state of the source do not matter.`,
 		Args: atMost(1, "one directory"),
@@ -51,27 +54,75 @@ type statusAnswer struct {
 }
 
 func (p *Program) status(ctx context.Context, t *target, dir []string, asJSON bool) error {
-	return p.ask(ctx, t, dir, asJSON, func(s *session.Session, printer *term.Printer) error {
-		status, err := s.Status(ctx)
-		if err != nil {
+	source, err := directory(dir)
+	if err != nil {
+		return err
+	}
+	printer := p.printer(asJSON, nil)
+	defer printer.Close()
+	config, err := p.sessionConfig(t, source, printer)
+	if err != nil {
+		return err
+	}
+	s, err := t.asked(ctx, *config)
+	if nothing, ok := errors.AsType[*noAppError](err); ok {
+		return p.onlyIntercepts(ctx, t, nothing, printer)
+	}
+	if err != nil {
+		return err
+	}
+	status, err := s.Status(ctx)
+	if err != nil {
+		return err
+	}
+	answer := statusAnswer{Status: status, Intercepts: []bridge.Intercept{}}
+	if slices.ContainsFunc(status.Services, func(s session.ServiceStatus) bool { return s.Ready > 0 }) {
+		if answer.Intercepts, err = p.interceptsOf(ctx, t, s, status.Namespace, printer); err != nil {
+			printer.Warn("", "intercepts are not known: "+err.Error(), "")
+		}
+	}
+	if err := printer.Data(answer, statusTable(answer)); err != nil {
+		return err
+	}
+	if len(answer.Intercepts) > 0 && !asJSON {
+		if err := printer.Data(nil, interceptTable(answer.Intercepts)); err != nil {
 			return err
 		}
-		answer := statusAnswer{Status: status, Intercepts: []bridge.Intercept{}}
-		if slices.ContainsFunc(status.Services, func(s session.ServiceStatus) bool { return s.Ready > 0 }) {
-			if answer.Intercepts, err = p.interceptsOf(ctx, t, s, printer); err != nil {
-				printer.Warn("", "intercepts are not known: "+err.Error(), "")
-			}
-		}
-		if err := printer.Data(answer, statusTable(answer)); err != nil {
-			return err
-		}
-		if len(answer.Intercepts) > 0 && !asJSON {
-			if err := printer.Data(nil, interceptTable(answer.Intercepts)); err != nil {
-				return err
-			}
-		}
-		return down(status.Services, asJSON, printer)
-	})
+	}
+	if status.NoSource {
+		printer.Note("", "the source of "+status.App+" is not here, so that nobody can say whether its pods have the present one")
+	}
+	return down(status.Services, asJSON, printer)
+}
+
+// asked is the session of the app that is to be asked how it is: that of the source or,
+// where there is none or another namespace is named, what is deployed there.
+func (t *target) asked(ctx context.Context, config session.Config) (*session.Session, error) {
+	if err := config.Cluster.Guard(config.Allowed); err != nil {
+		return nil, err
+	}
+	a, namespace, err := t.theApp(ctx, config.Dir, config.Cluster)
+	nothing, ok := errors.AsType[*noAppError](err)
+	switch {
+	case ok && nothing.app != "":
+		return session.Open(ctx, config) // whose services say that they are not deployed
+	case err != nil:
+		return nil, err
+	case a.Dir != "":
+		return session.Planned(a, config)
+	}
+	config.Namespace = namespace
+	return session.Deployed(a, config), nil
+}
+
+// onlyIntercepts says which Intercepts of workloads of others there are in a namespace
+// where bight up has deployed nothing. Where there are none, that it is.
+func (p *Program) onlyIntercepts(ctx context.Context, t *target, nothing *noAppError, printer *term.Printer) error {
+	all, err := p.interceptsOfOthers(ctx, t, nothing.namespace, printer)
+	if err != nil || len(all) == 0 {
+		return nothing
+	}
+	return printer.Data(statusAnswer{Intercepts: all}, interceptTable(all))
 }
 
 // down says what services that do not run have written, and is the error that they
@@ -184,8 +235,8 @@ func interceptOf(i *v1alpha1.Intercept, rule *steer.Rule) bridge.Intercept {
 }
 
 // interceptsOf asks for those of a session's app.
-func (p *Program) interceptsOf(ctx context.Context, t *target, s *session.Session, printer *term.Printer) ([]bridge.Intercept, error) {
-	b, err := p.bridgeTo(ctx, t, s.App(), t.environment(s.App().Name), s.Cluster, printer)
+func (p *Program) interceptsOf(ctx context.Context, t *target, s *session.Session, namespace string, printer *term.Printer) ([]bridge.Intercept, error) {
+	b, err := p.bridgeTo(ctx, t, s.App(), namespace, s.Cluster, printer)
 	if err != nil {
 		return nil, err
 	}
@@ -205,7 +256,11 @@ func statusTable(status statusAnswer) *term.Table {
 		if status.Session == "" && s.Image != "" {
 			url = "no session: bight up"
 		}
-		table.Rows = append(table.Rows, []string{s.Name, fmt.Sprintf("%d/%d", s.Ready, s.Replicas), strconv.FormatBool(s.InSync), url, why})
+		sync := strconv.FormatBool(s.InSync)
+		if status.NoSource {
+			sync = "unknown"
+		}
+		table.Rows = append(table.Rows, []string{s.Name, fmt.Sprintf("%d/%d", s.Ready, s.Replicas), sync, url, why})
 	}
 	return table
 }

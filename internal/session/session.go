@@ -73,12 +73,16 @@ type Session struct {
 
 // Open plans the app and finds its environment. Nothing is changed yet.
 func Open(ctx context.Context, c Config) (*Session, error) {
-	s := &Session{Config: c, artifacts: map[string]*image.Artifact{}, failures: map[string]string{}}
 	a, err := Plan(ctx, c.Dir)
 	if err != nil {
 		return nil, err
 	}
-	s.app = a
+	return Planned(a, c)
+}
+
+// Planned is Open for an app that has been planned already.
+func Planned(a *app.App, c Config) (s *Session, err error) {
+	s = &Session{Config: c, app: a, artifacts: map[string]*image.Artifact{}, failures: map[string]string{}}
 	if s.environment = c.Namespace; s.environment == "" {
 		s.environment = Environment(a.Name, c.User)
 	}
@@ -86,6 +90,12 @@ func Open(ctx context.Context, c Config) (*Session, error) {
 		return nil, err
 	}
 	return s, nil
+}
+
+// Deployed is a session of an app that is known from what is deployed alone, in
+// Config.Namespace: it can be asked for its Status, and nothing else.
+func Deployed(a *app.App, c Config) *Session {
+	return &Session{Config: c, app: a, environment: c.Namespace}
 }
 
 // Plan detects the app in dir and checks it.

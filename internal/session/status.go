@@ -30,6 +30,9 @@ type Status struct {
 	Namespace string          `json:"namespace"`
 	Session   string          `json:"session,omitempty"` // who follows the source now
 	Services  []ServiceStatus `json:"services"`
+	// NoSource says that there was no local source, so that nothing can be in sync
+	// with it.
+	NoSource bool `json:"noSource,omitempty"`
 }
 
 // ServiceStatus is the state of one service.
@@ -67,7 +70,7 @@ func (s *Session) Status(ctx context.Context) (*Status, error) {
 		return nil, err
 	}
 	a := s.plan()
-	report := &Status{App: a.Name, Context: s.Cluster.Context, Namespace: s.environment, Services: make([]ServiceStatus, len(a.Services))}
+	report := &Status{App: a.Name, Context: s.Cluster.Context, Namespace: s.environment, Services: make([]ServiceStatus, len(a.Services)), NoSource: s.maker == nil}
 	var deployments []apps.Deployment
 	var pods []core.Pod
 	var urls map[string]string
@@ -94,6 +97,9 @@ func (s *Session) Status(ctx context.Context) (*Status, error) {
 		return nil
 	})
 	for i, service := range a.Services {
+		if report.NoSource {
+			break
+		}
 		g.Go(func() error {
 			arts[i], _ = s.maker.Build(run, a, service, nil) // one that does not build is not in sync
 			return nil
@@ -193,10 +199,13 @@ func (s *Session) serviceStatus(ctx context.Context, service *app.Service, art *
 		}
 	}
 	status.Running = status.Running && !status.stale
-	if status.Why = outOfSync(status, answers); art == nil {
+	switch status.Why = outOfSync(status, answers); {
+	case s.maker == nil:
+	case art == nil:
 		status.Why = "the local source does not build"
+	default:
+		status.InSync = status.Why == ""
 	}
-	status.InSync = status.Why == ""
 	return status, exits
 }
 
@@ -235,7 +244,7 @@ func outOfSync(s ServiceStatus, answers []answer) string {
 		switch {
 		case a.err != nil:
 			silent = append(silent, fmt.Sprintf("pod %s does not say: %v", a.pod, a.err))
-		case a.digest != s.Tree:
+		case s.Tree != "" && a.digest != s.Tree:
 			other = append(other, a.pod)
 		}
 	}

@@ -457,6 +457,8 @@ func testWithoutSource(b *bay) {
 		{[]string{"run", "cart", "--", "sh", "-c", "echo $GREETING"}, "good morning"},
 		{[]string{"intercept", "list", "-o", "json"}, `"intercepts": []`},
 		{[]string{"env", "cart"}, "GREETING='good morning'"},
+		{[]string{"status"}, "cart     1/1    unknown"},
+		{[]string{"status", "-o", "json"}, `"noSource": true`},
 	} {
 		out, errs, code := empty.bight(inNamespace(b.namespace, test.args)...)
 		if code != 0 || !strings.Contains(out, test.want) {
@@ -485,6 +487,7 @@ func testWithoutSource(b *bay) {
 	}
 	empty.refused(refusal{code: 4, says: []string{`there is no namespace t-nothing \(context bight\): -n names another`, `--source`}}, "run", "-n", "t-nothing", "--", "true")
 	empty.refused(refusal{code: 4, says: []string{`nothing that bight up deployed is in namespace kube-public \(context bight\)`, `-n`, `--source`}}, "run", "-n", "kube-public", "--", "true")
+	empty.refused(refusal{code: 4, says: []string{`nothing that bight up deployed is in namespace kube-public \(context bight\)`}}, "status", "-n", "kube-public")
 	empty.refused(refusal{code: 4, says: []string{`no service "crt"; did you mean cart\?`}}, inNamespace(b.namespace, []string{"env", "crt"})...)
 }
 
