@@ -84,7 +84,7 @@ func TestMergePutsPodsTogether(t *testing.T) {
 			Mode: steer.Mirror, State: steer.Active, Pods: 1,
 		}
 		if i.Owner == rule.Owner {
-			want.Mode, want.State, want.Pods, want.Transport = steer.Intercept, steer.Suspended, 2, TransportPortForward
+			want.Mode, want.State, want.Pods, want.Transport = steer.Intercept, steer.Suspended, 1, TransportPortForward
 			want.Counters = steer.Counters{Requests: 5, ByApp: 1, Old: 2}
 		}
 		if diff := cmp.Diff(want, i); diff != "" {

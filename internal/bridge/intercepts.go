@@ -19,7 +19,7 @@ type Intercept struct {
 	Strict  bool        `json:"strict,omitempty"`
 	State   steer.State `json:"state"` // suspended when it is so in any pod
 	Since   time.Time   `json:"since,omitzero"`
-	Pods    int         `json:"pods"` // that have it
+	Pods    int         `json:"pods"` // in which it is in force: not those where it is suspended
 	Of      int         `json:"of"`   // running pods of the service
 	// Namespace is where an Intercept is, "" for a rule of the app's agents.
 	Namespace string `json:"namespace,omitempty"`
@@ -57,11 +57,12 @@ func merge(said []steer.Status, ready map[string]int) []Intercept {
 			}
 			byID[key] = i
 		}
-		i.Pods++
 		if !s.Direct {
 			i.Transport = TransportPortForward
 		}
-		if s.State != steer.Active {
+		if s.State == steer.Active {
+			i.Pods++
+		} else {
 			i.State = s.State
 		}
 		if s.Since.Before(i.Since) {
