@@ -158,6 +158,10 @@ type PodStatus struct {
 	// answered, or got copies of. It is some seconds old.
 	// +optional
 	Requests int64 `json:"requests,omitempty"`
+	// EarlierRequests is how many there were, by the account of the owner's machine, in
+	// pods that have gone since. Each pod has the same number.
+	// +optional
+	EarlierRequests int64 `json:"earlierRequests,omitempty"`
 	// OldConnections is how many connections to the app are left from before the
 	// rule, whose requests it does not see. It is some seconds old.
 	// +optional

@@ -71,8 +71,8 @@ func TestMergePutsPodsTogether(t *testing.T) {
 	rule := steer.Rule{ID: "cart-1", Owner: "ada@laptop", Service: "cart", Port: 80, Mode: steer.Intercept}
 	other := steer.Rule{ID: "cart-1", Owner: "ben@laptop", Service: "cart", Port: 80, Mode: steer.Mirror}
 	got := merge([]steer.Status{
-		{Rule: rule, State: steer.Active, Since: late, Direct: true, Counters: steer.Counters{Requests: 1, Old: 2}},
-		{Rule: rule, State: steer.Suspended, Since: early, Counters: steer.Counters{Requests: 4, ByApp: 1}},
+		{Rule: rule, State: steer.Active, Since: late, Direct: true, Counters: steer.Counters{Requests: 1, Old: 2}, Past: steer.Counters{Requests: 10, Lost: 1}},
+		{Rule: rule, State: steer.Suspended, Since: early, Counters: steer.Counters{Requests: 4, ByApp: 1}, Past: steer.Counters{Requests: 7}}, // an older account
 		{Rule: other, State: steer.Active, Since: early, Direct: true},
 	}, map[string]int{"cart": 3})
 	if len(got) != 2 {
@@ -85,7 +85,7 @@ func TestMergePutsPodsTogether(t *testing.T) {
 		}
 		if i.Owner == rule.Owner {
 			want.Mode, want.State, want.Pods, want.Transport = steer.Intercept, steer.Suspended, 1, TransportPortForward
-			want.Counters = steer.Counters{Requests: 5, ByApp: 1, Old: 2}
+			want.Counters = steer.Counters{Requests: 15, ByApp: 1, Lost: 1, Old: 2}
 		}
 		if diff := cmp.Diff(want, i); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", i.Owner, diff)

@@ -25,7 +25,7 @@ type Intercept struct {
 	Namespace string `json:"namespace,omitempty"`
 	// Transport is how the bytes travel: TransportDirect when they do to each pod.
 	Transport string         `json:"transport"`
-	Counters  steer.Counters `json:"counters"` // of all pods
+	Counters  steer.Counters `json:"counters"` // of all pods, also those that have gone since
 }
 
 // Transports: past the API server, and through it.
@@ -45,7 +45,7 @@ func TransportOf(direct bool) string {
 // merge puts together what the agents of several pods say. ready is how many pods
 // each service has.
 func merge(said []steer.Status, ready map[string]int) []Intercept {
-	byID := map[string]*Intercept{}
+	byID, past := map[string]*Intercept{}, map[string]steer.Counters{}
 	for _, s := range said {
 		key := s.Rule.Owner + "\x00" + s.Rule.ID
 		i := byID[key]
@@ -68,20 +68,14 @@ func merge(said []steer.Status, ready map[string]int) []Intercept {
 		if s.Since.Before(i.Since) {
 			i.Since = s.Since
 		}
-		i.Counters = add(i.Counters, s.Counters)
+		i.Counters = i.Counters.Plus(s.Counters)
+		past[key] = past[key].Max(s.Past)
 	}
 	all := []Intercept{}
-	for _, i := range byID {
+	for key, i := range byID {
+		i.Counters = i.Counters.Plus(past[key])
 		all = append(all, *i)
 	}
 	slices.SortFunc(all, func(x, y Intercept) int { return cmp.Or(cmp.Compare(x.Service, y.Service), cmp.Compare(x.ID, y.ID)) })
 	return all
-}
-
-func add(a, b steer.Counters) steer.Counters {
-	return steer.Counters{
-		Requests: a.Requests + b.Requests, Connections: a.Connections + b.Connections, ByApp: a.ByApp + b.ByApp,
-		Lost: a.Lost + b.Lost, Mirrored: a.Mirrored + b.Mirrored, Dropped: a.Dropped + b.Dropped,
-		Old: a.Old + b.Old, Unread: a.Unread + b.Unread,
-	}
 }

@@ -147,7 +147,7 @@ func interceptTable(all []bridge.Intercept) *term.Table {
 		}
 		table.Rows = append(table.Rows, []string{
 			fmt.Sprintf("%s:%d", i.Service, i.Port), i.ID, i.Owner, what, fmt.Sprintf("%d/%d", i.Pods, i.Of), string(i.State),
-			strconv.FormatInt(i.Counters.Requests+i.Counters.Connections+i.Counters.Mirrored, 10), strconv.FormatInt(i.Counters.Old, 10), i.Transport,
+			strconv.FormatInt(i.Counters.Taken(), 10), strconv.FormatInt(i.Counters.Old, 10), i.Transport,
 		})
 	}
 	return table

@@ -205,11 +205,12 @@ func interceptOf(i *v1alpha1.Intercept, rule *steer.Rule) bridge.Intercept {
 		ID: i.Name, Owner: rule.Owner, Service: rule.Service, Port: rule.Port, Mode: rule.Mode, Match: rule.Match.String(), Strict: rule.Strict,
 		State: steer.Gone, Since: i.CreationTimestamp.Time, Transport: bridge.TransportDirect, Namespace: i.Namespace,
 	}
-	joined := 0
+	joined, earlier := 0, int64(0)
 	for _, n := range i.Status.Nodes {
 		for _, pod := range n.Pods {
 			out.Of++
 			out.Counters.Requests += pod.Requests
+			earlier = max(earlier, pod.EarlierRequests)
 			out.Counters.Old += pod.OldConnections
 			if pod.State != "" {
 				joined++
@@ -228,6 +229,7 @@ func interceptOf(i *v1alpha1.Intercept, rule *steer.Rule) bridge.Intercept {
 			}
 		}
 	}
+	out.Counters.Requests += earlier
 	if joined == 0 {
 		out.Transport = bridge.TransportPortForward
 	}

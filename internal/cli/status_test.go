@@ -7,7 +7,9 @@ import (
 	core "k8s.io/api/core/v1"
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/bightdev/bight/api/v1alpha1"
 	"github.com/bightdev/bight/internal/session"
+	"github.com/bightdev/bight/internal/steer"
 )
 
 func TestTheAppsOfANamespaceAreKnownWithoutSource(t *testing.T) {
@@ -31,6 +33,17 @@ func TestTheAppsOfANamespaceAreKnownWithoutSource(t *testing.T) {
 	}
 	if diff := cmp.Diff(map[string][]string{"shop": {"cart", "stock"}, "blog": {"web"}}, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+func TestRequestsOfPodsThatHaveGoneAreCountedOnce(t *testing.T) {
+	i := &v1alpha1.Intercept{Status: v1alpha1.InterceptStatus{Nodes: []v1alpha1.NodeStatus{
+		{Node: "n1", Pods: []v1alpha1.PodStatus{{Name: "a", State: "active", Requests: 2, EarlierRequests: 40}, {Name: "b", State: "suspended", Requests: 1, EarlierRequests: 30}}},
+		{Node: "n2", Pods: []v1alpha1.PodStatus{{Name: "c"}}},
+	}}}
+	got := interceptOf(i, &steer.Rule{Service: "deployment/till", Mode: steer.Intercept})
+	if got.Counters.Taken() != 43 || got.Pods != 1 || got.Of != 3 || got.State != steer.Suspended {
+		t.Errorf("got %+v", got)
 	}
 }
 

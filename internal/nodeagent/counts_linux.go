@@ -38,8 +38,8 @@ func (c *counts) status(s v1alpha1.PodStatus, intercept string, g lister, now ti
 	}
 	for _, r := range c.rules {
 		if r.Rule.ID == intercept {
-			n := r.Counters
-			s.State, s.Requests, s.OldConnections = string(r.State), n.Requests+n.Connections+n.Mirrored, n.Old
+			s.State, s.Requests, s.OldConnections = string(r.State), r.Counters.Taken(), r.Counters.Old
+			s.EarlierRequests = r.Past.Taken()
 			s.Direct = r.Direct
 		}
 	}

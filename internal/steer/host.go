@@ -121,6 +121,9 @@ func (h *Host) converse(ctx context.Context, st *stream.Stream) error {
 		}
 		return say(st, s)
 	}
+	l.mu.Lock()
+	l.past = first.Past
+	l.mu.Unlock()
 	read := make(chan struct{})
 	go func() {
 		defer close(read)
@@ -155,7 +158,7 @@ func (l *lease) hear(in lines) {
 			l.end(err)
 			return
 		}
-		l.beat()
+		l.beat(a.Past)
 	}
 }
 

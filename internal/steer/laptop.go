@@ -32,7 +32,11 @@ type Laptop struct {
 
 	mu      sync.Mutex
 	members map[member]*Membership
+	past    map[ruleKey]Counters // of conversations that are over
 }
+
+// ruleKey names a rule in all pods.
+type ruleKey struct{ service, id string }
 
 // member names a rule in a pod.
 type member struct {
@@ -120,6 +124,26 @@ func (lt *Laptop) forget(m *Membership) {
 	delete(lt.members, member{m.sess, m.rule.ID})
 }
 
+// remember adds what the rule has done in a conversation that is over. Of one that broke
+// off, that is what the agent said last, at most a beat ago.
+func (lt *Laptop) remember(m *Membership) {
+	done := m.Status().Counters.Done()
+	lt.mu.Lock()
+	defer lt.mu.Unlock()
+	if lt.past == nil {
+		lt.past = map[ruleKey]Counters{}
+	}
+	key := ruleKey{m.rule.Service, m.rule.ID}
+	lt.past[key] = lt.past[key].Plus(done)
+}
+
+// before is what a rule has done in conversations that are over.
+func (lt *Laptop) before(r Rule) Counters {
+	lt.mu.Lock()
+	defer lt.mu.Unlock()
+	return lt.past[ruleKey{r.Service, r.ID}]
+}
+
 // List asks the agent at the end of sess for the rules of its pod.
 func List(ctx context.Context, sess *stream.Session) ([]Status, error) {
 	st, err := sess.Open(ctx, []byte(HeaderList))
@@ -155,7 +179,7 @@ func (m *Membership) ask() (*talk, error) {
 	stop := context.AfterFunc(m.ctx, func() { st.Reset(stream.CodeAborted) })
 	defer stop()
 	var s Status
-	if err = say(st, asked{Version: protocolVersion, Rule: &m.rule}); err == nil {
+	if err = say(st, asked{Version: protocolVersion, Rule: &m.rule, Past: m.laptop.before(m.rule)}); err == nil {
 		err = t.in.next(&s)
 	}
 	switch {
@@ -196,6 +220,7 @@ func (m *Membership) run(t *talk) {
 	defer m.over()
 	for {
 		err := m.keep(t)
+		m.laptop.remember(m)
 		select {
 		case <-m.leaving:
 			m.end(nil)
@@ -258,7 +283,7 @@ func (m *Membership) keep(t *talk) error {
 			return err
 		case <-beat.C:
 			if leaving != nil {
-				err = say(t.st, asked{})
+				err = say(t.st, asked{Past: m.laptop.before(m.rule)})
 			}
 		case <-leaving:
 			leaving = nil

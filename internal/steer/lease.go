@@ -35,6 +35,7 @@ type lease struct {
 	mu     sync.Mutex
 	last   time.Time     // a sign of life came
 	silent chan struct{} // closed while there is none
+	past   Counters      // as the laptop has said: see Status
 	state  State
 	timer  *time.Timer
 	// While it is engaging for the first time, its laptop, which waits for the outcome,
@@ -57,10 +58,11 @@ func (h *Host) newLease(r Rule, doors []*Door, sess *stream.Session) *lease {
 	return l
 }
 
-// beat is a sign of life.
-func (l *lease) beat() {
+// beat is a sign of life, with what the laptop says of the past.
+func (l *lease) beat(past Counters) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.past = past
 	if l.state == Gone {
 		return
 	}
@@ -169,7 +171,7 @@ func (l *lease) status() Status {
 	}
 	s.Why = l.absent()
 	l.mu.Lock()
-	s.State = l.state
+	s.State, s.Past = l.state, l.past
 	l.mu.Unlock()
 	if s.State == Gone {
 		s.Why = context.Cause(l.over).Error()

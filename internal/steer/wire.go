@@ -66,6 +66,9 @@ type Status struct {
 	Since    time.Time `json:"since,omitzero"`  // by the clock of the pod
 	Modes    []Mode    `json:"modes,omitempty"` // that the agent knows, when it has refused
 	Counters Counters  `json:"counters"`
+	// Past is what the rule did, by its laptop's account, in pods that it has left, or
+	// before their agents were started anew. All agents are told the same.
+	Past Counters `json:"past,omitzero"`
 	// Direct says that the laptop is reached directly, not by a port-forward.
 	Direct bool `json:"direct,omitempty"`
 }
@@ -86,12 +89,40 @@ type Counters struct {
 	Unread int64 `json:"unread"`
 }
 
+// Taken is how many requests and other connections have come to the laptop.
+func (c Counters) Taken() int64 { return c.Requests + c.Connections + c.Mirrored }
+
+// Done is c without what is a matter of a pod's present.
+func (c Counters) Done() Counters {
+	c.Old, c.Unread = 0, 0
+	return c
+}
+
+// Plus is the sum of two.
+func (c Counters) Plus(o Counters) Counters {
+	return Counters{
+		Requests: c.Requests + o.Requests, Connections: c.Connections + o.Connections, ByApp: c.ByApp + o.ByApp,
+		Lost: c.Lost + o.Lost, Mirrored: c.Mirrored + o.Mirrored, Dropped: c.Dropped + o.Dropped,
+		Old: c.Old + o.Old, Unread: c.Unread + o.Unread,
+	}
+}
+
+// Max is the greater of two, each for itself: the newer of two accounts.
+func (c Counters) Max(o Counters) Counters {
+	return Counters{
+		Requests: max(c.Requests, o.Requests), Connections: max(c.Connections, o.Connections), ByApp: max(c.ByApp, o.ByApp),
+		Lost: max(c.Lost, o.Lost), Mirrored: max(c.Mirrored, o.Mirrored), Dropped: max(c.Dropped, o.Dropped),
+		Old: max(c.Old, o.Old), Unread: max(c.Unread, o.Unread),
+	}
+}
+
 // asked is what the laptop says on a conversation: first a rule, then that it is
 // still there.
 type asked struct {
-	Version int   `json:"version,omitempty"`
-	Rule    *Rule `json:"rule,omitempty"`
-	Leave   bool  `json:"leave,omitempty"`
+	Version int      `json:"version,omitempty"`
+	Rule    *Rule    `json:"rule,omitempty"`
+	Leave   bool     `json:"leave,omitempty"`
+	Past    Counters `json:"past,omitzero"` // see Status
 }
 
 // maxLine bounds a line of a conversation.

@@ -229,6 +229,14 @@ func testReplicas(b *bay) {
 		b.Errorf("scaled: %+v", got)
 	}
 
+	taken := func() int64 {
+		all := b.list()
+		if len(all) != 1 {
+			b.Fatalf("there is %+v", all)
+		}
+		return all[0].Counters.Taken()
+	}
+	before := taken()
 	b.load("/start?url="+strings.TrimSuffix(cart, "/"), nil)
 	patch := `{"spec":{"template":{"metadata":{"annotations":{"kubectl.kubernetes.io/restartedAt":"now"}}}}}`
 	if _, err := client.AppsV1().Deployments(b.namespace).Patch(context(), "cart", types.MergePatchType, []byte(patch), meta.PatchOptions{}); err != nil {
@@ -248,6 +256,13 @@ func testReplicas(b *bay) {
 	if got.By["ada"] == 0 || got.By["app"] > 0 || got.Failed > 5 {
 		b.Errorf("rolled out: %+v", got)
 	}
+	b.eventually("what the pods that have gone had counted is counted", func() error {
+		if now := taken(); now < before+6 {
+			return fmt.Errorf("%d requests, and %d before the rollout", now, before)
+		}
+		return nil
+	})
+	b.Logf("rolled out: %d requests are counted, and %d were before", taken(), before)
 	b.leave(s)
 
 	s = b.intercept("ada", "cart", "--port", ada.at(8080))
