@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -33,6 +34,9 @@ type Order struct {
 	// Rule is what of the service's requests comes to the command, nil for nothing.
 	// Its ID and owner are filled in.
 	Rule *steer.Rule
+	// Leave, once it is closed, has Rule taken back while the command goes on. It may be
+	// nil.
+	Leave <-chan struct{}
 	// Unmarked says that the requests which the command sends on are not given the
 	// header that Rule wants.
 	Unmarked bool
@@ -114,6 +118,7 @@ func (b *Bridge) Run(ctx context.Context, o Order) (int, error) {
 	}
 	if covering != nil {
 		b.Say(active(covering, *o.Rule))
+		defer b.leaves(ctx, covering.leave, o)()
 	}
 	if o.Calls != nil {
 		o.named = newNames(o.Calls)
@@ -256,6 +261,22 @@ func unopened(err error) error {
 	return err
 }
 
+// leaves takes the rule of a command back when the order says so, until the function is
+// called that it returns.
+func (b *Bridge) leaves(ctx context.Context, leave func(), o Order) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	var waiting sync.WaitGroup
+	waiting.Go(func() {
+		select {
+		case <-o.Leave:
+			b.Say(fmt.Sprintf("intercept %s ends, by bight intercept leave; the command goes on", o.Rule.ID))
+			leave()
+		case <-ctx.Done():
+		}
+	})
+	return func() { cancel(); waiting.Wait() }
+}
+
 // tellRevoked tells the user, until ctx ends, when requests do not come here any more.
 func (b *Bridge) tellRevoked(ctx context.Context, covering *cover) {
 	if covering == nil {
@@ -263,7 +284,7 @@ func (b *Bridge) tellRevoked(ctx context.Context, covering *cover) {
 	}
 	select {
 	case <-covering.revoked:
-		b.Say(fmt.Sprintf("requests do not come here any more: %v", covering.failure()))
+		b.Say(fmt.Sprintf("requests do not come here any more: %v; the command goes on, but without the cluster's network, which it had by the same right", covering.failure()))
 	case <-ctx.Done():
 	}
 }

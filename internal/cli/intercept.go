@@ -73,13 +73,15 @@ it consumes, messages of a queue for example, is left to the process here.`,
 			if err != nil {
 				return err
 			}
-			leave, err := s.admit(c.Context(), r, false)
+			ctx, stop := untilLeft(c.Context())
+			defer stop()
+			leave, err := s.admit(ctx, r, false)
 			if err != nil {
 				return err
 			}
 			defer leave()
-			defer tellLeft(c.Context(), r, s.bridge.Say)()
-			return interrupted(c.Context(), s.explain(c.Context(), s.bridge.Intercept(c.Context(), *r, local, s.bridge.Say)))
+			defer tellLeft(ctx, r, s.bridge.Say)()
+			return interrupted(ctx, s.explain(ctx, s.bridge.Intercept(ctx, *r, local, s.bridge.Say)))
 		},
 		ValidArgsFunction: t.completeSubjects(&source, false),
 	}
@@ -159,7 +161,10 @@ func (p *Program) interceptLeaveCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "leave ID",
 		Short: "End an intercept of your own on this machine",
-		Args:  exactlyOne("the intercept's ID, as bight intercept list prints it"),
+		Long: `End an intercept of your own: of a service, where it was made; of a workload that
+somebody else deployed, anywhere. bight intercept ends with it. The command of bight
+run goes on, since a debugger may be open in it.`,
+		Args: exactlyOne("the intercept's ID, as bight intercept list prints it"),
 		RunE: func(c *cobra.Command, args []string) error {
 			printer := p.printer(false, nil)
 			defer printer.Close()

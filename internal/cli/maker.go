@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/signal"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 
 	"github.com/bightdev/bight/internal/bridge"
@@ -58,9 +60,9 @@ func (m maker) lives() bool {
 // errMakerGone says that no process of this machine is the one that made a rule.
 var errMakerGone = errors.New("that process does not run on this machine any more")
 
-// interrupt asks the process to end, if it is the one. What is found by its number is
+// leave asks the process to take its intercept back, if it is the one. What is found by its number is
 // held before it is asked who it is, so that another can't take its place meanwhile.
-func (m maker) interrupt() error {
+func (m maker) leave() error {
 	process, err := os.FindProcess(m.pid)
 	if err != nil {
 		return errMakerGone
@@ -69,16 +71,48 @@ func (m maker) interrupt() error {
 	if !m.lives() {
 		return errMakerGone
 	}
-	if err := process.Signal(syscall.SIGTERM); errors.Is(err, os.ErrProcessDone) {
+	if err := process.Signal(leaveSignal()); errors.Is(err, os.ErrProcessDone) {
 		return errMakerGone
 	} else if err != nil {
-		return fmt.Errorf("end it: %w", err)
+		return fmt.Errorf("ask it: %w", err)
 	}
 	return nil
 }
 
-// terminated reports whether it is a SIGTERM that has ended a program's context, as
-// interrupt sends it, and no Ctrl-C.
+// errLeave is why an intercept ends that somebody leaves from elsewhere.
+var errLeave = errors.New("bight intercept leave")
+
+// onLeave waits for somebody to leave the intercept of this process from elsewhere. The
+// channel is closed then.
+func onLeave() (left <-chan struct{}, stop func()) {
+	asked, over, told := make(chan os.Signal, 1), make(chan struct{}), make(chan struct{})
+	signal.Notify(asked, leaveSignal())
+	go func() {
+		select {
+		case <-asked:
+			close(told)
+		case <-over:
+		}
+	}()
+	return told, sync.OnceFunc(func() { signal.Stop(asked); close(over) })
+}
+
+// untilLeft is a context that ends when somebody leaves the intercept of this process.
+func untilLeft(ctx context.Context) (_ context.Context, stop func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	left, forget := onLeave()
+	go func() {
+		select {
+		case <-left:
+			cancel(errLeave)
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, func() { forget(); cancel(nil) }
+}
+
+// terminated reports whether it is a SIGTERM that has ended a program's context, and no
+// Ctrl-C.
 func terminated(ctx context.Context) bool {
 	cause := context.Cause(ctx)
 	return cause != nil && strings.HasPrefix(cause.Error(), syscall.SIGTERM.String()+" ")
@@ -94,8 +128,11 @@ func tellLeft(ctx context.Context, rule *steer.Rule, say func(string)) (stop fun
 	id, told := rule.ID, make(chan struct{})
 	tell := func() {
 		defer close(told)
-		if terminated(ctx) {
-			say(fmt.Sprintf("intercept %s ends: this process was told to (SIGTERM), by bight intercept leave or by somebody else who may", id))
+		switch {
+		case errors.Is(context.Cause(ctx), errLeave):
+			say(fmt.Sprintf("intercept %s ends: this process was told to, by %v", id, errLeave))
+		case terminated(ctx):
+			say(fmt.Sprintf("intercept %s ends: this process was told to (SIGTERM)", id))
 		}
 	}
 	forget := context.AfterFunc(ctx, tell)
@@ -107,7 +144,7 @@ func tellLeft(ctx context.Context, rule *steer.Rule, say func(string)) (stop fun
 	}
 }
 
-// leaveService interrupts the process that holds the intercept of a service.
+// leaveService asks the process that holds the intercept of a service to take it back.
 func leaveService(i bridge.Intercept) error {
 	if i.Owner != ownName() {
 		return notYours(i)
@@ -116,7 +153,7 @@ func leaveService(i bridge.Intercept) error {
 	if !ok {
 		return fmt.Errorf("intercept %s was not made by this bight on this machine: leave it where it was made, with Ctrl-C", i.ID)
 	}
-	err := m.interrupt()
+	err := m.leave()
 	if errors.Is(err, errMakerGone) {
 		return fmt.Errorf("intercept %s was made by process %d, and %w: the rule ends by itself within 10 s; if another machine has the name of this one, leave it there", i.ID, m.pid, err)
 	}

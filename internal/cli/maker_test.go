@@ -50,7 +50,7 @@ func TestOnlyTheProcessThatMadeAnInterceptIsInterrupted(t *testing.T) {
 		t.Errorf("leave %s: got %v", id, err)
 	}
 	var exit *exec.ExitError
-	if err := other.Wait(); !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGTERM {
+	if err := other.Wait(); !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != leaveSignal() {
 		t.Errorf("the process ended with %v", err)
 	}
 	if err := leaveService(bridge.Intercept{ID: id, Owner: ownName()}); err == nil || !strings.Contains(err.Error(), "does not run on this machine any more") {
@@ -65,7 +65,7 @@ func TestWhoIsLeftIsTold(t *testing.T) {
 		rule   *steer.Rule
 		want   string
 	}{
-		{syscall.SIGTERM, rule, "intercept cart-1-aaaaa ends: this process was told to (SIGTERM), by bight intercept leave or by somebody else who may"},
+		{syscall.SIGTERM, rule, "intercept cart-1-aaaaa ends: this process was told to (SIGTERM)"},
 		{syscall.SIGINT, rule, ""}, // who pressed Ctrl-C knows
 		{syscall.SIGTERM, nil, ""},
 	} {
@@ -86,6 +86,22 @@ func TestWhoIsLeftIsTold(t *testing.T) {
 	tellLeft(t.Context(), rule, func(string) { said = true })()
 	if said {
 		t.Error("of a command that has ended by itself it is said that it was told to")
+	}
+}
+
+func TestWhoIsLeftFromElsewhereEnds(t *testing.T) {
+	ctx, forget := untilLeft(t.Context())
+	defer forget()
+	said := ""
+	stop := tellLeft(ctx, &steer.Rule{ID: "cart-1-aaaaa"}, func(text string) { said = text })
+	m, _ := makerOf("cart-" + madeHere())
+	if err := m.leave(); err != nil {
+		t.Fatal(err)
+	}
+	<-ctx.Done()
+	stop()
+	if want := "intercept cart-1-aaaaa ends: this process was told to, by bight intercept leave"; said != want {
+		t.Errorf("got %q, want %q", said, want)
 	}
 }
 

@@ -182,6 +182,11 @@ func (p *Program) run(ctx context.Context, t *target, o runOptions, service stri
 			return err
 		}
 	}
+	if order.Rule != nil {
+		left, stop := onLeave()
+		defer stop()
+		order.Leave = left
+	}
 	leave, err := s.admit(ctx, order.Rule, true)
 	if err != nil {
 		return err

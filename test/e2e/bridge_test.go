@@ -173,6 +173,18 @@ func testRunIntercepts(b *bay) {
 	b.answers("app", b.client(false, true), cart)
 	// What a person asks of the path of the health check comes here, too.
 	b.answers("ada", b.client(false, true), cart+"healthz", "x-dev", "ada")
+	id := b.list()[0].ID
+	if out, errs, code := b.bightWith([]string{"BIGHT_USER=tester"}, "intercept", "leave", id, "-n", b.namespace); code != 0 {
+		b.Errorf("leave: exit code %d\n%s%s", code, out, errs)
+	}
+	s.says("intercept " + id + " ends, by bight intercept leave; the command goes on")
+	b.eventually("the intercept is left", func() error {
+		if all := b.list(); len(all) > 0 {
+			return fmt.Errorf("there is %+v", all)
+		}
+		return nil
+	})
+	b.answers("app", b.client(false, false), cart, "x-dev", "ada")
 	if code := s.signal(syscall.SIGINT); code != 128+15 { // the command's, which is asked to end
 		b.Errorf("exit code %d after an interrupt, want 143", code)
 	}
@@ -482,7 +494,7 @@ func testWithoutSource(b *bay) {
 		b.Errorf("leave: exit code %d\n%s%s", code, out, errs)
 	}
 	<-s.ended
-	if want := "intercept " + all[0].ID + " ends: this process was told to (SIGTERM), by bight intercept leave"; !strings.Contains(s.output.String(), want) {
+	if want := "intercept " + all[0].ID + " ends: this process was told to, by bight intercept leave"; !strings.Contains(s.output.String(), want) {
 		b.Errorf("the one that was left says nothing of it:\n%s", s.output.String())
 	}
 	empty.refused(refusal{code: 4, says: []string{`there is no namespace t-nothing \(context bight\): -n names another`, `--source`}}, "run", "-n", "t-nothing", "--", "true")
