@@ -143,9 +143,16 @@ func hasCapability(command, name string) bool {
 	return false
 }
 
-// policy is what holds for requests beside the common settings.
-func (s *Server) policy() [][2]string {
+// policy is what holds for a request beside the common settings.
+func (s *Server) policy(r *http.Request) [][2]string {
+	unpack := "100" // objects and more stay in the file that they come in; this is git's own limit
+	if r.ContentLength < 0 {
+		// Git says how long a push is up to http.postBuffer, 1 MiB. To unpack a larger one would compress it once
+		// more here, and again whenever it is fetched, which costs more than all else that is done with it.
+		unpack = "1"
+	}
 	return [][2]string{
+		{"receive.unpackLimit", unpack},
 		{"core.hooksPath", s.runDir},
 		{"http.receivepack", "true"},
 		{"http.uploadpack", "true"},
@@ -184,7 +191,7 @@ func (s *Server) runBackend(ctx context.Context, cancel context.CancelCauseFunc,
 		env = append(env, "GIT_PROTOCOL="+version)
 	}
 	cmd := exec.CommandContext(ctx, s.backend)
-	cmd.Env = environment(s.policy(), env...)
+	cmd.Env = environment(s.policy(r), env...)
 	cmd.Dir = s.runDir
 	words := &tail{limit: limitWords}
 	cmd.Stderr = words

@@ -54,6 +54,24 @@ func Checkout(ctx context.Context, from Source, commit, dir string, options Chec
 			return nil, fmt.Errorf("check out: %q is no hash of a commit", hash)
 		}
 	}
+	c := &checkout{from: from, commit: commit, options: options}
+	return c.within(ctx, dir, func(dir string) { c.store = &Repository{Dir: filepath.Join(dir, "store.git")} })
+}
+
+// Another makes a further working copy below dir, as Checkout does, of a commit that the copy's repository has. It
+// is made from that repository, and has the same: nothing is fetched, hashed or kept twice. So it is of use for as
+// long as that one is, and neither may be checked out anew meanwhile.
+func (c *Copy) Another(ctx context.Context, commit, dir string) (*Copy, error) {
+	if !fullHash.MatchString(commit) {
+		return nil, fmt.Errorf("check out: %q is no hash of a commit", commit)
+	}
+	d := &checkout{commit: commit, store: c.Repository}
+	return d.within(ctx, dir, func(dir string) { d.index = filepath.Join(dir, "index") })
+}
+
+// within makes the working copy in a directory that it has for itself; place says where else it keeps what.
+func (c *checkout) within(ctx context.Context, dir string, place func(dir string)) (*Copy, error) {
+	commit := c.commit
 	dir, err := filepath.Abs(dir)
 	if err != nil {
 		return nil, fmt.Errorf("check out %.12s: %w", commit, err)
@@ -69,11 +87,16 @@ func Checkout(ctx context.Context, from Source, commit, dir string, options Chec
 	if err := claim(lock); err != nil {
 		return nil, fmt.Errorf("check out %.12s: %s is in use by another checkout: use a directory for each (%w)", commit, dir, err)
 	}
-	c := &checkout{from: from, commit: commit, options: options, tree: filepath.Join(dir, "tree"), store: &Repository{Dir: filepath.Join(dir, "store.git")}}
+	c.tree = filepath.Join(dir, "tree")
+	place(dir)
 	made, err := c.run(ctx)
 	if errors.Is(err, errStale) && ctx.Err() == nil {
 		// Something of an earlier time is in the way: without it, it must work.
-		if err := errors.Join(removeAll(c.tree), removeAll(c.store.Dir)); err != nil {
+		own := c.store.Dir
+		if c.index != "" {
+			own = c.index
+		}
+		if err := errors.Join(removeAll(c.tree), removeAll(own)); err != nil {
 			return nil, fmt.Errorf("check out %.12s: %w", commit, err)
 		}
 		made, err = c.run(ctx)
@@ -96,13 +119,12 @@ type checkout struct {
 	options CheckoutOptions
 	tree    string
 	store   *Repository
+	index   string // of the tree, where the store is another copy's; "" for the store's own
 }
 
 func (c *checkout) run(ctx context.Context) (*Copy, error) {
-	if err := c.prepare(ctx); err != nil {
-		return nil, err
-	}
-	if err := c.fetch(ctx); err != nil {
+	env, err := c.ready(ctx)
+	if err != nil {
 		return nil, err
 	}
 	entries, err := c.store.entries(ctx, c.commit)
@@ -126,13 +148,29 @@ func (c *checkout) run(ctx context.Context) (*Copy, error) {
 	}
 	// Git compares what it wrote last with what is there, by time of change and size, and writes what differs.
 	args := []string{"--work-tree=" + c.tree, "-c", "core.bare=false", "read-tree", "--reset", "-u", "--no-recurse-submodules", c.commit}
-	if _, err := run(ctx, call{dir: c.store.Dir, args: args, limit: limitWords}); err != nil {
+	if _, err := run(ctx, call{dir: c.store.Dir, args: args, limit: limitWords, env: env}); err != nil {
 		return nil, stale(fmt.Errorf("write files: %w", err))
 	}
-	if err := c.forget(ctx); err != nil {
-		return nil, err
+	if c.index == "" {
+		if err := c.forget(ctx); err != nil {
+			return nil, err
+		}
 	}
 	return &Copy{Dir: c.tree, Commit: c.commit, Repository: c.store, Contents: contents}, nil
+}
+
+// ready sees to it that the store has the commit, and returns what git needs to be told to find the index.
+func (c *checkout) ready(ctx context.Context) (env []string, err error) {
+	if c.index != "" {
+		if err := os.Remove(c.index + ".lock"); err != nil && !os.IsNotExist(err) {
+			return nil, err
+		}
+		return []string{"GIT_INDEX_FILE=" + c.index}, nil
+	}
+	if err := c.prepare(ctx); err != nil {
+		return nil, err
+	}
+	return nil, c.fetch(ctx)
 }
 
 // storeConfig is all the configuration that the store has; whatever else was there is gone with each checkout.
@@ -207,6 +245,8 @@ func (c *checkout) fetch(ctx context.Context) error {
 	}
 	args := []string{"fetch", "--quiet", "--depth=1", "--no-tags", "--no-write-fetch-head", "--no-auto-maintenance",
 		"--no-recurse-submodules", "--no-show-forced-updates", "--", way.url}
+	// What comes stays the one file that it is: to unpack it is to compress each object once more.
+	way.config = append(way.config, [2]string{"fetch.unpackLimit", "1"})
 	_, err = run(ctx, call{dir: c.store.Dir, args: append(args, refspecs...), config: way.config, secrets: way.secrets, env: more})
 	if err != nil {
 		return way.explain(fmt.Errorf("fetch from %s: %w", way.url, err))

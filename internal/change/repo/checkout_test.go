@@ -3,6 +3,8 @@
 package repo
 
 import (
+	"bytes"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -322,6 +324,111 @@ func TestALargeFileIsNotHeldInMemory(t *testing.T) {
 	}
 	if allocated := after.TotalAlloc - before.TotalAlloc; allocated > size/4 {
 		t.Errorf("this program allocated %d MiB", allocated>>20)
+	}
+}
+
+// looseOver returns the files of a repository's objects that stand alone and are larger than a limit.
+func looseOver(t *testing.T, dir string, limit int64) (names []string) {
+	t.Helper()
+	all, err := filepath.Glob(filepath.Join(dir, "objects", "??", "*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range all {
+		info, err := os.Stat(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if info.Size() > limit {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// To unpack a large file, and pack it again for each checkout, took several times as long as all else.
+func TestALargePushIsCompressedOnce(t *testing.T) {
+	f := newForge(t, nil)
+	u := newUser(t)
+	u.commit("small", "main.go", "package main\n")
+	u.git("push", f.web("ann"), "main")
+	if n := len(looseOver(t, f.Repository.Dir, 0)); n == 0 {
+		t.Error("a push of a few bytes became a pack of its own")
+	}
+	noise := make([]byte, 3<<20)
+	if _, err := rand.Read(noise); err != nil {
+		t.Fatal(err)
+	}
+	commit := u.commit("large", "large", string(noise))
+	u.git("push", f.web("ann"), "main")
+	if names := looseOver(t, f.Repository.Dir, 1<<20); len(names) > 0 {
+		t.Errorf("the server has unpacked %v", names)
+	}
+	c, err := Checkout(t.Context(), Source{URL: f.web("bob")}, commit, t.TempDir(), CheckoutOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if names := looseOver(t, c.Repository.Dir, 1<<20); len(names) > 0 {
+		t.Errorf("the checkout has unpacked %v", names)
+	}
+	if got, err := os.ReadFile(filepath.Join(c.Dir, "large")); err != nil || !bytes.Equal(got, noise) {
+		t.Errorf("the file is not what was pushed: %v", err)
+	}
+}
+
+func TestAnotherCopyIsMadeOfWhatThereIs(t *testing.T) {
+	r := newRepository(t)
+	parent := grow(t, r, "", "one", "a", "1")
+	commit := grow(t, r, parent, "two", "b", "2")
+	c, err := Checkout(t.Context(), Source{Path: r.Dir}, commit, t.TempDir(), CheckoutOptions{With: []string{parent}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	for _, now := range []struct {
+		commit string
+		want   map[string]string
+	}{{parent, map[string]string{"a": "1"}}, {commit, map[string]string{"a": "1", "b": "2"}}, {parent, map[string]string{"a": "1"}}} {
+		d, err := c.Another(t.Context(), now.commit, dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for name, text := range now.want {
+			if got, err := os.ReadFile(filepath.Join(d.Dir, name)); err != nil || string(got) != text {
+				t.Errorf("%s has %q, %v", name, got, err)
+			}
+		}
+		files, err := os.ReadDir(d.Dir)
+		if err != nil || len(files) != len(now.want) {
+			t.Errorf("%d files, %v; want %d", len(files), err, len(now.want))
+		}
+		// What a test leaves is gone the next time; the first copy has none of it.
+		for name, text := range map[string]string{"a": "?", "left": "x"} {
+			if err := os.WriteFile(filepath.Join(d.Dir, name), []byte(text), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := os.WriteFile(filepath.Join(dir, "index.lock"), nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := os.Stat(filepath.Join(dir, "store.git")); !os.IsNotExist(err) {
+		t.Errorf("the copy has a repository of its own: %v", err)
+	}
+	if got, err := os.ReadFile(filepath.Join(c.Dir, "a")); err != nil || string(got) != "1" {
+		t.Errorf("the first copy has %q, %v", got, err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "index"), []byte("broken"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Another(t.Context(), commit, dir); err != nil {
+		t.Errorf("with a broken index: %v", err)
+	}
+	if _, err := c.Another(t.Context(), strings.Repeat("1", 40), dir); err == nil {
+		t.Error("a commit that is not there was checked out")
+	}
+	if _, err := os.Stat(c.Repository.Dir); err != nil {
+		t.Errorf("the first copy's repository: %v", err)
 	}
 }
 

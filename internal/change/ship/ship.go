@@ -105,6 +105,9 @@ func git(ctx context.Context, dir string, env []string, args ...string) (string,
 		if ctx.Err() != nil {
 			return "", ctx.Err()
 		}
+		for len(args) > 2 && args[0] == "-c" {
+			args = args[2:]
+		}
 		return "", fmt.Errorf("git %s: %s", args[0], strings.TrimSpace(errs.String()))
 	}
 	return strings.TrimRight(out.String(), "\n"), nil
@@ -323,7 +326,9 @@ func (s *Shipper) Push(ctx context.Context, src *Source, app *v1alpha1.App) (str
 // push pushes the commit. The branch never moves by that: what does not build on its
 // newest commit is merged with it by the queue.
 func (s *Source) push(ctx context.Context, env []string, url, branch string) error {
-	_, err := git(ctx, s.Root, env, "push", "--quiet", url, "+"+s.Head+":refs/heads/"+branch)
+	// A large file is streamed, not held in memory, and what is sent is compressed as files in .git are by default:
+	// to do it better takes longer than to send what is saved.
+	_, err := git(ctx, s.Root, env, "-c", "core.bigFileThreshold=8m", "-c", "pack.compression=1", "push", "--quiet", url, "+"+s.Head+":refs/heads/"+branch)
 	if err == nil || ctx.Err() != nil {
 		return err
 	}

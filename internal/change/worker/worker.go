@@ -162,6 +162,7 @@ type slot struct {
 	ready chan struct{} // closed when copy and err are set
 	copy  *repo.Copy
 	err   error
+	left  bool // whoever was to fill it was told to stop
 }
 
 // checkout returns a working copy of an order's commit. The caller leaves it, also
@@ -171,16 +172,26 @@ func (w *Worker) checkout(ctx context.Context, o work.Order, src repo.Source) (*
 	if o.Base != "" {
 		with = []string{o.Base}
 	}
-	if o.Step == v1alpha1.TestStep {
-		return w.open(ctx, placeOf(o, "test"), o.Commit, src, with)
+	at := placeOf(o, "read")
+	read, err := w.open(ctx, at, strings.Join(append([]string{at.name, o.Commit}, with...), " "), func(dir string) (*repo.Copy, error) {
+		return repo.Checkout(ctx, src, o.Commit, dir, repo.CheckoutOptions{With: with})
+	})
+	if err != nil || o.Step != v1alpha1.TestStep {
+		return read, err
 	}
-	return w.open(ctx, placeOf(o, "read"), o.Commit, src, with)
+	defer w.leave(read)
+	// What tests write, nobody else is to see. What they begin with was fetched for all.
+	return w.another(ctx, o, read.copy, "test", o.Commit)
 }
 
-// another returns one more working copy, for another use, of a commit that the job's
-// own repository has. The caller leaves it, as it does that of checkout.
-func (w *Worker) another(ctx context.Context, j *job, use, commit string) (*slot, error) {
-	return w.open(ctx, placeOf(j.Order, use), commit, repo.Source{Path: j.copy.Repository.Dir}, nil)
+// another returns one more working copy, for another use, of a commit that the
+// repository of a copy has, whose slot is not left before this returns. The caller
+// leaves it, as it does that of checkout.
+func (w *Worker) another(ctx context.Context, o work.Order, from *repo.Copy, use, commit string) (*slot, error) {
+	at := placeOf(o, use)
+	return w.open(ctx, at, at.name+" "+commit, func(dir string) (*repo.Copy, error) {
+		return from.Another(ctx, commit, dir)
+	})
 }
 
 // place is where the working copies of one app for one use are.
@@ -197,29 +208,43 @@ func placeOf(o work.Order, use string) place {
 	return place{name, use == "read" || use == "base"}
 }
 
-func (w *Worker) open(ctx context.Context, at place, commit string, src repo.Source, with []string) (*slot, error) {
-	s, first := w.take(at, strings.Join(append([]string{at.name, commit}, with...), " "))
-	if first {
-		for tries := 0; ; tries++ {
-			s.copy, s.err = repo.Checkout(ctx, src, commit, s.dir, repo.CheckoutOptions{With: with})
-			if s.err == nil || final(s.err) || ctx.Err() != nil || tries >= 5 {
-				break
-			}
-			w.Log.Debug("check out again", "commit", commit, "err", s.err)
-			select { // another controller may be about to act
-			case <-time.After(time.Second):
-			case <-ctx.Done():
-			}
+// open returns the slot that has what key says, which make puts there if need be.
+func (w *Worker) open(ctx context.Context, at place, key string, make func(dir string) (*repo.Copy, error)) (*slot, error) {
+	for {
+		s, first := w.take(at, key)
+		if first {
+			w.fill(ctx, s, key, make)
+			return s, s.err
 		}
-		close(s.ready)
-		return s, s.err
+		select {
+		case <-ctx.Done():
+			return s, context.Cause(ctx)
+		case <-s.ready:
+		}
+		if !s.left {
+			return s, s.err
+		}
+		w.leave(s) // who was at it is to stop, and this order is not
 	}
-	select {
-	case <-ctx.Done():
-		return s, ctx.Err()
-	case <-s.ready:
-		return s, s.err
+}
+
+// fill makes what a slot is to have.
+func (w *Worker) fill(ctx context.Context, s *slot, key string, make func(dir string) (*repo.Copy, error)) {
+	defer close(s.ready)
+	for tries := 0; ; tries++ {
+		s.copy, s.err = make(s.dir)
+		if s.err == nil || final(s.err) || ctx.Err() != nil || tries >= 5 {
+			break
+		}
+		w.Log.Debug("check out again", "what", key, "err", s.err)
+		select { // another controller may be about to act
+		case <-time.After(time.Second):
+		case <-ctx.Done():
+		}
 	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	s.left = s.err != nil && ctx.Err() != nil
 }
 
 // take finds the slot that has what is wanted, or one that nobody uses, or makes one.
@@ -233,7 +258,7 @@ func (w *Worker) take(at place, key string) (s *slot, first bool) {
 			continue
 		}
 		n++
-		if s.key == key && at.shared && (s.users > 0 || s.err == nil) {
+		if s.key == key && at.shared && !s.left && (s.users > 0 || s.err == nil) {
 			s.users++
 			return s, false
 		}
@@ -246,6 +271,7 @@ func (w *Worker) take(at place, key string) (s *slot, first bool) {
 		w.slots = append(w.slots, free)
 	}
 	free.key, free.users, free.ready, free.copy, free.err = key, 1, make(chan struct{}), nil, nil
+	free.left = false
 	return free, true
 }
 

@@ -208,6 +208,9 @@ func TestAServicesOwnTestsAreRun(t *testing.T) {
 	if got.State != work.Passed || len(result.Units) != 1 || result.Units[0].Name != "cart" || result.Units[0].Tests[0].Name != "sums" {
 		t.Errorf("%s, %q, units %+v\n%s", got.State, got.Message, result.Units, log)
 	}
+	if all, err := filepath.Glob(filepath.Join(b.worker.Dir, "*", "store.git")); err != nil || len(all) != 1 {
+		t.Errorf("what was fetched once is in %v, %v", all, err)
+	}
 	files["bight.yaml"] = "name: shop\nservices: {cart: {test: 'echo no luck; exit 3'}}\n"
 	o.Commit = b.commit(files)
 	if got, log := b.do(o); got.State != work.Failed || !strings.Contains(got.Message, "cart") || !strings.Contains(log, "no luck") {
