@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bytes"
+	"encoding/json"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -167,4 +168,53 @@ func TestTheTimelineHasTheMergeAfterTheTests(t *testing.T) {
 	if tested < 0 || merged < tested {
 		t.Errorf("the timeline:\n%s", out.String())
 	}
+}
+
+// Who begins to follow a change late reads when its steps have ended, in that order, and not when that is printed.
+func TestTheTimelineHasTheTimesOfTheSteps(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		at := func(ago time.Duration) *metav1.MicroTime {
+			when := metav1.NewMicroTime(time.Now().Add(-ago))
+			return &when
+		}
+		c := &v1alpha1.Change{Status: v1alpha1.ChangeStatus{Phase: v1alpha1.Running, Steps: []v1alpha1.Step{
+			{Name: "review", State: v1alpha1.StepPassed, Started: at(2 * time.Hour), Ended: at(time.Hour), Message: "nothing found"},
+			{Name: "build", State: v1alpha1.StepPassed, Started: at(2 * time.Hour), Ended: at(90 * time.Minute), Message: "built cart"},
+			{Name: "test", State: v1alpha1.StepFailed, Started: at(2 * time.Hour), Ended: at(30 * time.Minute), Message: "no luck"},
+			{Name: "deploy/prod", State: v1alpha1.StepRunning, Started: at(25 * time.Second), Message: "applying"},
+		}}}
+		var text, events bytes.Buffer
+		printer := term.New(term.Config{Err: term.Stream{W: &text}, Events: &events, Zone: time.UTC})
+		newTimeline(printer).show(c)
+		time.Sleep(5 * time.Second) // of the bubble
+		synctest.Wait()
+		if err := printer.Close(); err != nil {
+			t.Fatal(err)
+		}
+		want := `22:30:00 ✓ build  30 min 0 s  built cart
+23:00:00 ✓ review 1 h 0 min  nothing found
+23:30:00 ✗ test: no luck
+00:00:05 · still prod: applying (30 s)
+`
+		if diff := cmp.Diff(want, text.String()); diff != "" {
+			t.Errorf("the timeline (-want +got):\n%s", diff)
+		}
+		var got []string
+		for line := range bytes.Lines(events.Bytes()) {
+			var e struct {
+				Time       time.Time
+				Type, Step string
+			}
+			if err := json.Unmarshal(line, &e); err != nil {
+				t.Fatal(err)
+			}
+			got = append(got, e.Time.Format("15:04:05 ")+e.Type+" "+e.Step)
+		}
+		if diff := cmp.Diff([]string{"22:30:00 build build", "23:00:00 review review", "23:30:00 error test", "00:00:05 note deploy/prod"}, got); diff != "" {
+			t.Errorf("the events (-want +got):\n%s", diff)
+		}
+		if end := endOf(c); !end.Equal(c.Status.Steps[2].Ended.Time) {
+			t.Errorf("it has ended at %s", end)
+		}
+	})
 }

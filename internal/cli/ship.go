@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -231,7 +232,7 @@ func (p *Program) concludeShip(ctx context.Context, s *ship.Shipper, src *ship.S
 func concluded(c *v1alpha1.Change, printer *term.Printer) error {
 	switch c.Status.Phase {
 	case v1alpha1.Deployed:
-		printer.Event(term.Event{Type: term.Ready, Text: c.Name + " is " + c.Status.Message})
+		printer.Event(term.Event{Time: endOf(c), Type: term.Ready, Text: c.Name + " is " + c.Status.Message})
 		return nil
 	case v1alpha1.Held:
 		printer.Note("", c.Name+" "+c.Status.Message)
@@ -242,6 +243,16 @@ func concluded(c *v1alpha1.Change, printer *term.Printer) error {
 		err = fmt.Errorf("change %s failed, and not by its own fault: %s\nbight change retry %[1]s -n %[3]s", c.Name, c.Status.Message, c.Namespace)
 	}
 	return codedError{code: exitFailed, err: err}
+}
+
+// endOf is when the last step of a change has ended; zero where none has.
+func endOf(c *v1alpha1.Change) (end time.Time) {
+	for _, s := range c.Status.Steps {
+		if s.Ended != nil && s.Ended.After(end) {
+			end = s.Ended.Time
+		}
+	}
+	return end
 }
 
 // whereMore says how to see all that the step has printed which refused a change.
@@ -268,7 +279,7 @@ func newTimeline(printer *term.Printer) *timeline {
 
 // show prints what is new.
 func (l *timeline) show(c *v1alpha1.Change) {
-	for _, s := range c.Status.Steps {
+	for _, s := range inOrder(c.Status.Steps) {
 		kind, _, _ := strings.Cut(s.Name, "/")
 		switch s.State {
 		case v1alpha1.StepRunning:
@@ -276,12 +287,14 @@ func (l *timeline) show(c *v1alpha1.Change) {
 			case t != nil: // what a step waits for changes while it runs
 				t.Update(doing(s))
 			case s.Started != nil && l.done[s.Name] != s.Started.String():
-				l.tasks[s.Name] = l.printer.Task(term.Type(kind), "", doing(s))
+				t := l.printer.Task(term.Type(kind), "", doing(s))
+				t.Began(s.Name, s.Started.Time)
+				l.tasks[s.Name] = t
 			}
 		case v1alpha1.StepWaiting:
 			if s.Message != "" && s.Message != l.message {
 				l.message = s.Message
-				l.printer.Note("", s.Name+" "+s.Message)
+				l.printer.Event(term.Event{Type: term.Note, Step: s.Name, Text: s.Name + " " + s.Message})
 			}
 		default:
 			if s.Name == v1alpha1.MergeStep && !change.Ended(c) && underWay(c) {
@@ -295,6 +308,23 @@ func (l *timeline) show(c *v1alpha1.Change) {
 			t.Drop()
 		}
 	}
+}
+
+// inOrder returns steps as they have ended; those that have not come last.
+func inOrder(steps []v1alpha1.Step) []v1alpha1.Step {
+	steps = slices.Clone(steps)
+	slices.SortStableFunc(steps, func(a, b v1alpha1.Step) int {
+		switch {
+		case a.Ended != nil && b.Ended != nil:
+			return a.Ended.Compare(b.Ended.Time)
+		case a.Ended != nil:
+			return -1
+		case b.Ended != nil:
+			return 1
+		}
+		return 0
+	})
+	return steps
 }
 
 // underWay reports whether a step before the merge still runs, as the status has it.
@@ -325,13 +355,15 @@ func (l *timeline) end(kind term.Type, s v1alpha1.Step) {
 		t.Drop()
 		delete(l.tasks, s.Name)
 	}
-	e := term.Event{Type: kind, Text: text, Why: s.Cached, Cached: s.Cached != ""}
+	e := term.Event{Type: kind, Step: s.Name, Text: text, Why: s.Cached, Cached: s.Cached != ""}
+	if s.Ended != nil {
+		e.Time = s.Ended.Time // which may have been long before anybody looked
+	}
 	if s.Started != nil && s.Ended != nil {
 		e.Took = s.Ended.Sub(s.Started.Time)
 	}
 	if s.State == v1alpha1.StepFailed || s.State == v1alpha1.StepErred {
-		l.printer.Fail("", errors.New(s.Name+": "+s.Message), "", "")
-		return
+		e.Type, e.Text, e.Err = term.Error, "", errors.New(s.Name+": "+s.Message)
 	}
 	l.printer.Event(e)
 }

@@ -34,6 +34,7 @@ type Event struct {
 	Time    time.Time // zero is now
 	Type    Type
 	Service string // empty for the app as a whole
+	Step    string // of a change, by its name: "deploy/prod"; a person reads it in Text
 	Text    string // what, in a few words
 	Why     string // where that was read, or the reason
 
@@ -63,6 +64,7 @@ type record struct {
 	Time      time.Time `json:"time"`
 	Type      Type      `json:"type"`
 	Service   string    `json:"service,omitempty"`
+	Step      string    `json:"step,omitempty"`
 	Text      string    `json:"text,omitempty"`
 	Why       string    `json:"why,omitempty"`
 	MS        *millis   `json:"ms,omitempty"`
@@ -84,6 +86,7 @@ func (e Event) record() record {
 		Time:    e.Time,
 		Type:    e.Type,
 		Service: e.Service,
+		Step:    e.Step,
 		Text:    e.Text,
 		Why:     e.Why,
 		Bytes:   e.Bytes,

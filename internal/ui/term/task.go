@@ -18,6 +18,7 @@ type Task struct {
 	p       *Printer
 	typ     Type
 	service string
+	step    string // of a change
 	text    string // "building"
 	began   time.Time
 	remind  time.Duration // how old the task is when plain output next mentions it
@@ -49,6 +50,18 @@ func (t *Task) Update(text string) {
 	t.p.mu.Lock()
 	defer t.p.mu.Unlock()
 	t.text = text
+}
+
+// Began says that the task is a step of a change, and has begun before it was shown:
+// at a time of another machine's clock, of which one to come is now.
+func (t *Task) Began(step string, at time.Time) {
+	t.p.mu.Lock()
+	defer t.p.mu.Unlock()
+	t.step = step
+	if at.Before(t.began) {
+		t.began = at
+		t.remind = max(t.remind, reminder(time.Since(at)))
+	}
 }
 
 // Done ends the task and prints e, whose type, service and time it knows.
@@ -138,7 +151,7 @@ func (p *Printer) progress() bool {
 	for _, t := range p.tasks {
 		if age := time.Since(t.began); age >= t.remind {
 			t.remind = reminder(age)
-			p.event(Event{Type: Note, Service: t.service, Text: "still " + t.text + " (" + Duration(age.Truncate(time.Second)) + ")"})
+			p.event(Event{Type: Note, Service: t.service, Step: t.step, Text: "still " + t.text + " (" + Duration(age.Truncate(time.Second)) + ")"})
 		}
 	}
 	return len(p.tasks) > 0
