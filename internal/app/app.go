@@ -63,6 +63,8 @@ type Service struct {
 
 	// Replicas is how many pods run; 0 means 1.
 	Replicas int32 `json:"replicas,omitempty"`
+	// ReplicasFrom is where their number was read.
+	ReplicasFrom From `json:"replicasFrom,omitzero"`
 
 	// Test is how the service is tested besides the tests of Go packages; nil is
 	// not at all.

@@ -89,7 +89,7 @@ func (f *File) applyService(d *decoder, a *app.App, name string, o Service) {
 		f.applyHealth(s, at+".health", *o.Health)
 	}
 	if o.Replicas != nil {
-		s.Replicas = int32(*o.Replicas)
+		s.Replicas, s.ReplicasFrom = int32(*o.Replicas), f.from("set by you", at+".replicas")
 	}
 	if o.Test != "" {
 		s.Test = &app.Test{Command: o.Test, Report: o.TestReport, From: f.from("", at+".test")}

@@ -55,6 +55,9 @@ type Object struct {
 	Value map[string]any
 	File  string
 	Line  int // from 1; 0 is not known
+
+	// Fields are where its fields are from, as far as they have places of their own.
+	Fields []Field
 }
 
 // Kind returns the object's kind.

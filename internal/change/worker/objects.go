@@ -86,8 +86,42 @@ func objects(a *app.App, j *job) ([]review.Object, error) {
 			if at.File != "" {
 				x.File, x.Line = path.Join(j.Directory, at.File), at.Line
 			}
+			x.Fields = fields(s, j.Directory)
 		}
 		out = append(out, x)
 	}
 	return out, nil
+}
+
+// fields are where the fields of a service's objects were read, in a directory of the
+// repository.
+func fields(s *app.Service, directory string) (all []review.Field) {
+	add := func(from app.From, item string, names ...string) {
+		if from.File == "" || from.Line == 0 {
+			return
+		}
+		for _, name := range names {
+			all = append(all, review.Field{Name: name, Item: item, File: path.Join(directory, from.File), Line: from.Line})
+		}
+	}
+	add(s.ReplicasFrom, "", "replicas")
+	add(s.ArgsFrom, "", "args")
+	if s.Health != nil {
+		add(s.Health.From, "", "livenessProbe", "readinessProbe", "startupProbe")
+	}
+	for _, e := range s.Env {
+		add(e.From, e.Name, "env")
+	}
+	for _, l := range s.Links {
+		if l.Env != "" { // or else it is an argument
+			add(l.From, l.Env, "env")
+		}
+	}
+	for _, p := range s.Ports {
+		add(p.From, p.Name, "ports")
+	}
+	for _, v := range s.Volumes {
+		add(v.From, v.Name, "volumes", "volumeMounts")
+	}
+	return all
 }

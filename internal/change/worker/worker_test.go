@@ -140,13 +140,13 @@ func TestAReviewJudgesWhatTheChangeAltersOfTheObjects(t *testing.T) {
 		{"2", work.Passed, ""},
 		{"5", work.Failed, "at most three pods"},
 	} {
-		head := b.commit(map[string]string{"bight.yaml": "name: shop\nservices: {cart: {replicas: " + c.replicas + "}}\n"})
+		head := b.commit(map[string]string{"bight.yaml": "name: shop\nservices:\n  cart:\n    env: {MODE: fast}\n    replicas: " + c.replicas + "\n"})
 		got, log := b.do(work.Order{Step: v1alpha1.ReviewStep, Commit: head, Base: base})
 		if got.State != c.state || !strings.Contains(got.Message, c.want) {
 			t.Errorf("%s replicas: %s, %q, want %s, %q\n%s", c.replicas, got.State, got.Message, c.state, c.want, log)
 		}
 		for _, f := range b.report(got).Findings {
-			if f.Object != "Deployment cart" || f.File != "bight.yaml" || f.Line != 2 || !strings.HasPrefix(f.Why, "the change alters Deployment cart") {
+			if f.Object != "Deployment cart" || f.File != "bight.yaml" || f.Line != 5 || !strings.HasPrefix(f.Why, "the change alters Deployment cart") {
 				t.Errorf("finding %+v", f)
 			}
 		}

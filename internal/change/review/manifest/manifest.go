@@ -228,14 +228,15 @@ func merge(found []problem) []review.Finding {
 	more := map[int]int{}
 	var out []review.Finding
 	for _, p := range found {
-		k := cause{p.object.File, p.rule, p.path, p.text, p.object.Kind(), p.object.Line}
-		if i, ok := at[k]; ok && p.object.File != "" {
+		file, line := p.object.At(p.path)
+		k := cause{file, p.rule, p.path, p.text, p.object.Kind(), line}
+		if i, ok := at[k]; ok && file != "" {
 			more[i]++
 			continue
 		}
 		at[k] = len(out)
 		out = append(out, review.Finding{
-			Rule: p.rule, Severity: review.Error, File: p.object.File, Line: p.object.Line, Object: p.object.String(), Why: p.object.Why,
+			Rule: p.rule, Severity: review.Error, File: file, Line: line, Object: p.object.String(), Why: p.object.Why,
 			Message: strings.TrimPrefix(strings.TrimPrefix(p.path, ".")+": "+p.text, ": "),
 		})
 	}

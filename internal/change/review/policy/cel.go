@@ -64,6 +64,7 @@ type broken struct {
 // verdict is a validation that is not kept, or that could not be evaluated.
 type verdict struct {
 	line    int
+	source  string // the expression's text; "" of a match condition
 	message string
 	err     error
 }
@@ -174,9 +175,9 @@ func (p *program) run(ctx context.Context, vars map[string]any) []verdict {
 		v, err := b.eval(ctx, x.compiled, vars)
 		switch {
 		case err != nil:
-			out = append(out, verdict{line: x.line, err: err})
+			out = append(out, verdict{line: x.line, source: x.source, err: err})
 		case v == types.False:
-			out = append(out, verdict{line: x.line, message: x.text(ctx, b, vars)})
+			out = append(out, verdict{line: x.line, source: x.source, message: x.text(ctx, b, vars)})
 		case v != types.True:
 			out = append(out, verdict{line: x.line, err: fmt.Errorf("the expression is %s, and must be bool", v.Type().TypeName())})
 		}

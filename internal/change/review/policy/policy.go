@@ -87,8 +87,9 @@ func (p *policy) judge(ctx context.Context, prog *program, set *set, use use, o 
 			})
 			continue
 		}
+		file, line := o.Of(v.source)
 		f := review.Finding{
-			Rule: p.name, Severity: use.severity(), Message: v.message, Object: o.String(), File: o.File, Line: o.Line,
+			Rule: p.name, Severity: use.severity(), Message: v.message, Object: o.String(), File: file, Line: line,
 			Why: fmt.Sprintf("%s; the rule is at %s", o.Why, p.at(v.line)),
 		}
 		if v.err != nil {
