@@ -61,6 +61,18 @@ func TestARunningStepHasItsTime(t *testing.T) {
 	}
 }
 
+func TestAStepSaysWhatItDoes(t *testing.T) {
+	for want, s := range map[string]v1alpha1.Step{
+		"reviewing":                      {Name: "review"},
+		"testing: checking out 200 MiB":  {Name: "test", Message: "checking out 200 MiB"},
+		"prod: cart: 10 % of the canary": {Name: "deploy/prod", Message: "cart: 10 % of the canary"},
+	} {
+		if got := doing(s); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}
+
 // Who is refused is told where the rest of it is that the step has said.
 func TestARefusalSaysWhereTheLogIs(t *testing.T) {
 	c := &v1alpha1.Change{}

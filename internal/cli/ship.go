@@ -171,7 +171,9 @@ func (p *Program) ship(ctx context.Context, t *target, dir string, o shipOptions
 	defer to.Close()
 	printer.Header(term.Header{App: a.Name, Context: cluster.Context, Namespace: namespace})
 	if o.detach {
+		pushing := printer.Task(term.Push, "", "pushing the commit")
 		name, err := s.Push(ctx, src, registered)
+		pushing.Drop()
 		if err == nil {
 			printer.Note("", "pushed "+name+"; follow it with bight change show "+name+" -n "+namespace+" --follow")
 		}
@@ -195,7 +197,9 @@ func (p *Program) shipAndFollow(ctx context.Context, t *target, s *ship.Shipper,
 	goesOn := func(when, name string) {
 		printer.Note("", when+"the change goes on without this program, as far as other workers do its steps: bight change show "+name+" -n "+s.Namespace)
 	}
+	pushing := printer.Task(term.Push, "", "pushing the commit")
 	name, err := s.Push(ctx, src, registered)
+	pushing.Drop()
 	if err != nil {
 		if ctx.Err() != nil { // what was pushed may be there before git has heard of it
 			goesOn("if the commit has arrived, ", change.Name(s.Name, src.Head))
@@ -373,7 +377,10 @@ func doing(s v1alpha1.Step) string {
 		v1alpha1.ReviewStep: "reviewing", v1alpha1.BuildStep: "building", v1alpha1.TestStep: "testing",
 		v1alpha1.PreviewStep: "previewing", v1alpha1.MergeStep: "merging",
 	}
-	if w := words[s.Name]; w != "" {
+	switch w := words[s.Name]; {
+	case w != "" && s.Message != "":
+		return w + ": " + s.Message
+	case w != "":
 		return w
 	}
 	return strings.TrimPrefix(s.Name, v1alpha1.DeployStep+"/") + ": " + s.Message

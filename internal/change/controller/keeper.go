@@ -148,6 +148,26 @@ func (k keeper) Done(ctx context.Context, o work.Order, worker string, r work.Re
 	return err
 }
 
+// Doing notes what a step does, while it does it.
+func (k keeper) Doing(ctx context.Context, o work.Order, text string) error {
+	if o.Part > 0 {
+		return nil // the step says which parts there are
+	}
+	_, err := k.update(ctx, keyOf(o), func(c *v1alpha1.Change) error {
+		list, _, s, err := open(c, o)
+		if err != nil {
+			return err
+		}
+		if s.State != v1alpha1.StepRunning || s.Lease != o.Lease {
+			return errNoMore
+		}
+		s.Message = text
+		*list = change.SetStep(*list, s)
+		return nil
+	})
+	return err
+}
+
 // Log keeps what a step prints.
 func (k keeper) Log(o work.Order, b []byte) {
 	name := logPath(o.Namespace, o.Change, o.Step+"-"+short(o.Commit), o.Attempt, o.Lease)

@@ -25,6 +25,8 @@ type CheckoutOptions struct {
 	MaxFile  int64    // larger files are reported; 0 is 100 MiB
 	MaxTotal int64    // more bytes in all are refused; 0 is 8 GiB
 	MaxFiles int      // more files are refused; 0 is a million
+	// Doing, where it is not nil, is told what is done now, which may take long: "fetching".
+	Doing func(text string)
 }
 
 // Copy is a working copy: the files of one commit, byte for byte, and nothing else.
@@ -61,11 +63,11 @@ func Checkout(ctx context.Context, from Source, commit, dir string, options Chec
 // Another makes a further working copy below dir, as Checkout does, of a commit that the copy's repository has. It
 // is made from that repository, and has the same: nothing is fetched, hashed or kept twice. So it is of use for as
 // long as that one is, and neither may be checked out anew meanwhile.
-func (c *Copy) Another(ctx context.Context, commit, dir string) (*Copy, error) {
+func (c *Copy) Another(ctx context.Context, commit, dir string, doing func(text string)) (*Copy, error) {
 	if !fullHash.MatchString(commit) {
 		return nil, fmt.Errorf("check out: %q is no hash of a commit", commit)
 	}
-	d := &checkout{commit: commit, store: c.Repository}
+	d := &checkout{commit: commit, store: c.Repository, options: CheckoutOptions{Doing: doing}}
 	return d.within(ctx, dir, func(dir string) { d.index = filepath.Join(dir, "index") })
 }
 
@@ -146,6 +148,7 @@ func (c *checkout) run(ctx context.Context) (*Copy, error) {
 	if err := sweep(ctx, c.tree, entries); err != nil {
 		return nil, err
 	}
+	c.doing("checking out %d MiB in %d files", contents.Bytes>>20, contents.Files)
 	// Git compares what it wrote last with what is there, by time of change and size, and writes what differs.
 	args := []string{"--work-tree=" + c.tree, "-c", "core.bare=false", "read-tree", "--reset", "-u", "--no-recurse-submodules", c.commit}
 	if _, err := run(ctx, call{dir: c.store.Dir, args: args, limit: limitWords, env: env}); err != nil {
@@ -157,6 +160,12 @@ func (c *checkout) run(ctx context.Context) (*Copy, error) {
 		}
 	}
 	return &Copy{Dir: c.tree, Commit: c.commit, Repository: c.store, Contents: contents}, nil
+}
+
+func (c *checkout) doing(format string, args ...any) {
+	if c.options.Doing != nil {
+		c.options.Doing(fmt.Sprintf(format, args...))
+	}
 }
 
 // ready sees to it that the store has the commit, and returns what git needs to be told to find the index.
@@ -233,6 +242,7 @@ func (c *checkout) fetch(ctx context.Context) error {
 	if len(refspecs) == 0 {
 		return nil
 	}
+	c.doing("fetching the commit")
 	way := route{url: c.from.Path, config: [][2]string{{"protocol.file.allow", "always"}}}
 	more := []string{"GIT_ALLOW_PROTOCOL=file"}
 	if c.from.Path == "" {

@@ -364,9 +364,13 @@ func TestALargePushIsCompressedOnce(t *testing.T) {
 	if names := looseOver(t, f.Repository.Dir, 1<<20); len(names) > 0 {
 		t.Errorf("the server has unpacked %v", names)
 	}
-	c, err := Checkout(t.Context(), Source{URL: f.web("bob")}, commit, t.TempDir(), CheckoutOptions{})
+	var said []string
+	c, err := Checkout(t.Context(), Source{URL: f.web("bob")}, commit, t.TempDir(), CheckoutOptions{Doing: func(text string) { said = append(said, text) }})
 	if err != nil {
 		t.Fatal(err)
+	}
+	if want := []string{"fetching the commit", "checking out 3 MiB in 2 files"}; !slices.Equal(said, want) {
+		t.Errorf("it says %q, want %q", said, want)
 	}
 	if names := looseOver(t, c.Repository.Dir, 1<<20); len(names) > 0 {
 		t.Errorf("the checkout has unpacked %v", names)
@@ -389,7 +393,7 @@ func TestAnotherCopyIsMadeOfWhatThereIs(t *testing.T) {
 		commit string
 		want   map[string]string
 	}{{parent, map[string]string{"a": "1"}}, {commit, map[string]string{"a": "1", "b": "2"}}, {parent, map[string]string{"a": "1"}}} {
-		d, err := c.Another(t.Context(), now.commit, dir)
+		d, err := c.Another(t.Context(), now.commit, dir, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -421,10 +425,10 @@ func TestAnotherCopyIsMadeOfWhatThereIs(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "index"), []byte("broken"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.Another(t.Context(), commit, dir); err != nil {
+	if _, err := c.Another(t.Context(), commit, dir, nil); err != nil {
 		t.Errorf("with a broken index: %v", err)
 	}
-	if _, err := c.Another(t.Context(), strings.Repeat("1", 40), dir); err == nil {
+	if _, err := c.Another(t.Context(), strings.Repeat("1", 40), dir, nil); err == nil {
 		t.Error("a commit that is not there was checked out")
 	}
 	if _, err := os.Stat(c.Repository.Dir); err != nil {

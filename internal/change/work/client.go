@@ -244,7 +244,17 @@ type printed struct {
 	lease int32
 }
 
-var _ io.Writer = (*printed)(nil)
+var (
+	_ io.Writer = (*printed)(nil)
+	_ Teller    = (*printed)(nil)
+)
+
+// Doing implements [Teller].
+func (p *printed) Doing(text string) {
+	if p.own.Err() == nil {
+		_ = transmit(p.s.ctx, p.s.conn, message{ID: p.id, Lease: p.lease, Doing: &text}) // nobody is left to be told, or somebody is
+	}
+}
 
 // Write sends b in pieces. It never fails: what nobody can read any more is dropped.
 func (p *printed) Write(b []byte) (int, error) {

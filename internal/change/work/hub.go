@@ -24,6 +24,9 @@ type Keeper interface {
 	// Done is called with the result. The worker hears that it counted when nil is
 	// returned; until then it keeps it.
 	Done(ctx context.Context, o Order, worker string, r Result) error
+	// Doing is called with what the step does now, "" for nothing in particular, after
+	// Leased. What an order does is told in order; of what comes fast, the newest.
+	Doing(ctx context.Context, o Order, text string) error
 	// Log is called with what the step prints.
 	Log(o Order, b []byte)
 }
@@ -50,6 +53,7 @@ type job struct {
 	losses int
 	// over tells that the worker is done with it, and only its result is to be written down.
 	over bool
+	telling
 }
 
 type worker struct {
@@ -281,7 +285,7 @@ func (h *Hub) leave(w *worker, goodbye bool) int {
 			continue
 		}
 		delete(h.leased, id)
-		j.worker, j.over = nil, false
+		j.worker, j.over, j.telling = nil, false, telling{}
 		j.Lease++
 		if !handed {
 			j.losses++
@@ -329,6 +333,7 @@ func (h *Hub) deliver(ctx context.Context, w *worker, tasks *sync.WaitGroup) err
 func (h *Hub) note(ctx context.Context, w *worker, o Order) {
 	err := h.Keeper.Leased(ctx, o, w.Name)
 	if err == nil {
+		h.noted(ctx, w, o)
 		return
 	}
 	if _, ok := h.release(w, o.ID(), o.Lease); ok {
@@ -392,6 +397,8 @@ func (h *Hub) hear(ctx context.Context, w *worker, tasks *sync.WaitGroup) error 
 		case m.Result != nil:
 			h.ended(j)
 			tasks.Go(func() { h.finish(ctx, w, j.Order, *m.Result) })
+		case ok && m.Doing != nil:
+			h.doing(ctx, j, *m.Doing, tasks)
 		case ok && len(m.Log) > 0:
 			h.Keeper.Log(j.Order, m.Log)
 		}

@@ -105,10 +105,12 @@ type Result struct {
 
 // message is one frame, from either end.
 type message struct {
-	Hello  *Hello  `json:"hello,omitempty"`
-	Order  *Order  `json:"order,omitempty"`
-	Stop   string  `json:"stop,omitempty"` // why
-	Log    []byte  `json:"log,omitempty"`
+	Hello *Hello `json:"hello,omitempty"`
+	Order *Order `json:"order,omitempty"`
+	Stop  string `json:"stop,omitempty"` // why
+	Log   []byte `json:"log,omitempty"`
+	// Doing is what the step does now; "" is nothing in particular.
+	Doing  *string `json:"doing,omitempty"`
 	Result *Result `json:"result,omitempty"`
 	// Drain tells the hub that the worker wants no more orders; it answers with the same,
 	// after which none comes.
@@ -145,6 +147,9 @@ const (
 	maxLosses = 3
 )
 
-// Doer does the work of an order. What it prints goes to log. It returns when ctx
-// ends, whose cause says why.
+// Doer does the work of an order. What it prints goes to log, which may be a [Teller].
+// It returns when ctx ends, whose cause says why.
 type Doer func(ctx context.Context, o Order, log io.Writer) Result
+
+// Teller tells people what a step does now, in a few words, where that takes long.
+type Teller interface{ Doing(text string) }

@@ -24,6 +24,8 @@ type book struct {
 	leased map[string][]string // workers, by order
 	done   map[string][]Result
 	logs   map[string]string
+	doings []string
+	gate   chan struct{}    // where it is not nil, Leased waits for it to be closed
 	refuse map[string]error // of Done
 	unfit  map[string]error // of Leased
 	during func(Order)      // called by Done
@@ -44,6 +46,9 @@ func (b *book) write(do func()) {
 
 func (b *book) Leased(_ context.Context, o Order, worker string) error {
 	var err error
+	if b.gate != nil {
+		<-b.gate
+	}
 	b.write(func() {
 		b.leased[o.Step] = append(b.leased[o.Step], fmt.Sprintf("%s#%d", worker, o.Lease))
 		err = b.unfit[o.Step]
@@ -64,6 +69,11 @@ func (b *book) Done(_ context.Context, o Order, _ string, r Result) error {
 		}
 	})
 	return err
+}
+
+func (b *book) Doing(_ context.Context, o Order, text string) error {
+	b.write(func() { b.doings = append(b.doings, fmt.Sprintf("%s of %d: %s", o.Step, len(b.leased[o.Step]), text)) })
+	return nil
 }
 
 func (b *book) Log(o Order, p []byte) { b.write(func() { b.logs[o.Step] += string(p) }) }
@@ -156,6 +166,35 @@ func TestOrderIsDoneAndItsResultCounts(t *testing.T) {
 		got := o.book.done["build"][0]
 		if got.Message != "c0ffee" || string(got.Files["a"]) != "b" || o.book.logs["build"] != "doing build" {
 			t.Errorf("result %+v, log %q", got, o.book.logs["build"])
+		}
+	})
+}
+
+// What a step does is told once it is written down who does it: the newest, and then what comes.
+func TestWhatAStepDoesIsTold(t *testing.T) {
+	o := newOffice(t)
+	o.book.gate = make(chan struct{})
+	next := make(chan struct{})
+	o.employ(Hello{Name: "ada", Slots: 1}, func(_ context.Context, _ Order, log io.Writer) Result {
+		log.(Teller).Doing("fetching")
+		log.(Teller).Doing("checking out")
+		fmt.Fprint(log, "x")
+		<-next
+		log.(Teller).Doing("")
+		<-next
+		return Result{State: Passed}
+	})
+	o.hub.Offer(order("test"))
+	o.book.until(t, "log", func() bool { return o.book.logs["test"] == "x" }) // it comes after what was to be told
+	close(o.book.gate)
+	o.book.until(t, "told", func() bool { return len(o.book.doings) == 1 })
+	next <- struct{}{}
+	o.book.until(t, "told again", func() bool { return len(o.book.doings) == 2 })
+	next <- struct{}{}
+	o.book.until(t, "test", func() bool { return len(o.book.done["test"]) == 1 })
+	o.book.see(func() {
+		if diff := cmp.Diff([]string{"test of 1: checking out", "test of 1: "}, o.book.doings); diff != "" {
+			t.Errorf("told (-want +got):\n%s", diff)
 		}
 	})
 }

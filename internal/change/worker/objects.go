@@ -52,7 +52,7 @@ func (w *Worker) renderBase(ctx context.Context, j *job, in *review.Input) error
 
 // baseObjects renders the base commit.
 func (w *Worker) baseObjects(ctx context.Context, j *job) ([]review.Object, error) {
-	s, err := w.another(ctx, j.Order, j.copy, "base", j.Base)
+	s, err := w.another(ctx, j.Order, j.copy, "base", j.Base, nil)
 	if s != nil {
 		defer w.leave(s)
 	}

@@ -99,7 +99,7 @@ func (w *Worker) lint(ctx context.Context, j *job, a *app.App) (own []review.Che
 	if j.Untrusted {
 		return notRun(a, "the change's author may not push here, and the change says what is run"), func() {}
 	}
-	s, err := w.another(ctx, j.Order, j.copy, "lint", j.Commit)
+	s, err := w.another(ctx, j.Order, j.copy, "lint", j.Commit, nil)
 	leave = func() {
 		if s != nil {
 			w.leave(s)

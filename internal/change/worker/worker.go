@@ -81,7 +81,9 @@ func (w *Worker) Do(ctx context.Context, o work.Order, log io.Writer) work.Resul
 	default:
 		return work.Result{State: work.Erred, Message: fmt.Sprintf("this worker knows no step %q: is it older than the controller?", o.Step)}
 	}
-	s, err := w.checkout(ctx, o, src)
+	now := tellOf(log)
+	s, err := w.checkout(ctx, o, src, now.say)
+	now.end()
 	if s != nil {
 		defer w.leave(s)
 	}
@@ -167,30 +169,30 @@ type slot struct {
 
 // checkout returns a working copy of an order's commit. The caller leaves it, also
 // after an error, unless it is nil.
-func (w *Worker) checkout(ctx context.Context, o work.Order, src repo.Source) (*slot, error) {
+func (w *Worker) checkout(ctx context.Context, o work.Order, src repo.Source, doing func(string)) (*slot, error) {
 	var with []string
 	if o.Base != "" {
 		with = []string{o.Base}
 	}
 	at := placeOf(o, "read")
 	read, err := w.open(ctx, at, strings.Join(append([]string{at.name, o.Commit}, with...), " "), func(dir string) (*repo.Copy, error) {
-		return repo.Checkout(ctx, src, o.Commit, dir, repo.CheckoutOptions{With: with})
+		return repo.Checkout(ctx, src, o.Commit, dir, repo.CheckoutOptions{With: with, Doing: doing})
 	})
 	if err != nil || o.Step != v1alpha1.TestStep {
 		return read, err
 	}
 	defer w.leave(read)
 	// What tests write, nobody else is to see. What they begin with was fetched for all.
-	return w.another(ctx, o, read.copy, "test", o.Commit)
+	return w.another(ctx, o, read.copy, "test", o.Commit, doing)
 }
 
 // another returns one more working copy, for another use, of a commit that the
 // repository of a copy has, whose slot is not left before this returns. The caller
 // leaves it, as it does that of checkout.
-func (w *Worker) another(ctx context.Context, o work.Order, from *repo.Copy, use, commit string) (*slot, error) {
+func (w *Worker) another(ctx context.Context, o work.Order, from *repo.Copy, use, commit string, doing func(string)) (*slot, error) {
 	at := placeOf(o, use)
 	return w.open(ctx, at, at.name+" "+commit, func(dir string) (*repo.Copy, error) {
-		return from.Another(ctx, commit, dir)
+		return from.Another(ctx, commit, dir, doing)
 	})
 }
 
