@@ -366,11 +366,15 @@ func TestNothingIsUnderWayOfWhatHasEnded(t *testing.T) {
 	for _, when := range []string{"when it ends", "later"} {
 		c.Status.Steps = Compose(m.view, c)
 		s := StepOf(c.Status.Steps, v1alpha1.TestStep)
-		if s == nil || s.State != v1alpha1.StepSkipped || s.Message != "the change was refused" || s.Ended == nil || !s.Ended.Time.Equal(m.clock) {
+		if s == nil || s.State != v1alpha1.StepSkipped || s.Message != "not done: the change was refused" || s.Ended == nil || !s.Ended.Time.Equal(m.clock) {
 			t.Errorf("%s: step %+v", when, s)
 		}
 		m.view.Now = m.view.Now.Add(time.Minute)
+		// Soon the run has ended, too, and has a reason of its own.
+		t := &c.Status.Runs[0].Steps[1]
+		t.State, t.Message = v1alpha1.StepSkipped, NotDone+"nothing can be learnt from it any more"
 	}
+	c.Status.Runs[0].Steps[1].State = v1alpha1.StepRunning
 	c.Status.Phase = v1alpha1.Running
 	if s := StepOf(Compose(m.view, c), v1alpha1.TestStep); s.State != v1alpha1.StepRunning {
 		t.Errorf("of a change that is under way: %+v", s)

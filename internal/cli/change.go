@@ -70,12 +70,12 @@ func retry(_ context.Context, _ *ship.Shipper, c *v1alpha1.Change, _ []string) (
 
 func merge(_ context.Context, _ *ship.Shipper, c *v1alpha1.Change, _ []string) (map[string]any, error) {
 	switch {
+	case change.Ended(c):
+		return nil, usageError("change %s is %s: %s", c.Name, strings.ToLower(c.Status.Phase), c.Status.Message)
 	case c.Spec.Merge:
 		return nil, usageError("change %s is on its way into the branch already", c.Name)
 	case c.Spec.Untrusted:
 		return nil, usageError("change %s is by somebody who may not push: push its commit yourself, and it is yours", c.Name)
-	case change.Ended(c):
-		return nil, usageError("change %s is %s: %s", c.Name, strings.ToLower(c.Status.Phase), c.Status.Message)
 	}
 	return map[string]any{"merge": true}, nil
 }
@@ -400,6 +400,12 @@ func noLog(c *v1alpha1.Change, only []string) error {
 		}
 	}
 	switch {
+	case len(c.Status.Steps) == 0:
+		text := "change " + c.Name + " has no log, since no step of it was done"
+		if c.Status.Message != "" {
+			text += ": " + c.Status.Message
+		}
+		return errors.New(text)
 	case len(have) == 0 || len(only) == 0:
 		return fmt.Errorf("change %s has no log%s", c.Name, strings.TrimSuffix(" of step "+strings.Join(only, ""), " of step "))
 	case slices.Contains(have, only[0]):

@@ -83,6 +83,11 @@ func TestARefusalSaysWhereTheLogIs(t *testing.T) {
 	if err := concluded(c, nil); err == nil || err.Error() != want {
 		t.Errorf("error %v, want %s", err, want)
 	}
+	c.Status.Steps[1].Message = "no luck" // the timeline has said it
+	want = "change shop-1 was refused: test failed, as above\nall that it has printed: bight change logs shop-1 test -n team"
+	if err := concluded(c, nil); err == nil || err.Error() != want {
+		t.Errorf("error %v, want %s", err, want)
+	}
 	c.Status.Message, c.Status.Steps = "it can't be merged", nil
 	if err := concluded(c, nil); err == nil || err.Error() != "change shop-1 was refused: it can't be merged" {
 		t.Errorf("without a step that failed: %v", err)
@@ -118,6 +123,10 @@ func TestDecisionsThatChangeNothingAreRefused(t *testing.T) {
 		{"promote what was refused", promotable(a, c(func(c *v1alpha1.Change) { isMerged(c); c.Status.Phase = v1alpha1.Refused }), "prod"), "change shop-1 has been refused and goes on to no environment: bight change retry shop-1 does again what has failed"},
 		{"promote what is deployed", promotable(a, c(func(c *v1alpha1.Change) { isMerged(c); c.Status.Phase = v1alpha1.Deployed }), "prod"), "change shop-1 is deployed: there is nothing to promote"},
 		{"promote to what waits for nobody", promotable(a, c(isMerged), "stage"), "changes of app shop go on to stage by themselves: bight change show shop-1 says how far this one is"},
+		{"merge what was refused", errOf(merge(t.Context(), nil, c(func(c *v1alpha1.Change) {
+			c.Spec.Merge, c.Status.Phase, c.Status.Message = true, v1alpha1.Refused, "it conflicts"
+		}), nil)), "change shop-1 is refused: it conflicts"},
+		{"no log at all", noLog(c(func(c *v1alpha1.Change) { c.Status.Message = "it conflicts" }), nil), "change shop-1 has no log, since no step of it was done: it conflicts"},
 		{"no such log", noLog(c(func(c *v1alpha1.Change) { c.Status.Steps = []v1alpha1.Step{{Name: "test", Log: "x"}, {Name: "merge"}} }), []string{"tets"}), "change shop-1 has no log of step tets; there is one of test"},
 	} {
 		got := ""
@@ -129,6 +138,8 @@ func TestDecisionsThatChangeNothingAreRefused(t *testing.T) {
 		}
 	}
 }
+
+func errOf(_ map[string]any, err error) error { return err }
 
 // What a step has left is found by its name; what else its evidence says is no file.
 func TestResultsOfAChangeAreItsFiles(t *testing.T) {

@@ -228,6 +228,10 @@ func (p *Program) concludeShip(ctx context.Context, s *ship.Shipper, src *ship.S
 		} else if last.Status.Merged != src.Head {
 			printer.Note("", fmt.Sprintf("it was merged as %s: git rebase %s brings that here", last.Status.Merged[:12], ref))
 		}
+	} else if last.Status.Phase == v1alpha1.Refused && strings.Contains(last.Status.Message, "conflicts with") {
+		if ref, err := s.Fetch(ctx, src, registered); err == nil {
+			printer.Note("", fmt.Sprintf("the branch as it is now is here as %s: git rebase %[1]s, and ship again", ref))
+		}
 	}
 	return concluded(last, printer)
 }
@@ -242,11 +246,22 @@ func concluded(c *v1alpha1.Change, printer *term.Printer) error {
 		printer.Note("", c.Name+" "+c.Status.Message)
 		return nil
 	}
-	err := fmt.Errorf("change %s was %s: %s%s", c.Name, strings.ToLower(c.Status.Phase), c.Status.Message, whereMore(c))
+	err := fmt.Errorf("change %s was %s: %s%s", c.Name, strings.ToLower(c.Status.Phase), whyEnded(c), whereMore(c))
 	if c.Status.Phase == v1alpha1.Failed {
 		err = fmt.Errorf("change %s failed, and not by its own fault: %s\nbight change retry %[1]s -n %[3]s", c.Name, c.Status.Message, c.Namespace)
 	}
 	return codedError{code: exitFailed, err: err}
+}
+
+// whyEnded says why a change was refused, whose timeline was printed: what a step has
+// said there is not said again.
+func whyEnded(c *v1alpha1.Change) string {
+	for _, s := range c.Status.Steps {
+		if s.State == v1alpha1.StepFailed && s.Message != "" && c.Status.Message == s.Name+": "+s.Message {
+			return s.Name + " failed, as above"
+		}
+	}
+	return c.Status.Message
 }
 
 // endOf is when the last step of a change has ended; zero where none has.

@@ -258,10 +258,13 @@ func hostState(m *v1alpha1.Change, s v1alpha1.Step) host.State {
 	case v1alpha1.StepPassed:
 		return host.Success
 	case v1alpha1.StepSkipped:
-		if change.Ended(m) && m.Status.Phase != v1alpha1.Deployed && strings.HasPrefix(s.Message, "the change was ") {
-			return host.Broken // it has not shown anything
+		switch {
+		case !change.Undone(s):
+			return host.Success
+		case !change.Ended(m):
+			return host.Pending // another run will
 		}
-		return host.Success
+		return host.Broken // it has not shown anything
 	case v1alpha1.StepFailed:
 		return host.Failure
 	case v1alpha1.StepErred:

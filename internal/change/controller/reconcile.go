@@ -328,7 +328,7 @@ func (c *Controller) abandon(ctx context.Context, s *subject, a change.Action) e
 		r.State = v1alpha1.RunCancelled
 		for i := range r.Steps {
 			if st := &r.Steps[i]; st.State == v1alpha1.StepRunning || st.State == v1alpha1.StepWaiting {
-				st.State, st.Ended, st.Message = v1alpha1.StepSkipped, ptrNow(), a.Message
+				st.State, st.Ended, st.Message = v1alpha1.StepSkipped, ptrNow(), change.NotDone+a.Message
 			}
 		}
 		return nil

@@ -191,7 +191,7 @@ func (p *planner) settle() node {
 	}
 }
 
-// turnAway refuses the changes at the head that can't be merged on the branch.
+// turnAway refuses the changes at the head that can't be merged into the branch.
 func (p *planner) turnAway(n node) node {
 	in := ids(n.accepted)
 	for n.at < len(p.order) && (p.order[n.at].Unmergeable != "" || p.barred(n.at, in) != "") {
@@ -220,7 +220,7 @@ func (p *planner) refuseBarred(accepted []Step, from, to int) {
 		case p.order[i].Unmergeable != "":
 			p.decided = append(p.decided, Action{
 				Kind: Refuse, Cause: Conflict, Change: p.steps[i], Combination: Combination{Base: p.Tip},
-				Reason: fmt.Sprintf("it can't be merged on the branch: %s", p.order[i].Unmergeable),
+				Reason: fmt.Sprintf("it can't be merged into the branch: %s", p.order[i].Unmergeable),
 			})
 		case other != "":
 			p.decided = append(p.decided, Action{
