@@ -164,9 +164,10 @@ func (c *Checker) search(ctx context.Context, path, text string) []report.Findin
 }
 
 func finding(path string, line int, x report.Finding, why string) review.Finding {
+	what, _, _ := strings.Cut(x.Description, ", ") // what might come of it is the same for all
 	f := review.Finding{
 		Rule: x.RuleID, Severity: review.Error, File: path, Line: line, Why: why,
-		Message: strings.TrimSuffix(x.Description, ".") + ".",
+		Message: strings.TrimSuffix(what, ".") + ".",
 		Cause:   "secret " + x.Secret, Private: true,
 	}
 	if n := len([]rune(x.Secret)); n > 0 {
