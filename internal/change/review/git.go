@@ -14,6 +14,10 @@ import (
 	"time"
 )
 
+// LargeFile is how many bytes a file may have at most for a diff to say what its lines
+// are; a larger one counts as binary.
+const LargeFile = 32 << 20
+
 // GitDiff runs the user's git to tell what head changes over base. Settings of
 // the user or of the repository that alter a diff's form have no say.
 func GitDiff(ctx context.Context, dir, base, head string) (*Diff, error) {
@@ -87,7 +91,7 @@ func gitOutput(ctx context.Context, dir string, args ...string) ([]byte, error) 
 }
 
 func gitCommand(ctx context.Context, dir string, args ...string) *exec.Cmd {
-	cmd := exec.CommandContext(ctx, "git", append([]string{"--no-pager", "-C", dir}, args...)...)
+	cmd := exec.CommandContext(ctx, "git", append([]string{"--no-pager", "-C", dir, "-c", fmt.Sprintf("core.bigFileThreshold=%d", LargeFile)}, args...)...)
 	cmd.Env = append(os.Environ(), "LC_ALL=C", "GIT_OPTIONAL_LOCKS=0", "GIT_TERMINAL_PROMPT=0", "GIT_LITERAL_PATHSPECS=1")
 	cmd.WaitDelay = 2 * time.Second
 	return cmd

@@ -21,3 +21,15 @@ func TestAFindingOfAPolicySaysWhereTheRuleIs(t *testing.T) {
 		t.Errorf("%s\nwant %s", got, want)
 	}
 }
+
+func TestWhatWasNotCheckedIsNamed(t *testing.T) {
+	for want, u := range map[string]review.Unchecked{
+		"not checked by secrets: big.log: its content was not searched": {Tool: "secrets", What: "big.log", Why: "its content was not searched"},
+		"not checked by go: package x does not compile":                 {Tool: "go", What: "x", Why: "package x does not compile"},
+		"not checked by vulns: no database":                             {Tool: "vulns", Why: "vulns: no database"},
+	} {
+		if got := unchecked(u); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}

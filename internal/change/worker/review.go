@@ -140,7 +140,7 @@ func (w *Worker) reviewed(j *job, a *app.App, report *review.Report) work.Result
 	}
 	refused := told(j, report.Findings)
 	for _, u := range report.Unchecked {
-		fmt.Fprintf(j.out, "not checked by %s: %s\n", u.Tool, strings.TrimPrefix(u.Why, u.Tool+": "))
+		fmt.Fprintln(j.out, unchecked(u))
 	}
 	for _, reason := range report.Risk.Reasons {
 		fmt.Fprintf(j.out, "risk +%d: %s\n", reason.Points, reason.Why)
@@ -163,6 +163,15 @@ func (w *Worker) reviewed(j *job, a *app.App, report *review.Report) work.Result
 		r.Message = firstLines(strings.Join(refused, "\n"), 6)
 	}
 	return r
+}
+
+// unchecked says what was not checked, by whom and why.
+func unchecked(u review.Unchecked) string {
+	why := strings.TrimPrefix(u.Why, u.Tool+": ")
+	if u.What != "" && !strings.Contains(why, u.What) {
+		why = u.What + ": " + why
+	}
+	return "not checked by " + u.Tool + ": " + why
 }
 
 // failedLinters are those of the app's linters that said nothing, because they are not

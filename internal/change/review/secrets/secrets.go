@@ -9,6 +9,8 @@ package secrets
 import (
 	"context"
 	"fmt"
+	"os"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"sync"
@@ -60,6 +62,9 @@ func (c *Checker) Check(ctx context.Context, in *review.Input) (review.Result, e
 		g.Go(func() error {
 			var err error
 			results[i], err = c.file(ctx, f)
+			if info, statErr := os.Lstat(filepath.Join(in.Dir, filepath.FromSlash(f.Path))); f.Binary && statErr == nil && info.Size() > review.LargeFile {
+				results[i].Unchecked = append(results[i].Unchecked, review.Unchecked{What: f.Path, Why: fmt.Sprintf("its content was not searched: it has more than %d MiB", review.LargeFile>>20)})
+			}
 			return err
 		})
 	}

@@ -41,6 +41,17 @@ func check(t *testing.T, in *review.Input) (*review.Report, []string) {
 	return rep, got
 }
 
+func TestWhatIsTooLargeToBeSearchedIsSaid(t *testing.T) {
+	in := reviewtest.Change(t, map[string]string{"a": "a\n"}, map[string]string{
+		"big.log":   strings.Repeat("GET / 200\n", review.LargeFile/10) + "token = " + ghKey + "\n",
+		"small.bin": "x\x00y",
+	})
+	rep, got := check(t, in)
+	if len(got) > 0 || len(rep.Unchecked) != 1 || rep.Unchecked[0].What != "big.log" || !strings.Contains(rep.Unchecked[0].Why, "more than 32 MiB") {
+		t.Errorf("findings %q, not checked %+v", got, rep.Unchecked)
+	}
+}
+
 func TestSecretsAreFoundOnAddedLinesOnlyAndNeverShown(t *testing.T) {
 	old := "# " + strings.Replace(awsKey, "M2", "Q7", 1) + " was here before\n"
 	in := reviewtest.Change(t, map[string]string{
