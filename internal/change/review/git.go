@@ -15,8 +15,9 @@ import (
 )
 
 // LargeFile is how many bytes a file may have at most for a diff to say what its lines
-// are; a larger one counts as binary.
-const LargeFile = 32 << 20
+// are; a larger one counts as binary. GitHub takes no larger ones either, but a dump of
+// a database, which may well have a secret, is often below that.
+const LargeFile = 100 << 20
 
 // GitDiff runs the user's git to tell what head changes over base. Settings of
 // the user or of the repository that alter a diff's form have no say.

@@ -47,7 +47,7 @@ func TestWhatIsTooLargeToBeSearchedIsSaid(t *testing.T) {
 		"small.bin": "x\x00y",
 	})
 	rep, got := check(t, in)
-	if len(got) > 0 || len(rep.Unchecked) != 1 || rep.Unchecked[0].What != "big.log" || !strings.Contains(rep.Unchecked[0].Why, "more than 32 MiB") {
+	if len(got) > 0 || len(rep.Unchecked) != 1 || rep.Unchecked[0].What != "big.log" || !strings.Contains(rep.Unchecked[0].Why, "more than 100 MiB") {
 		t.Errorf("findings %q, not checked %+v", got, rep.Unchecked)
 	}
 }
