@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/bightdev/bight/internal/app"
+	"github.com/bightdev/bight/internal/diskspace"
 	"github.com/bightdev/bight/internal/kube"
 )
 
@@ -142,7 +143,7 @@ func (d *Doctor) cache(context.Context) Check {
 		c.Next = "make room or change its owner, or set XDG_CACHE_HOME to another directory"
 		return c
 	}
-	free, ok := freeSpace(d.CacheDir)
+	free, ok := diskspace.Free(d.CacheDir)
 	if !ok {
 		return c
 	}

@@ -2,8 +2,5 @@
 
 package doctor
 
-// freeSpace is known on Linux only.
-func freeSpace(string) (uint64, bool) { return 0, false }
-
 // watchLimit is Linux' own.
 func watchLimit() (int, bool) { return 0, false }

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/bightdev/bight/internal/bearer"
+	"github.com/bightdev/bight/internal/diskspace"
 )
 
 // The verbs of Kubernetes' RBAC on apps.bight.dev that git needs.
@@ -57,6 +58,7 @@ type Push struct {
 const (
 	defaultMaxPush = 2 << 30
 	defaultMaxFile = 1 << 30
+	defaultMinFree = 64 << 20
 	defaultStall   = time.Minute
 	defaultAtOnce  = 32
 	maxSocket      = 100         // bytes of a socket's path; systems have 104 and more
@@ -78,6 +80,7 @@ type Server struct {
 	OnPush  func(ctx context.Context, p Push) ([]string, error)
 	MaxPush int64         // bytes of one push; 0 is 2 GiB
 	MaxFile int64         // bytes of one file; 0 is 1 GiB
+	MinFree int64         // bytes that the repositories' volume must have left for a push; 0 is 64 MiB
 	Stall   time.Duration // how long a client may neither send nor take anything; 0 is a minute
 	AtOnce  int           // requests that run git at the same time, the others wait; 0 is 32
 	Log     *slog.Logger  // nil for none
@@ -110,6 +113,9 @@ func (s *Server) Open() error {
 	}
 	if s.MaxFile == 0 {
 		s.MaxFile = defaultMaxFile
+	}
+	if s.MinFree == 0 {
+		s.MinFree = defaultMinFree
 	}
 	if s.Stall == 0 {
 		s.Stall = defaultStall
@@ -274,6 +280,14 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.Log.Error("repository can't be opened", "namespace", t.namespace, "app", t.app, "error", err)
 		refuse(w, http.StatusInternalServerError, "the repository can't be opened: the controller's log says why")
 		return
+	}
+	if t.service == pushing {
+		if free, known := diskspace.Free(repository.Dir); known && free < s.MinFree {
+			s.Log.Error("the volume is full: no pushes are taken", "left", bytesText(free), "namespace", t.namespace, "app", t.app)
+			refuse(w, http.StatusInsufficientStorage, fmt.Sprintf("the controller's volume has %s left, so it takes no pushes: "+
+				"make its PersistentVolumeClaim larger, or delete Apps that nobody needs", bytesText(free)))
+			return
+		}
 	}
 	select {
 	case s.slots <- struct{}{}:

@@ -4,6 +4,7 @@ package repo
 
 import (
 	"errors"
+	"math"
 	"strings"
 	"testing"
 
@@ -123,6 +124,21 @@ func TestARefusalIsShownAndUndoesEverything(t *testing.T) {
 	mustRef(t, f.Repository, ChangeRef(commit), "")
 	mustRef(t, f.Repository, "refs/heads/good", base)
 	mustRef(t, f.Repository, ChangeRef(base), base)
+}
+
+func TestAFullVolumeTakesNoPushesAndServesFetches(t *testing.T) {
+	f := newForge(t, func(s *Server) { s.MinFree = math.MaxInt64 })
+	u := newUser(t)
+	first := u.commit("first", "a", "1")
+	u.git("push", f.Repository.Dir, "HEAD:refs/heads/topic") // past the server
+	u.commit("second", "a", "2")
+	out, err := u.try("push", f.web("ann"), "HEAD:refs/heads/topic")
+	if err == nil {
+		t.Error("the push succeeded")
+	}
+	has(t, out, "remote: the controller's volume has", "left, so it takes no pushes: make its PersistentVolumeClaim larger")
+	mustRef(t, f.Repository, "refs/heads/topic", first)
+	u.git("fetch", f.web("ann"), "topic")
 }
 
 func TestRefsThatUsersMayNotPush(t *testing.T) {

@@ -34,6 +34,4 @@ func (b *box) kill() { _ = b.process.Kill() } // it may be gone
 
 func (b *box) close() {}
 
-func freeBytes(string) (int64, bool) { return 0, false }
-
 func allocated(info fs.FileInfo) int64 { return info.Size() }

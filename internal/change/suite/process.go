@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"sync"
 	"time"
+
+	"github.com/bightdev/bight/internal/diskspace"
 )
 
 // job is one program and all that it starts.
@@ -127,7 +129,7 @@ func (j job) excess(box *box) (Stop, string) {
 		return StopMemory, fmt.Sprintf("it used %d MiB of memory, %d are allowed", memory>>20, j.limits.Memory>>20)
 	}
 	for _, dir := range []string{j.temp, j.dir} {
-		if free, ok := freeBytes(dir); ok && free < j.limits.Reserve {
+		if free, ok := diskspace.Free(dir); ok && free < j.limits.Reserve {
 			return StopDisk, fmt.Sprintf("the disk of %s has %d MiB left, %d are kept free", filepath.Base(dir), free>>20, j.limits.Reserve>>20)
 		}
 	}
