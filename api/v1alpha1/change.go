@@ -164,12 +164,19 @@ type ChangeStatus struct {
 	// +optional
 	Preview *Preview `json:"preview,omitempty"`
 	// Conditions: Succeeded is True when the change is deployed everywhere, and False
-	// when it never will be.
+	// when it never will be. Its reason is the phase, or more than that: Unmergeable.
 	// +optional
 	// +listType=map
 	// +listMapKey=type
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
 }
+
+// Succeeded is the condition of a Change that has ended.
+const Succeeded = "Succeeded"
+
+// Unmergeable is the reason why a change has not Succeeded that can't be merged with
+// the branch, or with another change that goes ahead of it.
+const Unmergeable = "Unmergeable"
 
 // Names of steps. That of a deployment is followed by the environment:
 // "deploy/prod".
@@ -184,12 +191,13 @@ const (
 
 // States of a Step.
 const (
-	StepWaiting = "Waiting"
-	StepRunning = "Running"
-	StepPassed  = "Passed"
-	StepFailed  = "Failed"  // by what the change is
-	StepErred   = "Erred"   // by what surrounds it
-	StepSkipped = "Skipped" // there was nothing to do
+	StepWaiting   = "Waiting"
+	StepRunning   = "Running"
+	StepPassed    = "Passed"
+	StepFailed    = "Failed"    // by what the change is
+	StepErred     = "Erred"     // by what surrounds it
+	StepSkipped   = "Skipped"   // there was nothing to do
+	StepCancelled = "Cancelled" // it was ended before it had shown anything
 )
 
 // Step is one step of a change.

@@ -181,31 +181,22 @@ func Compose(v View, c *v1alpha1.Change) []v1alpha1.Step {
 	slices.SortStableFunc(steps, func(a, b v1alpha1.Step) int { return cmp.Compare(uint(rank(a)), uint(rank(b))) })
 	if Ended(c) {
 		for i, s := range steps {
-			if s.State == v1alpha1.StepRunning || s.State == v1alpha1.StepWaiting || Undone(s) {
-				steps[i] = skipped(v, c, s)
+			if s.State == v1alpha1.StepRunning || s.State == v1alpha1.StepWaiting || s.State == v1alpha1.StepCancelled {
+				steps[i] = cancelled(v, c, s)
 			}
 		}
 	}
 	return steps
 }
 
-// skipped is a step as it stands since its change has ended.
-func skipped(v View, c *v1alpha1.Change, s v1alpha1.Step) v1alpha1.Step {
-	if was := StepOf(c.Status.Steps, s.Name); was != nil && was.State == v1alpha1.StepSkipped && was.Commit == s.Commit {
+// cancelled is a step as it stands since its change has ended.
+func cancelled(v View, c *v1alpha1.Change, s v1alpha1.Step) v1alpha1.Step {
+	if was := StepOf(c.Status.Steps, s.Name); was != nil && was.State == v1alpha1.StepCancelled && was.Commit == s.Commit {
 		return *was
 	}
 	ended := metav1.NewMicroTime(v.Now)
-	s.State, s.Ended, s.Message = v1alpha1.StepSkipped, &ended, NotDone+"the change was "+strings.ToLower(c.Status.Phase)
+	s.State, s.Ended, s.Message = v1alpha1.StepCancelled, &ended, "the change was "+strings.ToLower(c.Status.Phase)
 	return s
-}
-
-// NotDone begins the message of a step that is skipped though it had something to show;
-// the reason follows.
-const NotDone = "not done: "
-
-// Undone reports whether a step is such a one.
-func Undone(s v1alpha1.Step) bool {
-	return s.State == v1alpha1.StepSkipped && (strings.HasPrefix(s.Message, NotDone) || strings.Contains(s.Message, ": "+NotDone))
 }
 
 func ofRun(name string) bool {

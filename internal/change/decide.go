@@ -72,6 +72,7 @@ type Action struct {
 	Part  int
 
 	Phase, Message string
+	Reason         string // of the condition, "" for the phase
 	Attempt        int32
 	At             time.Time
 }
@@ -123,6 +124,10 @@ func (d *decision) end(c *v1alpha1.Change, phase, message string) {
 	d.add(Action{Kind: End, Change: c.Name, Phase: phase, Message: message})
 }
 
+func (d *decision) unmergeable(c *v1alpha1.Change, why string) {
+	d.add(Action{Kind: End, Change: c.Name, Phase: v1alpha1.Refused, Reason: v1alpha1.Unmergeable, Message: why})
+}
+
 // review has a change reviewed, and lets it into the queue unless that refuses it.
 func (d *decision) review(c *v1alpha1.Change) {
 	s := StepOf(c.Status.Steps, v1alpha1.ReviewStep)
@@ -154,7 +159,7 @@ const most = 3
 func (d *decision) tryAlone() {
 	for _, c := range d.alone {
 		if why := d.Unmergeable[c.Name]; why != "" {
-			d.end(c, v1alpha1.Refused, why)
+			d.unmergeable(c, why)
 			continue
 		}
 		state, attempt, message := lastAlone(c)
@@ -267,11 +272,14 @@ func (d *decision) obey(a queue.Action) {
 		}
 	case queue.Refuse:
 		if c := d.byName[a.Change.ID]; c != nil {
-			phase := v1alpha1.Refused
-			if a.Cause == queue.Unjudged {
-				phase = v1alpha1.Failed
+			switch a.Cause {
+			case queue.Conflict:
+				d.unmergeable(c, a.Reason)
+			case queue.Unjudged:
+				d.end(c, v1alpha1.Failed, a.Reason)
+			default:
+				d.end(c, v1alpha1.Refused, d.whyRefused(a))
 			}
-			d.end(c, phase, d.whyRefused(a))
 		}
 	case queue.Merge:
 		d.merge(a.Base, names)

@@ -24,13 +24,14 @@ type model struct {
 	merges  int
 	clock   time.Time
 	deploys []string
+	reasons map[string]string // of changes that have ended
 }
 
 func newModel(t *testing.T, environments []v1alpha1.Environment, n int) *model {
 	preview := false
 	app := &v1alpha1.App{Spec: v1alpha1.AppSpec{Branch: "main", Environments: environments, Policy: v1alpha1.Policy{Preview: &preview, Speculation: 3}}}
 	app.Name, app.Namespace = "shop", "shop"
-	m := &model{t: t, view: View{App: app, Tree: "tree-0", Trees: map[string]string{}}, broken: map[string]bool{}, bad: map[string]bool{}, clock: time.Unix(1_800_000_000, 0)}
+	m := &model{t: t, view: View{App: app, Tree: "tree-0", Trees: map[string]string{}}, broken: map[string]bool{}, bad: map[string]bool{}, reasons: map[string]string{}, clock: time.Unix(1_800_000_000, 0)}
 	for i := range n {
 		m.push(fmt.Sprintf("c%03d", i))
 	}
@@ -73,7 +74,7 @@ func (m *model) do(a Action) bool {
 		if Ended(c) {
 			m.t.Errorf("%s ends twice: %+v", c.Name, a)
 		}
-		st.Phase, st.Message = a.Phase, a.Message
+		st.Phase, st.Message, m.reasons[c.Name] = a.Phase, a.Message, a.Reason
 	case Order:
 		list, state := &st.Steps, v1alpha1.StepPassed
 		if a.Run >= 0 {
@@ -195,6 +196,47 @@ func TestEachChangeGetsWhatItDeserves(t *testing.T) {
 			return
 		}
 	}
+}
+
+func TestWhatCannotBeMergedSaysThatThisIsWhy(t *testing.T) {
+	for name, prepare := range map[string]func(v *View, c *v1alpha1.Change){
+		"with the branch": func(v *View, c *v1alpha1.Change) { v.Unmergeable = map[string]string{c.Name: "it conflicts"} },
+		"nor is wanted": func(v *View, c *v1alpha1.Change) {
+			v.Unmergeable, c.Spec.Merge = map[string]string{c.Name: "it conflicts"}, false
+		},
+	} {
+		m := newModel(t, []v1alpha1.Environment{{Name: "prod"}}, 2)
+		c := m.change("c001")
+		prepare(&m.view, c)
+		m.settle(all)
+		if c.Status.Phase != v1alpha1.Refused || m.reasons[c.Name] != v1alpha1.Unmergeable {
+			t.Errorf("%s: %s, %q", name, c.Status.Phase, m.reasons[c.Name])
+		}
+		if m.reasons["c000"] != "" {
+			t.Errorf("%s: the other one has the reason %q", name, m.reasons["c000"])
+		}
+	}
+}
+
+func TestWhatCannotBeMergedWithAnotherIsRefusedAsThatIsMerged(t *testing.T) {
+	m := newModel(t, []v1alpha1.Environment{{Name: "prod"}}, 2)
+	m.view.Conflicts = map[string][]string{"c001": {"c000"}}
+	for range 100 {
+		actions := Decide(m.view)
+		if len(actions) == 0 {
+			break
+		}
+		if actions[0].Kind != Merge {
+			m.do(actions[0])
+			continue
+		}
+		refused := slices.IndexFunc(actions, func(a Action) bool { return a.Kind == End && a.Change == "c001" })
+		if refused < 0 || actions[refused].Phase != v1alpha1.Refused || actions[refused].Reason != v1alpha1.Unmergeable {
+			t.Errorf("c000 is merged, and of c001 nothing is decided but %+v", actions[1:])
+		}
+		return
+	}
+	t.Error("c000 is never merged")
 }
 
 func TestOnlyTheNewestIsDeployedAndThoseBeforeGoAlong(t *testing.T) {
@@ -366,13 +408,13 @@ func TestNothingIsUnderWayOfWhatHasEnded(t *testing.T) {
 	for _, when := range []string{"when it ends", "later"} {
 		c.Status.Steps = Compose(m.view, c)
 		s := StepOf(c.Status.Steps, v1alpha1.TestStep)
-		if s == nil || s.State != v1alpha1.StepSkipped || s.Message != "not done: the change was refused" || s.Ended == nil || !s.Ended.Time.Equal(m.clock) {
+		if s == nil || s.State != v1alpha1.StepCancelled || s.Message != "the change was refused" || s.Ended == nil || !s.Ended.Time.Equal(m.clock) {
 			t.Errorf("%s: step %+v", when, s)
 		}
 		m.view.Now = m.view.Now.Add(time.Minute)
 		// Soon the run has ended, too, and has a reason of its own.
 		t := &c.Status.Runs[0].Steps[1]
-		t.State, t.Message = v1alpha1.StepSkipped, NotDone+"nothing can be learnt from it any more"
+		t.State, t.Message = v1alpha1.StepCancelled, "nothing can be learnt from it any more"
 	}
 	c.Status.Runs[0].Steps[1].State = v1alpha1.StepRunning
 	c.Status.Phase = v1alpha1.Running

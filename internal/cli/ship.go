@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"k8s.io/apimachinery/pkg/api/meta"
 
 	"github.com/bightdev/bight/api/v1alpha1"
 	"github.com/bightdev/bight/internal/app"
@@ -228,8 +229,8 @@ func (p *Program) concludeShip(ctx context.Context, s *ship.Shipper, src *ship.S
 		} else if last.Status.Merged != src.Head {
 			printer.Note("", fmt.Sprintf("it was merged as %s: git rebase %s brings that here", last.Status.Merged[:12], ref))
 		}
-	} else if last.Status.Phase == v1alpha1.Refused && strings.Contains(last.Status.Message, "conflicts with") {
-		if ref, err := s.Fetch(ctx, src, registered); err == nil {
+	} else if ended := meta.FindStatusCondition(last.Status.Conditions, v1alpha1.Succeeded); ended != nil && ended.Reason == v1alpha1.Unmergeable {
+		if ref, err := s.Fetch(ctx, src, registered); err == nil && src.Behind(ctx, ref) {
 			printer.Note("", fmt.Sprintf("the branch as it is now is here as %s: git rebase %[1]s, and ship again", ref))
 		}
 	}
@@ -367,8 +368,11 @@ func (l *timeline) end(kind term.Type, s v1alpha1.Step) {
 	}
 	l.done[s.Name] = id
 	text := s.Message
-	if s.State == v1alpha1.StepSkipped {
+	switch s.State {
+	case v1alpha1.StepSkipped:
 		kind, text = term.Note, s.Name+": "+s.Message
+	case v1alpha1.StepCancelled:
+		kind, text = term.Note, s.Name+": not done: "+s.Message
 	}
 	if t := l.tasks[s.Name]; t != nil {
 		t.Drop()

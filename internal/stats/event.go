@@ -178,7 +178,7 @@ func EndOf(m *v1alpha1.Change) time.Time {
 		}
 	}
 	for _, c := range m.Status.Conditions {
-		if c.Type == "Succeeded" && c.LastTransitionTime.After(end) {
+		if c.Type == v1alpha1.Succeeded && c.LastTransitionTime.After(end) {
 			end = c.LastTransitionTime.Time
 		}
 	}

@@ -234,6 +234,9 @@ func testShipConflict(d *dock) {
 	if c := d.change(name); c.Status.Phase != v1alpha1.Refused || !strings.Contains(c.Status.Message, "cart/main.go") {
 		d.Errorf("phase %q, message %q\n%s", c.Status.Phase, c.Status.Message, said)
 	}
+	if !strings.Contains(said, "git rebase bight/main") {
+		d.Errorf("nothing is said of the branch as it is now:\n%s", said)
+	}
 	d.git("reset", "--quiet", "--hard", "bight/main")
 	d.git("fetch", "--quiet", ".")
 }

@@ -255,16 +255,12 @@ func hostState(m *v1alpha1.Change, s v1alpha1.Step) host.State {
 	switch s.State {
 	case v1alpha1.StepRunning:
 		return host.Running
-	case v1alpha1.StepPassed:
+	case v1alpha1.StepPassed, v1alpha1.StepSkipped:
 		return host.Success
-	case v1alpha1.StepSkipped:
-		switch {
-		case !change.Undone(s):
-			return host.Success
-		case !change.Ended(m):
-			return host.Pending // another run will
-		}
-		return host.Broken // it has not shown anything
+	case v1alpha1.StepCancelled:
+		if change.Ended(m) {
+			return host.Broken
+		} // else another run will show what this one has not
 	case v1alpha1.StepFailed:
 		return host.Failure
 	case v1alpha1.StepErred:

@@ -15,7 +15,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/bightdev/bight/api/v1alpha1"
-	"github.com/bightdev/bight/internal/change"
 	"github.com/bightdev/bight/internal/change/host"
 )
 
@@ -38,11 +37,11 @@ func TestStatusesOfAChange(t *testing.T) {
 			map[string]host.State{"bight/review": host.Success, "bight/test": host.Failure, "bight/merge": host.Failure}},
 		{"a conflict has no step", v1alpha1.Refused, "conflicts in main.go", []v1alpha1.Step{step("review", v1alpha1.StepPassed, "")},
 			map[string]host.State{"bight/review": host.Success, "bight/merge": host.Failure}},
-		{"given up", v1alpha1.Cancelled, "branch fix was deleted", []v1alpha1.Step{step("test", v1alpha1.StepSkipped, change.NotDone+"the change was cancelled")},
+		{"given up", v1alpha1.Cancelled, "branch fix was deleted", []v1alpha1.Step{step("test", v1alpha1.StepCancelled, "the change was cancelled")},
 			map[string]host.State{"bight/test": host.Broken, "bight/merge": host.Broken}},
-		{"its run was ended first", v1alpha1.Refused, "review: a secret", []v1alpha1.Step{step("review", v1alpha1.StepFailed, "a secret"), step("test", v1alpha1.StepSkipped, change.NotDone+"nothing can be learnt from it any more")},
+		{"its run was ended first", v1alpha1.Refused, "review: a secret", []v1alpha1.Step{step("review", v1alpha1.StepFailed, "a secret"), step("test", v1alpha1.StepCancelled, "nothing can be learnt from it any more")},
 			map[string]host.State{"bight/review": host.Failure, "bight/test": host.Broken, "bight/merge": host.Failure}},
-		{"to be tested on another base", v1alpha1.Running, "", []v1alpha1.Step{step("test", v1alpha1.StepSkipped, "together with shop-2: "+change.NotDone+"the branch has moved away from its base")},
+		{"to be tested on another base", v1alpha1.Running, "", []v1alpha1.Step{step("test", v1alpha1.StepCancelled, "together with shop-2: the branch has moved away from its base")},
 			map[string]host.State{"bight/test": host.Pending, "bight/merge": host.Pending}},
 		{"not taken by the host", v1alpha1.Failed, "merge: protected", []v1alpha1.Step{step("merge", v1alpha1.StepErred, "protected")},
 			map[string]host.State{"bight/merge": host.Broken}},

@@ -1,6 +1,7 @@
 package controller
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -250,7 +251,7 @@ func (c *Controller) end(ctx context.Context, s *subject, a change.Action) error
 			status = metav1.ConditionTrue
 		}
 		meta.SetStatusCondition(&m.Status.Conditions, metav1.Condition{
-			Type: "Succeeded", Status: status, Reason: a.Phase, Message: a.Message, ObservedGeneration: m.Generation,
+			Type: v1alpha1.Succeeded, Status: status, Reason: cmp.Or(a.Reason, a.Phase), Message: a.Message, ObservedGeneration: m.Generation,
 		})
 		return nil
 	})
@@ -328,7 +329,7 @@ func (c *Controller) abandon(ctx context.Context, s *subject, a change.Action) e
 		r.State = v1alpha1.RunCancelled
 		for i := range r.Steps {
 			if st := &r.Steps[i]; st.State == v1alpha1.StepRunning || st.State == v1alpha1.StepWaiting {
-				st.State, st.Ended, st.Message = v1alpha1.StepSkipped, ptrNow(), change.NotDone+a.Message
+				st.State, st.Ended, st.Message = v1alpha1.StepCancelled, ptrNow(), a.Message
 			}
 		}
 		return nil

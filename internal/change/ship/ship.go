@@ -373,6 +373,17 @@ func (s *Shipper) Fetch(ctx context.Context, src *Source, app *v1alpha1.App) (re
 	}
 }
 
+// Behind reports whether the commit has a history in common with ref, and ref has
+// more: then the commit can be rebased onto it.
+func (s *Source) Behind(ctx context.Context, ref string) bool {
+	tip, err := git(ctx, s.Root, nil, "rev-parse", "--verify", ref+"^{commit}")
+	if err != nil {
+		return false
+	}
+	base, err := git(ctx, s.Root, nil, "merge-base", tip, s.Head) // nothing where they have none
+	return err == nil && base != tip
+}
+
 // Follow calls see with a change whenever it has changed, until it has ended or is
 // waits for somebody's word, and returns it. A change that does not appear is an error.
 func (s *Shipper) Follow(ctx context.Context, name string, see func(*v1alpha1.Change)) (*v1alpha1.Change, error) {

@@ -61,3 +61,25 @@ func TestAShallowCloneIsPushedWhereItsHistoryIsKnown(t *testing.T) {
 		t.Errorf("push after that: %v", err)
 	}
 }
+
+func TestACommitIsBehindWhatItCanBeRebasedOnto(t *testing.T) {
+	dir := t.TempDir()
+	run(t, dir, "init", "--quiet", "--initial-branch=main")
+	commit(t, dir, "one")
+	run(t, dir, "tag", "first")
+	commit(t, dir, "two")
+	run(t, dir, "checkout", "--quiet", "-b", "other", "first")
+	commit(t, dir, "three")
+	run(t, dir, "checkout", "--quiet", "--orphan", "apart")
+	commit(t, dir, "four")
+	run(t, dir, "checkout", "--quiet", "main")
+	src, err := ReadSource(t.Context(), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for ref, want := range map[string]bool{"first": false, "main": false, "other": true, "apart": false, "absent": false} {
+		if got := src.Behind(t.Context(), ref); got != want {
+			t.Errorf("behind %s: %t, want %t", ref, got, want)
+		}
+	}
+}

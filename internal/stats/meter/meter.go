@@ -169,7 +169,7 @@ func (m *Meter) Steps(c *v1alpha1.Change) {
 		name, _, _ := strings.Cut(s.Name, "/") // the environment is a tenant's
 		state := strings.ToLower(s.State)
 		m.steps.WithLabelValues(name, state, strconv.FormatBool(s.Cached != "")).Inc()
-		if s.Cached == "" && s.Started != nil && s.Ended != nil && s.State != v1alpha1.StepSkipped {
+		if s.Cached == "" && s.Started != nil && s.Ended != nil && s.State != v1alpha1.StepSkipped && s.State != v1alpha1.StepCancelled {
 			m.stepTook.WithLabelValues(name, state).Observe(s.Ended.Sub(s.Started.Time).Seconds())
 		}
 	}

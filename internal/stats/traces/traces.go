@@ -203,6 +203,8 @@ func result(state string) string {
 		return "error"
 	case v1alpha1.StepSkipped:
 		return "skip"
+	case v1alpha1.StepCancelled:
+		return "cancellation"
 	}
 	return strings.ToLower(state)
 }

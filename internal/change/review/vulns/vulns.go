@@ -44,7 +44,7 @@ func (c *Checker) Check(ctx context.Context, in *review.Input) (review.Result, e
 		return review.Result{}, nil
 	}
 	if c.Database == "" {
-		return review.Result{}, errors.New("no database: name a directory with a copy of https://vuln.go.dev to have it checked")
+		return review.Result{}, errors.New("no database: name the worker a directory with a copy of https://vuln.go.dev, by --vuln-db or $GOVULNDB")
 	}
 	db, err := c.url()
 	if err != nil {
