@@ -87,7 +87,11 @@ func (t *target) theApp(ctx context.Context, dir string, cluster *kube.Cluster) 
 		return nil, "", err
 	}
 	namespace := cluster.Namespace // that of -n, if it is given
-	there, err := deployedApps(ctx, client, namespace)
+	meant := ""
+	if planErr == nil {
+		meant = a.Name
+	}
+	there, err := deployedApps(ctx, client, namespace, meant)
 	if err != nil {
 		return nil, "", cluster.Explain(err)
 	}
@@ -101,10 +105,7 @@ func (t *target) theApp(ctx context.Context, dir string, cluster *kube.Cluster) 
 	case len(there) == 1:
 		return there[0], namespace, nil
 	case len(there) == 0:
-		nothing := &noAppError{where: place(namespace, cluster), namespace: namespace, err: planErr}
-		if planErr == nil {
-			nothing.app = a.Name
-		}
+		nothing := &noAppError{where: place(namespace, cluster), namespace: namespace, app: meant, err: planErr}
 		if _, err := client.CoreV1().Namespaces().Get(ctx, namespace, meta.GetOptions{}); apierrors.IsNotFound(err) {
 			nothing.absent = true
 		}
@@ -114,13 +115,17 @@ func (t *target) theApp(ctx context.Context, dir string, cluster *kube.Cluster) 
 }
 
 // deployedApps are the apps that are deployed in a namespace, with what the pods say of
-// their services, and the templates of Deployments of those that have no pod.
-func deployedApps(ctx context.Context, client kubernetes.Interface, namespace string) ([]*app.App, error) {
+// their services and, unless they show the one that is meant, the templates of
+// Deployments, for those that have no pod.
+func deployedApps(ctx context.Context, client kubernetes.Interface, namespace, meant string) ([]*app.App, error) {
 	list, err := client.CoreV1().Pods(namespace).List(ctx, meta.ListOptions{LabelSelector: session.Managed})
 	if err != nil {
 		return nil, err
 	}
 	pods := list.Items
+	if there := appsOf(pods); slices.ContainsFunc(there, func(a *app.App) bool { return a.Name == meant }) {
+		return there, nil
+	}
 	// Without the right to see these, there are those that have pods.
 	if templates, err := client.AppsV1().Deployments(namespace).List(ctx, meta.ListOptions{LabelSelector: session.Managed}); err == nil {
 		for _, d := range templates.Items {
