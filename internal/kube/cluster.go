@@ -1,6 +1,7 @@
 package kube
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"maps"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/api/meta"
+	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/discovery/cached/memory"
 	"k8s.io/client-go/dynamic"
@@ -53,6 +55,7 @@ type Cluster struct {
 
 	config   *rest.Config
 	bufs     *writeBuffers // of port-forwards
+	sessions tls.ClientSessionCache
 	http     func() (*http.Client, error)
 	typed    func() (kubernetes.Interface, error)
 	dynamic  func() (dynamic.Interface, error)
@@ -160,8 +163,17 @@ func newCluster(config *rest.Config, userAgent string) *Cluster {
 	if config.Dial == nil {
 		config.Dial = (&net.Dialer{Timeout: connectTimeout, KeepAlive: 30 * time.Second}).DialContext
 	}
-	c := &Cluster{config: config, bufs: new(writeBuffers), Server: serverURL(config)}
-	c.http = sync.OnceValues(func() (*http.Client, error) { return rest.HTTPClientFor(config) })
+	c := &Cluster{config: config, bufs: new(writeBuffers), sessions: sessionsFor(config), Server: serverURL(config)}
+	c.http = sync.OnceValues(func() (*http.Client, error) {
+		client, err := rest.HTTPClientFor(config)
+		if err != nil {
+			return nil, err
+		}
+		if t, err := utilnet.TLSClientConfig(client.Transport); err == nil && t != nil {
+			t.ClientSessionCache = c.sessions
+		}
+		return client, nil
+	})
 	c.typed = sync.OnceValues(func() (kubernetes.Interface, error) {
 		client, err := c.http()
 		if err != nil {
@@ -198,6 +210,28 @@ func newCluster(config *rest.Config, userAgent string) *Cluster {
 		return newMapper(restmapper.NewDeferredDiscoveryRESTMapper(d)), nil
 	})
 	return c
+}
+
+// sessionsFor returns where TLS sessions with the API server are kept: all
+// connections after the first, as each port-forward's, begin without certificates,
+// which are most of what a handshake costs on either side. It is nil, and none are
+// kept, where the client's certificate may be replaced in the meantime: a session
+// stays with the one that it began with.
+func sessionsFor(config *rest.Config) tls.ClientSessionCache {
+	if config.ExecProvider != nil || config.CertFile != "" {
+		return nil
+	}
+	return tls.NewLRUClientSessionCache(0)
+}
+
+// tlsConfig returns the configuration of a connection of its own to the API server,
+// nil for the system's.
+func (c *Cluster) tlsConfig() (*tls.Config, error) {
+	t, err := rest.TLSConfigFor(c.config)
+	if err == nil && t != nil {
+		t.ClientSessionCache = c.sessions
+	}
+	return t, err
 }
 
 // RESTConfig returns a copy of the configuration, for what is not here.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"log"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -15,6 +16,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd/api"
 )
 
 const twoContexts = `apiVersion: v1
@@ -151,6 +153,51 @@ func TestClientsShareOneConnection(t *testing.T) {
 	}
 	if !strings.HasPrefix(accepts[0], "application/vnd.kubernetes.protobuf") {
 		t.Errorf("typed client accepts %q", accepts[0])
+	}
+}
+
+func TestLaterConnectionsResumeTheFirstOnesSession(t *testing.T) {
+	var mu sync.Mutex
+	resumed := map[string]bool{} // by path
+	c, _ := apiServer(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		defer mu.Unlock()
+		resumed[r.URL.Path] = r.TLS.DidResume
+		http.NotFound(w, r)
+	}))
+	typed, err := c.Typed()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := typed.CoreV1().Pods("x").List(t.Context(), metav1.ListOptions{}); err == nil {
+		t.Fatal("there are no pods")
+	}
+	for _, pod := range []string{"a", "b"} {
+		if conn, err := c.DialPod(t.Context(), "x", pod, 1); err == nil {
+			_ = conn.Close()
+			t.Fatal("there is no pod")
+		}
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	want := map[string]bool{
+		"/api/v1/namespaces/x/pods":               false,
+		"/api/v1/namespaces/x/pods/a/portforward": true,
+		"/api/v1/namespaces/x/pods/b/portforward": true,
+	}
+	if !maps.Equal(resumed, want) {
+		t.Errorf("resumed %v, want %v", resumed, want)
+	}
+}
+
+func TestNoSessionOutlivesTheCertificateOfItsClient(t *testing.T) {
+	for name, config := range map[string]*rest.Config{
+		"a plugin gives it": {ExecProvider: &api.ExecConfig{Command: "true"}},
+		"it is in a file":   {TLSClientConfig: rest.TLSClientConfig{CertFile: "client.crt", KeyFile: "client.key"}},
+	} {
+		if sessionsFor(config) != nil {
+			t.Errorf("%s: sessions are kept", name)
+		}
 	}
 }
 

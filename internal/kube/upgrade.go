@@ -61,7 +61,7 @@ func worthSPDY(err error) bool {
 }
 
 func (c *Cluster) upgradeWebSocket(ctx context.Context, url string) (carrier, io.Closer, error) {
-	tlsConfig, err := rest.TLSConfigFor(c.config)
+	tlsConfig, err := c.tlsConfig()
 	if err != nil {
 		return nil, nil, err
 	}
@@ -133,7 +133,7 @@ func (u *socketUpgrade) RoundTrip(req *http.Request) (*http.Response, error) {
 }
 
 func (c *Cluster) upgradeSPDY(ctx context.Context, url string) (carrier, io.Closer, error) {
-	tlsConfig, err := rest.TLSConfigFor(c.config)
+	tlsConfig, err := c.tlsConfig()
 	if err != nil {
 		return nil, nil, err
 	}
