@@ -159,11 +159,24 @@ func (l *link) writeFrames() error {
 		err := w.write(&b)
 		s.mu.Lock()
 		s.out.written()
+		last := s.closing && s.out.unsent() == 0
 		s.mu.Unlock()
 		if err != nil {
 			return err
 		}
+		if last && l.closeWrite() {
+			<-l.stop
+			return nil
+		}
 	}
+}
+
+// closeWrite tells the transport that nothing will follow the goaway, if it can be
+// told. Relays that wait for that, as a port-forward's do for a second when its other
+// end is gone, need not.
+func (l *link) closeWrite() bool {
+	conn, ok := l.conn.(interface{ CloseWrite() error })
+	return ok && conn.CloseWrite() == nil
 }
 
 // gatherer writes batches, each with one system call if it can.

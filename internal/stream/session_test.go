@@ -407,6 +407,69 @@ func TestCloseDeliversWhatWasWritten(t *testing.T) {
 	})
 }
 
+// held is a transport by a relay that, like a port-forward's, does not tell that its
+// far end is gone before it has heard that nothing more will be written here.
+type held struct {
+	io.ReadWriteCloser
+	once    sync.Once
+	written chan struct{}
+}
+
+func (h *held) Read(p []byte) (int, error) {
+	n, err := h.ReadWriteCloser.Read(p)
+	if err != nil {
+		<-h.written
+	}
+	return n, err
+}
+
+func (h *held) CloseWrite() error {
+	h.once.Do(func() {
+		h.ReadWriteCloser.(*end).out.stop(io.EOF)
+		close(h.written)
+	})
+	return nil
+}
+
+func (h *held) Close() error {
+	_ = h.CloseWrite()
+	return h.ReadWriteCloser.Close()
+}
+
+func TestCloseDoesNotWaitForARelayThatWaitsForIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		got, over := make(chan int64, 1), make(chan struct{})
+		_, c := serve(t, &Server{Handle: func(_ context.Context, st *Stream) {
+			n, _ := io.Copy(io.Discard, st)
+			got <- n
+			<-st.Session().ctx.Done()
+			close(over)
+		}})
+		dial := c.Dial
+		c.Dial = func(ctx context.Context) (io.ReadWriteCloser, error) {
+			conn, err := dial(ctx)
+			return &held{ReadWriteCloser: conn, written: make(chan struct{})}, err
+		}
+		s := connect(t, c)
+		st := open(t, s, "")
+		if _, err := st.Write(make([]byte, 5<<20)); err != nil {
+			t.Fatal(err)
+		}
+		start := time.Now()
+		_ = s.Close()
+		if took := time.Since(start); took != 0 {
+			t.Errorf("Close waited %v", took)
+		}
+		if n := <-got; n != 5<<20 {
+			t.Errorf("peer read %d bytes, want %d", n, 5<<20)
+		}
+		<-over
+		if took := time.Since(start); took != 0 { // it had the goaway, or would wait for another transport
+			t.Errorf("the session was over at its peer after %v", took)
+		}
+	})
+}
+
 func TestTheSessionEndsWithItsContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		_, c := serve(t, &Server{Handle: echo})
