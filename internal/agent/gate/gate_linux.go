@@ -272,6 +272,7 @@ func (g *Gate) steer(ports []int) error {
 	for i, p := range ports {
 		all[i] = uint16(p)
 	}
+	defer g.passed.recount()
 	return d.Engage(ctx, all...)
 }
 

@@ -14,8 +14,10 @@ import (
 	"github.com/bightdev/bight/internal/procnet"
 )
 
-// countAgain is how old a count of connections may be.
-const countAgain = 500 * time.Millisecond
+// countAgain is how old a count of connections may be while there are some from before
+// the door, and countRarely while there are none: none will be, for as long as it is
+// engaged. Each count has the kernel go through the connections of the whole node.
+const countAgain, countRarely = 500 * time.Millisecond, 5 * time.Second
 
 // passed knows which of the pod's connections have come through the door, by the
 // numbers of their sockets.
@@ -24,6 +26,7 @@ type passed struct {
 	inodes map[uint64]time.Time // when they were accepted
 	old    map[int]int64        // connections of the app that have not, by port
 	as     time.Time            // when that was
+	due    time.Time            // what was counted before that is of no use
 	// conns are the connections, as long as anybody has them. When there are as many as few, those
 	// are forgotten that nobody has.
 	conns map[weak.Pointer[net.TCPConn]]bool
@@ -95,7 +98,16 @@ func (p *passed) count(all []procnet.Socket, then time.Time, own []netip.Addr, e
 		}
 	}
 	maps.DeleteFunc(p.inodes, func(inode uint64, added time.Time) bool { return !present[inode] && added.Before(then) })
-	p.old, p.as = old, then
+	if then.After(p.as) && !then.Before(p.due) { // another may have been faster
+		p.old, p.as = old, then
+	}
+}
+
+// recount has the next question answered by a count that begins after this.
+func (p *passed) recount() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.as, p.due = time.Time{}, time.Now()
 }
 
 // older counts the connections to a port that were there before the door took those
@@ -104,7 +116,11 @@ func (g *Gate) older(port int) int64 {
 	p := &g.passed
 	p.mu.Lock()
 	now := time.Now()
-	old, fresh := p.old[port], now.Sub(p.as) < countAgain
+	old, enough := p.old[port], countAgain
+	if old == 0 {
+		enough = countRarely
+	}
+	fresh := now.Sub(p.as) < enough
 	p.mu.Unlock()
 	if fresh {
 		return old
