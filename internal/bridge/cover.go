@@ -327,13 +327,19 @@ func (c *cover) join(ctx context.Context, pod *core.Pod, p *covered) error {
 		end()
 		return err
 	}
-	defer farewell(sess, end)
-	if err := c.look(life, sess); err != nil {
+	var m *steer.Membership
+	if err = c.look(life, sess); err == nil {
+		m, err = c.laptop.Join(life, sess, c.rule, c.handler)
+	}
+	if err != nil {
+		farewell(sess, end)
 		return err
 	}
-	m, err := c.laptop.Join(life, sess, c.rule, c.handler)
-	if err != nil {
-		return err
+	leave := func() error {
+		defer farewell(sess, end)
+		limited, cancel := context.WithTimeout(life, grace)
+		defer cancel()
+		return m.Leave(limited)
 	}
 	c.mu.Lock()
 	p.state = steer.Active
@@ -341,12 +347,16 @@ func (c *cover) join(ctx context.Context, pod *core.Pod, p *covered) error {
 	c.mu.Unlock()
 	select {
 	case <-m.Done():
-		return m.Err()
+		err = m.Err()
 	case <-sess.Done():
-		return sess.Err()
+		err = sess.Err()
 	case <-ctx.Done():
-		limited, cancel := context.WithTimeout(life, grace)
-		defer cancel()
-		return m.Leave(limited)
+		return leave()
 	}
+	c.work.Go(func() { // meanwhile the next agent is looked for
+		if err := leave(); err != nil {
+			c.b.Log.Debug("what an agent has taken back did not end well", "pod", pod.Name, "error", err)
+		}
+	})
+	return err
 }

@@ -112,6 +112,41 @@ func TestWhoMayNotHaveARuleIsRefused(t *testing.T) {
 	leave(t, anna.join(t, anna.rule(Intercept, Match{}), to("127.0.0.1:1")))
 }
 
+// An agent that ends takes its rules back and has no new ones: that is no reason to abort what
+// a laptop is about to answer.
+func TestARequestOutlastsTheRuleThatAnAgentTakesBack(t *testing.T) {
+	var closing atomic.Bool
+	p := newPod(t, serve(t, named("app")), func(p *pod) {
+		p.host.Admit = func(*stream.Session, Rule) error {
+			if closing.Load() {
+				return errors.New("the agent is ending")
+			}
+			return nil
+		}
+	})
+	anna := newPerson(t, p, "anna")
+	addr, came, release := held(t, "anna after all")
+	m := anna.join(t, anna.rule(Intercept, Match{}), to(addr))
+	c := dial(t, p.addr)
+	c.send(t, "POST /x HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nx")
+	<-came
+	closing.Store(true)
+	p.host.Leave(errors.New("the agent is ending"))
+	<-m.Done()
+	if m.Err() == nil {
+		t.Error("no reason why the rule is over")
+	}
+	close(release)
+	_, body := c.answer(t, "POST")
+	want(t, "on its way", body, "anna after all")
+	_ = c.Close()
+	select {
+	case <-m.ctx.Done():
+	case <-time.After(limit):
+		t.Error("something is left of it")
+	}
+}
+
 func TestRulesOfASessionAreEnded(t *testing.T) {
 	p := newPod(t, serve(t, named("app")), follow, func(p *pod) {
 		var once sync.Once

@@ -122,7 +122,7 @@ func (h *Host) converse(ctx context.Context, st *stream.Stream) error {
 		return say(st, s)
 	}
 	l.mu.Lock()
-	l.past = first.Past
+	l.past, l.age = first.Past, max(first.Age, 0)
 	l.mu.Unlock()
 	read := make(chan struct{})
 	go func() {

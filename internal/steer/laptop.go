@@ -32,7 +32,8 @@ type Laptop struct {
 
 	mu      sync.Mutex
 	members map[member]*Membership
-	past    map[ruleKey]Counters // of conversations that are over
+	past    map[ruleKey]Counters  // of conversations that are over
+	first   map[ruleKey]time.Time // joined
 }
 
 // ruleKey names a rule in all pods.
@@ -44,8 +45,8 @@ type member struct {
 	id   string
 }
 
-// Membership is a rule in one pod. Its owner calls Leave, or ends the context that
-// it was joined with.
+// Membership is a rule in one pod. Its owner calls Leave, or ends the context that it was
+// joined with, even if the agent has taken the rule back: what is under way then goes on.
 type Membership struct {
 	laptop  *Laptop
 	sess    *stream.Session
@@ -107,6 +108,12 @@ func (lt *Laptop) Join(ctx context.Context, sess *stream.Session, rule Rule, han
 		return nil, fmt.Errorf("join rule %s: it is joined to that pod already", rule.ID)
 	}
 	lt.members[key] = m // before the agent can send anything
+	if lt.first == nil {
+		lt.first = map[ruleKey]time.Time{}
+	}
+	if k := (ruleKey{rule.Service, rule.ID}); lt.first[k].IsZero() {
+		lt.first[k] = time.Now().Round(0) // the clock on the wall goes on while the laptop sleeps
+	}
 	lt.mu.Unlock()
 	t, err := m.ask()
 	if err != nil {
@@ -144,6 +151,13 @@ func (lt *Laptop) before(r Rule) Counters {
 	return lt.past[ruleKey{r.Service, r.ID}]
 }
 
+// age is how long there has been a rule.
+func (lt *Laptop) age(r Rule) time.Duration {
+	lt.mu.Lock()
+	defer lt.mu.Unlock()
+	return time.Since(lt.first[ruleKey{r.Service, r.ID}])
+}
+
 // List asks the agent at the end of sess for the rules of its pod.
 func List(ctx context.Context, sess *stream.Session) ([]Status, error) {
 	st, err := sess.Open(ctx, []byte(HeaderList))
@@ -179,7 +193,7 @@ func (m *Membership) ask() (*talk, error) {
 	stop := context.AfterFunc(m.ctx, func() { st.Reset(stream.CodeAborted) })
 	defer stop()
 	var s Status
-	if err = say(st, asked{Version: protocolVersion, Rule: &m.rule, Past: m.laptop.before(m.rule)}); err == nil {
+	if err = say(st, asked{Version: protocolVersion, Rule: &m.rule, Past: m.laptop.before(m.rule), Age: m.laptop.age(m.rule)}); err == nil {
 		err = t.in.next(&s)
 	}
 	switch {
@@ -235,13 +249,17 @@ func (m *Membership) run(t *talk) {
 		}
 		if err != nil {
 			m.end(err)
-			m.cancel()
 			return
 		}
 	}
 }
 
+// end is the end of the rule at this pod. The agent, which has taken it back, decides what
+// becomes of the connections under way: nothing else is cancelled before they are over.
 func (m *Membership) end(err error) {
+	if err != nil {
+		m.laptop.forget(m)
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.err = err
@@ -251,8 +269,8 @@ func (m *Membership) end(err error) {
 			m.status.Why = err.Error()
 		}
 	}
-	if err != nil {
-		m.laptop.forget(m)
+	if err != nil && m.flows == 0 {
+		m.cancel()
 	}
 }
 
@@ -358,6 +376,9 @@ func (m *Membership) flow(by int) {
 	if m.flows == 0 && m.none != nil {
 		close(m.none)
 		m.none = nil
+	}
+	if m.flows == 0 && m.err != nil {
+		m.cancel()
 	}
 }
 

@@ -36,6 +36,7 @@ type lease struct {
 	last   time.Time     // a sign of life came
 	silent chan struct{} // closed while there is none
 	past   Counters      // as the laptop has said: see Status
+	age    time.Duration // when it began, the same
 	state  State
 	timer  *time.Timer
 	// While it is engaging for the first time, its laptop, which waits for the outcome,
@@ -162,7 +163,7 @@ func (l *lease) absent() string {
 func (l *lease) left() bool { return errors.Is(context.Cause(l.over), errLeft) }
 
 func (l *lease) status() Status {
-	s := Status{Rule: l.rule, Since: l.since, Direct: l.sess.State().Direct, Counters: Counters{
+	s := Status{Rule: l.rule, Direct: l.sess.State().Direct, Counters: Counters{
 		Requests: l.requests.Load(), Connections: l.connections.Load(), ByApp: l.byApp.Load(), Lost: l.missed.Load(),
 		Mirrored: l.mirrored.Load(), Dropped: l.dropped.Load(), Unread: l.unread.Load(),
 	}}
@@ -171,7 +172,7 @@ func (l *lease) status() Status {
 	}
 	s.Why = l.absent()
 	l.mu.Lock()
-	s.State, s.Past = l.state, l.past
+	s.State, s.Past, s.Since = l.state, l.past, l.since.Add(-l.age)
 	l.mu.Unlock()
 	if s.State == Gone {
 		s.Why = context.Cause(l.over).Error()

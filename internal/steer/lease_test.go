@@ -220,12 +220,8 @@ func TestSessionEnds(t *testing.T) {
 func TestLeaveLetsRequestsEnd(t *testing.T) {
 	p := newPod(t, serve(t, named("app")))
 	anna := newPerson(t, p, "anna")
-	came, release := make(chan struct{}), make(chan struct{})
-	m := anna.join(t, anna.rule(Intercept, Match{}), to(serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		close(came)
-		<-release
-		_, _ = io.WriteString(w, "anna after all")
-	}))))
+	addr, came, release := held(t, "anna after all")
+	m := anna.join(t, anna.rule(Intercept, Match{}), to(addr))
 	c := dial(t, p.addr)
 	c.send(t, "POST /x HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nx")
 	<-came

@@ -3,6 +3,7 @@ package steer
 import (
 	"errors"
 	"testing"
+	"time"
 
 	"github.com/bightdev/bight/internal/stream"
 )
@@ -30,4 +31,17 @@ func TestWhatWasCountedBeforeIsKept(t *testing.T) {
 			return len(all) == 1 && all[0].State == Active && all[0].Past.Requests == past
 		})
 	}
+}
+
+// The clock of the first pod goes on in one that comes later.
+func TestARuleIsAsOldInAPodThatComesLater(t *testing.T) {
+	p := newPod(t, serve(t, named("app")))
+	anna := newPerson(t, p, "anna")
+	r := anna.rule(Intercept, Match{})
+	anna.first = map[ruleKey]time.Time{{r.Service, r.ID}: time.Now().Add(-time.Hour)}
+	anna.join(t, r, to(serve(t, named("anna"))))
+	eventually(t, "it is an hour old", func() bool {
+		all := p.host.List()
+		return len(all) == 1 && time.Since(all[0].Since).Truncate(time.Minute) == time.Hour
+	})
 }

@@ -223,6 +223,18 @@ func serve(t testing.TB, h http.Handler) string {
 	return s.Listener.Addr().String()
 }
 
+// held serves what it answers with the text when release is closed; came is closed when it
+// has been asked, which is once.
+func held(t testing.TB, text string) (addr string, came, release chan struct{}) {
+	t.Helper()
+	came, release = make(chan struct{}), make(chan struct{})
+	return serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		close(came)
+		<-release
+		_, _ = io.WriteString(w, text)
+	})), came, release
+}
+
 // client has one connection to the door.
 type client struct {
 	net.Conn

@@ -63,7 +63,7 @@ type Status struct {
 	Why   string `json:"why,omitempty"` // it is not active
 	// Owner is whose rule is in the way, when it was refused for that.
 	Owner    string    `json:"owner,omitempty"`
-	Since    time.Time `json:"since,omitzero"`  // by the clock of the pod
+	Since    time.Time `json:"since,omitzero"`  // the laptop joined it first, in any pod; by the clock of this one
 	Modes    []Mode    `json:"modes,omitempty"` // that the agent knows, when it has refused
 	Counters Counters  `json:"counters"`
 	// Past is what the rule did, by its laptop's account, in pods that it has left, or
@@ -123,6 +123,8 @@ type asked struct {
 	Rule    *Rule    `json:"rule,omitempty"`
 	Leave   bool     `json:"leave,omitempty"`
 	Past    Counters `json:"past,omitzero"` // see Status
+	// Age is how long the laptop has had the rule, in nanoseconds, when it asks for it.
+	Age time.Duration `json:"age,omitempty"`
 }
 
 // maxLine bounds a line of a conversation.

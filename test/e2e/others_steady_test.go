@@ -5,6 +5,10 @@ package e2e
 import (
 	"errors"
 	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
@@ -145,6 +149,62 @@ func testOthersKilledNodeAgent(b *bay) {
 		return nil
 	})
 	b.Logf("the laptop answers again after %s", time.Since(began).Round(time.Millisecond))
+	b.leave(s)
+}
+
+// testOthersReplacedNodeAgent has the node agents end as they do for another release of Bight:
+// what a laptop is about to answer is answered.
+func testOthersReplacedNodeAgent(b *bay) {
+	came, taken := make(chan struct{}, 4), make(chan struct{})
+	ada := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodPost {
+			came <- struct{}{}
+			select {
+			case <-taken:
+			case <-r.Context().Done(): // it is aborted
+			}
+		}
+		w.Header().Set("X-Who", "ada")
+	}))
+	defer ada.Close()
+	s := b.intercept("ada", "svc/till", "-v", "--port", fmt.Sprint(ada.Listener.Addr().(*net.TCPAddr).Port, ":8080"))
+	b.answers("ada", b.client(false, false), till)
+	answers := make(chan error, cap(came))
+	for range cap(answers) {
+		c := b.client(false, false)
+		go func() {
+			response, err := c.Post(till, "text/plain", strings.NewReader("an order"))
+			if err == nil {
+				if _, err = io.Copy(io.Discard, response.Body); err == nil && response.Header.Get("X-Who") != "ada" {
+					err = fmt.Errorf("%s by %q", response.Status, response.Header.Get("X-Who"))
+				}
+				_ = response.Body.Close()
+			}
+			answers <- err
+		}()
+	}
+	for range cap(came) {
+		<-came
+	}
+	lost := func() int { return strings.Count(s.output.String(), "intercept is not in force") }
+	before, began := lost(), time.Now()
+	if err := client.CoreV1().Pods("bight-system").DeleteCollection(context(), meta.DeleteOptions{}, meta.ListOptions{LabelSelector: "app.kubernetes.io/name=bight-node"}); err != nil {
+		b.Fatal(err)
+	}
+	b.eventually("the agent has taken the rule back", func() error {
+		if lost() == before {
+			return errors.New("it has not")
+		}
+		return nil
+	})
+	close(taken)
+	for range cap(answers) {
+		if err := <-answers; err != nil {
+			b.Errorf("a request that was at the laptop when the agent was told to end: %v", err)
+		}
+	}
+	b.Logf("all requests were answered %s after the agent was told to end", time.Since(began).Round(time.Millisecond))
+	b.Logf("the laptop answers again %s after that", b.until("ada", till).Round(time.Millisecond))
 	b.leave(s)
 }
 

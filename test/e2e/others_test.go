@@ -70,6 +70,7 @@ func TestWorkloadsOfOthers(t *testing.T) {
 	part("NetworkCut", testOthersNetworkCut)
 	part("Revoked", testOthersRevoked)
 	part("KilledNodeAgent", testOthersKilledNodeAgent)
+	part("ReplacedNodeAgent", testOthersReplacedNodeAgent)
 	part("HostNetwork", testOthersHostNetwork)
 	part("Uninstall", testUninstall)
 }

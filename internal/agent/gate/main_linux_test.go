@@ -447,11 +447,18 @@ func leave(t testing.TB, m *steer.Membership) {
 // dialled, and the method and the path.
 func web(t testing.TB, ln net.Listener, name string) {
 	t.Helper()
+	busy(t, ln, name, func() {})
+}
+
+// busy is web that does something before each answer.
+func busy(t testing.TB, ln net.Listener, name string, do func()) {
+	t.Helper()
 	s := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		n, err := io.Copy(io.Discard, r.Body)
 		if err != nil {
 			panic(http.ErrAbortHandler)
 		}
+		do()
 		fmt.Fprintf(w, "%s %s %s %d", name, r.Method, r.URL.Path, n)
 	})}
 	var done sync.WaitGroup

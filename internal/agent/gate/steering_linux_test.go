@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/netip"
 	"os"
@@ -68,6 +69,11 @@ func TestRequestsAreSteeredByHeader(t *testing.T) {
 			t.Errorf("after the last rule: got %+v in the way, want no rules", l)
 		}
 	}
+	again := anna.join(t, rule("anna"), to(local(t, "anna")))
+	if got := g.List()[0].Counters.Old; got != 1 { // that of before, which has a new one
+		t.Errorf("of a later rule: %d connections from before, want 1", got)
+	}
+	leave(t, again)
 	shut(t, g)
 	if got := n.leftovers(t); got != nil {
 		t.Errorf("left over: got %v, want nothing", got)
@@ -207,7 +213,18 @@ func TestClosingLosesNoRequest(t *testing.T) {
 	n := newNetwork(t)
 	n.app(t)
 	g := n.gate(t, annas())
-	n.laptop(t, "anna").join(t, rule("anna"), to(local(t, "anna")))
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	var m *steer.Membership
+	var closing atomic.Bool
+	var held atomic.Int64 // requests that the laptop has when the gate takes the rule back
+	busy(t, ln, "anna", func() {
+		if closing.Load() {
+			held.Add(1)
+			<-m.Done()
+		}
+	})
+	m = n.laptop(t, "anna").join(t, rule("anna"), to(ln.Addr().String()))
 	ctx, cancel := context.WithCancel(t.Context())
 	var byAnna atomic.Int64
 	var clients sync.WaitGroup
@@ -231,6 +248,8 @@ func TestClosingLosesNoRequest(t *testing.T) {
 		})
 	}
 	eventually(t, "requests reach the laptop", func() bool { return byAnna.Load() > 10 || t.Failed() })
+	closing.Store(true)
+	eventually(t, "the laptop has a request", func() bool { return held.Load() > 0 || t.Failed() })
 	limited, stop := context.WithTimeout(t.Context(), limit)
 	defer stop()
 	must(t, g.Close(limited))
