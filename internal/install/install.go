@@ -215,12 +215,21 @@ func (i *Installer) established(ctx context.Context, u *unstructured.Unstructure
 		if now == nil {
 			return false
 		}
-		conditions, _, _ := unstructured.NestedSlice(now.Object, "status", "conditions")
-		return slices.ContainsFunc(conditions, func(c any) bool {
-			m, ok := c.(map[string]any)
-			return ok && m["type"] == "Established" && m["status"] == "True"
-		})
+		status, _ := condition(now, "Established")
+		return status == "True"
 	})
+}
+
+// condition is how a condition of an object stands, and why.
+func condition(u *unstructured.Unstructured, kind string) (status, reason string) {
+	conditions, _, _ := unstructured.NestedSlice(u.Object, "status", "conditions")
+	for _, c := range conditions {
+		if m, ok := c.(map[string]any); ok && m["type"] == kind {
+			status, _ = m["status"].(string)
+			reason, _ = m["reason"].(string)
+		}
+	}
+	return status, reason
 }
 
 // rolledOut waits until every node has the agent that was applied.
@@ -436,7 +445,14 @@ func (i *Installer) remove(ctx context.Context, u *unstructured.Unstructured) (b
 }
 
 func (i *Installer) gone(ctx context.Context, u *unstructured.Unstructured) error {
-	err := i.await(ctx, u, func(now *unstructured.Unstructured) bool { return now == nil })
+	nudging, stop := context.WithCancel(ctx)
+	defer stop()
+	err := i.await(ctx, u, func(now *unstructured.Unstructured) bool {
+		if now != nil && u.GetKind() == "CustomResourceDefinition" && stalled(now) {
+			time.AfterFunc(time.Second, func() { i.nudge(nudging, now) }) // it may go on by itself
+		}
+		return now == nil
+	})
 	switch {
 	case errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil:
 		return fmt.Errorf("%s is still there after %s: see what holds it with kubectl get -o yaml %s", nameOf(u), allowance, nameOf(u))
@@ -445,4 +461,25 @@ func (i *Installer) gone(ctx context.Context, u *unstructured.Unstructured) erro
 	}
 	i.Say("removed " + strings.TrimSpace(nameOf(u)))
 	return nil
+}
+
+// stalled says whether the API server could not make sure that no object of a definition is
+// left, which is about to be removed.
+func stalled(definition *unstructured.Unstructured) bool {
+	_, reason := condition(definition, "Terminating")
+	return reason == "InstanceDeletionFailed" || reason == "InstanceDeletionCheck"
+}
+
+// nudge has the API server look at a definition again that is stalled, unless something else has
+// happened to it. It can't list the objects of one at once if nobody ever has. Its next try often sees
+// the definition from before it wrote that down, gives up, and goes on when somebody else writes to
+// the definition: or else minutes later.
+func (i *Installer) nudge(ctx context.Context, definition *unstructured.Unstructured) {
+	client, err := i.client(definition)
+	if err != nil {
+		return // as await says
+	}
+	version := definition.GetResourceVersion()
+	patch := fmt.Appendf(nil, `{"metadata":{"resourceVersion":%q,"annotations":{"bight.dev/stalled":%[1]q}}}`, version)
+	_, _ = client.Patch(ctx, definition.GetName(), types.MergePatchType, patch, metav1.PatchOptions{}) // who waits sees what becomes of it
 }
