@@ -10,6 +10,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/bightdev/bight/internal/kube"
 )
 
@@ -160,6 +162,21 @@ func (d *door) ask(ctx context.Context) (string, error) {
 		err = fmt.Errorf("a request at pod %s was answered with %s: %.200s", d.pod, response.Status, body)
 	}
 	return string(body), err
+}
+
+// beside does something while requests are made at all doors.
+func (all doors) beside(ctx context.Context, do func(ctx context.Context) error) error {
+	asking, stop := context.WithCancel(ctx)
+	defer stop()
+	g, ctx := errgroup.WithContext(ctx)
+	for _, d := range all {
+		g.Go(func() error { return d.askOn(ctx, asking.Done()) })
+	}
+	g.Go(func() error {
+		defer stop()
+		return do(ctx)
+	})
+	return g.Wait()
 }
 
 // askOn makes requests until stop is closed. All have to be answered.

@@ -13,8 +13,6 @@ import (
 	"sync"
 	"syscall"
 	"time"
-
-	"golang.org/x/sync/errgroup"
 )
 
 // runNothing measures bight run of a program that does nothing, against one kubectl
@@ -50,9 +48,9 @@ const engagePods = 3
 
 // engage measures bight intercept, the command, from its start until requests at
 // each of three pods have been seen here, against one kubectl exec. The requests are
-// made all the time, on one connection to each pod's door that was open before;
-// none may fail, no connection may be cut, no pod be restarted, neither then nor
-// when it is left.
+// made all the time, while kubectl runs too, on one connection to each pod's door
+// that was open before; none may fail, no connection may be cut, no pod be
+// restarted, neither then nor when it is left.
 func engage(ctx context.Context, b *bed) ([]row, error) {
 	removeBox, err := b.box(ctx, "bench-box")
 	if err != nil {
@@ -88,7 +86,15 @@ func engage(ctx context.Context, b *bed) ([]row, error) {
 			return e.seen, err
 		}
 	}
-	all, err := b.alternate(ctx, []string{"kubectl exec", "bight intercept", "the package"}, b.execTrue("bench-box"),
+	alone := b.execTrue("bench-box")
+	beside := func(ctx context.Context, round int) (took time.Duration, err error) {
+		err = doors.beside(ctx, func(ctx context.Context) error {
+			took, err = alone(ctx, round)
+			return err
+		})
+		return took, err
+	}
+	all, err := b.alternate(ctx, []string{"kubectl exec", "kubectl exec alone", "bight intercept", "the package"}, beside, alone,
 		measure(&command, func() (held, error) { return b.intercept(w, l.port) }),
 		measure(&inside, func() (held, error) { return startInside(bridge, l.port), nil }))
 	if err != nil {
@@ -104,14 +110,15 @@ func engage(ctx context.Context, b *bed) ([]row, error) {
 	if err := doors.kept(); err != nil {
 		return nil, err
 	}
-	exec := durations("kubectl exec POD -- true, a program of its own", all[0])
+	exec := durations("kubectl exec POD -- true, a program of its own, while the same requests are made", all[0])
+	quiet := durations("", all[1]).median()
 	name := fmt.Sprintf("%d pods: start → seen here from each", engagePods)
 	how := fmt.Sprintf("until requests that are made every %s on one open connection to each pod have come here from all; none failed", probeDoor)
 	return []row{
-		{Name: "bight intercept, " + name, Reference: &exec, Limit: 0.5, Phases: account(command),
-			Ours: durations("the whole program, "+how, all[1])},
-		{Name: "the same by a program that runs, " + name, Reference: &exec, Limit: 0.5, Phases: account(inside),
-			Ours: durations("internal/bridge in the benchmark's own process, with new connections to the agents each time, "+how, all[2])},
+		{Name: "bight intercept, " + name, Reference: &exec, Limit: 0.5, Phases: account(command, quiet),
+			Ours: durations("the whole program, "+how, all[2])},
+		{Name: "the same by a program that runs, " + name, Reference: &exec, Limit: 0.5, Phases: account(inside, quiet),
+			Ours: durations("internal/bridge in the benchmark's own process, with new connections to the agents each time, "+how, all[3])},
 	}, nil
 }
 
@@ -122,12 +129,13 @@ const probeDoor = 5 * time.Millisecond
 // it said that it is in force, and from when it was interrupted until it had ended.
 type engaged struct{ seen, said, left time.Duration }
 
-func account(all []engaged) map[string]float64 {
+func account(all []engaged, exec float64) map[string]float64 {
 	var said, left []time.Duration
 	for _, e := range all {
 		said, left = append(said, e.said), append(left, e.left)
 	}
-	return map[string]float64{"said to be in force": durations("", said).median(), "from Ctrl-C to its end": durations("", left).median()}
+	return map[string]float64{"said to be in force": durations("", said).median(), "from Ctrl-C to its end": durations("", left).median(),
+		"kubectl exec without the requests": exec}
 }
 
 // held is an intercept that has been started.
@@ -148,31 +156,24 @@ func engageOnce(ctx context.Context, l *laptopServer, doors doors, start func() 
 		return e, err
 	}
 	l.forget()
-	asking, stop := context.WithCancel(ctx)
-	defer stop()
-	g, gctx := errgroup.WithContext(ctx)
-	for _, d := range doors {
-		g.Go(func() error { return d.askOn(gctx, asking.Done()) })
-	}
-	g.Go(func() error {
-		defer stop()
+	err := doors.beside(ctx, func(ctx context.Context) error {
 		h, err := start()
 		if err != nil {
 			return err
 		}
 		defer h.kill()
-		if e.said, err = h.inForce(gctx); err != nil {
+		if e.said, err = h.inForce(ctx); err != nil {
 			return err
 		}
-		seen, err := l.seenFrom(gctx, doors)
+		seen, err := l.seenFrom(ctx, doors)
 		if err != nil {
 			return err
 		}
 		e.seen = seen.Sub(h.started())
-		e.left, err = h.leave(gctx)
+		e.left, err = h.leave(ctx)
 		return err
 	})
-	if err := g.Wait(); err != nil {
+	if err != nil {
 		return e, err
 	}
 	return e, doors.answeredByApp(ctx)
