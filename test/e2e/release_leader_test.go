@@ -98,7 +98,7 @@ func testLeaderKilledAtUndo(b *bay) {
 // there is no controller.
 func testLeaderKilledWhileKept(b *bay) {
 	was := b.present()
-	b.release("wed", "strategy: BlueGreen\nthen: promote\nfor: 1s\nkeep: 1m\njudge: {settle: 1s}\n", "Promoted")
+	b.release("wed", "strategy: BlueGreen\nthen: promote\nfor: 1s\nkeep: 10m\njudge: {settle: 1s}\n", "Promoted")
 	b.pour()
 	b.only("wed", "after the switch")
 	b.killLeader()
