@@ -157,12 +157,8 @@ func (c *conn) toLastUnread(ctx context.Context) {
 // returns whether another request may follow.
 func (c *conn) deliver(ctx context.Context, d *delivery) bool {
 	c.d.asks(1) // before it is decided whom
+	defer c.d.asks(-1)
 	to, mirrors := c.d.pick(d.steered())
-	if to != nil {
-		c.d.asks(-1)
-	} else {
-		defer c.d.asks(-1)
-	}
 	for _, l := range mirrors {
 		if s := l.mirror(ctx, c.client.conn.RemoteAddr().String(), KindHTTP1, d.method); s != nil {
 			d.copies = append(d.copies, s)
@@ -171,7 +167,11 @@ func (c *conn) deliver(ctx context.Context, d *delivery) bool {
 	defer d.copies.end()
 	_, _ = d.copies.Write(d.raw) // never fails
 	for to != nil {
-		more, err := c.toLaptop(ctx, d, to)
+		var more bool
+		err := c.d.elsewhere(func() (err error) {
+			more, err = c.toLaptop(ctx, d, to)
+			return err
+		})
 		if err == nil {
 			return more
 		}

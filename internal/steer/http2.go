@@ -247,17 +247,13 @@ func (s *streams) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	r.Header.Del(Carried)
 	s.c.d.asks(1) // before it is decided whom
+	defer s.c.d.asks(-1)
 	to, mirrors := s.c.d.pick(seen)
-	if to != nil {
-		s.c.d.asks(-1)
-	} else {
-		defer s.c.d.asks(-1)
-	}
 	defer in.settle()
 	defer in.mirror(s, mirrors).end()
 	mark := ""
 	for to != nil {
-		err := s.toLaptop(w, in, to)
+		err := s.c.d.elsewhere(func() error { return s.toLaptop(w, in, to) })
 		if err == nil || r.Context().Err() != nil {
 			return // or nobody listens
 		}

@@ -127,6 +127,14 @@ func (d *Door) asks(by int) {
 	}
 }
 
+// elsewhere has somebody else answer a request that is counted: it is not, until that has
+// failed, and the request may be the app's again.
+func (d *Door) elsewhere(answer func() error) error {
+	d.asks(-1)
+	defer d.asks(1) // after a panic, too
+	return answer()
+}
+
 // idle returns what is closed when the app has no request of this door.
 func (d *Door) idle() <-chan struct{} {
 	d.mu.Lock()

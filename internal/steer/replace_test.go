@@ -143,6 +143,91 @@ func TestReplaceUnderLoad(t *testing.T) {
 	}
 }
 
+// A request that comes back to the app, from a laptop that has left before it took it, is waited
+// for like any other of the app's.
+func TestReplaceWaitsForWhatALaptopHasNotTaken(t *testing.T) {
+	for name, transport := range map[string]*http.Transport{"HTTP1": {}, "HTTP2": newTransportTo()} {
+		t.Run(name, func(t *testing.T) {
+			came, release := make(chan struct{}), make(chan struct{})
+			app := newMortal(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				close(came)
+				<-release
+				_, _ = io.WriteString(w, "app after all")
+			}))
+			p := newPod(t, "", replaceable(app))
+			anna, ben := newPerson(t, p, "anna"), newPerson(t, p, "ben")
+			dialling := make(chan struct{})
+			m := anna.join(t, anna.rule(Intercept, Match{}), func(ctx context.Context, _ Info) (net.Conn, error) {
+				close(dialling)
+				<-ctx.Done()
+				return nil, ctx.Err()
+			})
+			got := make(chan string, 1)
+			go func() {
+				defer transport.CloseIdleConnections()
+				response, err := (&http.Client{Transport: transport}).Post("http://"+p.addr+"/x", "", strings.NewReader("x"))
+				if err != nil {
+					got <- err.Error()
+					return
+				}
+				defer response.Body.Close()
+				body, err := io.ReadAll(response.Body)
+				got <- fmt.Sprint(string(body), err)
+			}()
+			<-dialling
+			leave(t, m)
+			<-came
+			go func() { _, _ = ben.Join(t.Context(), ben.sess, ben.rule(Replace, Match{}), to("127.0.0.1:1")) }() // until the end
+			eventually(t, "the process is about to be stopped, or is", func() bool {
+				p.door.mu.Lock()
+				defer p.door.mu.Unlock()
+				return p.door.none != nil || !app.isRunning()
+			})
+			close(release)
+			want(t, "what the app had been asked", <-got, "app after all<nil>")
+		})
+	}
+}
+
+// A request that has been a laptop's to the end is not the app's.
+func TestReplaceDoesNotWaitForWhatALaptopBreaksOff(t *testing.T) {
+	for name, tt := range map[string]struct {
+		serve     func(testing.TB, http.Handler) string
+		transport *http.Transport
+	}{
+		"HTTP1": {serve, &http.Transport{}},
+		"HTTP2": {serveHTTP2, newTransportTo()},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newPod(t, serve(t, named("app")))
+			anna := newPerson(t, p, "anna")
+			anna.join(t, anna.rule(Intercept, Match{}), to(tt.serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("Content-Length", "100")
+				_, _ = io.WriteString(w, "not all")
+				_ = http.NewResponseController(w).Flush()
+				panic(http.ErrAbortHandler)
+			}))))
+			defer tt.transport.CloseIdleConnections()
+			response, err := (&http.Client{Transport: tt.transport}).Get("http://" + p.addr + "/x")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer response.Body.Close()
+			if body, err := io.ReadAll(response.Body); err == nil || response.StatusCode != http.StatusOK {
+				t.Fatalf("%s, %q: the answer was not broken off", response.Status, body)
+			}
+			eventually(t, "the app has nothing to answer", func() bool {
+				select {
+				case <-p.door.idle():
+					return true
+				default:
+					return false
+				}
+			})
+		})
+	}
+}
+
 func TestSilentLaptopGivesTheProcessBack(t *testing.T) {
 	app := newMortal(t, named("app"))
 	p := newPod(t, "", replaceable(app), quick)
