@@ -128,6 +128,56 @@ func TestASplitBesideAnIntercept(t *testing.T) {
 	wantShares(t, "without its grant", count(t, c, 20), 10, 10)
 }
 
+// What another version has been asked is answered, for as long as the one who closes the gate
+// will wait.
+func TestClosingWaitsForSharedRequests(t *testing.T) {
+	for name, patient := range map[string]bool{"as long as it takes": true, "no longer": false} {
+		t.Run(name, func(t *testing.T) {
+			n := newNetwork(t)
+			n.app(t)
+			ln, err := n.client.Listen(t.Context(), "tcp", fmt.Sprintf("%s:%d", clientIP, canaryPort))
+			must(t, err)
+			came, taken := make(chan struct{}), make(chan struct{})
+			release := sync.OnceFunc(func() { close(taken) })
+			busy(t, ln, "canary", func() {
+				close(came)
+				<-taken
+			})
+			defer release()
+			g := n.gate(t)
+			must(t, g.Split(appPort, "stable", shared(1, steer.All)))
+			answer := make(chan string, 1)
+			go func() {
+				who, err := ask(n.browser(false), "POST", "cleo", "abc")
+				if err != nil {
+					who = "nobody"
+				}
+				answer <- who
+			}()
+			<-came
+			ctx, lose := context.WithCancel(t.Context()) // patience
+			defer lose()
+			closed := make(chan error, 1)
+			go func() { closed <- g.Close(ctx) }()
+			eventually(t, "new requests are the app's", func() bool {
+				return !slices.ContainsFunc(n.leftovers(t), func(l node.Leftover) bool { return l.Rules > 0 })
+			})
+			wantFrom(t, n.browser(false), "cleo", "app")
+			want := "nobody"
+			if patient {
+				want = "canary"
+				release()
+			} else {
+				lose()
+			}
+			if got := <-answer; got != want {
+				t.Errorf("answered by %s, want %s", got, want)
+			}
+			must(t, <-closed)
+		})
+	}
+}
+
 // The canary's own door gives its app what another has carried, without the header.
 func TestACarriedRequestIsNotDecidedAgain(t *testing.T) {
 	n := newNetwork(t)
