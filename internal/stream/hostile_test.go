@@ -70,6 +70,30 @@ func TestAPeerThatConfirmsNothingIsCutOff(t *testing.T) {
 	})
 }
 
+func TestNothingIsKeptOfStreamsThatAreRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		v := &Server{}
+		n, _ := serve(t, v)
+		conn, _, err := raw(t, n, hello{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		go func() { _, _ = io.Copy(io.Discard, conn) }()
+		for id := uint32(2); id < 200; id += 2 {
+			if _, err := conn.Write(rawFrame(frameOpen, id, make([]byte, maxOpenHeader))); err != nil {
+				t.Fatal(err)
+			}
+		}
+		synctest.Wait()
+		s := v.session(t)
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.err != nil || s.peerID != 198 || len(s.streams) > 0 {
+			t.Errorf("%d streams are kept after the %dth, %v", len(s.streams), s.peerID, s.err)
+		}
+	})
+}
+
 // A stream that is reset makes room for another, but its handler may still run.
 func TestHandlersAreAsFewAsStreams(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -432,21 +432,20 @@ func (s *Session) accept(id uint32, header []byte) error {
 		return protocolError("opens stream %d after %d", id, s.peerID)
 	}
 	s.peerID = id
-	st := newStream(s, id, header)
-	s.streams[id] = st
 	code := uint32(0)
 	switch {
 	case s.handle == nil:
 		code = CodeRefused
-	case len(s.streams) > s.limits.Streams, s.serving >= s.limits.Streams:
+	case len(s.streams) >= s.limits.Streams, s.serving >= s.limits.Streams:
 		code = CodeBusy
 	}
-	if code != 0 {
-		_ = st.in.close()
-		st.endWriting(errWriteClosed)
-		s.sendReset(st, code)
+	if code != 0 { // nothing is kept of it: what the peer has still to say of it is dropped
+		binary.BigEndian.PutUint32(s.out.add(frame{typ: frameReset, stream: id, length: 4}), code)
+		s.poke()
 		return nil
 	}
+	st := newStream(s, id, header)
+	s.streams[id] = st
 	s.serving++
 	s.handlers.Go(func() {
 		defer s.served()

@@ -86,7 +86,7 @@ func (r *replay) next(bufs [][]byte, limit int) [][]byte {
 		to := g.n
 		if to-from > limit {
 			for to = from; to-from < limit; {
-				to += headerSize + int(g.buf[to+1])<<16 + int(g.buf[to+2])<<8 + int(g.buf[to+3])
+				to += frameSize(g.buf[to:])
 			}
 		}
 		bufs = append(bufs, g.buf[from:to:to])
@@ -95,6 +95,9 @@ func (r *replay) next(bufs [][]byte, limit int) [][]byte {
 	}
 	return bufs
 }
+
+// frameSize is the size of the frame that b begins with.
+func frameSize(b []byte) int { return headerSize + int(b[1])<<16 + int(b[2])<<8 + int(b[3]) }
 
 // written says that what next returned is no longer being read.
 func (r *replay) written() {
@@ -114,14 +117,30 @@ func (r *replay) ack(pos uint64) bool {
 }
 
 // rewind makes pos, up to which the peer has received everything, the next
-// position to send. It reports false when that is not possible.
+// position to send. It reports false when that is not possible: peers receive whole
+// frames.
 func (r *replay) rewind(pos uint64) bool {
-	if pos < r.acked || pos > r.end {
+	if pos < r.acked || !r.begins(pos) {
 		return false
 	}
 	r.sent, r.acked = pos, pos
 	r.trim()
 	return true
+}
+
+// begins reports whether a frame begins at pos, or will.
+func (r *replay) begins(pos uint64) bool {
+	for _, g := range r.segs {
+		if pos >= g.end() {
+			continue
+		}
+		at := g.start
+		for at < pos {
+			at += uint64(frameSize(g.buf[at-g.start:]))
+		}
+		return at == pos
+	}
+	return pos == r.end
 }
 
 func (r *replay) trim() {

@@ -66,6 +66,35 @@ func TestReplayKeepsWhatIsNotConfirmed(t *testing.T) {
 	}
 }
 
+func TestReplayGoesBackToFramesAlone(t *testing.T) {
+	var r replay
+	starts := map[uint64]bool{}
+	for range 10 { // in several segments
+		for _, length := range []int{4, maxPayload, 0} {
+			starts[r.end] = true
+			clear(r.add(frame{typ: frameData, stream: 0x00fff000, length: length}))
+		}
+	}
+	starts[r.end] = true
+	r.next(nil, int(r.end))
+	r.written()
+	if !r.ack(1) { // which harms the peer alone
+		t.Error("ack refused")
+	}
+	for pos := range r.end + 2 {
+		if pos < 1 || !starts[pos] {
+			if r.rewind(pos) {
+				t.Fatalf("went back to %d, where no frame begins", pos)
+			}
+		}
+	}
+	for pos := range r.end + 1 {
+		if pos > 0 && starts[pos] && !r.rewind(pos) {
+			t.Errorf("did not go back to %d", pos)
+		}
+	}
+}
+
 func TestReplayDoesNotReuseWhatIsBeingWritten(t *testing.T) {
 	var r replay
 	for range 10 {

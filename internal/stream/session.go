@@ -211,6 +211,7 @@ func (s *Session) Open(ctx context.Context, header []byte) (*Stream, error) {
 	}
 	for st.id == 0 && st.werr == nil {
 		s.turns.add(st)
+		s.poke()
 		st.wcond.Wait()
 	}
 	if st.werr != nil {
