@@ -82,7 +82,8 @@ type Mount struct {
 	Projected bool
 }
 
-// File is one file of a Mount.
+// File is one file of a Mount, or a directory, by its Mode. Those above a file need not
+// be named.
 type File struct {
 	Name    string // relative to the mount's path, with slashes
 	Mode    fs.FileMode

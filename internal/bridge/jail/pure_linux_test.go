@@ -133,6 +133,46 @@ func TestAVolumeBecomesWhatIsWanted(t *testing.T) {
 	}
 }
 
+// What a program has open, or watches, is not touched by an update that changes nothing.
+func TestAVolumeThatIsWhatIsWantedIsLeftAlone(t *testing.T) {
+	root, err := os.OpenRoot(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	v := &volume{root: root}
+	m := Mount{Files: []File{ // as kubelet has it
+		{Name: "..1", Mode: os.ModeDir | 0o755}, {Name: "..1/empty", Mode: os.ModeDir | 0o755}, {Name: "..1/k", Mode: 0o644, Content: []byte("k")},
+		{Name: "..data", Link: "..1", Mode: os.ModeSymlink | 0o777}, {Name: "k", Link: "..data/k", Mode: os.ModeSymlink | 0o777},
+	}}
+	if err := v.replace(&m); err != nil {
+		t.Fatal(err)
+	}
+	before := map[string]os.FileInfo{}
+	for _, f := range m.Files {
+		st, err := root.Lstat(f.Name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if before[f.Name] = st; st.Mode().Type() != f.Mode.Type() {
+			t.Errorf("%s is %v, want %v", f.Name, st.Mode(), f.Mode)
+		}
+		open, err := root.Open(f.Name) // so that nothing new has its number
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer open.Close()
+	}
+	if err := v.replace(&m); err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range m.Files {
+		if st, err := root.Lstat(f.Name); err != nil || !os.SameFile(before[f.Name], st) {
+			t.Errorf("%s was made anew, %v", f.Name, err)
+		}
+	}
+}
+
 func sorted(files []File, less func(a, b File) bool) []File {
 	for i := range files {
 		for k := i; k > 0 && less(files[k], files[k-1]); k-- {

@@ -34,10 +34,15 @@ func (v *volume) replace(m *Mount) error {
 		for p := f.Name; p != "."; p = path.Dir(p) {
 			want[p] = true
 		}
-		if f.Link == "" {
-			if err := v.write(f); err != nil {
-				return err
-			}
+		var err error
+		switch {
+		case f.Mode.IsDir():
+			err = v.directory(f.Name)
+		case f.Link == "":
+			err = v.write(f)
+		}
+		if err != nil {
+			return err
 		}
 	}
 	// The link to the data comes before those that lead through it.
@@ -72,7 +77,7 @@ const temporary = "..bight-new"
 
 // write makes f a file with its content, unless it is that already.
 func (v *volume) write(f File) error {
-	if err := v.parents(f.Name); err != nil {
+	if err := v.directory(path.Dir(f.Name)); err != nil {
 		return err
 	}
 	if st, err := v.root.Lstat(f.Name); err == nil {
@@ -99,7 +104,7 @@ func (v *volume) write(f File) error {
 
 // link makes f a symbolic link with its target, unless it is that already.
 func (v *volume) link(f File) error {
-	if err := v.parents(f.Name); err != nil {
+	if err := v.directory(path.Dir(f.Name)); err != nil {
 		return err
 	}
 	if st, err := v.root.Lstat(f.Name); err == nil && st.IsDir() {
@@ -117,9 +122,8 @@ func (v *volume) link(f File) error {
 	return v.root.Rename(temporary, f.Name)
 }
 
-// parents makes the directories above name.
-func (v *volume) parents(name string) error {
-	dir := path.Dir(name)
+// directory makes dir one, and all above it.
+func (v *volume) directory(dir string) error {
 	if dir == "." {
 		return nil
 	}

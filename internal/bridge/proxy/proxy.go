@@ -177,6 +177,7 @@ func (p *proxy) socks(conn *buffered) {
 		p.log.Debug("SOCKS client sent away", "err", err)
 		return
 	}
+	_ = conn.SetDeadline(time.Time{}) // dialling may take longer
 	ctx, cancel := context.WithTimeout(p.ctx, dialTimeout)
 	up, err := p.dial(ctx, "tcp", address)
 	cancel()
@@ -189,7 +190,6 @@ func (p *proxy) socks(conn *buffered) {
 		_ = up.Close()
 		return
 	}
-	_ = conn.SetDeadline(time.Time{})
 	splice.Conns(p.ctx, conn, up)
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -17,6 +18,7 @@ import (
 	"syscall"
 	"testing"
 	"testing/iotest"
+	"testing/synctest"
 	"time"
 )
 
@@ -151,6 +153,25 @@ func TestSOCKSReplies(t *testing.T) {
 		}
 		_ = conn.Close()
 	}
+}
+
+// A client hears what has become of its dial, however long that took.
+func TestSOCKSDialsOutlastTheGreeting(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &proxy{ctx: t.Context(), log: slog.New(slog.DiscardHandler), dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			<-ctx.Done()
+			return nil, context.Cause(ctx)
+		}}
+		near, far := net.Pipe()
+		defer far.Close()
+		go p.serve(near)
+		began := time.Now()
+		go func() { _, _ = far.Write([]byte{5, 1, 0, 5, 1, 0, 1, 10, 0, 0, 1, 0, 80}) }()
+		got := make([]byte, 4)
+		if _, err := io.ReadFull(far, got); err != nil || got[3] != replyExpired || time.Since(began) != dialTimeout {
+			t.Errorf("% x, %v after %s, want %d after %s", got, err, time.Since(began), replyExpired, dialTimeout)
+		}
+	})
 }
 
 func TestATunnelPassesHalfClosesOn(t *testing.T) {
