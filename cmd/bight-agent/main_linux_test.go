@@ -214,7 +214,7 @@ func (p *pod) start(args ...string) {
 	cmd := p.cmd
 	p.t.Cleanup(func() {
 		if cmd.ProcessState == nil {
-			_ = cmd.Process.Kill()
+			killAll(cmd.Process.Pid)
 			_ = cmd.Wait()
 		}
 		if p.t.Failed() {
@@ -425,6 +425,16 @@ func TestSignalsArePassedOn(t *testing.T) {
 	}
 	if code := p.stop(); code != 0 || !strings.HasSuffix(p.out.String(), "got 15\n") {
 		t.Errorf("exit code %d, output %q", code, p.out.String())
+	}
+}
+
+// killAll ends a process and what it has started, which would outlive it outside of a pod.
+func killAll(pid int) {
+	_ = syscall.Kill(pid, syscall.SIGSTOP) // it starts nothing more
+	below := children(pid)
+	_ = syscall.Kill(pid, syscall.SIGKILL)
+	for child := range below {
+		killAll(child)
 	}
 }
 

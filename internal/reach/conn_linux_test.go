@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"strconv"
 	"syscall"
 	"testing"
 	"time"
@@ -238,7 +239,7 @@ func TestGivingUpEndsTheDialInThePod(t *testing.T) {
 
 func TestPortOfThePod(t *testing.T) {
 	s := connect(t, &Server{})
-	addr := listen(t, "[::1]:0", echo) // only the second of the hosts
+	addr := listen(t, "[::1]:"+closedPort(t), echo) // only the second of the hosts
 	st, err := s.Open(t.Context(), fmt.Append(nil, "dial ", addr.Port))
 	must(t, err)
 	must(t, readStatus(st, ""))
@@ -344,15 +345,17 @@ func TestReaderThatStallsDoesNotStallOthers(t *testing.T) {
 	t.Logf("round trip alone %v, beside stalled readers %v", alone, beside)
 }
 
-// closedPort returns a port on which nobody listens.
+// closedPort returns a port of 127.0.0.1 on which nobody listens while the test runs: it is
+// bound.
 func closedPort(t testing.TB) string {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
 	must(t, err)
-	_, port, err := net.SplitHostPort(ln.Addr().String())
+	t.Cleanup(func() { _ = syscall.Close(fd) })
+	must(t, syscall.Bind(fd, &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}))
+	at, err := syscall.Getsockname(fd)
 	must(t, err)
-	must(t, ln.Close())
-	return port
+	return strconv.Itoa(at.(*syscall.SockaddrInet4).Port)
 }
 
 // fullListener returns an address that does not answer attempts to connect: its
