@@ -212,7 +212,7 @@ func (a *Agent) loop(ctx context.Context, r *reporter) error {
 			}
 		}
 		over, next := expired(a.seen, func(n types.NamespacedName) bool { return here[n] }, now)
-		over = a.begin(over, now)
+		over, again := a.begin(over, now)
 		a.share(ctx, &posts, want, now)
 		a.mu.Unlock()
 		a.station(ctx, &posts, want)
@@ -222,6 +222,9 @@ func (a *Agent) loop(ctx context.Context, r *reporter) error {
 		if len(over) > 0 {
 			posts.Go(func() { a.expire(ctx, over) })
 			next = earlier(next, now.Add(patience)) // to see whether they are gone
+		}
+		if !again.IsZero() {
+			next = earlier(next, again)
 		}
 		if slices.ContainsFunc(slices.Collect(maps.Values(want)), (*wanted).counts) {
 			next = earlier(next, now.Add(sampling))
@@ -278,13 +281,14 @@ func (a *Agent) statuses(want map[types.UID]*wanted) map[subject]any {
 	return all
 }
 
-// again is how long an attempt to delete an Intercept may take before the next.
-const again = 10 * time.Second
+// deletion is how long an attempt to delete an Intercept may take before the next.
+const deletion = 10 * time.Second
 
 // begin returns those that nobody deletes yet, of which there is none that is being
-// deleted already. The lock is held.
-func (a *Agent) begin(over []types.NamespacedName, now time.Time) (fresh []types.NamespacedName) {
-	maps.DeleteFunc(a.deleting, func(_ types.NamespacedName, since time.Time) bool { return now.Sub(since) > again })
+// deleted already, and when to try again what is there still: the zero time for never. The
+// lock is held.
+func (a *Agent) begin(over []types.NamespacedName, now time.Time) (fresh []types.NamespacedName, again time.Time) {
+	maps.DeleteFunc(a.deleting, func(_ types.NamespacedName, since time.Time) bool { return now.Sub(since) >= deletion })
 	for _, name := range over {
 		i := a.intercepts[name]
 		if _, begun := a.deleting[name]; begun || i == nil || i.DeletionTimestamp != nil {
@@ -293,7 +297,10 @@ func (a *Agent) begin(over []types.NamespacedName, now time.Time) (fresh []types
 		a.deleting[name] = now
 		fresh = append(fresh, name)
 	}
-	return fresh
+	for _, since := range a.deleting {
+		again = earlier(again, since.Add(deletion))
+	}
+	return fresh, again
 }
 
 // expire deletes Intercepts whose owners have fallen silent, unless they have been
