@@ -60,6 +60,9 @@ func (s Source) Discover(ctx context.Context) ([]Unit, error) {
 	env := s.environment(os.Getenv)
 	var units []Unit
 	for _, dir := range s.modules() {
+		files.modules[filepath.Join(s.Root, dir)] = true
+	}
+	for _, dir := range s.modules() {
 		found, err := s.goUnits(ctx, dir, env, files)
 		if err != nil {
 			return nil, err
@@ -107,20 +110,49 @@ func (s Source) commandUnit(c Command, env []string, files *hashes) (Unit, error
 
 // listed is what go list tells about a package.
 type listed struct {
-	ImportPath, Dir, ForTest string
-	Standard, DepOnly        bool
-	Module                   *module
-	Deps                     []string
-	Error                    *struct{ Err, Pos string }
+	ImportPath, Name, Dir, ForTest string
+	Standard, DepOnly              bool
+	Module                         *module
+	Deps                           []string
+	Error                          *struct{ Err, Pos string }
 
 	GoFiles, CgoFiles, CFiles, CXXFiles, MFiles, HFiles, FFiles, SFiles, SwigFiles, SwigCXXFiles, SysoFiles,
-	EmbedFiles, TestGoFiles, TestEmbedFiles, XTestGoFiles, XTestEmbedFiles, TestImports, XTestImports []string
+	EmbedFiles, TestGoFiles, TestEmbedFiles, XTestGoFiles, XTestEmbedFiles []string
 }
 
 type module struct {
 	Path, Version, GoVersion, Sum string
 	Main                          bool
 	Replace                       *module
+}
+
+// named reports whether a package is one of the module's own, as it is without tests.
+func (p *listed) named() bool {
+	return !p.DepOnly && p.ForTest == "" && !strings.HasSuffix(p.ImportPath, ".test")
+}
+
+// from is the module that a package's files are of; nil in the standard library.
+func (p *listed) from() *module {
+	if p.Module != nil && p.Module.Replace != nil {
+		return p.Module.Replace
+	}
+	return p.Module
+}
+
+// tested are the packages that the tests of p are compiled with, but for those of the
+// standard library, in the order of their names.
+func tested(p *listed, all map[string]*listed) []*listed {
+	t := all[p.ImportPath+".test"]
+	if t == nil {
+		return nil
+	}
+	var out []*listed
+	for _, d := range slices.Sorted(slices.Values(t.Deps)) {
+		if dep := all[d]; dep != nil && !dep.Standard {
+			out = append(out, dep)
+		}
+	}
+	return out
 }
 
 func (s Source) goUnits(ctx context.Context, dir string, env []string, files *hashes) ([]Unit, error) {
@@ -140,16 +172,22 @@ func (s Source) goUnits(ctx context.Context, dir string, env []string, files *ha
 	if err != nil {
 		return nil, fmt.Errorf("find the tests of module %s: %w", dir, err)
 	}
+	for _, p := range packages {
+		if p.named() {
+			files.packages[p.Dir] = true
+		}
+	}
+	reaches := newReaches(s.Root, packages)
 	var units []Unit
 	for _, p := range packages {
-		if p.DepOnly || p.ForTest != "" || strings.HasSuffix(p.ImportPath, ".test") || len(p.TestGoFiles)+len(p.XTestGoFiles) == 0 {
+		if !p.named() || len(p.TestGoFiles)+len(p.XTestGoFiles) == 0 {
 			continue
 		}
 		u := Unit{Name: p.ImportPath, Kind: GoPackage, Module: dir}
 		if u.Dir, err = filepath.Rel(s.Root, p.Dir); err != nil {
 			return nil, err
 		}
-		if u.Wide, err = wide(p); err != nil {
+		if u.Wide, err = reaches.wide(p); err != nil {
 			return nil, err
 		}
 		if u.Key, u.Shape, err = s.goKeys(p, packages, world, u.Wide != "", files); err != nil {
@@ -161,8 +199,8 @@ func (s Source) goUnits(ctx context.Context, dir string, env []string, files *ha
 }
 
 func (s Source) list(ctx context.Context, dir string, env []string) (map[string]*listed, error) {
-	fields := "ImportPath,Dir,ForTest,Standard,DepOnly,Module,Deps,Error,GoFiles,CgoFiles,CFiles,CXXFiles,MFiles,HFiles,FFiles," +
-		"SFiles,SwigFiles,SwigCXXFiles,SysoFiles,EmbedFiles,TestGoFiles,TestEmbedFiles,XTestGoFiles,XTestEmbedFiles,TestImports,XTestImports"
+	fields := "ImportPath,Name,Dir,ForTest,Standard,DepOnly,Module,Deps,Error,GoFiles,CgoFiles,CFiles,CXXFiles,MFiles,HFiles,FFiles," +
+		"SFiles,SwigFiles,SwigCXXFiles,SysoFiles,EmbedFiles,TestGoFiles,TestEmbedFiles,XTestGoFiles,XTestEmbedFiles"
 	args := append([]string{"list", "-e", "-deps", "-test", "-json=" + fields}, buildFlags(s.Flags)...)
 	out, err := s.goOutput(ctx, dir, env, append(args, "./...")...)
 	if err != nil {
@@ -227,26 +265,6 @@ func (s Source) goProgram() string {
 	return "go"
 }
 
-// wide tells why a package's tests may read more than what they import: they name
-// paths outside their directory, or start programs that may build others.
-func wide(p *listed) (string, error) {
-	for _, imports := range [][]string{p.TestImports, p.XTestImports} {
-		if slices.Contains(imports, "os/exec") {
-			return "its tests start programs", nil
-		}
-	}
-	for _, f := range slices.Concat(p.TestGoFiles, p.XTestGoFiles) {
-		data, err := os.ReadFile(filepath.Join(p.Dir, f))
-		if err != nil {
-			return "", err
-		}
-		if bytes.Contains(data, []byte(`"..`)) || bytes.Contains(data, []byte("`..")) || bytes.Contains(data, []byte("../")) {
-			return "its tests name a path outside the package (" + f + ")", nil
-		}
-	}
-	return "", nil
-}
-
 // world is what all Go keys of a module have in common.
 func (s Source) world(ctx context.Context, dir string, env []string, files *hashes) ([]string, error) {
 	out, err := s.goOutput(ctx, dir, env, "env", "GOVERSION", "GOOS", "GOARCH", "GOFLAGS", "CGO_ENABLED", "GOEXPERIMENT", "GODEBUG", "GOWORK", "GOAMD64", "GOARM64")
@@ -286,16 +304,7 @@ func harmless(flag string) bool {
 func (s Source) goKeys(p *listed, all map[string]*listed, world []string, wide bool, files *hashes) (whole, shape string, err error) {
 	k := newKey(world...)
 	k.add("package", p.ImportPath)
-	deps := []string{}
-	if t := all[p.ImportPath+".test"]; t != nil {
-		deps = append(deps, t.Deps...)
-	}
-	slices.Sort(deps)
-	for _, d := range deps {
-		dep := all[d]
-		if dep == nil || dep.Standard || d == p.ImportPath+".test" {
-			continue
-		}
+	for _, dep := range tested(p, all) {
 		if dep.Error != nil {
 			k.add("error", dep.Error.Err)
 		}
@@ -310,17 +319,12 @@ func (s Source) goKeys(p *listed, all map[string]*listed, world []string, wide b
 		}
 		shape = newKey("shape", k.sum(), names).sum()
 	}
-	// Its own directory is read as it is: tests open files beside them.
-	sum, err := files.dir(p.Dir)
+	// Its own directory is read as it is: tests open files there, and below.
+	sum, err := files.below(p.Dir)
 	if err != nil {
 		return "", "", err
 	}
 	k.add("dir", sum)
-	if sum, err = files.tree(filepath.Join(p.Dir, "testdata")); err == nil {
-		k.add("testdata", sum)
-	} else if !errors.Is(err, os.ErrNotExist) {
-		return "", "", err
-	}
 	if wide {
 		if sum, err = files.tree(s.Root); err != nil {
 			return "", "", err
@@ -334,10 +338,7 @@ func (s Source) goKeys(p *listed, all map[string]*listed, world []string, wide b
 // by its files.
 func (s Source) addPackage(k *key, p *listed, files *hashes) error {
 	k.add("import", p.ImportPath)
-	m := p.Module
-	if m != nil && m.Replace != nil {
-		m = m.Replace
-	}
+	m := p.from()
 	if m != nil && !m.Main && m.Version != "" && !within(s.Root, p.Dir) {
 		k.add(m.Path, m.Version, m.Sum)
 		return nil

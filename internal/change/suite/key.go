@@ -38,14 +38,16 @@ func (k *key) sum() string { return hexSum(k.h.Sum(nil)) }
 
 // hashes are digests of files, each read once.
 type hashes struct {
-	root  string
+	root              string
+	packages, modules map[string]bool // directories of Go's that below leaves to their own tests
+
 	mu    sync.Mutex
 	files map[string]string
 	trees map[string]string
 }
 
 func newHashes(root string) *hashes {
-	return &hashes{root: root, files: map[string]string{}, trees: map[string]string{}}
+	return &hashes{root: root, packages: map[string]bool{}, modules: map[string]bool{}, files: map[string]string{}, trees: map[string]string{}}
 }
 
 func (h *hashes) file(path string) (string, error) {
@@ -82,8 +84,9 @@ func (h *hashes) fileLocked(path string) (string, error) {
 	return digest, nil
 }
 
-// dir is the digest of the files directly in a directory.
-func (h *hashes) dir(path string) (string, error) { return h.walk(path, flat, h.fileLocked) }
+// below is the digest of all in a package's directory, as tree has it, but for other
+// modules there and the sources of other packages.
+func (h *hashes) below(path string) (string, error) { return h.walk(path, own, h.fileLocked) }
 
 // tree is the digest of all below a directory (or of a file), but for what git and
 // package managers keep there.
@@ -105,7 +108,7 @@ func (h *hashes) names(path string) (string, error) {
 type depth string
 
 const (
-	flat depth = "flat"
+	own  depth = "own" // deep, without what other Go packages and modules are made of
 	deep depth = "deep"
 	bare depth = "bare" // deep, without the files' contents
 )
@@ -122,7 +125,8 @@ func (h *hashes) walk(root string, how depth, file func(path string) (string, er
 	}
 	k := newKey()
 	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
-		if err != nil {
+		closed := path != root && errors.Is(err, fs.ErrPermission) // for the tests, too
+		if err != nil && !closed {
 			return err
 		}
 		rel, err := filepath.Rel(root, path)
@@ -130,9 +134,14 @@ func (h *hashes) walk(root string, how depth, file func(path string) (string, er
 			return err
 		}
 		switch {
-		case d.IsDir() && path != root && (how == flat || skipped(d.Name())):
+		case closed:
+			k.add("closed", rel)
+			return filepath.SkipDir
+		case d.IsDir() && path != root && (skipped(d.Name()) || how == own && h.modules[path]):
 			return filepath.SkipDir
 		case d.IsDir() || d.Name() == ".git":
+			return nil
+		case how == own && filepath.Dir(path) != root && h.packages[filepath.Dir(path)] && strings.HasSuffix(path, ".go"):
 			return nil
 		case d.Type() == fs.ModeSymlink:
 			to, err := os.Readlink(path)
@@ -142,7 +151,9 @@ func (h *hashes) walk(root string, how depth, file func(path string) (string, er
 			k.add("link", rel, to)
 		case d.Type().IsRegular():
 			sum, err := file(path)
-			if err != nil {
+			if errors.Is(err, fs.ErrPermission) {
+				sum = "closed"
+			} else if err != nil {
 				return err
 			}
 			k.add("file", rel, sum)

@@ -32,7 +32,7 @@ type Unit struct {
 	// Key is the digest of everything that the tests can read.
 	Key string `json:"key"`
 	// Wide tells why the key covers the whole source tree and not only what the
-	// package imports; "" where it does not.
+	// package imports and has below its directory; "" where it does not.
 	Wide string `json:"wide,omitempty"`
 	// Shape is, of a wide unit, the digest of what the tests import and of which files
 	// there are, but not of what is in these: see [Cache.Unread].

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -47,6 +48,11 @@ func shop() map[string]string {
 		"mail/mail.go":            "package mail\n",
 		"mail/mail_test.go":       "package mail\n\nimport (\n\t\"os\"\n\t\"testing\"\n)\n\nfunc TestData(t *testing.T) {\n\tif _, err := os.ReadFile(\"testdata/a\"); err != nil {\n\t\tt.Fatal(err)\n\t}\n}\n",
 		"mail/testdata/a":         "1",
+		"mail/testdata/a.go":      "package a\n",
+		"mail/templates/a.html":   "1",
+		"mail/post/post.go":       "package post\n",
+		"mail/post/en/stamp.txt":  "1",
+		"mail/post/en/make.go":    "//go:build ignore\n\npackage main\n",
 		"cmd/shop/main.go":        "package main\n\nfunc main() {}\n",
 		"web/package.json":        "{}",
 		"web/index.js":            "1",
@@ -104,6 +110,11 @@ func TestKeysChangeWithWhatTestsCanRead(t *testing.T) {
 		{"a package and who imports it", map[string]string{"price/price.go": "package price\n\nfunc Of(n int) int { return 3 * n }\n"}, "", []string{"shop/cart", "shop/price"}},
 		{"the tests of a package alone", map[string]string{"price/price_test.go": "package price\n"}, "", []string{"shop/price"}},
 		{"its data", map[string]string{"mail/testdata/a": "2"}, "", []string{"shop/mail"}},
+		{"source that is its data", map[string]string{"mail/testdata/a.go": "package b\n"}, "", []string{"shop/mail"}},
+		{"its templates", map[string]string{"mail/templates/a.html": "2"}, "", []string{"shop/mail"}},
+		{"a package below it", map[string]string{"mail/post/post.go": "package post\n\nvar X = 1\n"}, "", nil},
+		{"a file beside that", map[string]string{"mail/post/en/stamp.txt": "2"}, "", []string{"shop/mail"}},
+		{"source of no package", map[string]string{"mail/post/en/make.go": "//go:build ignore\n\npackage x\n"}, "", []string{"shop/mail"}},
 		{"a file beside it", map[string]string{"cart/golden.json": "{}"}, "", []string{"shop/cart"}},
 		{"the language version", map[string]string{"go.mod": "module shop\n\ngo 1.25\n"}, "", []string{"shop/cart", "shop/mail", "shop/price"}},
 		{"a service's source", map[string]string{"web/index.js": "2"}, "", []string{"web"}},
@@ -144,18 +155,62 @@ func TestKeysAreTheSameInEveryCheckout(t *testing.T) {
 }
 
 func TestTestsThatReadElsewhereAreKeyedByTheWholeTree(t *testing.T) {
-	files := shop()
-	files["mail/mail_test.go"] = "package mail\n\nimport (\n\t\"os\"\n\t\"testing\"\n)\n\nfunc TestUp(t *testing.T) { os.ReadFile(\"../README.md\") }\n"
-	root := app(t, files)
-	s := Source{Root: root}
-	key := func() Unit {
-		units := discover(t, s)
-		return units[slices.IndexFunc(units, func(u Unit) bool { return u.Name == "shop/mail" })]
+	const (
+		starts = "package testenv\n\nimport \"os/exec\"\n\nfunc Start() { _ = exec.Command(\"go\", \"run\", \"shop/cmd/shop\").Run() }\n"
+		uses   = "package mail\n\nimport (\n\t\"testing\"\n\n\t\"shop/testenv\"\n)\n\nfunc TestEnv(t *testing.T) { testenv.Start() }\n"
+		needs  = "package mail\n\nimport \"shop/testenv\"\n\nfunc Send() { testenv.Start() }\n"
+		main   = "package main\n\nimport \"shop/testenv\"\n\nfunc main() { testenv.Start() }\n"
+		reads  = "\n\nimport \"os\"\n\nfunc Start() { os.ReadFile(\"../README.md\") }\n"
+	)
+	for name, tt := range map[string]struct {
+		files map[string]string
+		want  string
+	}{
+		"a test names a path": {map[string]string{"mail/mail_test.go": "package mail\n\nimport (\n\t\"os\"\n\t\"testing\"\n)\n\nfunc TestUp(t *testing.T) { os.ReadFile(\"../README.md\") }\n"},
+			"mail/mail_test.go names a path outside its directory"},
+		"the package itself does":              {map[string]string{"mail/mail.go": "package mail" + reads}, "mail/mail.go names a path outside its directory"},
+		"a helper of tests does":               {map[string]string{"testenv/env.go": "package testenv" + reads, "mail/mail_test.go": uses}, "testenv/env.go names a path outside its directory"},
+		"a helper of tests starts programs":    {map[string]string{"testenv/env.go": starts, "mail/mail_test.go": uses}, "testenv/env.go starts programs"},
+		"one that is a tool as well":           {map[string]string{"testenv/env.go": starts, "mail/mail_test.go": uses, "cmd/shop/main.go": main}, "testenv/env.go starts programs"},
+		"one that the package needs":           {map[string]string{"testenv/env.go": starts, "mail/mail.go": needs}, "testenv/env.go starts programs"},
+		"what a service needs starts programs": {map[string]string{"testenv/env.go": starts, "mail/mail.go": needs, "cmd/shop/main.go": main}, ""},
+		"what a service needs names a path":    {map[string]string{"testenv/env.go": "package testenv" + reads, "mail/mail.go": needs, "cmd/shop/main.go": main}, "testenv/env.go names a path outside its directory"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			files := shop()
+			maps.Copy(files, tt.files)
+			root := app(t, files)
+			mail := func() Unit {
+				units := discover(t, Source{Root: root})
+				return units[slices.IndexFunc(units, func(u Unit) bool { return u.Name == "shop/mail" })]
+			}
+			before := mail()
+			write(t, root, map[string]string{"README.md": "new"})
+			after := mail()
+			if after.Wide != tt.want || (after.Key != before.Key) != (tt.want != "") {
+				t.Errorf("got %q, want %q; the key was %s and is %s", after.Wide, tt.want, before.Key, after.Key)
+			}
+		})
 	}
-	before := key()
-	write(t, root, map[string]string{"README.md": "new"})
-	if after := key(); after.Key == before.Key || after.Wide == "" {
-		t.Errorf("the key stays %s (%q) although the test reads the file", after.Key, after.Wide)
+}
+
+func TestModulesBelowAPackageHaveKeysOfTheirOwn(t *testing.T) {
+	files := shop()
+	files["mail/post/go.mod"], files["mail/post/a.txt"] = "module post\n\ngo 1.26\n", "1"
+	files["mail/fixtures/go.mod"] = "module fixtures\n"
+	root := app(t, files)
+	mail := func() string {
+		units := discover(t, Source{Root: root, Modules: []string{".", "mail/post"}})
+		return units[slices.IndexFunc(units, func(u Unit) bool { return u.Name == "shop/mail" })].Key
+	}
+	before := mail()
+	write(t, root, map[string]string{"mail/post/a.txt": "2"})
+	if after := mail(); after != before {
+		t.Error("a file of a module of the app's is in the key of a package above it")
+	}
+	write(t, root, map[string]string{"mail/fixtures/go.mod": "module other\n"})
+	if after := mail(); after == before {
+		t.Error("a module that is only data is not in the key")
 	}
 }
 
