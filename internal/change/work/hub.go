@@ -215,7 +215,7 @@ func (h *Hub) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 		return // it has been answered
 	}
 	defer conn.CloseNow()
-	conn.SetReadLimit(maxFrame)
+	conn.SetReadLimit(maxHello)
 	ctx, cancel := context.WithCancelCause(r.Context())
 	defer cancel(nil)
 	w := &worker{conn: conn, order: make(chan message, 1024)}
@@ -223,6 +223,7 @@ func (h *Hub) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 		_ = conn.Close(websocket.StatusPolicyViolation, brief(err.Error()))
 		return
 	}
+	conn.SetReadLimit(maxFrame)
 	log := h.Log.With("worker", w.Name)
 	log.Info("worker connected", "version", w.Version, "slots", w.Slots)
 	var tasks sync.WaitGroup

@@ -136,6 +136,7 @@ type Hello struct {
 // Limits of the protocol.
 const (
 	maxFrame = 64 << 20 // a result with its files
+	maxHello = 64 << 10 // a hello, whose sender is not known yet
 	// MaxKept is how many bytes a result's Keep has at most, and an answer with such.
 	MaxKept = 16 << 20
 	// Each end asks the other once a beat whether it is there, and gives it silence

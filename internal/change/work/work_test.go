@@ -434,3 +434,30 @@ func TestWhoDoesNotSayWhoTheyAreIsTurnedAway(t *testing.T) {
 		_ = conn.CloseNow()
 	}
 }
+
+// Who is not known yet may send as much as a hello is, and a worker as much as a result.
+func TestAHelloIsNoLargerThanItNeedsToBe(t *testing.T) {
+	o := newOffice(t)
+	conn, _, err := websocket.Dial(t.Context(), o.url, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.CloseNow()
+	if err := conn.Write(t.Context(), websocket.MessageText, []byte(`{"hello":{"slots":1}}`+strings.Repeat(" ", maxHello))); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := conn.Read(t.Context()); websocket.CloseStatus(err) != websocket.StatusMessageTooBig {
+		t.Errorf("a large hello: got %v", err)
+	}
+	large := make([]byte, 2*maxHello)
+	o.employ(Hello{Name: "ada", Slots: 1}, func(context.Context, Order, io.Writer) Result {
+		return Result{State: Passed, Files: map[string][]byte{"a": large}}
+	})
+	o.hub.Offer(order("build"))
+	o.book.until(t, "build", func() bool { return len(o.book.done["build"]) == 1 })
+	o.book.see(func() {
+		if got := len(o.book.done["build"][0].Files["a"]); got != len(large) {
+			t.Errorf("of a file of %d bytes came %d", len(large), got)
+		}
+	})
+}
