@@ -1,9 +1,14 @@
 package controller
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"io"
 	"net/http"
+	"os"
+	"sync/atomic"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -16,9 +21,13 @@ const (
 	// maxHook is the largest webhook that is read. What it says is asked of the host
 	// anyway; a larger one is for the next poll.
 	maxHook = 8 << 20
-	// hooksAtOnce is how many are read at a time, since whoever sends them is not known
+	// hooksAtOnce is how many are checked at a time, since whoever sends them is not known
 	// before that.
 	hooksAtOnce = 4
+	// maxHooks is how many bytes of webhooks are held at a time.
+	maxHooks = hooksAtOnce * maxHook
+	// hookTime is how long the sender of one may take.
+	hookTime = 10 * time.Second
 )
 
 // webhooks hears what outside hosts report. It is safe for concurrent use.
@@ -27,6 +36,7 @@ type webhooks struct {
 	// It takes as long for an app that does not exist.
 	find func(ctx context.Context, app client.ObjectKey) (h receiver, ok bool, err error)
 	turn chan struct{}
+	held atomic.Int64 // bytes that were read and not answered
 }
 
 // receiver is an app's end of webhooks.
@@ -68,13 +78,61 @@ func (c *Controller) receiver(ctx context.Context, key client.ObjectKey) (receiv
 // ServeHTTP answers one webhook. Who can't sign is told the same of every app, whether
 // it exists or not.
 func (h *webhooks) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	// It is read before its turn, or four connections on which nothing comes would hold up all others.
+	// The limit of all together is of bytes that have come, since announcing them costs nothing.
+	body, err := h.read(w, r)
+	defer h.held.Add(-int64(len(body)))
+	tooLarge := &http.MaxBytesError{}
+	switch {
+	case errors.As(err, &tooLarge):
+		http.Error(w, "the webhook is too large: the app is looked at without it, at the next poll", http.StatusRequestEntityTooLarge)
+		return
+	case errors.Is(err, errManyHooks):
+		http.Error(w, err.Error(), http.StatusServiceUnavailable)
+		return
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		http.Error(w, "the webhook did not come within "+hookTime.String(), http.StatusRequestTimeout)
+		return
+	case err != nil:
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	r.Body = io.NopCloser(bytes.NewReader(body))
 	select {
 	case h.turn <- struct{}{}:
 		defer func() { <-h.turn }()
 	case <-r.Context().Done():
 		return
 	}
-	r.Body = http.MaxBytesReader(w, r.Body, maxHook)
+	h.answer(w, r)
+}
+
+var errManyHooks = errors.New("more webhooks come than can be read: send it again")
+
+// read reads a webhook's body. What it returns is counted as held, also with an error.
+func (h *webhooks) read(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+	control := http.NewResponseController(w)
+	if err := control.SetReadDeadline(time.Now().Add(hookTime)); err != nil {
+		return nil, err
+	}
+	from := http.MaxBytesReader(w, r.Body, maxHook)
+	var body bytes.Buffer
+	for {
+		n, err := io.CopyN(&body, from, 32<<10)
+		if h.held.Add(n) > maxHooks {
+			return body.Bytes(), errManyHooks
+		}
+		if errors.Is(err, io.EOF) {
+			return body.Bytes(), control.SetReadDeadline(time.Time{}) // it may wait for its turn
+		}
+		if err != nil {
+			return body.Bytes(), err
+		}
+	}
+}
+
+// answer answers a webhook whose body is here.
+func (h *webhooks) answer(w http.ResponseWriter, r *http.Request) {
 	to, ok, err := h.find(r.Context(), client.ObjectKey{Namespace: r.PathValue("namespace"), Name: r.PathValue("app")})
 	if err != nil {
 		http.Error(w, "the webhook can't be checked now: send it again", http.StatusServiceUnavailable)
@@ -84,11 +142,7 @@ func (h *webhooks) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		to = receiver{host: &host.Gitea{}} // whose check fails, with no secret
 	}
 	e, err := to.host.Parse(r, to.secret)
-	tooLarge := &http.MaxBytesError{}
 	switch {
-	case errors.As(err, &tooLarge), errors.Is(err, host.ErrTooLarge):
-		http.Error(w, "the webhook is too large: the app is looked at without it, at the next poll", http.StatusRequestEntityTooLarge)
-		return
 	case errors.Is(err, host.ErrForged):
 		http.Error(w, host.ErrForged.Error(), http.StatusUnauthorized)
 		return

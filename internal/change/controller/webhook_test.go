@@ -1,15 +1,21 @@
 package controller
 
 import (
+	"bufio"
 	"context"
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"fmt"
+	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -90,4 +96,85 @@ func TestWebhooks(t *testing.T) {
 	if kicks != 2 {
 		t.Errorf("looked %d times", kicks)
 	}
+}
+
+// pipes is a listener whose connections are in memory.
+type pipes chan net.Conn
+
+func (p pipes) Accept() (net.Conn, error) {
+	conn, ok := <-p
+	if !ok {
+		return nil, net.ErrClosed
+	}
+	return conn, nil
+}
+func (p pipes) Close() error { close(p); return nil }
+func (pipes) Addr() net.Addr { return &net.TCPAddr{} }
+
+// post begins a webhook with the first part of a body, and returns what status is answered.
+func (p pipes) post(length int, part string) (io.Closer, <-chan int) {
+	here, there := net.Pipe()
+	p <- there
+	status := make(chan int, 1)
+	go func() {
+		_, _ = fmt.Fprintf(here, "POST /hooks/ns/shop HTTP/1.1\r\nHost: x\r\nX-Gitea-Event: push\r\nContent-Length: %d\r\n\r\n%s", length, part)
+	}()
+	go func() {
+		if answer, err := http.ReadResponse(bufio.NewReader(here), nil); err == nil {
+			status <- answer.StatusCode
+		}
+		close(status)
+	}()
+	return here, status
+}
+
+// Anybody who reaches the port may announce webhooks and send none, or parts of them.
+func TestWebhooksThatDoNotComeHoldUpNoOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := (&Controller{}).webhooks()
+		h.find = func(context.Context, client.ObjectKey) (receiver, bool, error) { return receiver{}, false, nil }
+		mux := http.NewServeMux()
+		mux.Handle("POST /hooks/{namespace}/{app}", h)
+		listener, server := make(pipes), &http.Server{Handler: mux}
+		served := make(chan error)
+		go func() { served <- server.Serve(listener) }()
+
+		began := time.Now()
+		var idle []<-chan int
+		for range 3 * hooksAtOnce {
+			_, status := listener.post(maxHook, "")
+			idle = append(idle, status)
+		}
+		synctest.Wait()
+		if _, status := listener.post(2, "{}"); <-status != http.StatusUnauthorized || time.Since(began) > 0 {
+			t.Errorf("one beside them was answered after %s", time.Since(began))
+		}
+		for _, status := range idle {
+			if got := <-status; got != http.StatusRequestTimeout || time.Since(began) != hookTime {
+				t.Errorf("one that does not come is told %d after %s", got, time.Since(began))
+			}
+		}
+
+		var parts []io.Closer
+		for range hooksAtOnce {
+			conn, _ := listener.post(maxHook, strings.Repeat(" ", maxHook-1))
+			parts = append(parts, conn)
+			synctest.Wait()
+		}
+		if _, status := listener.post(maxHook, strings.Repeat(" ", 1<<20)); <-status != http.StatusServiceUnavailable {
+			t.Error("more is read than there is room for")
+		}
+		for _, conn := range parts {
+			_ = conn.Close()
+		}
+		synctest.Wait()
+		if held := h.held.Load(); held != 0 {
+			t.Errorf("%d bytes are held of webhooks that have ended", held)
+		}
+		time.Sleep(time.Second) // the server lets who is turned away hear it
+		if err := server.Close(); err != nil {
+			t.Error(err)
+		}
+		<-served
+	})
 }
