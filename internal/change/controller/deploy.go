@@ -226,7 +226,10 @@ func (c *Controller) startDeploy(s *subject, a change.Action) {
 	appCopy, store := s.app.DeepCopy(), s.repo
 	c.envs.begin(p, fmt.Sprintf("%s/%d", m.Name, m.Status.Attempt), func(ctx context.Context) {
 		started := ptrNow()
-		c.step(ctx, key, v1alpha1.Step{Name: a.Step, State: v1alpha1.StepRunning, Commit: m.Status.Merged, Started: started, Message: "applying to " + p.namespace})
+		running := v1alpha1.Step{Name: a.Step, State: v1alpha1.StepRunning, Commit: m.Status.Merged, Started: started, Message: "applying to " + p.namespace}
+		if !c.step(ctx, key, m.Status.Attempt, running) {
+			return
+		}
 		done := c.deploy(ctx, appCopy, store, e, m, run)
 		if cause := context.Cause(ctx); cause != nil && done.State != v1alpha1.StepPassed {
 			if !errors.Is(cause, errNewer) {
@@ -235,7 +238,7 @@ func (c *Controller) startDeploy(s *subject, a change.Action) {
 			done = v1alpha1.Step{State: v1alpha1.StepWaiting, Message: cause.Error()}
 		}
 		done.Name, done.Started, done.Ended, done.Commit = a.Step, started, ptrNow(), m.Status.Merged
-		c.step(context.WithoutCancel(ctx), key, done)
+		c.step(context.WithoutCancel(ctx), key, m.Status.Attempt, done)
 	})
 }
 
@@ -249,17 +252,32 @@ func passedRun(lead *v1alpha1.Change) v1alpha1.Run {
 	return v1alpha1.Run{}
 }
 
-// step notes one of a change's own steps, and has the app looked at.
-func (c *Controller) step(ctx context.Context, key client.ObjectKey, s v1alpha1.Step) {
+// step notes one of a change's own steps, and has the app looked at. It returns false,
+// and notes nothing, if the step is to begin and is not to any more: what was decided
+// some seconds ago may have been done since.
+func (c *Controller) step(ctx context.Context, key client.ObjectKey, attempt int32, s v1alpha1.Step) bool {
 	now, err := c.update(ctx, key, func(m *v1alpha1.Change) error {
+		if s.State == v1alpha1.StepRunning && (m.Status.Attempt != attempt || over(m.Status.Steps, s.Name)) {
+			return errNoMore
+		}
 		m.Status.Steps = change.SetStep(m.Status.Steps, s)
 		return nil
 	})
-	if err != nil {
+	switch {
+	case errors.Is(err, errNoMore):
+		return false
+	case err != nil:
 		c.Log.Warn("a step is not written down", "change", key.Name, "step", s.Name, "err", err)
-		return
+	default:
+		c.wakeApp(key.Namespace, now.Spec.App)
 	}
-	c.wakeApp(key.Namespace, now.Spec.App)
+	return true
+}
+
+// over reports whether a step has ended.
+func over(steps []v1alpha1.Step, name string) bool {
+	state := change.State(steps, name)
+	return state != v1alpha1.StepWaiting && state != v1alpha1.StepRunning
 }
 
 func erred(err error) v1alpha1.Step {

@@ -55,7 +55,9 @@ func (c *Controller) startPreview(s *subject, a change.Action) {
 	c.envs.begin(p, previewOf(m, run), func(ctx context.Context) {
 		started := ptrNow()
 		s := v1alpha1.Step{Name: v1alpha1.PreviewStep, State: v1alpha1.StepRunning, Commit: run.Commit, Started: started, Message: "deploying to " + p.namespace}
-		c.runStep(ctx, key, run, attempt, appCopy, s, nil)
+		if !c.runStep(ctx, key, run, attempt, appCopy, s, nil) {
+			return
+		}
 		limited, cancel := context.WithTimeout(ctx, time.Duration(max(appCopy.Spec.Policy.StepMinutes, 1))*time.Minute)
 		defer cancel()
 		done, preview := c.preview(limited, appCopy, p.namespace, run)
@@ -87,13 +89,18 @@ func (s *subject) previews(target string) bool {
 	return false
 }
 
-// runStep notes a step of a run that the controller does itself.
-func (c *Controller) runStep(ctx context.Context, key client.ObjectKey, run v1alpha1.Run, attempt int32, a *v1alpha1.App, s v1alpha1.Step, preview *v1alpha1.Preview) {
+// runStep notes a step of a run that the controller does itself. It returns false, and
+// notes nothing, if the step is to begin and is not to any more.
+func (c *Controller) runStep(ctx context.Context, key client.ObjectKey, run v1alpha1.Run, attempt int32, a *v1alpha1.App, s v1alpha1.Step, preview *v1alpha1.Preview) bool {
 	_, err := c.update(ctx, key, func(m *v1alpha1.Change) error {
 		i := slices.IndexFunc(m.Status.Runs, func(r v1alpha1.Run) bool {
 			return r.Commit == run.Commit && r.Attempt == run.Attempt && r.State == v1alpha1.RunRunning
 		})
-		if i < 0 || m.Status.Attempt != attempt {
+		gone := i < 0 || m.Status.Attempt != attempt
+		if s.State == v1alpha1.StepRunning && (gone || over(m.Status.Runs[i].Steps, s.Name)) {
+			return errNoMore
+		}
+		if gone {
 			return errUnchanged
 		}
 		r := &m.Status.Runs[i]
@@ -104,11 +111,15 @@ func (c *Controller) runStep(ctx context.Context, key client.ObjectKey, run v1al
 		}
 		return nil
 	})
-	if err != nil {
+	switch {
+	case errors.Is(err, errNoMore):
+		return false
+	case err != nil:
 		c.Log.Warn("a step is not written down", "change", key.Name, "step", s.Name, "err", err)
-		return
+	default:
+		c.wakeApp(a.Namespace, a.Name)
 	}
-	c.wakeApp(a.Namespace, a.Name)
+	return true
 }
 
 // preview deploys and asks.

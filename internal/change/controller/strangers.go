@@ -93,7 +93,9 @@ func (c *Controller) startApart(s *subject, a change.Action) string {
 		defer c.strangers.leave(target)
 		log := logPath(key.Namespace, key.Name, v1alpha1.TestStep+"-"+short(run.Commit), attempt, run.Attempt)
 		began := v1alpha1.Step{Name: v1alpha1.TestStep, State: v1alpha1.StepRunning, Commit: run.Commit, Started: ptrNow(), Log: log, Message: "in pods, apart from everything"}
-		c.runStep(ctx, key, run, attempt, appCopy, began, nil)
+		if !c.runStep(ctx, key, run, attempt, appCopy, began, nil) {
+			return
+		}
 		done := c.testApart(ctx, appCopy, key, run, log)
 		if ctx.Err() != nil {
 			return // it is not wanted, or another controller begins it anew
