@@ -8,6 +8,8 @@ import (
 	"maps"
 	"slices"
 
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/bightdev/bight/api/v1alpha1"
@@ -115,7 +117,70 @@ func (c *Controller) tell(ctx context.Context, key client.ObjectKey, step, text 
 	}
 }
 
-// failure says why what was deployed is not what is to be, false if it can't be known.
+// deployment is a desired state that is on an environment's branch.
+type deployment struct {
+	app    *v1alpha1.App
+	repo   *repo.Repository
+	to     v1alpha1.Environment
+	change *v1alpha1.Change
+	before string // what was on the branch, "" for nothing
+	commit string
+}
+
+// fails says how the step of a deployment ends that has come to an error, and puts back
+// what was there before: an environment is healed to what its branch names.
+func (c *Controller) fails(ctx context.Context, d *deployment, services []string, err error) v1alpha1.Step {
+	text, failed := failure(err)
+	s := v1alpha1.Step{State: v1alpha1.StepErred, Message: text}
+	if failed {
+		s.State = v1alpha1.StepFailed
+	}
+	if _, never := errors.AsType[*convictedError](err); failed && !never {
+		s.Evidence, s.Services = map[string]string{"commit": d.commit}, services
+	}
+	before := c.servedBefore(ctx, d.app, d.to.Name, d.before)
+	_, runs := errors.AsType[*deploy.RolloutError](err)
+	switch {
+	case before == "" && !runs: // half of a first state is nothing to heal to
+		if err := d.repo.UpdateRef(ctx, EnvironmentRef(d.to.Name), "", d.commit); err != nil {
+			s.Message += "\nand branch bight/" + d.to.Name + " could not be removed, which was new: " + err.Error()
+		}
+		return s
+	case before == "" || before == d.commit:
+		return s
+	}
+	back, lost := c.restore(ctx, d, before, text)
+	if lost != nil {
+		s.Message += "\nand what was there before could not be put back: " + lost.Error()
+		return s
+	}
+	s.Message += fmt.Sprintf("\nwhat was there before is back (%s)", short(back))
+	if s.Evidence != nil {
+		s.Evidence["back"] = back
+	}
+	return s
+}
+
+// restore commits the state before a deployment, and applies it. If it can't be applied
+// now, that is tried until it can.
+func (c *Controller) restore(ctx context.Context, d *deployment, before, why string) (back string, err error) {
+	p := place{client.ObjectKeyFromObject(d.app), change.Namespace(d.app.Name, d.to)}
+	if back, err = c.envs.putBack(ctx, d.repo, EnvironmentRef(d.to.Name), before, d.commit, d.change); err != nil {
+		return "", err
+	}
+	how := releasing{plan: d.to.Release, undo: &failedChange{releaser(d.change), "its change failed: " + why}}
+	err = insist(ctx, func() error {
+		_, _, err := c.envs.apply(ctx, d.app.Name, p.namespace, d.repo, back, how)
+		return err
+	})
+	if err != nil {
+		c.heal(p, d.to.Name)
+	}
+	return back, err
+}
+
+// failure says why what was deployed is not what is to be, and whether that is by what the
+// change is.
 func failure(err error) (string, bool) {
 	if undone, ok := errors.AsType[*undoneError](err); ok {
 		return undone.Error(), true
@@ -126,5 +191,10 @@ func failure(err error) (string, bool) {
 	if failed, ok := errors.AsType[*deploy.RolloutError](err); ok && len(failed.Failures) > 0 {
 		return failed.Failures[0].Error(), true
 	}
-	return "", false
+	// A namespace that is being deleted takes nothing from anybody.
+	_, rule := errors.AsType[*deploy.RefusedError](err)
+	if (rule || apierrors.IsInvalid(err)) && !apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
+		return err.Error(), true
+	}
+	return err.Error(), false
 }

@@ -289,7 +289,7 @@ func refused(format string, args ...any) v1alpha1.Step {
 }
 
 // deploy writes an environment's desired state to its branch and applies it from
-// there. When it does not come to serve, the state before is put back.
+// there. When that fails or does not come to serve, the state before is put back.
 func (c *Controller) deploy(ctx context.Context, a *v1alpha1.App, r *repo.Repository, e v1alpha1.Environment, m *v1alpha1.Change, run v1alpha1.Run) v1alpha1.Step {
 	namespace := change.Namespace(a.Name, e)
 	art, err := c.built(run)
@@ -315,8 +315,7 @@ func (c *Controller) deploy(ctx context.Context, a *v1alpha1.App, r *repo.Reposi
 	if err != nil {
 		return erred(err)
 	}
-	ref := EnvironmentRef(e.Name)
-	before, commit, err := c.envs.record(ctx, r, ref, files, m)
+	before, commit, err := c.envs.record(ctx, r, EnvironmentRef(e.Name), files, m)
 	if err != nil {
 		return erred(fmt.Errorf("write the desired state: %w", err))
 	}
@@ -330,33 +329,10 @@ func (c *Controller) deploy(ctx context.Context, a *v1alpha1.App, r *repo.Reposi
 		}
 		return s
 	}
-	text, failed := failure(err)
-	if !failed {
-		return erred(err)
+	if ctx.Err() != nil {
+		return erred(err) // who goes on finds on the branch what was begun
 	}
-	tried := func(format string, args ...any) v1alpha1.Step {
-		s := refused(format, args...)
-		if _, never := errors.AsType[*convictedError](err); !never {
-			s.Evidence, s.Services = map[string]string{"commit": commit}, result.services
-		}
-		return s
-	}
-	before = c.servedBefore(ctx, a, e.Name, before)
-	if before == "" || before == commit {
-		return tried("%s", text)
-	}
-	back, lost := c.envs.putBack(ctx, r, ref, before, commit, m)
-	if lost == nil {
-		_, _, lost = c.envs.apply(ctx, a.Name, namespace, r, back, releasing{plan: e.Release, undo: &failedChange{releaser(m), "its change failed: " + text}})
-	}
-	if lost != nil {
-		return tried("%s\nand what was there before could not be put back: %s", text, lost)
-	}
-	s := tried("%s\nwhat was there before is back (%s)", text, short(back))
-	if s.Evidence != nil {
-		s.Evidence["back"] = back
-	}
-	return s
+	return c.fails(ctx, &deployment{a, r, e, m, before, commit}, result.services, err)
 }
 
 // insistence is how long an API server may take until it is there and knows our rights.
