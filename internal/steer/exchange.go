@@ -199,6 +199,9 @@ func (x *exchange) hear(ctx context.Context) (verdict, error) {
 			_, _ = up.conn.Write(out) // of an error, what is read tells more
 		}
 		x.send()
+		if x.half { // which waited for the request
+			closeWrite(up.conn)
+		}
 	}
 	if x.answer != nil { // and the request is not read to its end
 		return x.splice(ctx), nil
@@ -391,7 +394,9 @@ func (x *exchange) clientSaid() verdict {
 		return goOn // the next request
 	case errors.Is(err, io.EOF):
 		x.half, x.left = true, x.answer == nil
-		closeWrite(x.up.conn)
+		if x.up.lease == nil || x.up.taken { // else hear has yet to send some of the request
+			closeWrite(x.up.conn)
+		}
 		return goOn
 	}
 	return x.clientGone()
