@@ -410,6 +410,7 @@ func (s *streams) toLaptop(w http.ResponseWriter, in *incoming, l *lease) error 
 // seen nothing of one; an answer that breaks off ends in a panic, as http.Server
 // wants it.
 func (s *streams) send(ctx context.Context, t *http.Transport, w http.ResponseWriter, in *incoming, mark string, answered func(*http.Response)) error {
+	early := &interim{w: w, in: in}
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 		GotConn: func(httptrace.GotConnInfo) {
 			in.connected.Store(true)
@@ -417,15 +418,7 @@ func (s *streams) send(ctx context.Context, t *http.Transport, w http.ResponseWr
 				in.got()
 			}
 		},
-		Got1xxResponse: func(code int, h textproto.MIMEHeader) error {
-			if code != http.StatusContinue { // that one comes by itself
-				copyHeader(w.Header(), http.Header(h))
-				w.WriteHeader(code)
-				clear(w.Header())
-			}
-			in.heard.Store(true)
-			return nil
-		},
+		Got1xxResponse: early.pass,
 	})
 	out, err := in.outgoing(ctx)
 	if err != nil {
@@ -433,6 +426,7 @@ func (s *streams) send(ctx context.Context, t *http.Transport, w http.ResponseWr
 	}
 	in.connected.Store(false)
 	resp, err := t.RoundTrip(out)
+	early.end()
 	if err != nil {
 		return err
 	}
@@ -490,6 +484,40 @@ func (s *streams) send(ctx context.Context, t *http.Transport, w http.ResponseWr
 		h[name] = values
 	}
 	return nil
+}
+
+// interim passes on the answers that come before the last. A transport tells of them in a
+// goroutine that it does not wait for, and where a panic ends the program: after end, nobody
+// has w but the handler.
+type interim struct {
+	w  http.ResponseWriter
+	in *incoming
+
+	mu   sync.Mutex
+	over bool
+}
+
+// pass passes one on.
+func (i *interim) pass(code int, h textproto.MIMEHeader) error {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.over {
+		return nil
+	}
+	if code != http.StatusContinue { // that one comes by itself
+		copyHeader(i.w.Header(), http.Header(h))
+		i.w.WriteHeader(code)
+		clear(i.w.Header())
+	}
+	i.in.heard.Store(true)
+	return nil
+}
+
+// end waits for the one that is being passed on, and lets no other be.
+func (i *interim) end() {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.over = true
 }
 
 func copyHeader(to, from http.Header) {

@@ -9,6 +9,9 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
+	"net/http/httptrace"
+	"net/textproto"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -424,5 +427,60 @@ func TestRouteEnds(t *testing.T) {
 	late := dialled() // for a request that needs it no more
 	if err := p.keep(late); !errors.Is(err, net.ErrClosed) || !closed(late) {
 		t.Errorf("kept a connection after its end: %v", err)
+	}
+}
+
+// strictWriter is the ResponseWriter of a handler, which may not be touched when that has
+// returned.
+type strictWriter struct {
+	*httptest.ResponseRecorder
+	returned atomic.Bool
+	touched  atomic.Bool
+}
+
+func (w *strictWriter) Header() http.Header {
+	if w.returned.Load() {
+		w.touched.Store(true)
+	}
+	return w.ResponseRecorder.Header()
+}
+
+// An interim answer may come while the request is given up: the transport tells of it in a
+// goroutine of its own, which nobody waits for, and where a panic ends the agent.
+func TestAnInterimAnswerComesTooLate(t *testing.T) {
+	var telling sync.WaitGroup
+	var tell func(int, textproto.MIMEHeader) error
+	told, stop := make(chan struct{}), make(chan struct{})
+	once := sync.OnceFunc(func() { close(told) })
+	tr := newTransport(func(ctx context.Context) (net.Conn, error) {
+		tell = httptrace.ContextClientTrace(ctx).Got1xxResponse
+		telling.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+					_ = tell(http.StatusEarlyHints, textproto.MIMEHeader{"Link": {"a"}})
+					once()
+				}
+			}
+		})
+		<-told
+		return nil, errors.New("given up")
+	})
+	s := &streams{c: &conn{d: &Door{}}}
+	w := &strictWriter{ResponseRecorder: httptest.NewRecorder()}
+	in := &incoming{d: s.c.d, r: httptest.NewRequest("GET", "http://cart/x", nil)}
+	if err := s.send(t.Context(), tr, w, in, "", nil); err == nil || !in.heard.Load() {
+		t.Errorf("got %v, heard an interim answer: %t", err, in.heard.Load())
+	}
+	in.heard.Store(false)
+	lost(w, in.r, "given up") // beside it
+	w.returned.Store(true)
+	close(stop)
+	telling.Wait()
+	_ = tell(http.StatusEarlyHints, textproto.MIMEHeader{"Link": {"a"}})
+	if w.touched.Load() || in.heard.Load() {
+		t.Error("an interim answer was passed on after the request had been given up")
 	}
 }
