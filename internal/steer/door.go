@@ -209,11 +209,16 @@ func (d *Door) leave(c *conn) {
 	delete(d.spliced, c)
 }
 
-// pick decides about a request: lease is nil for the app.
-func (d *Door) pick(r Request) (to *lease, mirrors []*lease) {
+// pick decides about a request: lease is nil for the app. What those have not answered who
+// were tried before is the app's, unless that is replaced: its process may be stopped, so the
+// other rules come first.
+func (d *Door) pick(r Request, tried ...*lease) (to *lease, mirrors []*lease) {
 	t := d.rules.Load()
-	if t == nil {
+	if t == nil || !t.replaced && len(tried) > 0 {
 		return nil, nil
+	}
+	if len(tried) > 0 {
+		t = t.without(tried)
 	}
 	if !t.replaced && (r.carried || d.probe(r)) { // else nobody else is there, not even for kubelet
 		return nil, nil
@@ -394,9 +399,9 @@ func (c *conn) patient() bool {
 }
 
 // openRaw connects to the one who gets the client's bytes when they are not read,
-// and makes it c.last.
-func (c *conn) openRaw(ctx context.Context) error {
-	to, _ := c.d.pick(Request{Header: func(string) (string, bool) { return "", false }})
+// and makes it c.last. Those who were tried before have not taken them.
+func (c *conn) openRaw(ctx context.Context, tried ...*lease) error {
+	to, _ := c.d.pick(Request{Header: func(string) (string, bool) { return "", false }}, tried...)
 	if to != nil && (c.client.err == nil || len(c.client.bytes()) > 0) { // else it is kubelet, knocking
 		up, err := c.openRawLaptop(ctx, to)
 		switch {
@@ -404,14 +409,16 @@ func (c *conn) openRaw(ctx context.Context) error {
 			c.last = up
 			return nil
 		case to.left():
-			return c.openRaw(ctx)
-		case to.rule.Strict:
-			to.missed.Add(1)
+			return c.openRaw(ctx, tried...)
+		}
+		c.d.logger().Debug("laptop has not taken a connection", "owner", to.rule.Owner, "port", c.d.Port, "why", err)
+		if tried = append(tried, to); to.rule.Strict {
+			leases(tried).missed()
 			return err
 		}
-		to.byApp.Add(1)
-		c.d.logger().Debug("connection goes to the app", "port", c.d.Port, "why", err)
+		return c.openRaw(ctx, tried...)
 	}
+	leases(tried).byApp()
 	up, err := c.dialApp(ctx)
 	if err != nil {
 		return err

@@ -51,6 +51,17 @@ type table struct {
 	replaced bool     // one of them replaces the app
 }
 
+// without returns a table that lacks some of the rules.
+func (t *table) without(out []*lease) *table {
+	rest := &table{replaced: t.replaced}
+	for i, l := range t.leases {
+		if !slices.Contains(out, l) {
+			rest.rules, rest.leases = append(rest.rules, t.rules[i]), append(rest.leases, l)
+		}
+	}
+	return rest
+}
+
 func (h *Host) suspend() time.Duration {
 	if h.Suspend > 0 {
 		return h.Suspend

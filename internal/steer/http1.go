@@ -158,7 +158,8 @@ func (c *conn) toLastUnread(ctx context.Context) {
 func (c *conn) deliver(ctx context.Context, d *delivery) bool {
 	c.d.asks(1) // before it is decided whom
 	defer c.d.asks(-1)
-	to, mirrors := c.d.pick(d.steered())
+	seen := d.steered()
+	to, mirrors := c.d.pick(seen)
 	for _, l := range mirrors {
 		if s := l.mirror(ctx, c.client.conn.RemoteAddr().String(), KindHTTP1, d.method); s != nil {
 			d.copies = append(d.copies, s)
@@ -166,6 +167,8 @@ func (c *conn) deliver(ctx context.Context, d *delivery) bool {
 	}
 	defer d.copies.end()
 	_, _ = d.copies.Write(d.raw) // never fails
+	mark := ""
+	var tried leases
 	for to != nil {
 		var more bool
 		err := c.d.elsewhere(func() (err error) {
@@ -181,18 +184,20 @@ func (c *conn) deliver(ctx context.Context, d *delivery) bool {
 		}
 		again := f.unseen || d.repeatable()
 		if again && to.left() {
-			to, _ = c.d.pick(d.steered())
+			to, _ = c.d.pick(seen, tried...)
 			continue
 		}
+		tried = append(tried, to)
 		c.d.logger().Debug("laptop has not answered", "owner", to.rule.Owner, "port", c.d.Port, "why", f.why)
 		if to.rule.Strict || !again {
-			to.missed.Add(1)
+			tried.missed()
 			return c.answerLost(d, f.why)
 		}
-		to.byApp.Add(1)
-		return c.toVersion(ctx, d, note("app", f.why))
+		mark = note("app", f.why)
+		to, _ = c.d.pick(seen, tried...)
 	}
-	return c.toVersion(ctx, d, "")
+	tried.byApp()
+	return c.toVersion(ctx, d, mark)
 }
 
 // toLaptop sends a request to a laptop. After a failure nothing of an answer has

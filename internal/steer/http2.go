@@ -252,6 +252,7 @@ func (s *streams) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer in.settle()
 	defer in.mirror(s, mirrors).end()
 	mark := ""
+	var tried leases
 	for to != nil {
 		err := s.c.d.elsewhere(func() error { return s.toLaptop(w, in, to) })
 		if err == nil || r.Context().Err() != nil {
@@ -263,19 +264,20 @@ func (s *streams) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		again := f.unseen || in.repeatable()
 		if again && to.left() {
-			to, _ = s.c.d.pick(seen)
+			to, _ = s.c.d.pick(seen, tried...)
 			continue
 		}
+		tried = append(tried, to)
 		s.c.d.logger().Debug("laptop has not answered", "owner", to.rule.Owner, "port", s.c.d.Port, "why", f.why)
 		if to.rule.Strict || !again {
-			to.missed.Add(1)
+			tried.missed()
 			lost(w, r, f.why)
 			return
 		}
-		to.byApp.Add(1)
 		mark = note("app", f.why)
-		break
+		to, _ = s.c.d.pick(seen, tried...)
 	}
+	tried.byApp()
 	s.toVersion(w, in, seen, mark)
 }
 

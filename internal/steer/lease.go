@@ -162,6 +162,23 @@ func (l *lease) absent() string {
 // then is as though the rule had never been.
 func (l *lease) left() bool { return errors.Is(context.Cause(l.over), errLeft) }
 
+// leases are those of which nobody has answered a request.
+type leases []*lease
+
+// byApp counts that the app does.
+func (all leases) byApp() {
+	for _, l := range all {
+		l.byApp.Add(1)
+	}
+}
+
+// missed counts that nobody can.
+func (all leases) missed() {
+	for _, l := range all {
+		l.missed.Add(1)
+	}
+}
+
 func (l *lease) status() Status {
 	s := Status{Rule: l.rule, Direct: l.sess.State().Direct, Counters: Counters{
 		Requests: l.requests.Load(), Connections: l.connections.Load(), ByApp: l.byApp.Load(), Lost: l.missed.Load(),
