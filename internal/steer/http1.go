@@ -67,7 +67,9 @@ func (c *conn) serveHTTP1(ctx context.Context) {
 		r, err := c.readRequest(ctx)
 		switch {
 		case errors.Is(err, errOdd):
-			c.unread()
+			if len(c.client.bytes()) > 0 || c.last == nil || c.last.err == nil { // else the app has ended it
+				c.unread()
+			}
 			c.toLastUnread(ctx)
 			return
 		case err != nil:

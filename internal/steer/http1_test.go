@@ -424,3 +424,34 @@ func TestProbesGoToTheApp(t *testing.T) {
 	_, body = c.get(t, "/x", "User-Agent: kube-probe/1.36")
 	want(t, "kubelet", body, "app GET /x 0")
 }
+
+// An app that ends a connection on which nothing is under way, as each does after a while, has
+// left nothing unread; one that says more than it was asked for may have.
+func TestAnIdleConnectionThatEndsWasRead(t *testing.T) {
+	for name, tt := range map[string]struct {
+		app  *canned
+		says string // behind the answer
+		want int64
+	}{
+		"ends":      {&canned{answers: []string{okAnswer}, end: "close"}, "", 0},
+		"says more": {&canned{answers: []string{okAnswer + "more"}, end: "close"}, "more", 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			v := newVersions(t, tt.app.serve(t), unused(t))
+			v.set(t, v.split(0))
+			anna := newPerson(t, v.stable, "anna")
+			anna.join(t, anna.rule(Intercept, header("x-user", "anna")), to("127.0.0.1:1"))
+			c := dial(t, v.stable.addr)
+			_, body := c.get(t, "/x")
+			want(t, "answer", body, "ok")
+			rest, err := io.ReadAll(c.r)
+			if want(t, "behind it", string(rest), tt.says); err != nil {
+				t.Error(err)
+			}
+			s, _ := v.stable.door.InForce()
+			if n := v.stable.host.List()[0].Counters.Unread; n != tt.want || s.Unread != tt.want {
+				t.Errorf("%d connections unread by the rule, %d by the split, want %d", n, s.Unread, tt.want)
+			}
+		})
+	}
+}
