@@ -125,10 +125,8 @@ func (d *Door) serve(ctx context.Context, nc net.Conn) {
 		if c.last != nil { // the client was slow to speak
 			c.forget(c.last)
 		}
-		if d.steers() {
+		if !c.followHTTP2(ctx) {
 			c.serveHTTP2(ctx)
-		} else {
-			c.followHTTP2(ctx)
 		}
 	default:
 		c.raw(ctx)
@@ -511,15 +509,25 @@ func (c *conn) splice(ctx context.Context, up *upstream, mirror io.Writer, sendi
 }
 
 // followHTTP2 splices an HTTP/2 connection to the app, and tells the client to go
-// on with a new one when there are rules.
-func (c *conn) followHTTP2(ctx context.Context) {
-	up, err := c.dialApp(ctx)
-	if err != nil {
-		abort(c.client.conn)
-		return
-	}
-	c.d.asks(1) // until the client has taken the hint
+// on with a new one when there are rules. If there are some already, it returns false and
+// has passed on nothing.
+func (c *conn) followHTTP2(ctx context.Context) bool {
+	c.d.asks(1) // before it is decided, and until the client has taken the hint
 	defer c.d.asks(-1)
+	if c.d.steers() {
+		return false
+	}
+	up, err := c.dialApp(ctx)
+	switch {
+	case c.d.steers(): // it may have taken a while
+		if err == nil {
+			c.forget(up)
+		}
+		return false
+	case err != nil:
+		abort(c.client.conn)
+		return true
+	}
 	f := &farewell{Conn: c.client.conn}
 	c.client.settle()
 	c.client.conn = f
@@ -535,6 +543,7 @@ func (c *conn) followHTTP2(ctx context.Context) {
 	c.splice(ctx, up, nil, nil)
 	f.Close()
 	<-done
+	return true
 }
 
 // marker is the header that says who answered instead of a laptop.
