@@ -205,7 +205,7 @@ func (d *decision) queue() {
 			continue
 		}
 		for _, r := range c.Status.Runs {
-			if run, ok := queued(r); ok {
+			if run, ok := queued(r); ok && (r.State == v1alpha1.RunFailed || !d.landedPart(r)) {
 				s.Runs = append(s.Runs, run)
 			}
 		}
@@ -217,6 +217,13 @@ func (d *decision) queue() {
 	for _, a := range queue.Plan(s) {
 		d.obey(a)
 	}
+}
+
+// landedPart reports whether a change of a run is merged. What such a run has shown of the
+// others is of a base that the branch has left: that they fail with the merged one is worth
+// knowing, but merging them rests on a run of their own, most of which is known already.
+func (d *decision) landedPart(r v1alpha1.Run) bool {
+	return slices.ContainsFunc(r.Changes, func(name string) bool { m := d.byName[name]; return m != nil && m.Status.Merged != "" })
 }
 
 func queued(r v1alpha1.Run) (queue.Run, bool) {
@@ -340,7 +347,7 @@ func (d *decision) merge(base string, names []string) {
 			return // when it is, this is decided again
 		}
 	}
-	if lead, run := d.runOf(base, names); lead != nil {
+	if lead, run := d.runOf(base, names); lead != nil && lead.Status.Runs[run].State == v1alpha1.RunPassed {
 		d.add(Action{Kind: Merge, Change: lead.Name, Run: run, Changes: names})
 	}
 }
@@ -366,7 +373,7 @@ func (d *decision) whyRefused(a queue.Action) string {
 	return a.Reason
 }
 
-// runOf finds the newest run of a combination.
+// runOf finds the newest run of a combination, on that base and no other.
 func (d *decision) runOf(base string, names []string) (*v1alpha1.Change, int) {
 	if len(names) == 0 {
 		return nil, 0
@@ -376,7 +383,7 @@ func (d *decision) runOf(base string, names []string) (*v1alpha1.Change, int) {
 		return nil, 0
 	}
 	for i, r := range slices.Backward(lead.Status.Runs) {
-		if slices.Equal(r.Changes, names) && (r.Base == base || r.State == v1alpha1.RunPassed) && r.State != v1alpha1.RunCancelled {
+		if slices.Equal(r.Changes, names) && r.Base == base && r.State != v1alpha1.RunCancelled {
 			return lead, i
 		}
 	}

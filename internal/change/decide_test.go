@@ -127,6 +127,9 @@ func (m *model) merge(a Action) {
 	if run.State != v1alpha1.RunPassed {
 		m.t.Errorf("a run that %s is merged: %+v", run.State, a)
 	}
+	if run.Base != before || !slices.Equal(run.Changes, a.Changes) {
+		m.t.Errorf("a run of %v on %s is merged as one on %s: %+v", run.Changes, run.Base, before, a)
+	}
 	for _, n := range a.Changes {
 		c := m.change(n)
 		if m.broken[n] {
@@ -237,6 +240,51 @@ func TestWhatCannotBeMergedWithAnotherIsRefusedAsThatIsMerged(t *testing.T) {
 		return
 	}
 	t.Error("c000 is never merged")
+}
+
+// TestAMergeHoldsUpNoneThatWasTestedWithIt merges the first of two changes while the run of
+// both is under way, which says what it has shown before it is abandoned.
+func TestAMergeHoldsUpNoneThatWasTestedWithIt(t *testing.T) {
+	for _, test := range []struct {
+		state   string // of the run of both
+		attempt int32
+		alone   bool // the second was on a branch of its own before, and passed
+		want    string
+		runs    int // further ones
+	}{
+		{v1alpha1.RunRunning, 1, false, v1alpha1.Deployed, 1},
+		{v1alpha1.RunPassed, 1, false, v1alpha1.Deployed, 1},
+		{v1alpha1.RunPassed, 1, true, v1alpha1.Deployed, 1},
+		{v1alpha1.RunLost, most, false, v1alpha1.Deployed, 1},
+		{v1alpha1.RunFailed, 1, false, v1alpha1.Refused, 0},
+		{v1alpha1.RunFailed, 1, true, v1alpha1.Refused, 0},
+	} {
+		m := newModel(t, []v1alpha1.Environment{{Name: "prod"}}, 2)
+		first, second := m.change("c000"), m.change("c001")
+		ran := func(c *v1alpha1.Change, state string, attempt int32, changes ...*v1alpha1.Change) {
+			r := v1alpha1.Run{Base: "tree-0", State: state, Attempt: attempt, Steps: []v1alpha1.Step{{Name: v1alpha1.TestStep, State: v1alpha1.StepPassed}}}
+			if state == v1alpha1.RunFailed {
+				r.Steps[0].State, r.Steps[0].Message = v1alpha1.StepFailed, "it is red"
+			}
+			for _, of := range changes {
+				r.Changes, r.Heads = append(r.Changes, of.Name), append(r.Heads, of.Spec.Commit)
+			}
+			c.Status.Runs = append(c.Status.Runs, r)
+		}
+		if test.alone {
+			ran(second, v1alpha1.RunPassed, 1, second)
+		}
+		ran(first, v1alpha1.RunPassed, 1, first)
+		ran(second, test.state, test.attempt, first, second)
+		m.merge(Action{Kind: Merge, Change: first.Name, Changes: []string{first.Name}})
+		m.settle(all)
+		if second.Status.Phase != test.want || m.runs != test.runs {
+			t.Errorf("%+v: it is %q, %q after %d more runs", test, second.Status.Phase, second.Status.Message, m.runs)
+		}
+		if first.Status.Phase != v1alpha1.Deployed {
+			t.Errorf("%+v: the first is %q", test, first.Status.Phase)
+		}
+	}
 }
 
 func TestOnlyTheNewestIsDeployedAndThoseBeforeGoAlong(t *testing.T) {

@@ -179,8 +179,12 @@ func (c *Controller) merge(ctx context.Context, s *subject, a change.Action) (bo
 	if err != nil {
 		return false, err
 	}
-	if tree, err := c.apps.tree(ctx, s.repo, last); err != nil || tree != tested {
-		return false, fmt.Errorf("the result of merging is %s and %s was tested: %w", tree, tested, err)
+	tree, err := c.apps.tree(ctx, s.repo, last)
+	if err != nil {
+		return false, err
+	}
+	if tree != tested {
+		return false, fmt.Errorf("the result of merging has tree %s, and %s was tested", short(tree), short(tested))
 	}
 	if err := c.publish(ctx, s, last); err != nil {
 		return c.unpublished(ctx, s, members, err)

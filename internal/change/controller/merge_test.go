@@ -109,3 +109,19 @@ func TestABranchThatWasSetBackIsNews(t *testing.T) {
 		t.Errorf("on the branch since the first: %+v", how)
 	}
 }
+
+// TestWhatWasNotTestedIsNotMerged has a run of another commit than merging its change gives.
+func TestWhatWasNotTestedIsNotMerged(t *testing.T) {
+	r := newHistory(t)
+	base := r.commit("base", "")
+	head, tested := r.commit("head", base), r.commit("tested", base)
+	s := &subject{repo: r.Repository, app: &v1alpha1.App{Spec: v1alpha1.AppSpec{Branch: "main"}}, tip: base}
+	m := &v1alpha1.Change{Spec: v1alpha1.ChangeSpec{Commit: head}}
+	m.Name = "head"
+	m.Status.Runs = []v1alpha1.Run{{Changes: []string{m.Name}, Heads: []string{head}, Commit: tested, State: v1alpha1.RunPassed, Attempt: 1}}
+	s.view.Changes = []*v1alpha1.Change{m}
+	wrote, err := (&Controller{}).merge(t.Context(), s, change.Action{Kind: change.Merge, Change: m.Name, Changes: []string{m.Name}})
+	if wrote || err == nil || !strings.HasPrefix(err.Error(), "the result of merging has tree ") || strings.Contains(err.Error(), "%!") {
+		t.Errorf("wrote %t: %v", wrote, err)
+	}
+}
