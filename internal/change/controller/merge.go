@@ -1,15 +1,19 @@
 package controller
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/bightdev/bight/api/v1alpha1"
 	"github.com/bightdev/bight/internal/change"
@@ -22,8 +26,29 @@ type keyed struct {
 	mu     sync.Mutex
 	trees  map[string]string
 	bases  map[[2]string]string
-	merges map[string]merged
-	clash  map[[2]string]bool // by the heads of two changes
+	merges map[merging]merged
+	clash  map[pair]bool
+}
+
+// owner is the App whose repository an answer has left something in. Another App's has it
+// not, nor has that of one which was made anew under the same name.
+type owner struct {
+	key client.ObjectKey
+	uid types.UID
+}
+
+func (s *subject) owner() owner { return owner{client.ObjectKeyFromObject(s.app), s.app.UID} }
+
+// merging is one change brought onto a commit.
+type merging struct {
+	owner
+	base, head, policy string
+}
+
+// pair are the heads of two changes, the one ahead first.
+type pair struct {
+	owner
+	ahead, head string
 }
 
 type merged struct {
@@ -60,6 +85,14 @@ func remember[K comparable, V any](mu *sync.Mutex, m *map[K]V, key K, ask func()
 	return v, nil
 }
 
+// forget drops what is remembered of Apps of that name.
+func (k *keyed) forget(key client.ObjectKey) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	maps.DeleteFunc(k.merges, func(m merging, _ merged) bool { return m.key == key })
+	maps.DeleteFunc(k.clash, func(p pair, _ bool) bool { return p.key == key })
+}
+
 func (k *keyed) tree(ctx context.Context, r *repo.Repository, commit string) (string, error) {
 	return remember(&k.mu, &k.trees, commit, func() (string, error) {
 		c, err := r.Commit(ctx, commit)
@@ -81,6 +114,45 @@ func (k *keyed) isAncestor(ctx context.Context, r *repo.Repository, ancestor, de
 	return err == nil && base == ancestor, err
 }
 
+// onto merges a change into a commit, or says what came of that before. What it made then
+// may be gone from the repository: git drops what nothing refers to, after two weeks.
+func (k *keyed) onto(ctx context.Context, s *subject, base string, m *v1alpha1.Change) (merged, error) {
+	return remember(&k.mu, &k.merges, mergingOf(s, base, m), func() (merged, error) {
+		commit, err := k.mergeOne(ctx, s, base, m)
+		if unmergeable(err) {
+			return merged{conflict: err}, nil
+		}
+		return merged{commit: commit}, err
+	})
+}
+
+func mergingOf(s *subject, base string, m *v1alpha1.Change) merging {
+	return merging{s.owner(), base, m.Spec.Commit, s.app.Spec.Policy.Merge}
+}
+
+// made is onto, and has the commit made anew if it is gone.
+func (k *keyed) made(ctx context.Context, s *subject, base string, m *v1alpha1.Change) (merged, error) {
+	got, err := k.onto(ctx, s, base, m)
+	if err != nil || got.conflict != nil {
+		return got, err
+	}
+	_, err = s.repo.Commit(ctx, got.commit)
+	if _, gone := errors.AsType[*repo.NotFoundError](err); !gone {
+		return got, err
+	}
+	k.mu.Lock()
+	delete(k.merges, mergingOf(s, base, m))
+	k.mu.Unlock()
+	return k.onto(ctx, s, base, m)
+}
+
+// applies tells whether a change can be merged into the branch. Unlike combine, it does not
+// ask git about what is known: it is asked of every change, whenever an app is looked at.
+func (k *keyed) applies(ctx context.Context, s *subject, m *v1alpha1.Change) error {
+	got, err := k.onto(ctx, s, s.tip, m)
+	return cmp.Or(err, got.conflict)
+}
+
 // combine merges changes into the branch, one after the other, and returns the commit
 // after each. The error is unmergeable when that can't be. Nothing refers to what
 // it makes.
@@ -88,24 +160,17 @@ func (k *keyed) combine(ctx context.Context, s *subject, members []*v1alpha1.Cha
 	var out []string
 	base := s.tip
 	for i, m := range members {
-		key := strings.Join([]string{base, m.Spec.Commit, s.app.Spec.Policy.Merge}, " ")
-		got, err := remember(&k.mu, &k.merges, key, func() (merged, error) {
-			commit, err := k.mergeOne(ctx, s, base, m)
-			if unmergeable(err) {
-				return merged{conflict: err}, nil
-			}
-			return merged{commit: commit}, err
-		})
+		got, err := k.made(ctx, s, base, m)
 		switch {
 		case err != nil:
 			return nil, err
 		case got.conflict != nil:
 			k.mu.Lock()
 			if k.clash == nil {
-				k.clash = map[[2]string]bool{}
+				k.clash = map[pair]bool{}
 			}
 			for _, other := range members[:i] {
-				k.clash[[2]string{other.Spec.Commit, m.Spec.Commit}] = true
+				k.clash[pair{s.owner(), other.Spec.Commit, m.Spec.Commit}] = true
 			}
 			k.mu.Unlock()
 			return nil, got.conflict
@@ -127,7 +192,7 @@ func (k *keyed) conflicts(s *subject) map[string][]string {
 	}
 	for _, a := range s.view.Changes {
 		for _, b := range s.view.Changes {
-			if k.clash[[2]string{a.Spec.Commit, b.Spec.Commit}] && !change.Ended(a) && !change.Ended(b) {
+			if k.clash[pair{s.owner(), a.Spec.Commit, b.Spec.Commit}] && !change.Ended(a) && !change.Ended(b) {
 				out[b.Name] = append(out[b.Name], a.Name)
 			}
 		}

@@ -1,12 +1,18 @@
 package controller
 
 import (
+	"fmt"
 	"log/slog"
+	"maps"
+	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 
 	"github.com/bightdev/bight/api/v1alpha1"
@@ -123,5 +129,73 @@ func TestWhatWasNotTestedIsNotMerged(t *testing.T) {
 	wrote, err := (&Controller{}).merge(t.Context(), s, change.Action{Kind: change.Merge, Change: m.Name, Changes: []string{m.Name}})
 	if wrote || err == nil || !strings.HasPrefix(err.Error(), "the result of merging has tree ") || strings.Contains(err.Error(), "%!") {
 		t.Errorf("wrote %t: %v", wrote, err)
+	}
+}
+
+// forked writes commits to a history, each beside the others on one base that the branch is
+// at, and makes a subject of it and a change of each.
+func forked(t *testing.T, h *history, app string, uid types.UID, files ...map[string]string) *subject {
+	t.Helper()
+	s := &subject{repo: h.Repository, app: &v1alpha1.App{Spec: v1alpha1.AppSpec{Branch: "main"}}, tip: h.commit("base", "")}
+	s.app.Namespace, s.app.Name, s.app.UID = "shop", app, uid
+	for i, f := range files {
+		head := s.tip
+		for _, name := range slices.Sorted(maps.Keys(f)) {
+			head = h.write(head, fmt.Sprintf("%d: %s", i, name), name, f[name], 1_800_000_100)
+		}
+		m := &v1alpha1.Change{Spec: v1alpha1.ChangeSpec{App: app, Commit: head}}
+		m.Name = string(rune('a' + i))
+		s.view.Changes = append(s.view.Changes, m)
+	}
+	return s
+}
+
+// TestWhatIsMergedIsInTheRepositoryThatAsks merges the same commits for two Apps that follow
+// one repository, for one that is made anew, and again after git has dropped the result.
+func TestWhatIsMergedIsInTheRepositoryThatAsks(t *testing.T) {
+	var k keyed
+	files := []map[string]string{{"x": "1"}, {"y": "2"}}
+	combine := func(s *subject) string {
+		t.Helper()
+		commits, err := k.combine(t.Context(), s, s.view.Changes)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, commit := range commits {
+			if _, err := s.repo.Commit(t.Context(), commit); err != nil {
+				t.Errorf("%s of app %s: %v", commit, s.app.Name, err)
+			}
+		}
+		return commits[len(commits)-1]
+	}
+	first := newHistory(t)
+	s := forked(t, first, "shop", "1", files...)
+	if err := first.UpdateRef(t.Context(), "refs/heads/main", s.tip, ""); err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range s.view.Changes {
+		if err := keep(t.Context(), first.Repository, m.Spec.Commit); err != nil {
+			t.Fatal(err)
+		}
+	}
+	made := combine(s)
+	if out, err := exec.Command("git", "--git-dir", first.Dir, "prune", "--expire=now").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	if _, err := s.repo.Commit(t.Context(), made); err == nil {
+		t.Error("git has not dropped what was made: nothing is tested")
+	}
+	combine(s)
+	combine(forked(t, newHistory(t), "other", "2", files...))
+	combine(forked(t, newHistory(t), "shop", "3", files...))
+
+	k.forget(client.ObjectKeyFromObject(s.app))
+	for m := range k.merges {
+		if m.key.Name != "other" {
+			t.Errorf("a merge of app %s is remembered", m.key.Name)
+		}
+	}
+	if len(k.merges) == 0 {
+		t.Error("nothing is remembered")
 	}
 }

@@ -160,7 +160,7 @@ func (c *Controller) findConflicts(ctx context.Context, s *subject) error {
 		if change.Ended(m) || m.Spec.Untrusted && !change.MayRun(s.app.Spec.Policy, m) {
 			continue
 		}
-		_, err := c.apps.combine(ctx, s, []*v1alpha1.Change{m})
+		err := c.apps.applies(ctx, s, m)
 		switch {
 		case unmergeable(err):
 			s.view.Unmergeable[m.Name] = err.Error()
@@ -466,5 +466,6 @@ func (c *Controller) forget(ctx context.Context, key client.ObjectKey) error {
 	c.hub.Withdraw("the app is deleted", func(o work.Order) bool { return o.Namespace != key.Namespace || o.App != key.Name })
 	c.envs.stop(key)
 	c.sources.stop(key)
+	c.apps.forget(key)
 	return errors.Join(c.store.Remove(key.Namespace, key.Name), c.results.remove(key), c.removePreviews(ctx, key))
 }
