@@ -165,20 +165,50 @@ func (k *keyed) combine(ctx context.Context, s *subject, members []*v1alpha1.Cha
 		case err != nil:
 			return nil, err
 		case got.conflict != nil:
-			k.mu.Lock()
-			if k.clash == nil {
-				k.clash = map[pair]bool{}
+			if err := k.noteClash(ctx, s, members[:i], m); err != nil {
+				return nil, err
 			}
-			for _, other := range members[:i] {
-				k.clash[pair{s.owner(), other.Spec.Commit, m.Spec.Commit}] = true
-			}
-			k.mu.Unlock()
 			return nil, got.conflict
 		}
 		base = got.commit
 		out = append(out, base)
 	}
 	return out, nil
+}
+
+// noteClash notes with which of those ahead of it a change can't be merged: those with
+// which it can't be alone, or all where it takes several. One that is noted for nothing
+// would be refused when the other is merged.
+func (k *keyed) noteClash(ctx context.Context, s *subject, ahead []*v1alpha1.Change, m *v1alpha1.Change) error {
+	var with []*v1alpha1.Change
+	for _, other := range ahead {
+		alone, err := k.made(ctx, s, s.tip, other)
+		if err != nil {
+			return err
+		}
+		if alone.conflict != nil {
+			continue
+		}
+		both, err := k.onto(ctx, s, alone.commit, m)
+		if err != nil {
+			return err
+		}
+		if both.conflict != nil {
+			with = append(with, other)
+		}
+	}
+	if len(with) == 0 {
+		with = ahead
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.clash == nil {
+		k.clash = map[pair]bool{}
+	}
+	for _, other := range with {
+		k.clash[pair{s.owner(), other.Spec.Commit, m.Spec.Commit}] = true
+	}
+	return nil
 }
 
 // conflicts are the pairs of changes of which it has turned out that they can't be

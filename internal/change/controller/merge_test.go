@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -17,6 +18,7 @@ import (
 
 	"github.com/bightdev/bight/api/v1alpha1"
 	"github.com/bightdev/bight/internal/change"
+	"github.com/bightdev/bight/internal/change/repo"
 )
 
 // TestWhatALaterChangeBroughtIsNotDeployedAfterIt has a branch's commit tested and held,
@@ -197,5 +199,70 @@ func TestWhatIsMergedIsInTheRepositoryThatAsks(t *testing.T) {
 	}
 	if len(k.merges) == 0 {
 		t.Error("nothing is remembered")
+	}
+}
+
+// TestAConflictIsWithThoseThatHaveIt merges changes of which the last conflicts.
+func TestAConflictIsWithThoseThatHaveIt(t *testing.T) {
+	for name, test := range map[string]struct {
+		files []map[string]string
+		want  []string
+	}{
+		"with the second": {[]map[string]string{{"x": "1"}, {"y": "2"}, {"y": "3"}}, []string{"b"}},
+		"with each":       {[]map[string]string{{"x": "1"}, {"x": "1", "y": "2"}, {"x": "3"}}, []string{"a", "b"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var k keyed
+			s := forked(t, newHistory(t), "shop", "1", test.files...)
+			if _, err := k.combine(t.Context(), s, s.view.Changes); !unmergeable(err) {
+				t.Fatalf("no conflict but %v", err)
+			}
+			last := s.view.Changes[len(s.view.Changes)-1]
+			if diff := cmp.Diff(map[string][]string{last.Name: test.want}, k.conflicts(s)); diff != "" {
+				t.Errorf("conflicts (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// TestAConflictThatTakesSeveralIsWithAll has a file renamed by one change and altered by
+// another so much that git no longer sees that, and takes it for removed when a third alters
+// it.
+func TestAConflictThatTakesSeveralIsWithAll(t *testing.T) {
+	h := newHistory(t)
+	text := func(altered ...int) []byte {
+		var lines []string
+		for i := range 10 {
+			lines = append(lines, fmt.Sprintf("line %d: %t\n", i, slices.Contains(altered, i)))
+		}
+		return []byte(strings.Join(lines, ""))
+	}
+	who := repo.Signature{Name: "Ada", Email: "ada@example.com", When: time.Unix(1_800_000_000, 0)}
+	s := &subject{repo: h.Repository, app: &v1alpha1.App{}}
+	for i, files := range []map[string][]byte{{"f": text()}, {"g": text(0, 1, 2, 3)}, {"f": text(7, 8, 9)}, {"f": text(5)}} {
+		commit, err := h.WriteCommit(t.Context(), repo.Writing{Parent: s.tip, Files: files, Whole: true, Message: "m", Author: who, Committer: who})
+		switch {
+		case err != nil:
+			t.Fatal(err)
+		case i == 0:
+			s.tip = commit
+			continue
+		}
+		m := &v1alpha1.Change{Spec: v1alpha1.ChangeSpec{Commit: commit}}
+		m.Name = string(rune('a' + i - 1))
+		s.view.Changes = append(s.view.Changes, m)
+	}
+	var k keyed
+	a, b, c := s.view.Changes[0], s.view.Changes[1], s.view.Changes[2]
+	for _, together := range [][]*v1alpha1.Change{{a, b}, {a, c}, {b, c}} {
+		if _, err := k.combine(t.Context(), s, together); err != nil {
+			t.Fatalf("%s and %s: %v", together[0].Name, together[1].Name, err)
+		}
+	}
+	if _, err := k.combine(t.Context(), s, s.view.Changes); !unmergeable(err) {
+		t.Fatalf("no conflict but %v", err)
+	}
+	if diff := cmp.Diff(map[string][]string{"c": {"a", "b"}}, k.conflicts(s)); diff != "" {
+		t.Errorf("conflicts (-want +got):\n%s", diff)
 	}
 }
