@@ -443,7 +443,7 @@ func (d *decision) deployments() {
 			switch state := State(c.Status.Steps, step); {
 			case Done(state):
 				has = i
-			case i <= before && (state == v1alpha1.StepWaiting || state == v1alpha1.StepRunning) && d.mayEnter(c, e):
+			case i <= before && (state == v1alpha1.StepWaiting || state == v1alpha1.StepRunning) && !gone(c) && d.mayEnter(c, e):
 				want = i
 			}
 		}
@@ -459,6 +459,10 @@ func (d *decision) deployments() {
 	}
 	d.finish(merged)
 }
+
+// gone reports whether a merged change has ended without being everywhere: then no further
+// environment gets it.
+func gone(c *v1alpha1.Change) bool { return Ended(c) && c.Status.Phase != v1alpha1.Deployed }
 
 func (d *decision) mayEnter(c *v1alpha1.Change, e v1alpha1.Environment) bool {
 	return e.Promotion != v1alpha1.Manual || slices.Contains(c.Spec.Promote, e.Name)

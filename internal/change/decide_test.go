@@ -19,7 +19,8 @@ type model struct {
 	t       *testing.T
 	view    View
 	broken  map[string]bool // changes whose tests fail
-	bad     map[string]bool // changes that do not come to serve
+	bad     map[string]bool // changes, or environment and change, that do not come to serve with what is merged by them
+	tried   []string        // deployments
 	runs    int
 	merges  int
 	clock   time.Time
@@ -107,7 +108,8 @@ func (m *model) do(a Action) bool {
 	case Merge:
 		m.merge(a)
 	case Deploy:
-		if m.bad[a.Change] {
+		m.tried = append(m.tried, a.Environment+" "+a.Change)
+		if by := c.Status.MergedBy; m.bad[by] || m.bad[a.Environment+" "+by] {
 			st.Steps = step(st.Steps, a.Step, v1alpha1.StepFailed, "it does not serve")
 			return true
 		}
@@ -348,6 +350,27 @@ func TestAChangeThatDoesNotServeIsRefusedAndTheNextGoesOn(t *testing.T) {
 	m.settle(all)
 	if got := m.change("c001").Status.Phase; got != v1alpha1.Deployed {
 		t.Errorf("the next one is %q", got)
+	}
+}
+
+// TestWhatWasRefusedIsDeployedNowhereElse has a change refused by the first environment,
+// and the next one by the second.
+func TestWhatWasRefusedIsDeployedNowhereElse(t *testing.T) {
+	m := newModel(t, []v1alpha1.Environment{{Name: "stage"}, {Name: "prod"}}, 1)
+	m.bad["stage c000"], m.bad["prod c001"] = true, true
+	m.settle(all)
+	m.push("c001")
+	m.settle(all)
+	if d := cmp.Diff([]string{"stage c000", "stage c001", "prod c001"}, m.tried); d != "" {
+		t.Errorf("deployments (-want +got):\n%s", d)
+	}
+	// An environment that is new is another matter.
+	m.push("c002")
+	m.settle(all)
+	m.view.App.Spec.Environments = append(m.view.App.Spec.Environments, v1alpha1.Environment{Name: "eu"})
+	m.settle(all)
+	if d := cmp.Diff([]string{"stage c002", "prod c002", "eu c002"}, m.tried[3:]); d != "" {
+		t.Errorf("deployments (-want +got):\n%s", d)
 	}
 }
 
