@@ -79,7 +79,7 @@ type Action struct {
 
 // Decide returns what is to be done now. The same view gives the same actions.
 func Decide(v View) []Action {
-	d := &decision{View: v, byName: map[string]*v1alpha1.Change{}}
+	d := &decision{View: v, byName: map[string]*v1alpha1.Change{}, lost: map[[2]string]*v1alpha1.Change{}}
 	for _, c := range v.Changes {
 		d.byName[c.Name] = c
 	}
@@ -97,6 +97,9 @@ type decision struct {
 	waiting []*v1alpha1.Change // for the merge, in order
 	alone   []*v1alpha1.Change // that nobody wants merged yet
 	actions []Action
+	// lost has, by change and step, which other one has failed there that it was merged
+	// together with, so that the step comes to nothing.
+	lost map[[2]string]*v1alpha1.Change
 }
 
 func (d *decision) add(a Action) { d.actions = append(d.actions, a) }
@@ -432,18 +435,26 @@ func (d *decision) abandoned(change string, run int) bool {
 
 // deployments brings merged changes to the environments, in the environments' order.
 // Only the newest is deployed: it has what those before it brought, also those that
-// nobody has let in by name.
+// nobody has let in by name. When it comes to nothing, the one before it is, unless it was
+// merged by the same run: then it is the very same that would be deployed.
 func (d *decision) deployments() {
 	merged := mergedInOrder(d.Changes)
 	before := len(merged) - 1 // how far the environment before this one is
 	for _, e := range d.App.Spec.Environments {
 		step := DeployStep(e.Name)
 		has, want := -1, -1
-		for i, c := range merged {
+		failed := map[string]*v1alpha1.Change{} // by the change whose run it was merged by
+		for i, c := range slices.Backward(merged) {
+			by := cmp.Or(c.Status.MergedBy, c.Name)
 			switch state := State(c.Status.Steps, step); {
 			case Done(state):
-				has = i
-			case i <= before && (state == v1alpha1.StepWaiting || state == v1alpha1.StepRunning) && !gone(c) && d.mayEnter(c, e):
+				has = max(has, i)
+			case state == v1alpha1.StepFailed:
+				failed[by] = cmp.Or(failed[by], c)
+			case state != v1alpha1.StepWaiting && state != v1alpha1.StepRunning:
+			case failed[by] != nil && max(has, want) < 0:
+				d.lost[[2]string{c.Name, step}] = failed[by]
+			case want < 0 && i <= before && failed[by] == nil && !gone(c) && d.mayEnter(c, e):
 				want = i
 			}
 		}
@@ -478,6 +489,10 @@ func (d *decision) finish(merged []*v1alpha1.Change) {
 		for _, e := range d.App.Spec.Environments {
 			s := StepOf(c.Status.Steps, DeployStep(e.Name))
 			if s == nil || s.State == v1alpha1.StepWaiting || s.State == v1alpha1.StepRunning {
+				if other := d.lost[[2]string{c.Name, DeployStep(e.Name)}]; other != nil {
+					s := StepOf(other.Status.Steps, DeployStep(e.Name))
+					d.end(c, v1alpha1.Refused, "together with "+other.Name+": "+s.Name+": "+s.Message)
+				}
 				break
 			}
 			if !Done(s.State) {

@@ -353,6 +353,79 @@ func TestAChangeThatDoesNotServeIsRefusedAndTheNextGoesOn(t *testing.T) {
 	}
 }
 
+// batch has three changes merged together, of which the newest is to be deployed now.
+func batch(t *testing.T) *model {
+	m := newModel(t, []v1alpha1.Environment{{Name: "prod"}}, 3)
+	for range 100 {
+		for _, a := range Decide(m.view) {
+			if a.Kind == Deploy {
+				return m
+			}
+			m.do(a)
+		}
+	}
+	t.Fatal("nothing is deployed")
+	return nil
+}
+
+// TestWhatWasMergedTogetherFailsTogether has changes deployed that are one artifact.
+func TestWhatWasMergedTogetherFailsTogether(t *testing.T) {
+	m := batch(t)
+	m.bad["c002"] = true
+	m.settle(all)
+	if d := cmp.Diff([]string{"prod c002"}, m.tried); d != "" {
+		t.Errorf("deployments (-want +got):\n%s", d)
+	}
+	for name, want := range map[string]string{
+		"c000": "together with c002: deploy/prod: it does not serve",
+		"c001": "together with c002: deploy/prod: it does not serve",
+		"c002": "deploy/prod: it does not serve",
+	} {
+		if st := m.change(name).Status; st.Phase != v1alpha1.Refused || st.Message != want {
+			t.Errorf("%s is %q, %q", name, st.Phase, st.Message)
+		}
+	}
+
+	// The one that was deployed is retried when what it wants is there.
+	m.bad["c002"] = false
+	for _, name := range []string{"c002", "c000"} {
+		m.change(name).Spec.Attempt = 1
+	}
+	m.settle(all)
+	want := map[string]string{"c000": v1alpha1.Deployed, "c001": v1alpha1.Refused, "c002": v1alpha1.Deployed}
+	if d := cmp.Diff(want, phases(m)); d != "" {
+		t.Errorf("phases after a retry (-want +got):\n%s", d)
+	}
+	if d := cmp.Diff([]string{"prod c002", "prod c002"}, m.tried); d != "" {
+		t.Errorf("deployments (-want +got):\n%s", d)
+	}
+}
+
+// TestWhatFailedTogetherGoesAlongWithWhatIsNewer has a change merged before anybody has
+// looked at what came of those that were merged together.
+func TestWhatFailedTogetherGoesAlongWithWhatIsNewer(t *testing.T) {
+	for _, bad := range []bool{false, true} {
+		m := batch(t)
+		m.bad["c002"], m.bad["c003"] = true, bad
+		m.do(Action{Kind: Deploy, Change: "c002", Environment: "prod", Step: "deploy/prod"})
+		newer := m.push("c003")
+		newer.Status.Runs = []v1alpha1.Run{{Base: m.view.Tree, Changes: []string{"c003"}, Heads: []string{newer.Spec.Commit}, State: v1alpha1.RunPassed}}
+		m.merge(Action{Kind: Merge, Change: "c003", Changes: []string{"c003"}})
+		m.settle(all)
+		phase := v1alpha1.Deployed
+		if bad {
+			phase = v1alpha1.Refused
+		}
+		want := map[string]string{"c000": phase, "c001": phase, "c002": v1alpha1.Refused, "c003": phase}
+		if d := cmp.Diff(want, phases(m)); d != "" {
+			t.Errorf("the newer one is bad: %t; phases (-want +got):\n%s", bad, d)
+		}
+		if d := cmp.Diff([]string{"prod c002", "prod c003"}, m.tried); d != "" {
+			t.Errorf("deployments (-want +got):\n%s", d)
+		}
+	}
+}
+
 // TestWhatWasRefusedIsDeployedNowhereElse has a change refused by the first environment,
 // and the next one by the second.
 func TestWhatWasRefusedIsDeployedNowhereElse(t *testing.T) {
