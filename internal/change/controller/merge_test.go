@@ -266,3 +266,88 @@ func TestAConflictThatTakesSeveralIsWithAll(t *testing.T) {
 		t.Errorf("conflicts (-want +got):\n%s", diff)
 	}
 }
+
+// TestARunThatWasAbandonedIsStartedAgain cancels a change while it is tested with the next
+// one, and has it done again: the queue wants the very run that was abandoned.
+func TestARunThatWasAbandonedIsStartedAgain(t *testing.T) {
+	h := newHistory(t)
+	s := forked(t, h, "shop", "1", map[string]string{"x": "1"}, map[string]string{"y": "2"})
+	if err := h.UpdateRef(t.Context(), "refs/heads/main", s.tip, ""); err != nil {
+		t.Fatal(err)
+	}
+	s.app.Spec.Policy.Speculation = 1
+	objects := []client.Object{s.app}
+	for i, m := range s.view.Changes {
+		m.Namespace, m.Labels = "shop", map[string]string{v1alpha1.AppLabel: "shop"}
+		m.Spec.Merge, m.Spec.Order = true, int64(i)
+		m.Status.Steps = []v1alpha1.Step{{Name: v1alpha1.ReviewStep, State: v1alpha1.StepPassed}}
+		objects = append(objects, m)
+	}
+	scheme, err := Scheme()
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := fake.NewClientBuilder().WithScheme(scheme).WithObjects(objects...).WithStatusSubresource(&v1alpha1.Change{}).Build()
+	c := &Controller{client: server, live: server, store: h.store, Log: slog.New(slog.DiscardHandler)}
+	// settle does what the queue says until there is nothing but work, and returns what runs.
+	settle := func() (runs []string) {
+		t.Helper()
+		for range rounds {
+			s, err := c.look(t.Context(), s.app)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var wrote bool
+			for _, a := range change.Decide(s.view) {
+				var did bool
+				switch a.Kind {
+				case change.Start:
+					did, err = c.start(t.Context(), s, a)
+				case change.Abandon:
+					did, err = true, c.abandon(t.Context(), s, a)
+				case change.End:
+					did, err = true, c.end(t.Context(), s, a)
+				case change.Reset:
+					did, err = true, c.reset(t.Context(), s, a)
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				wrote = wrote || did
+			}
+			if wrote {
+				continue
+			}
+			for _, m := range s.view.Changes {
+				for _, r := range m.Status.Runs {
+					if r.State == v1alpha1.RunRunning {
+						runs = append(runs, strings.Join(r.Changes, "+"))
+					}
+				}
+			}
+			return runs
+		}
+		t.Error("there is always something to write")
+		return nil
+	}
+	ask := func(cancel bool, attempt int32) {
+		t.Helper()
+		m := &v1alpha1.Change{}
+		if err := server.Get(t.Context(), client.ObjectKey{Namespace: "shop", Name: "a"}, m); err != nil {
+			t.Fatal(err)
+		}
+		m.Spec.Cancel, m.Spec.Attempt = cancel, attempt
+		if err := server.Update(t.Context(), m); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var got [][]string
+	got = append(got, settle())
+	ask(true, 0)
+	got = append(got, settle())
+	ask(false, 1)
+	got = append(got, settle())
+	if diff := cmp.Diff([][]string{{"a+b"}, {"b"}, {"a+b"}}, got); diff != "" {
+		t.Errorf("runs (-want +got):\n%s", diff)
+	}
+}

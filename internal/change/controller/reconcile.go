@@ -292,7 +292,7 @@ func (c *Controller) order(ctx context.Context, s *subject, a change.Action) str
 	return o.ID()
 }
 
-// start begins a run.
+// start begins a run, also of what was abandoned before.
 func (c *Controller) start(ctx context.Context, s *subject, a change.Action) (bool, error) {
 	var members []*v1alpha1.Change
 	run := v1alpha1.Run{Base: s.view.Tree, Changes: a.Changes, State: v1alpha1.RunRunning, Attempt: a.Attempt}
@@ -310,7 +310,7 @@ func (c *Controller) start(ctx context.Context, s *subject, a change.Action) (bo
 	run.Commit = combined[len(combined)-1]
 	_, err = c.update(ctx, c.key(s, a.Change), func(m *v1alpha1.Change) error {
 		if m.Status.Merged != "" || change.Ended(m) || slices.ContainsFunc(m.Status.Runs, func(r v1alpha1.Run) bool {
-			return r.Base == run.Base && slices.Equal(r.Changes, run.Changes) && r.Attempt == run.Attempt
+			return r.Base == run.Base && slices.Equal(r.Changes, run.Changes) && r.Attempt == run.Attempt && r.State != v1alpha1.RunCancelled
 		}) {
 			return errUnchanged
 		}
