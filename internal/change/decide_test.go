@@ -23,6 +23,7 @@ type model struct {
 	tried   []string        // deployments
 	runs    int
 	merges  int
+	late    func() bool // whether a step ends later, or a run before it is abandoned and after anybody has looked
 	clock   time.Time
 	deploys []string
 	reasons map[string]string // of changes that have ended
@@ -101,10 +102,24 @@ func (m *model) do(a Action) bool {
 		for _, n := range a.Changes {
 			r.Heads = append(r.Heads, m.change(n).Spec.Commit)
 		}
+		if slices.ContainsFunc(st.Runs, func(o v1alpha1.Run) bool {
+			return o.Base == r.Base && slices.Equal(o.Changes, r.Changes) && o.Attempt == r.Attempt && o.State != v1alpha1.RunCancelled
+		}) {
+			m.t.Errorf("a run that is there already is started: %+v", a)
+			return false
+		}
 		st.Runs = append(st.Runs, r)
 		m.runs++
 	case Abandon:
-		st.Runs[a.Run].State = v1alpha1.RunCancelled
+		r := &st.Runs[a.Run]
+		switch {
+		case m.late == nil || !m.late():
+			r.State = v1alpha1.RunCancelled
+		case slices.ContainsFunc(r.Changes, func(n string) bool { return m.broken[n] }):
+			r.State, r.Steps = v1alpha1.RunFailed, step(r.Steps, v1alpha1.TestStep, v1alpha1.StepFailed, "")
+		default:
+			r.State = v1alpha1.RunPassed
+		}
 	case Merge:
 		m.merge(a)
 	case Deploy:
@@ -160,6 +175,9 @@ func (m *model) settle(pick func(n int) int) {
 			return
 		}
 		for _, a := range actions[:pick(len(actions))] {
+			if a.Kind == Order && m.late != nil && m.late() {
+				continue
+			}
 			m.do(a)
 			if a.Kind != Order && a.Kind != Along {
 				break // the view is another one now
@@ -187,6 +205,7 @@ func TestEachChangeGetsWhatItDeserves(t *testing.T) {
 		for _, c := range m.view.Changes {
 			m.broken[c.Name] = r.IntN(8) == 0
 		}
+		m.late = func() bool { return r.IntN(2) == 0 }
 		m.settle(func(n int) int { return 1 + r.IntN(n) })
 		for name, phase := range phases(m) {
 			want := v1alpha1.Deployed
