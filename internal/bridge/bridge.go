@@ -43,7 +43,7 @@ type Bridge struct {
 
 	// Service tells whose a pod is, Agent where its agent listens.
 	Service func(*core.Pod) string
-	Agent   func(core.Container) (port int, ok bool)
+	Agent   func(*core.Pod) (port int, ok bool)
 	// Enter, where it is not nil, waits until the agent of a pod lets us in, and
 	// returns where it listens then. Errors that are ErrBarred or ErrRevoked need no
 	// second attempt.
@@ -207,7 +207,7 @@ func (b *Bridge) usable(p *core.Pod) bool {
 	if p.DeletionTimestamp != nil || p.Status.Phase != core.PodRunning || len(p.Spec.Containers) == 0 {
 		return false
 	}
-	_, ok := b.Agent(p.Spec.Containers[0])
+	_, ok := b.Agent(p)
 	return ok
 }
 
@@ -303,7 +303,7 @@ func (b *Bridge) door(ctx context.Context, pod *core.Pod) (int, error) {
 	if b.Enter != nil {
 		return b.Enter(ctx, pod)
 	}
-	port, _ := b.Agent(pod.Spec.Containers[0])
+	port, _ := b.Agent(pod)
 	return port, nil
 }
 

@@ -48,8 +48,8 @@ func (p *Program) bridgeTo(ctx context.Context, t *target, a *app.App, namespace
 	b := &bridge.Bridge{
 		Cluster: cluster, Namespace: namespace, App: a.Name, Selector: session.Selector(a.Name),
 		Service: session.ServiceOf,
-		Agent: func(c core.Container) (int, bool) {
-			agent, ok := deploy.AgentOf(append(append([]string{}, c.Command...), c.Args...))
+		Agent: func(pod *core.Pod) (int, bool) {
+			agent, ok := deploy.AgentIn(&pod.Spec, session.ServiceOf(pod))
 			return agent.Port, ok
 		},
 		Owner: ownName(), Version: p.Version,

@@ -164,16 +164,15 @@ func appsOf(pods []core.Pod) []*app.App {
 
 // serviceOfPod is what a pod says of its service, nil if it is no pod of one.
 func serviceOfPod(pod *core.Pod) *app.Service {
-	if len(pod.Spec.Containers) == 0 || session.ServiceOf(pod) == "" || session.AppOf(pod) == "" {
-		return nil
-	}
-	container := pod.Spec.Containers[0]
-	agent, ok := deploy.AgentOf(slices.Concat(container.Command, container.Args))
-	if !ok {
+	if session.ServiceOf(pod) == "" || session.AppOf(pod) == "" {
 		return nil
 	}
 	service := &app.Service{Name: session.ServiceOf(pod)}
-	for _, p := range container.Ports {
+	agent, ok := deploy.AgentIn(&pod.Spec, service.Name)
+	if !ok {
+		return nil
+	}
+	for _, p := range deploy.ContainerOf(&pod.Spec, service.Name).Ports {
 		number := int(p.ContainerPort)
 		protocol := agent.Protocols[number]
 		service.Ports = addPort(service.Ports, p.Name, number, p.Protocol, &protocol)

@@ -34,9 +34,14 @@ func TestAPodSaysWhatItsServiceIs(t *testing.T) {
 		{"of nobody", nil, agent, nil},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			pod := &core.Pod{ObjectMeta: meta.ObjectMeta{Labels: tt.labels}, Spec: core.PodSpec{Containers: []core.Container{{Command: tt.command, Ports: ports}}}}
+			proxy := core.Container{Name: "linkerd-proxy", Ports: []core.ContainerPort{{Name: "linkerd-proxy", ContainerPort: 4143}}}
+			pod := &core.Pod{ObjectMeta: meta.ObjectMeta{Labels: tt.labels}, Spec: core.PodSpec{Containers: []core.Container{{Name: "cart", Command: tt.command, Ports: ports}}}}
 			if diff := cmp.Diff(tt.want, serviceOfPod(pod)); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
+			}
+			pod.Spec.Containers = append([]core.Container{proxy}, pod.Spec.Containers...)
+			if diff := cmp.Diff(tt.want, serviceOfPod(pod)); diff != "" {
+				t.Errorf("behind a proxy (-want +got):\n%s", diff)
 			}
 		})
 	}

@@ -116,7 +116,7 @@ func (p *Program) workload(ctx context.Context, t *target, kind, name string, pr
 	s.bridge = &bridge.Bridge{
 		Cluster: cluster, Namespace: namespace, App: "namespace " + namespace, Selector: labels.Set(selector).String(), Services: []string{s.name},
 		Service: func(*core.Pod) string { return s.workload },
-		Agent:   func(core.Container) (int, bool) { return 0, true },
+		Agent:   func(*core.Pod) (int, bool) { return 0, true },
 		Owner:   owner, Version: p.Version,
 		Say: func(text string) { printer.Note(name, text) }, Log: t.log(p.Stderr),
 	}

@@ -31,7 +31,8 @@ func TestNotReadySaysWhatIsNotAnswered(t *testing.T) {
 		if ready != "" {
 			command = append(command, "--ready", ready)
 		}
-		pod := &corev1.Pod{Spec: corev1.PodSpec{Containers: []corev1.Container{{Command: append(command, "--", "./cart")}}}}
+		pod := &corev1.Pod{Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "linkerd-proxy"}, {Name: "cart", Command: append(command, "--", "./cart")}}}}
+		pod.Labels = map[string]string{labelName: "cart"}
 		if got := notReady(pod, unhealthy); got != want {
 			t.Errorf("%s: got %q, want %q", ready, got, want)
 		}

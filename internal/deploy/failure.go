@@ -179,11 +179,7 @@ func pullWords(image string, w *corev1.ContainerStateWaiting, events []*corev1.E
 
 // notReady tells what has not been answered yet by a process that runs.
 func notReady(p *corev1.Pod, events []*corev1.Event) string {
-	if len(p.Spec.Containers) == 0 {
-		return probeWords(events)
-	}
-	c := p.Spec.Containers[0]
-	agent, ok := AgentOf(slices.Concat(c.Command, c.Args))
+	agent, ok := AgentIn(&p.Spec, p.Labels[labelName])
 	if !ok || agent.Ready == "" {
 		return probeWords(events)
 	}

@@ -311,6 +311,9 @@ func (j *judge) container(o Observation, p *corev1.Pod, cs corev1.ContainerStatu
 	}
 	if cs.State.Running != nil {
 		f.Cause, f.Message = CauseProbe, notReady(p, events)
+		if slices.ContainsFunc(p.Status.ContainerStatuses, func(c corev1.ContainerStatus) bool { return c.Name == o.Service && c.State.Running != nil }) {
+			f.Container = o.Service // whose lines tell why, whatever runs beside it
+		}
 		return j.after(v, fmt.Sprintf("%s/%s/%d/running", p.UID, cs.Name, cs.RestartCount), j.patience.Probe, f)
 	}
 	// It waits for its volumes or network. Without a complaint, it just takes time.

@@ -277,6 +277,25 @@ func TestJudgeForgetsAStateThatHealed(t *testing.T) {
 	}
 }
 
+// A mesh's proxy runs beside the service or before it: if one of them is not ready, its
+// lines tell why.
+func TestJudgeBlamesTheServiceBesideAProxy(t *testing.T) {
+	beside := func(state corev1.ContainerState) func(*corev1.Pod) {
+		return func(p *corev1.Pod) {
+			p.Status.ContainerStatuses = []corev1.ContainerStatus{{Name: "a-proxy", State: running}, {Name: "cart", State: state}}
+		}
+	}
+	for want, state := range map[string]corev1.ContainerState{"cart": running, "a-proxy": waits("PodInitializing", "")} {
+		o := world()
+		o.Pods = []*corev1.Pod{pod("b", "new", beside(state))}
+		_, seen := Judge(epoch, Patience{}, nil, []Observation{o})
+		later, _ := Judge(epoch.Add(time.Minute), Patience{}, seen, []Observation{o})
+		if f := later[0].Failure; f == nil || f.Cause != CauseProbe || f.Container != want {
+			t.Errorf("failure is %+v, want container %s", f, want)
+		}
+	}
+}
+
 func TestPodsOf(t *testing.T) {
 	o := world()
 	pods := []*corev1.Pod{

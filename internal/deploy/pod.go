@@ -129,6 +129,26 @@ type Agent struct {
 	Protocols map[int]string
 }
 
+// ContainerOf is the container of a service in one of its pods: the one that is named
+// as the service is, for others may have been put before it since, as a mesh does with
+// its proxy. Where none has the name it is the first; nil where there are none.
+func ContainerOf(pod *corev1.PodSpec, service string) *corev1.Container {
+	if len(pod.Containers) == 0 {
+		return nil
+	}
+	i := slices.IndexFunc(pod.Containers, func(c corev1.Container) bool { return c.Name == service })
+	return &pod.Containers[max(i, 0)]
+}
+
+// AgentIn reads what Render wrote of the agent in one of a service's pods.
+func AgentIn(pod *corev1.PodSpec, service string) (a Agent, ok bool) {
+	c := ContainerOf(pod, service)
+	if c == nil {
+		return Agent{}, false
+	}
+	return AgentOf(slices.Concat(c.Command, c.Args))
+}
+
 // AgentOf reads what Render wrote, from a container of any age; ok is false where no
 // agent runs.
 func AgentOf(command []string) (a Agent, ok bool) {

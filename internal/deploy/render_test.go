@@ -357,6 +357,36 @@ func TestAgentOf(t *testing.T) {
 	}
 }
 
+func TestAServiceIsFoundBesideWhatIsInjected(t *testing.T) {
+	cart := corev1.Container{Name: "cart", Command: []string{"/bight/agent", "run"}, Args: []string{"--listen", "127.0.0.1:24448", "--", "./cart"}}
+	proxy := corev1.Container{Name: "linkerd-proxy"}
+	unnamed := cart
+	unnamed.Name = ""
+	for _, tt := range []struct {
+		name       string
+		containers []corev1.Container
+		want       string
+		runs       bool // an agent
+	}{
+		{"alone", []corev1.Container{cart}, "cart", true},
+		{"behind a proxy", []corev1.Container{proxy, cart}, "cart", true},
+		{"before a proxy", []corev1.Container{cart, proxy}, "cart", true},
+		{"by another name", []corev1.Container{unnamed, proxy}, "", true},
+		{"not at all", []corev1.Container{proxy}, "linkerd-proxy", false},
+	} {
+		spec := &corev1.PodSpec{Containers: tt.containers}
+		if got := ContainerOf(spec, "cart"); got.Name != tt.want {
+			t.Errorf("%s: it is %q, want %q", tt.name, got.Name, tt.want)
+		}
+		if a, ok := AgentIn(spec, "cart"); ok != tt.runs || ok && a.Port != 24448 {
+			t.Errorf("%s: agent %+v, %t", tt.name, a, ok)
+		}
+	}
+	if got := ContainerOf(&corev1.PodSpec{}, "cart"); got != nil {
+		t.Errorf("without containers it is %+v", got)
+	}
+}
+
 func TestGraceLeavesTimeToEnd(t *testing.T) {
 	for _, c := range []struct {
 		grace        time.Duration

@@ -137,8 +137,12 @@ func (s *Session) Logs(ctx context.Context, o LogOptions) error {
 	errs := make([]error, len(pods.Items))
 	for i, pod := range pods.Items {
 		group.Go(func() {
-			service := pod.Labels[nameLabel]
-			stream, err := client.CoreV1().Pods(s.environment).GetLogs(pod.Name, &core.PodLogOptions{Follow: o.Follow, TailLines: &o.Tail}).Stream(ctx)
+			service := ServiceOf(&pod)
+			options := &core.PodLogOptions{Follow: o.Follow, TailLines: &o.Tail}
+			if container := deploy.ContainerOf(&pod.Spec, service); container != nil {
+				options.Container = container.Name
+			}
+			stream, err := client.CoreV1().Pods(s.environment).GetLogs(pod.Name, options).Stream(ctx)
 			if err == nil {
 				defer stream.Close()
 				err = readLines(stream, func(line string, _ bool) { s.Printer.Log(service, local(s.plan(), line)) })

@@ -117,7 +117,7 @@ func (p *pods) log(ctx context.Context, of *pod, since time.Time) {
 	client := p.session.applier.Client.CoreV1().Pods(p.session.environment)
 	for ctx.Err() == nil {
 		from := c.reopen()
-		stream, err := client.GetLogs(of.name, &core.PodLogOptions{Follow: true, Timestamps: true, SinceTime: &from}).Stream(ctx)
+		stream, err := client.GetLogs(of.name, &core.PodLogOptions{Container: of.container, Follow: true, Timestamps: true, SinceTime: &from}).Stream(ctx)
 		if err == nil {
 			err = readLines(stream, func(line string, whole bool) { p.logLine(of, &c, line, whole) })
 			stream.Close()

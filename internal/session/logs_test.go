@@ -1,11 +1,26 @@
 package session
 
 import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"testing"
 	"testing/iotest"
 	"time"
+
+	core "k8s.io/api/core/v1"
+	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
+	restclient "k8s.io/client-go/rest"
+
+	"github.com/bightdev/bight/internal/deploy"
+	"github.com/bightdev/bight/internal/kube"
+	"github.com/bightdev/bight/internal/ui/term"
 )
 
 func TestACursorLosesAndRepeatsNothing(t *testing.T) {
@@ -76,5 +91,49 @@ func TestReadLinesGivesEveryByteOfVeryLongLines(t *testing.T) {
 	}
 	if want := []bool{true, true, false, false, true}; !slices.Equal(wholes, want) {
 		t.Errorf("beginnings of lines: %v, want %v", wholes, want)
+	}
+}
+
+// TestLogsAreTheServicesOwnBesideAProxy has an API server that, as the real one, gives
+// no log of a pod with two containers to who names none.
+func TestLogsAreTheServicesOwnBesideAProxy(t *testing.T) {
+	object := core.Pod{ObjectMeta: meta.ObjectMeta{Name: "cart-1", Labels: map[string]string{nameLabel: "cart"}}}
+	object.Spec.Containers = []core.Container{{Name: "linkerd-proxy"}, {Name: "cart"}}
+	list := core.PodList{TypeMeta: meta.TypeMeta{APIVersion: "v1", Kind: "PodList"}, Items: []core.Pod{object}}
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case !strings.HasSuffix(r.URL.Path, "/log"):
+			w.Header().Set("Content-Type", "application/json")
+			if err := json.NewEncoder(w).Encode(list); err != nil {
+				t.Error(err)
+			}
+		case r.URL.Query().Get("container") == "":
+			http.Error(w, "a container name must be specified for pod cart-1", http.StatusBadRequest)
+		case r.URL.Query().Get("timestamps") != "":
+			fmt.Fprintf(w, "%s says %s\n", time.Now().Add(time.Second).Format(time.RFC3339Nano), r.URL.Query().Get("container"))
+		default:
+			fmt.Fprintf(w, "says %s\n", r.URL.Query().Get("container"))
+		}
+	}))
+	defer server.Close()
+	var out bytes.Buffer
+	s := Deployed(shopApp(), Config{
+		Cluster: kube.New(&restclient.Config{Host: server.URL}, "", ""), Namespace: "shop-ada", Log: slog.New(slog.DiscardHandler),
+		Printer: term.New(term.Config{Out: term.Stream{W: &out}, Err: term.Stream{W: io.Discard}}),
+	})
+	if err := s.Logs(t.Context(), LogOptions{}); err != nil {
+		t.Error(err)
+	}
+	client, err := s.Cluster.Typed()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.applier = &deploy.Applier{Client: client}
+	newPods(s).log(t.Context(), &pod{name: "cart-1", service: "cart", container: "cart"}, time.Now()) // it is gone when its log ends
+	if err := s.Printer.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.Count(out.String(), "says cart"); got != 2 {
+		t.Errorf("%d of 2 lines were printed: %q", got, out.String())
 	}
 }

@@ -61,7 +61,8 @@ func (p *pods) wake(service string) {
 // pod is one pod of the app.
 type pod struct {
 	name, service string
-	image         string
+	container     string // the service's
+	image         string // of that one
 	ready         bool   // as Kubernetes has it
 	wasReady      bool   // at any time before
 	replacedBy    string // who answers while the process is stopped, or ""
@@ -212,20 +213,20 @@ func (p *pods) note(ctx context.Context, targets *sync.WaitGroup, object *core.P
 		p.drop(object.Name)
 		return
 	}
-	if len(object.Spec.Containers) == 0 {
+	container := deploy.ContainerOf(&object.Spec, ServiceOf(object))
+	if container == nil {
 		return
 	}
 	known := p.all[object.Name]
 	if known == nil {
-		known = &pod{name: object.Name, service: object.Labels[nameLabel], image: object.Spec.Containers[0].Image}
+		known = &pod{name: object.Name, service: ServiceOf(object), container: container.Name, image: container.Image}
 		p.all[object.Name] = known
 	}
 	if ready := isReady(object); ready != known.ready {
 		known.ready, known.wasReady = ready, known.wasReady || ready
 		p.wake(known.service)
 	}
-	container := object.Spec.Containers[0]
-	if agent, ok := deploy.AgentOf(slices.Concat(container.Command, container.Args)); ok && known.target == nil && isRunning(object) {
+	if agent, ok := deploy.AgentIn(&object.Spec, known.service); ok && known.target == nil && isRunning(object) {
 		p.connect(ctx, targets, known, agent.Port)
 	}
 }
@@ -239,13 +240,12 @@ func isReady(object *core.Pod) bool {
 	return false
 }
 
+// isRunning reports whether the service's container runs, whatever does beside it.
 func isRunning(object *core.Pod) bool {
-	for _, c := range object.Status.ContainerStatuses {
-		if c.State.Running != nil {
-			return true
-		}
-	}
-	return false
+	container := deploy.ContainerOf(&object.Spec, ServiceOf(object))
+	return container != nil && slices.ContainsFunc(object.Status.ContainerStatuses, func(c core.ContainerStatus) bool {
+		return c.Name == container.Name && c.State.Running != nil
+	})
 }
 
 // connect starts the target of a pod. The caller has the lock.

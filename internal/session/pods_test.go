@@ -7,7 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -15,6 +17,7 @@ import (
 	apps "k8s.io/api/apps/v1"
 	core "k8s.io/api/core/v1"
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
+	restclient "k8s.io/client-go/rest"
 
 	"github.com/bightdev/bight/internal/app"
 	"github.com/bightdev/bight/internal/deploy"
@@ -100,6 +103,29 @@ func TestAnEditIsLiveWhenAPodHasItAll(t *testing.T) {
 				t.Errorf("(-want +got)\n%s", diff)
 			}
 		})
+	}
+}
+
+func TestAPodIsReachedBesideItsProxy(t *testing.T) {
+	running := core.ContainerState{Running: &core.ContainerStateRunning{}}
+	object := &core.Pod{ObjectMeta: meta.ObjectMeta{Name: "cart-1", Labels: map[string]string{nameLabel: "cart"}}}
+	object.Spec.Containers = []core.Container{
+		{Name: "linkerd-proxy", Image: "proxy"},
+		{Name: "cart", Image: "shop/cart", Command: []string{"/bight/agent", "run", "--listen", "127.0.0.1:24448", "--", "./cart"}},
+	}
+	object.Status.ContainerStatuses = []core.ContainerStatus{{Name: "linkerd-proxy", State: running}, {Name: "cart"}}
+	p := newPods(&Session{Config: Config{Cluster: kube.New(&restclient.Config{Host: "http://127.0.0.1:1"}, "", ""), Log: slog.New(slog.DiscardHandler)}})
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel() // nothing is there to connect to
+	var targets sync.WaitGroup
+	defer targets.Wait()
+	p.note(ctx, &targets, object)
+	if got := p.all["cart-1"]; got.image != "shop/cart" || got.container != "cart" || got.target != nil {
+		t.Errorf("while the proxy alone runs: %+v", got)
+	}
+	object.Status.ContainerStatuses[1].State = running
+	if p.note(ctx, &targets, object); p.all["cart-1"].target == nil {
+		t.Error("it runs, and its agent is not found")
 	}
 }
 

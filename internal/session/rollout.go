@@ -133,8 +133,8 @@ func unread(a *app.App, running []apps.Deployment) error {
 func keepImages(a *app.App, images map[string]string, running []apps.Deployment) {
 	for _, d := range running {
 		service := d.Labels[nameLabel]
-		if a.Service(service) != nil && images[service] == "" && len(d.Spec.Template.Spec.Containers) > 0 {
-			images[service] = d.Spec.Template.Spec.Containers[0].Image
+		if container := deploy.ContainerOf(&d.Spec.Template.Spec, service); a.Service(service) != nil && images[service] == "" && container != nil {
+			images[service] = container.Image
 		}
 	}
 }

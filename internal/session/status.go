@@ -170,8 +170,8 @@ func (s *Session) serviceStatus(ctx context.Context, service *app.Service, art *
 	if d.Spec.Replicas != nil {
 		status.Replicas = *d.Spec.Replicas
 	}
-	if len(d.Spec.Template.Spec.Containers) > 0 {
-		status.Image = d.Spec.Template.Spec.Containers[0].Image
+	if container := deploy.ContainerOf(&d.Spec.Template.Spec, service.Name); container != nil {
+		status.Image = container.Image
 	}
 	status.Running = d.Status.ObservedGeneration >= d.Generation && status.Ready >= status.Replicas &&
 		d.Status.UpdatedReplicas == status.Replicas && d.Status.Replicas == status.Replicas

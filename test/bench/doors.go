@@ -119,7 +119,7 @@ func (w *wire) doors() (doors, error) {
 	}
 	var all doors
 	for _, p := range w.pods {
-		agent, ok := agentOf(p.Spec.Containers[0])
+		agent, ok := agentIn(&p)
 		port, has := agent.Doors[wireHTTP]
 		if !ok || !has {
 			return nil, fmt.Errorf("pod %s has no door for port %d", p.Name, wireHTTP)

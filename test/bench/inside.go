@@ -6,7 +6,6 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"slices"
 	"strconv"
 	"time"
 
@@ -24,8 +23,8 @@ import (
 // version is what this program tells agents of itself.
 const version = "bench"
 
-func agentOf(c core.Container) (deploy.Agent, bool) {
-	return deploy.AgentOf(slices.Concat(c.Command, c.Args))
+func agentIn(pod *core.Pod) (deploy.Agent, bool) {
+	return deploy.AgentIn(&pod.Spec, sessions.ServiceOf(pod))
 }
 
 // bridge returns what leads to the wire service without the command around it.
@@ -45,8 +44,8 @@ func (w *wire) bridge(ctx context.Context) (*bridge.Bridge, error) {
 	return &bridge.Bridge{
 		Cluster: cluster, Namespace: w.namespace, App: wireName, Selector: sessions.Selector(wireName), Services: []string{wireName},
 		Service: sessions.ServiceOf,
-		Agent: func(c core.Container) (int, bool) {
-			agent, ok := agentOf(c)
+		Agent: func(pod *core.Pod) (int, bool) {
+			agent, ok := agentIn(pod)
 			return agent.Port, ok
 		},
 		Token: token, Owner: "bench@laptop", Version: version,
@@ -62,7 +61,7 @@ func (w *wire) agentLine(ctx context.Context) (l *line, shut func(), err error) 
 		return nil, nil, err
 	}
 	pod := w.pods[0]
-	port, _ := b.Agent(pod.Spec.Containers[0])
+	port, _ := b.Agent(&pod)
 	client := &stream.Client{
 		Dial: func(ctx context.Context) (io.ReadWriteCloser, error) {
 			return b.Cluster.DialPod(ctx, w.namespace, pod.Name, port)

@@ -380,8 +380,8 @@ func (b *bay) bridge() *bridge.Bridge {
 	return &bridge.Bridge{
 		Cluster: cluster, Namespace: b.namespace, App: "bridge", Selector: sessions.Selector("bridge"), Service: sessions.ServiceOf,
 		Services: []string{"cart", "load", "stock"},
-		Agent: func(c core.Container) (int, bool) {
-			agent, ok := deploy.AgentOf(append(append([]string{}, c.Command...), c.Args...))
+		Agent: func(pod *core.Pod) (int, bool) {
+			agent, ok := deploy.AgentIn(&pod.Spec, sessions.ServiceOf(pod))
 			return agent.Port, ok
 		},
 		Token: token, Owner: "tester@here", Say: func(text string) { b.Log(text) }, Log: slog.New(slog.DiscardHandler),

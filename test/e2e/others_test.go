@@ -450,7 +450,7 @@ func (b *bay) joinTill(ctx stdcontext.Context, id string, port int, engaged func
 	defer p.Close()
 	way := &bridge.Bridge{
 		Cluster: cluster, Namespace: b.namespace, App: "till", Selector: "app=" + tillNamed, Services: []string{"service/till"},
-		Service: func(*core.Pod) string { return "service/till" }, Agent: func(core.Container) (int, bool) { return 0, true },
+		Service: func(*core.Pod) string { return "service/till" }, Agent: func(*core.Pod) (int, bool) { return 0, true },
 		Enter: p.Enter, Token: p.Token(), Owner: owner, Say: func(string) {}, Log: slog.New(slog.DiscardHandler),
 	}
 	return way.Intercept(ctx, *p.Rule(), port, func(string) { engaged() })
