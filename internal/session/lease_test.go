@@ -3,6 +3,8 @@ package session
 import (
 	"context"
 	"errors"
+	"io"
+	"log/slog"
 	"strings"
 	"sync"
 	"testing"
@@ -10,10 +12,21 @@ import (
 	"time"
 
 	coordination "k8s.io/api/coordination/v1"
+	core "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/kubernetes"
 	leases "k8s.io/client-go/kubernetes/typed/coordination/v1"
+	corev1 "k8s.io/client-go/kubernetes/typed/core/v1"
+	restclient "k8s.io/client-go/rest"
+
+	"github.com/bightdev/bight/internal/app"
+	"github.com/bightdev/bight/internal/deploy"
+	"github.com/bightdev/bight/internal/image"
+	"github.com/bightdev/bight/internal/kube"
+	"github.com/bightdev/bight/internal/tree"
+	"github.com/bightdev/bight/internal/ui/term"
 )
 
 func TestHolderIsReadAsItIsWritten(t *testing.T) {
@@ -230,6 +243,124 @@ func TestSomebodyElsesWriteDoesNotCostTheLease(t *testing.T) {
 	})
 	if err != nil || c.lease != nil {
 		t.Errorf("%v, %v", err, c.lease)
+	}
+}
+
+// api is an API server with one namespace, and the lease of a cluster in it.
+type api struct {
+	kubernetes.Interface
+	cluster *cluster
+}
+
+func (a api) CoreV1() corev1.CoreV1Interface                 { return coreAPI{} }
+func (a api) CoordinationV1() leases.CoordinationV1Interface { return leaseAPI{cluster: a.cluster} }
+
+type leaseAPI struct {
+	leases.CoordinationV1Interface
+	cluster *cluster
+}
+
+func (l leaseAPI) Leases(string) leases.LeaseInterface { return l.cluster }
+
+type coreAPI struct{ corev1.CoreV1Interface }
+
+func (coreAPI) Namespaces() corev1.NamespaceInterface { return namespaces{} }
+func (coreAPI) Secrets(string) corev1.SecretInterface { return secrets{} }
+
+type namespaces struct{ corev1.NamespaceInterface }
+
+func (namespaces) Get(context.Context, string, meta.GetOptions) (*core.Namespace, error) {
+	return &core.Namespace{}, nil
+}
+
+type secrets struct{ corev1.SecretInterface }
+
+func (secrets) Get(_ context.Context, name string, _ meta.GetOptions) (*core.Secret, error) {
+	return nil, apierrors.NewNotFound(schema.GroupResource{Resource: "secrets"}, name)
+}
+
+// slow is a builder that takes its time.
+type slow struct {
+	image.Builder
+	takes time.Duration
+}
+
+func (s slow) Build(ctx context.Context, _ *app.App, service *app.Service) (*image.Artifact, error) {
+	select {
+	case <-time.After(s.takes):
+		return &image.Artifact{Service: service.Name, Tree: tree.Tree{}}, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// building runs ada's session in a bubble of time, with a build that takes so long,
+// until there is something to apply; play changes the cluster meanwhile, or ends it.
+func building(t *testing.T, takes time.Duration, play func(c *cluster, end func())) (c *cluster, applied bool, err error) {
+	t.Helper()
+	c = &cluster{}
+	a := shopApp()
+	a.Services = a.Services[:1]
+	s, err := Planned(a, Config{
+		Cluster: kube.New(&restclient.Config{}, "", ""), Namespace: "ns", Registry: "registry.example", CacheDir: t.TempDir(),
+		Log: slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.maker.builders = map[string]image.Builder{app.BuildGo: slow{takes: takes}}
+	s.applier = &deploy.Applier{Client: api{cluster: c}}
+	synctest.Test(t, func(t *testing.T) {
+		s.Printer = term.New(term.Config{Out: term.Stream{W: io.Discard}, Err: term.Stream{W: io.Discard}})
+		defer s.Printer.Close()
+		ctx, cancel := context.WithCancel(t.Context())
+		var player sync.WaitGroup
+		player.Go(func() { play(c, cancel) })
+		err = s.claimed(ctx, true, func(context.Context, *lease, []*image.Artifact, error) error {
+			applied = true
+			return nil
+		})
+		player.Wait()
+	})
+	return c, applied, err
+}
+
+func TestAClaimIsKeptWhileBuilding(t *testing.T) {
+	c, applied, err := building(t, 2*leaseDuration, func(c *cluster, _ func()) {
+		time.Sleep(leaseDuration + 5*time.Second)
+		var busy *BusyError
+		second := &lease{client: c, app: "shop", holder: holder{"bob", "desk", 2}}
+		if err := second.take(t.Context(), "ns"); !errors.As(err, &busy) {
+			t.Errorf("another takes it: %v", err)
+		}
+	})
+	if err != nil || !applied || c.lease != nil {
+		t.Errorf("%v, applied: %t, the lease is %v", err, applied, c.lease)
+	}
+}
+
+func TestABuildEndsWithTheClaim(t *testing.T) {
+	c, applied, err := building(t, time.Hour, func(c *cluster, _ func()) {
+		other := "bob@desk:9"
+		time.Sleep(time.Second)
+		c.do(func() { c.lease.Spec.HolderIdentity, c.lease.ResourceVersion = &other, "7" })
+	})
+	var busy *BusyError
+	if !errors.As(err, &busy) || applied {
+		t.Errorf("got %v, applied: %t", err, applied)
+	}
+	if c.lease == nil {
+		t.Error("the other's lease was removed")
+	}
+}
+
+func TestABuildThatIsInterruptedGivesTheClaimBack(t *testing.T) {
+	c, applied, err := building(t, time.Hour, func(_ *cluster, end func()) {
+		time.Sleep(time.Second)
+		end()
+	})
+	if !errors.Is(err, context.Canceled) || applied || c.lease != nil {
+		t.Errorf("got %v, applied: %t, the lease is %v", err, applied, c.lease)
 	}
 }
 

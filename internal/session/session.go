@@ -149,20 +149,33 @@ func (s *Session) Up(ctx context.Context, once bool) error {
 	if err := s.check(ctx, once); err != nil {
 		return err
 	}
-	lease, built, err := s.prepare(ctx, once)
-	if lease == nil {
-		return err
-	}
-	// The lease is kept until everything else has ended, and ends everything when
-	// it is lost.
+	return s.claimed(ctx, once, func(run context.Context, l *lease, built []*image.Artifact, buildErr error) error {
+		return s.up(run, once, began, l, built, buildErr)
+	})
+}
+
+// claimed prepares and goes on with what that gave. The lease is kept from when it is
+// had until everything else has ended, and ends everything when it is lost: a build,
+// too, which may take longer than a lease lasts.
+func (s *Session) claimed(ctx context.Context, once bool, goOn func(context.Context, *lease, []*image.Artifact, error) error) error {
 	run, stop := context.WithCancel(ctx)
+	defer stop()
 	group, run := errgroup.WithContext(run)
-	group.Go(func() error { return lease.keep(run) })
+	l, built, buildErr := s.prepare(run, once, func(l *lease) {
+		group.Go(func() error { return l.keep(run) })
+	})
+	if l == nil {
+		stop()
+		if err := group.Wait(); err != nil {
+			return err // which is why nothing came of it
+		}
+		return buildErr
+	}
 	group.Go(func() error {
 		defer stop()
-		return s.up(run, once, began, lease, built, err)
+		return goOn(run, l, built, buildErr)
 	})
-	err = group.Wait()
+	err := group.Wait()
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		return nil
 	}
@@ -186,10 +199,11 @@ func (s *Session) reach() error {
 	return nil
 }
 
-// prepare builds, and meanwhile finds the registry and claims the environment.
+// prepare builds, and meanwhile finds the registry and claims the environment. keep
+// is handed the lease as soon as there is one, and gives it back when ctx ends.
 // A build that fails is reported and returned with the lease. Where there is no
 // environment yet, and nothing that could run in it, none is made for one run.
-func (s *Session) prepare(ctx context.Context, once bool) (l *lease, built []*image.Artifact, buildErr error) {
+func (s *Session) prepare(ctx context.Context, once bool, keep func(*lease)) (l *lease, built []*image.Artifact, buildErr error) {
 	exists := false
 	g, run := errgroup.WithContext(ctx)
 	g.Go(func() error {
@@ -205,11 +219,12 @@ func (s *Session) prepare(ctx context.Context, once bool) (l *lease, built []*im
 			return nil
 		}
 		exists = true // or we are not the ones to say
-		l, err = s.enter(run)
+		if l, err = s.enter(run); err == nil {
+			keep(l)
+		}
 		return err
 	})
 	if err := g.Wait(); err != nil {
-		s.leave(ctx, l)
 		return nil, nil, err
 	}
 	if !exists {
@@ -220,6 +235,7 @@ func (s *Session) prepare(ctx context.Context, once bool) (l *lease, built []*im
 		if l, err = s.enter(ctx); err != nil {
 			return nil, nil, err
 		}
+		keep(l)
 	}
 	return l, built, buildErr
 }
