@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"net/http"
 	"slices"
 	"strings"
 	"time"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/bightdev/bight/api/v1alpha1"
 	"github.com/bightdev/bight/internal/change"
+	"github.com/bightdev/bight/internal/change/client"
 	"github.com/bightdev/bight/internal/change/ship"
 	"github.com/bightdev/bight/internal/kube"
 	"github.com/bightdev/bight/internal/session"
@@ -348,8 +350,11 @@ func (p *Program) changeLogs(ctx context.Context, s *ship.Shipper, c *v1alpha1.C
 			continue
 		}
 		body, err := s.Client.File(ctx, step.Log, follow)
-		if err != nil {
+		if answer, ok := errors.AsType[*client.AnswerError](err); ok && answer.Status == http.StatusNotFound {
 			continue // it has printed nothing
+		}
+		if err != nil {
+			return fmt.Errorf("read the log of %s: %w", step.Name, err)
 		}
 		printed = true
 		if len(only) == 0 {

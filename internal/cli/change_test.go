@@ -2,7 +2,12 @@ package cli
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -10,8 +15,12 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
 
 	"github.com/bightdev/bight/api/v1alpha1"
+	"github.com/bightdev/bight/internal/change/client"
+	"github.com/bightdev/bight/internal/change/ship"
+	"github.com/bightdev/bight/internal/kube"
 	"github.com/bightdev/bight/internal/ui/term"
 )
 
@@ -58,6 +67,58 @@ func TestARunningStepHasItsTime(t *testing.T) {
 	got := lines(changeTable(c, noon))
 	if want := "deploy/prod|running|1 min 30 s|cart: 10 %"; got[1] != want {
 		t.Errorf("%q, want %q", got[1], want)
+	}
+}
+
+// TestALogThatIsNotGivenIsNotEmpty has a controller that answers for the logs of two
+// steps, of which the first has printed nothing.
+func TestALogThatIsNotGivenIsNotEmpty(t *testing.T) {
+	c := &v1alpha1.Change{}
+	c.Name = "shop-1"
+	c.Status.Steps = []v1alpha1.Step{{Name: "review", Log: "team/shop-1/review.log"}, {Name: "test", Log: "team/shop-1/test.log"}}
+	for _, tt := range []struct {
+		name   string
+		status int // of the answer about the second; 0 cuts it off, -1 interrupts us, too
+		want   int // exit code
+		prints string
+	}{
+		{"it is there", http.StatusOK, 0, "ok\n"},
+		{"it has printed nothing", http.StatusNotFound, exitNotFound, ""},
+		{"no right", http.StatusForbidden, exitNotPermitted, ""},
+		{"unknown", http.StatusUnauthorized, exitNotPermitted, ""},
+		{"the controller fails", http.StatusInternalServerError, exitFailed, ""},
+		{"the connection is lost", 0, exitFailed, ""},
+		{"interrupted", -1, exitInterrupted, ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			ctx, interrupt := context.WithCancel(t.Context())
+			defer interrupt()
+			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				switch {
+				case strings.HasSuffix(r.URL.Path, "/review.log"):
+					http.Error(w, "no such file", http.StatusNotFound)
+				case tt.status == http.StatusOK:
+					fmt.Fprintln(w, "ok")
+				case tt.status > 0:
+					w.WriteHeader(tt.status)
+				default:
+					if tt.status < 0 {
+						interrupt()
+					}
+					panic(http.ErrAbortHandler)
+				}
+			}))
+			defer server.Close()
+			var out bytes.Buffer
+			p := &Program{Stdout: &out, Stderr: io.Discard}
+			s := &ship.Shipper{Client: &client.Client{
+				Cluster: kube.New(&rest.Config{BearerToken: "t"}, "", ""), Address: server.Listener.Addr().String(),
+			}}
+			err := p.changeLogs(ctx, s, c, nil, false)
+			if got := exitCode(ctx, err); got != tt.want || out.String() != tt.prints {
+				t.Errorf("exit code %d (%v), want %d; it prints %q", got, err, tt.want, out.String())
+			}
+		})
 	}
 }
 
