@@ -20,6 +20,7 @@ import (
 	"github.com/bightdev/bight/internal/bridge/permit"
 	"github.com/bightdev/bight/internal/change/client"
 	"github.com/bightdev/bight/internal/deploy"
+	"github.com/bightdev/bight/internal/install"
 	"github.com/bightdev/bight/internal/kube"
 	"github.com/bightdev/bight/internal/session"
 )
@@ -84,7 +85,8 @@ func isWrongInput(err error) bool {
 		errors.As(err, new(*project.Error)) ||
 		errors.As(err, new(*session.QuestionsError)) ||
 		errors.As(err, new(*kube.ConfigError)) ||
-		errors.As(err, new(*deploy.FileExistsError))
+		errors.As(err, new(*deploy.FileExistsError)) ||
+		errors.As(err, new(*install.ResizeError))
 }
 
 // isRefusal tells rights, quotas, policies and the guard of contexts.

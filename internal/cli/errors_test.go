@@ -12,6 +12,7 @@ import (
 	"github.com/bightdev/bight/internal/app/project"
 	changes "github.com/bightdev/bight/internal/change/client"
 	"github.com/bightdev/bight/internal/deploy"
+	"github.com/bightdev/bight/internal/install"
 	"github.com/bightdev/bight/internal/kube"
 	"github.com/bightdev/bight/internal/release/client"
 	"github.com/bightdev/bight/internal/session"
@@ -34,6 +35,7 @@ func TestExitCodes(t *testing.T) {
 		{"a rollout that took too long", late, 5},
 		{"bight.yaml", errors.Join(&project.Error{Line: 3, Text: "unknown field"}), 2},
 		{"an app that breaks rules", &app.InvalidError{Problems: []error{errors.New("two services")}}, 2},
+		{"a volume that would shrink", fmt.Errorf("install: %w", &install.ResizeError{Err: errors.New("no")}), 2},
 		{"open questions", &session.QuestionsError{}, 2},
 		{"no kubeconfig", &kube.ConfigError{Text: "none"}, 2},
 		{"a refused context", &kube.GuardError{}, 3},

@@ -21,7 +21,6 @@ import (
 	"github.com/bightdev/bight/internal/release/guard"
 	"github.com/bightdev/bight/internal/session"
 	"github.com/bightdev/bight/internal/tree"
-	"github.com/bightdev/bight/internal/ui/term"
 )
 
 func (p *Program) installCommand() *cobra.Command {
@@ -63,6 +62,11 @@ nothing.`,
 			if err := install.CheckCollector(s.Collector); err != nil {
 				return usageError("--otlp: %w", err)
 			}
+			if s.Volume != "" {
+				if _, err := install.ParseVolume(s.Volume); err != nil {
+					return usageError("--volume: %w", err)
+				}
+			}
 			if err := checkWorkers(&s.Workers, resources, dryRun); err != nil {
 				return err
 			}
@@ -87,7 +91,7 @@ nothing.`,
 	t.registryFlag(c)
 	c.Flags().StringVar(&s.Image, "image", "", "image with bight, bight-outer and git (default: made of this machine's and pushed)")
 	c.Flags().Int32Var(&s.Replicas, "replicas", 1, "controllers; one acts, and another takes over when it is lost")
-	c.Flags().StringVar(&s.Volume, "volume", "10Gi", "size of the controller's volume")
+	c.Flags().StringVar(&s.Volume, "volume", "", "size of the controller's volume, which can grow where the cluster allows that (default: as it is installed, else 10Gi)")
 	c.Flags().StringVar(&s.Prometheus, "prometheus", "", "URL of a Prometheus that the controller reaches, for the guards of releases (default: releases have none)")
 	c.Flags().StringVar(&s.Collector, "otlp", "", "URL of an OpenTelemetry collector that gets a trace of each change and release (OTLP over HTTP)")
 	workerFlags(c, &s.Workers, &resources)
@@ -130,36 +134,56 @@ func (p *Program) install(ctx context.Context, t *target, s install.Settings) er
 	if err := i.Check(ctx); err != nil {
 		return err
 	}
+	if err := i.Volumes(ctx, &s); err != nil {
+		return err
+	}
+	if err := settleRegistry(ctx, cluster, &s.Workers); err != nil {
+		return err
+	}
+	// Nothing is pushed before all of it could be.
+	var self, toolchain *parcel
 	if s.Image == "" {
-		if s.Image, err = p.pushSelf(ctx, t, cluster, printer, s.Workers.Count > 0); err != nil {
+		if self, err = p.packSelf(ctx, cluster, s.Workers.Count > 0); err != nil {
 			return err
 		}
 	}
-	if err := p.prepareWorkers(ctx, t, cluster, printer, &s.Workers); err != nil {
-		return err
+	if s.Workers.Count > 0 && s.Workers.Image == "" {
+		if toolchain, err = p.packToolchain(ctx, cluster); err != nil {
+			return err
+		}
+	}
+	if self != nil {
+		if s.Image, err = p.push(ctx, t, cluster, printer, *self); err != nil {
+			return err
+		}
+	}
+	if toolchain != nil {
+		if s.Workers.Image, err = p.push(ctx, t, cluster, printer, *toolchain); err != nil {
+			return err
+		}
 	}
 	return i.Install(ctx, s)
 }
 
-// pushSelf makes an image of this program, for each architecture of the nodes the one
-// of that architecture, and returns its reference. Workers want the agent beside it.
-func (p *Program) pushSelf(ctx context.Context, t *target, cluster *kube.Cluster, printer *term.Printer, agent bool) (string, error) {
+// packSelf makes an image of this program, of the one for the nodes' architecture.
+// Workers want the agent beside it.
+func (p *Program) packSelf(ctx context.Context, cluster *kube.Cluster, agent bool) (*parcel, error) {
 	arch, err := architecture(ctx, cluster, "push an image for all of them and name it with --image")
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	self, err := selfFor(arch)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	outer, err := outerFor(arch)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	programs := map[string]string{"bight": self, outerName: outer}
 	if agent {
 		if programs["bight-agent"], err = agentFor(arch); err != nil {
-			return "", err
+			return nil, err
 		}
 	}
 	art := &image.Artifact{Service: "bight", Tree: tree.Tree{}, Command: []string{"./bight"}}
@@ -167,19 +191,19 @@ func (p *Program) pushSelf(ctx context.Context, t *target, cluster *kube.Cluster
 		var hashes *tree.Cache
 		entry, err := hashes.Stat(file)
 		if err != nil {
-			return "", fmt.Errorf("read the program %s: %w", name, err)
+			return nil, fmt.Errorf("read the program %s: %w", name, err)
 		}
 		entry.Mode = 0o755
 		art.Tree[name] = entry
 	}
 	system, err := gitFor(arch)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
-	return p.push(ctx, t, cluster, printer, parcel{
+	return &parcel{
 		what: "bight and bight-outer", repository: "bight-system/bight", arch: arch, artifact: art,
 		options: image.Options{Title: "bight", Version: p.Version, System: system},
-	})
+	}, nil
 }
 
 // gitFor takes this machine's git for an image: what serves repositories, what fetches

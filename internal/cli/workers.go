@@ -35,7 +35,7 @@ func workerFlags(c *cobra.Command, w *install.Workers, resources *string) {
 	c.Flags().Int32Var(&w.Count, "workers", 0, "workers in the cluster, which review, build and test; 0: on the machines of those who run bight worker or bight ship")
 	c.Flags().StringVar(&w.Image, "worker-image", "", "image with the toolchains that workers need, and git (default: made of this machine's Go and git, and pushed)")
 	c.Flags().StringVar(&w.Registry, "worker-registry", "", "registry that workers push to, HOST/PATH (default: the one that the cluster announces)")
-	c.Flags().StringVar(&w.Volume, "worker-volume", "", "size of one volume for the caches of all workers, as in 50Gi, which keeps them on one node (default: a cache for each, as long as it lives)")
+	c.Flags().StringVar(&w.Volume, "worker-volume", "", "size of one volume for the caches of all workers, as in 50Gi, which keeps them on one node; none: a cache for each, as long as it lives (default: as it is installed, else none)")
 	c.Flags().StringVar(resources, "worker-resources", "", "what each worker is sure of, as in cpu=2,memory=4Gi; of memory it gets no more than that (default: cpu=100m,memory=256Mi, and more where the node has it)")
 	c.Flags().StringVar(&w.Secret, "worker-registry-secret", "", "Secret in bight-system, of type kubernetes.io/dockerconfigjson, with which they may")
 }
@@ -44,6 +44,11 @@ func workerFlags(c *cobra.Command, w *install.Workers, resources *string) {
 func checkWorkers(w *install.Workers, resources string, dryRun bool) (err error) {
 	if w.Resources, err = install.ParseResources(resources); err != nil {
 		return usageError("--worker-resources: %s", err)
+	}
+	if w.Volume != "" && w.Volume != install.NoVolume {
+		if _, err := install.ParseVolume(w.Volume); err != nil {
+			return usageError("--worker-volume: %w", err)
+		}
 	}
 	switch {
 	case w.Count < 0 || w.Count > 100:
@@ -56,34 +61,29 @@ func checkWorkers(w *install.Workers, resources string, dryRun bool) (err error)
 	return nil
 }
 
-// prepareWorkers finds what workers push to, and makes their image where none is named.
-func (p *Program) prepareWorkers(ctx context.Context, t *target, cluster *kube.Cluster, printer *term.Printer, w *install.Workers) error {
-	if w.Count == 0 {
-		return nil
+// settleRegistry finds what workers push to, where nothing is named.
+func settleRegistry(ctx context.Context, cluster *kube.Cluster, w *install.Workers) (err error) {
+	if w.Count > 0 && w.Registry == "" {
+		w.Registry, w.NodeNetwork, err = workerRegistry(ctx, cluster)
 	}
-	if w.Registry == "" {
-		var err error
-		if w.Registry, w.NodeNetwork, err = workerRegistry(ctx, cluster); err != nil {
-			return err
-		}
-	}
-	if w.Image != "" {
-		return nil
-	}
+	return err
+}
+
+// packToolchain makes an image for workers of this machine's Go and git.
+func (p *Program) packToolchain(ctx context.Context, cluster *kube.Cluster) (*parcel, error) {
 	arch, err := architecture(ctx, cluster, "push an image with toolchains for all of them and name it with --worker-image")
 	if err != nil {
-		return err
+		return nil, err
 	}
 	system, err := toolchainFor(ctx, arch)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	art := &image.Artifact{Service: "bight-worker", Tree: tree.Tree{}, Command: []string{"/usr/local/bin/go"}}
-	w.Image, err = p.push(ctx, t, cluster, printer, parcel{
-		what: "this machine's Go and git", repository: "bight-system/worker", arch: arch, artifact: art,
-		options: image.Options{Title: "bight-worker", Version: p.Version, System: system},
-	})
-	return err
+	return &parcel{
+		what: "this machine's Go and git", repository: "bight-system/worker", arch: arch,
+		artifact: &image.Artifact{Service: "bight-worker", Tree: tree.Tree{}, Command: []string{"/usr/local/bin/go"}},
+		options:  image.Options{Title: "bight-worker", Version: p.Version, System: system},
+	}, nil
 }
 
 // workerRegistry is the registry that a cluster announces, by the name that nodes have

@@ -25,9 +25,9 @@ const rbacGroup = "rbac.authorization.k8s.io"
 // controller is the outer loop.
 func (r *renderer) controller(s Settings) {
 	replicas := max(s.Replicas, 1)
-	size, err := resource.ParseQuantity(cmp.Or(s.Volume, "10Gi"))
+	size, err := ParseVolume(cmp.Or(s.Volume, usualVolume))
 	if err != nil {
-		r.errs = append(r.errs, fmt.Errorf("the size of the controller's volume, %q: %w; write it as in 10Gi", s.Volume, err))
+		r.errs = append(r.errs, fmt.Errorf("the controller's volume: %w", err))
 		return
 	}
 	if err := CheckCollector(s.Collector); err != nil {
@@ -43,9 +43,7 @@ func (r *renderer) controller(s Settings) {
 	if s.Prometheus == "" {
 		r.guardsPolicy()
 	}
-	r.add(coreac.PersistentVolumeClaim(Controller, Namespace).WithSpec(coreac.PersistentVolumeClaimSpec().
-		WithAccessModes(corev1.ReadWriteOnce).
-		WithResources(coreac.VolumeResourceRequirements().WithRequests(corev1.ResourceList{corev1.ResourceStorage: size}))))
+	r.add(claim(Controller, size))
 	labels := map[string]string{"app.kubernetes.io/name": Controller}
 	r.add(coreac.Service(Controller, Namespace).WithSpec(coreac.ServiceSpec().
 		WithSelector(map[string]string{"app.kubernetes.io/name": Controller, v1alpha1.LeaderLabel: "true"}).

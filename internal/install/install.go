@@ -59,7 +59,7 @@ func everything() Settings {
 }
 
 // Install applies what the settings render, and returns when every node has its
-// agent. Check comes first.
+// agent. Check and Volumes come first.
 func (i *Installer) Install(ctx context.Context, s Settings) error {
 	all, err := Render(s)
 	if err != nil {

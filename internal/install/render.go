@@ -58,7 +58,7 @@ type Settings struct {
 	Version string
 	// Replicas is how many controllers there are, of which one acts; less than one is
 	// one. Volume is how much their repositories, logs and results may take; "" is
-	// 10Gi.
+	// 10Gi. What is installed may have another size: see [Installer.Volumes].
 	Replicas int32
 	Volume   string
 	// Prometheus is the URL of who answers the guards of releases; "" is nobody, and no

@@ -34,7 +34,8 @@ type Workers struct {
 	// registry.
 	NodeNetwork bool
 	// Volume is the size of one volume for all of their caches, which outlives them and
-	// keeps them on the node where it is; "" is a cache for each, as long as it lives.
+	// keeps them on the node where it is; [NoVolume] is a cache for each, as long as it
+	// lives, and so is "" to [Render].
 	Volume string
 	// Resources are what each is sure of; what there is of memory is its limit, too. nil is
 	// little of both, and no limit.
@@ -64,15 +65,14 @@ func (r *renderer) workers(s Settings) {
 		WithSubjects(rbacac.Subject().WithKind("ServiceAccount").WithNamespace(Namespace).WithName(Worker)))
 	labels := map[string]string{"app.kubernetes.io/name": Worker}
 	caches := coreac.Volume().WithName("cache").WithEmptyDir(coreac.EmptyDirVolumeSource())
-	if w.Volume != "" {
-		size, err := resource.ParseQuantity(w.Volume)
+	shared := w.Volume != "" && w.Volume != NoVolume
+	if shared {
+		size, err := ParseVolume(w.Volume)
 		if err != nil {
-			r.errs = append(r.errs, fmt.Errorf("the size of the workers' volume, %q: %w; write it as in 50Gi", w.Volume, err))
+			r.errs = append(r.errs, fmt.Errorf("the workers' volume: %w", err))
 			return
 		}
-		r.add(coreac.PersistentVolumeClaim(Worker, Namespace).WithSpec(coreac.PersistentVolumeClaimSpec().
-			WithAccessModes(corev1.ReadWriteOnce).
-			WithResources(coreac.VolumeResourceRequirements().WithRequests(corev1.ResourceList{corev1.ResourceStorage: size}))))
+		r.add(claim(Worker, size))
 		caches = coreac.Volume().WithName("cache").WithPersistentVolumeClaim(coreac.PersistentVolumeClaimVolumeSource().WithClaimName(Worker))
 	}
 	pod := coreac.PodSpec().
@@ -92,7 +92,7 @@ func (r *renderer) workers(s Settings) {
 			WithVolumeMounts(coreac.VolumeMount().WithName("programs").WithMountPath(programs)).
 			WithSecurityContext(confined())).
 		WithContainers(workerContainer(w))
-	if w.Volume != "" {
+	if shared {
 		pod.WithAffinity(coreac.Affinity().WithPodAffinity(coreac.PodAffinity().WithRequiredDuringSchedulingIgnoredDuringExecution(
 			coreac.PodAffinityTerm().WithTopologyKey("kubernetes.io/hostname").WithLabelSelector(metaac.LabelSelector().WithMatchLabels(labels)))))
 	}
