@@ -1,10 +1,16 @@
 package install
 
 import (
+	"bytes"
+	"context"
 	"encoding/json"
+	"errors"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/client-go/rest"
@@ -66,4 +72,32 @@ func TestADefinitionThatIsForgottenIsRemoved(t *testing.T) {
 	if len(said) != 1 || said[0] != "removed customresourcedefinition/tickets.bight.dev" {
 		t.Errorf("it says %q", said)
 	}
+}
+
+// held is an API server, without a network, of which one definition never goes.
+type held struct{}
+
+func (held) RoundTrip(r *http.Request) (*http.Response, error) {
+	if r.URL.Query().Get("watch") != "" {
+		<-r.Context().Done()
+		return nil, r.Context().Err()
+	}
+	list, err := json.Marshal(map[string]any{
+		"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinitionList",
+		"metadata": map[string]any{"resourceVersion": "1"}, "items": []any{terminating("1", "InstanceDeletionInProgress").Object},
+	})
+	return &http.Response{
+		StatusCode: http.StatusOK, Header: http.Header{"Content-Type": {"application/json"}}, Body: io.NopCloser(bytes.NewReader(list)), Request: r,
+	}, err
+}
+
+func TestWhatDoesNotGoIsATimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		i := &Installer{Cluster: kube.New(&rest.Config{Host: "http://api", Transport: held{}}, "", "")}
+		began := time.Now()
+		err := i.gone(t.Context(), terminating("1", ""))
+		if !errors.Is(err, context.DeadlineExceeded) || time.Since(began) != allowance {
+			t.Errorf("after %s: %v", time.Since(began), err)
+		}
+	})
 }
