@@ -21,13 +21,14 @@ type change struct {
 // is more than that a window after its first event; a crowd is told when a window
 // has passed without an event, since each batch costs the pods a whole tree. A
 // file that was made just now waits for the window: many programs save by writing
-// beside and renaming, and what came and went within one batch is not told at all.
+// beside and renaming, and what came and went within one batch is not told at all,
+// unless something was noted of it before it came: that it was deleted, for one.
 type settler struct {
 	window time.Duration
 
 	paths    map[string]bool
 	open     map[string]bool // being written
-	fresh    map[string]bool // made since the last batch
+	fresh    map[string]bool // made since the last batch, where nothing was in it before
 	overflow bool
 	first    time.Time // of the batch
 	last     time.Time // event
@@ -68,10 +69,10 @@ func (s *settler) add(now time.Time, c change) {
 		delete(s.fresh, c.path)
 		return
 	}
-	s.paths[c.path] = true
-	if c.fresh {
+	if c.fresh && !s.paths[c.path] {
 		s.fresh[c.path] = true
 	}
+	s.paths[c.path] = true
 	if c.writing {
 		s.open[c.path] = true
 	} else {

@@ -79,6 +79,11 @@ func TestSettle(t *testing.T) {
 			{0, fresh("a~"), "20ms"}, {1 * ms, closed("a~"), "19ms"},
 			{2 * ms, change{path: "a~", gone: true}, "nothing"}, {2 * ms, closed("a"), "[a]"},
 		}},
+		{"a file that was deleted before it came and went is told", []step{
+			{0, writing("b"), "20ms"}, {0, change{path: "a", gone: true}, "20ms"},
+			{1 * ms, fresh("a"), "19ms"}, {2 * ms, closed("a"), "18ms"},
+			{3 * ms, change{path: "a", gone: true}, "17ms"}, {20 * ms, closed("b"), "[a b]"},
+		}},
 		{"a new file is told after the window", []step{
 			{0, fresh("a"), "20ms"}, {1 * ms, closed("a"), "19ms"}, {20 * ms, closed("a"), "[a]"},
 		}},
