@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -50,11 +51,12 @@ type notifier interface {
 var errLimit = errors.New("the system's limit for watched directories is reached")
 
 // Watcher tells of changes below some directories. Its fields are set before
-// Run.
+// Run, and from then on are Run's. Watch may be called from any goroutine.
 type Watcher struct {
 	Roots []string // absolute directories
 	// Ignore prunes: what it reports is neither watched nor told of. It may be
-	// called for paths that don't exist any more.
+	// called for paths that don't exist any more. When it lets through what it
+	// pruned before, Watch has to be told of the directories.
 	Ignore func(path string, dir bool) bool
 	Window time.Duration // how long a batch collects at most: 20 ms
 	Poll   time.Duration // how often what can't be watched is looked at: 2 s
@@ -65,6 +67,11 @@ type Watcher struct {
 	polled   map[string]snapshot // directories that can't be watched
 	ready    Batch               // settled, not yet taken
 	limited  bool                // the limit was told of
+	told     map[string]bool     // problems; a directory is looked at more than once
+
+	mu    sync.Mutex
+	asked []string      // by Watch, to be done by Run
+	wake  chan struct{} // has room for one; nil before somebody asks for it
 }
 
 // snapshot is what a directory that is polled had in it.
@@ -74,6 +81,44 @@ type stamp struct {
 	mode  fs.FileMode
 	size  int64
 	mtime time.Time
+}
+
+// Watch has Run watch further directories, and look at ones that are watched anew for
+// what Ignore does not prune any more. Each of them, an absolute path, is told of when
+// that is done, since files in it may have changed before. Watch does not wait for it.
+func (w *Watcher) Watch(dirs ...string) {
+	w.mu.Lock()
+	w.asked = append(w.asked, dirs...)
+	w.mu.Unlock()
+	select {
+	case w.woken() <- struct{}{}:
+	default:
+	}
+}
+
+// woken is sent to when there is something in asked.
+func (w *Watcher) woken() chan struct{} {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.wake == nil {
+		w.wake = make(chan struct{}, 1)
+	}
+	return w.wake
+}
+
+// more does what Watch was asked for.
+func (w *Watcher) more() {
+	w.mu.Lock()
+	dirs := w.asked
+	w.asked = nil
+	w.mu.Unlock()
+	for _, dir := range dirs {
+		if !slices.ContainsFunc(w.Roots, func(root string) bool { return dir == root || isBelow(dir, root) }) {
+			w.Roots = append(slices.Clip(w.Roots), dir)
+		}
+		w.add(dir, nil)
+		w.settler.add(time.Now(), change{path: dir})
+	}
 }
 
 // Run watches until ctx ends and sends what it finds to out. The first batch,
@@ -113,6 +158,8 @@ func (w *Watcher) Run(ctx context.Context, out chan<- Batch) error {
 				return errors.New("watch files: the system has ended it")
 			}
 			w.take(cs)
+		case <-w.woken():
+			w.more()
 		case <-timer.C:
 		case <-tick:
 			w.poll()
@@ -138,7 +185,7 @@ func (w *Watcher) defaults() {
 		w.Log = slog.New(slog.DiscardHandler)
 	}
 	w.settler = settler{window: w.Window}
-	w.polled = map[string]snapshot{}
+	w.polled, w.told = map[string]snapshot{}, map[string]bool{}
 }
 
 // settle moves what has settled to ready, or sets the timer for it.
@@ -155,6 +202,10 @@ func (w *Watcher) settle(timer *time.Timer) {
 }
 
 func (w *Watcher) problem(err error) {
+	if w.told[err.Error()] {
+		return
+	}
+	w.told[err.Error()] = true
 	w.Log.Warn("watch", "err", err)
 	w.ready.Problems = append(w.ready.Problems, err)
 }

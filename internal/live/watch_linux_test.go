@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -117,6 +118,33 @@ func TestWatcherTellsOfEveryKindOfChange(t *testing.T) {
 			t.Errorf("told of %s", p)
 		}
 	}
+}
+
+func TestWatcherTakesDirectoriesWhileItRuns(t *testing.T) {
+	d := t.TempDir()
+	must(t, os.MkdirAll(d+"/root/node_modules/deep", 0o755), os.MkdirAll(d+"/lib/sub", 0o755))
+	var open atomic.Bool
+	var w *Watcher
+	out := watched(t, d+"/root", func(to *Watcher) {
+		w = to
+		ignore := w.Ignore
+		w.Ignore = func(p string, dir bool) bool { return !open.Load() && ignore(p, dir) }
+	})
+	w.Watch(d + "/lib")
+	until(t, out, d+"/lib")
+	must(t, os.WriteFile(d+"/lib/sub/f", nil, 0o644))
+	until(t, out, d+"/lib/sub/f")
+	// It may go and come again, as others.
+	must(t, os.RemoveAll(d+"/lib"))
+	until(t, out, d+"/lib")
+	must(t, os.MkdirAll(d+"/lib/sub", 0o755), os.WriteFile(d+"/lib/sub/again", nil, 0o644))
+	until(t, out, d+"/lib/sub/again")
+	// What was pruned is watched when it is not any more.
+	open.Store(true)
+	w.Watch(d + "/root")
+	until(t, out, d+"/root")
+	must(t, os.WriteFile(d+"/root/node_modules/deep/f", nil, 0o644))
+	until(t, out, d+"/root/node_modules/deep/f")
 }
 
 func TestWatcherMissesNothingOfABurst(t *testing.T) {
@@ -266,6 +294,7 @@ func TestWatcherReportsWhatItCanNotRead(t *testing.T) {
 	w := &Watcher{Roots: []string{d}}
 	w.defaults()
 	w.notifier = refusing{d + "/a"}
+	w.add(d, nil)
 	w.add(d, nil)
 	if len(w.ready.Problems) != 1 || !strings.Contains(w.ready.Problems[0].Error(), d+"/a: permission denied") {
 		t.Errorf("problems: %v", w.ready.Problems)
