@@ -2,6 +2,7 @@ package session
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
@@ -102,6 +103,15 @@ func isInput(in *image.Inputs, file string) bool {
 		}
 	}
 	return siblings == 0
+}
+
+// both returns what is in either of two inputs. The later one decides.
+func both(old, in *image.Inputs) *image.Inputs {
+	files := maps.Clone(old.Files)
+	maps.Copy(files, in.Files)
+	dirs := slices.Concat(old.Dirs, in.Dirs)
+	slices.Sort(dirs)
+	return &image.Inputs{Files: files, Dirs: slices.Compact(dirs), Digest: in.Digest}
 }
 
 // isGo reports whether a file is one that the Go command reads.

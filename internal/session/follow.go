@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -26,6 +27,9 @@ type follower struct {
 	news    chan func(ctx context.Context) error
 	work    sync.WaitGroup
 
+	watcher *live.Watcher
+	scope   atomic.Pointer[scope] // of what the watcher tells; stored by run's goroutine
+
 	rebuilds map[string]*rebuild      // by service: builds in progress
 	inputs   map[string]*image.Inputs // by service, of the last build that read them
 	rollout  *rollout                 // in progress, or nil
@@ -37,18 +41,23 @@ type follower struct {
 }
 
 func newFollower(s *Session) *follower {
-	return &follower{
+	f := &follower{
 		session: s, news: make(chan func(context.Context) error),
 		rebuilds: map[string]*rebuild{}, inputs: map[string]*image.Inputs{},
 	}
+	f.watcher = &live.Watcher{
+		Ignore: func(path string, dir bool) bool { return f.scope.Load().ignores(s.relative(path), dir) },
+		Log:    s.Log,
+	}
+	return f
 }
 
 // run deploys what was built first and then follows the source until ctx ends.
 func (f *follower) run(ctx context.Context, built []*image.Artifact, buildErr error) error {
 	group, ctx := errgroup.WithContext(ctx)
 	batches := make(chan live.Batch)
-	w := f.watcher(ctx)
-	group.Go(func() error { return w.Run(ctx, batches) })
+	f.look(ctx)
+	group.Go(func() error { return f.watcher.Run(ctx, batches) })
 	group.Go(func() error {
 		defer f.work.Wait()
 		f.deploy(ctx, &rollout{plan: f.session.plan(), first: true, built: built, buildErr: buildErr})
@@ -82,12 +91,11 @@ func (f *follower) start(ctx context.Context, work func() func(context.Context) 
 	})
 }
 
-// watcher watches the app's directory, and what its services are built from
-// outside of it.
-func (f *follower) watcher(ctx context.Context) *live.Watcher {
+// look reads the services' inputs for the first time and has the watcher watch the
+// app's directory, and what its services are built from outside of it.
+func (f *follower) look(ctx context.Context) {
 	s := f.session
 	a := s.plan()
-	var outside []string
 	for _, service := range a.Services {
 		if service.Build.Kind == app.BuildStatic {
 			continue // its directory decides
@@ -97,21 +105,31 @@ func (f *follower) watcher(ctx context.Context) *live.Watcher {
 			continue // its build has said why
 		}
 		f.inputs[service.Name] = in
-		for _, dir := range in.Dirs {
-			if strings.HasPrefix(dir, "../") {
-				outside = append(outside, filepath.Join(s.Dir, filepath.FromSlash(dir)))
-			}
-		}
 	}
-	rules := ignore.In(s.Dir, ".")
-	return &live.Watcher{
-		Roots: append([]string{s.Dir}, topmost(outside)...),
-		Ignore: func(path string, dir bool) bool {
-			rel := s.relative(path)
-			return ignoredAlways(rel) || !strings.HasPrefix(rel, "../") && rel != "." && rules.Ignored(rel, dir)
-		},
-		Log: s.Log,
+	sc := newScope(nil, ignore.In(s.Dir, "."), a, f.inputs)
+	f.scope.Store(sc)
+	f.watcher.Roots = append([]string{s.Dir}, s.absolute(sc.outside())...)
+}
+
+// rescope finds out anew what has to be watched, and has the watcher watch it.
+func (f *follower) rescope() {
+	s := f.session
+	old := f.scope.Load()
+	sc := newScope(old, old.rules, s.plan(), f.inputs)
+	f.scope.Store(sc)
+	if opened := sc.opened(old); len(opened) > 0 {
+		f.watcher.Watch(s.absolute(opened)...)
 	}
+}
+
+// absolute returns directories that are named as the app names them by their
+// absolute paths, without those that are below others.
+func (s *Session) absolute(dirs []string) []string {
+	var all []string
+	for _, dir := range dirs {
+		all = append(all, filepath.Join(s.Dir, filepath.FromSlash(dir)))
+	}
+	return topmost(all)
 }
 
 // topmost leaves out the directories that are below others.
@@ -119,7 +137,8 @@ func topmost(dirs []string) []string {
 	slices.Sort(dirs)
 	var top []string
 	for _, dir := range dirs {
-		if n := len(top); n == 0 || dir != top[n-1] && !strings.HasPrefix(dir, top[n-1]+string(filepath.Separator)) {
+		above := func(t string) bool { return dir == t || strings.HasPrefix(dir, t+string(filepath.Separator)) }
+		if !slices.ContainsFunc(top, above) {
 			top = append(top, dir)
 		}
 	}
@@ -133,15 +152,6 @@ func (s *Session) relative(path string) string {
 		return filepath.ToSlash(path)
 	}
 	return filepath.ToSlash(rel)
-}
-
-// ignoredAlways reports directories that never hold source.
-func ignoredAlways(rel string) bool {
-	switch filepath.Base(rel) {
-	case ".git", ".hg", ".svn", "node_modules":
-		return true
-	}
-	return false
 }
 
 // take takes in what the watcher has seen.
@@ -325,6 +335,7 @@ func (f *follower) finish(ctx context.Context, a *app.App, service *app.Service,
 	if err != nil {
 		s.setFailure(service.Name, "it does not build")
 		s.Printer.Fail(service.Name, err, "", "the old one keeps running; the next save is tried at once")
+		f.learn(ctx, a, service) // what mends it may be in a directory that nobody watches yet
 		return
 	}
 	old, failed := s.artifact(service.Name), s.failure(service.Name)
@@ -354,7 +365,7 @@ func (f *follower) finish(ctx context.Context, a *app.App, service *app.Service,
 }
 
 // learn reads again what decides a service's build, which a build may have found
-// to be other files than before.
+// to be other files than before. A build that failed may not have got to some of them.
 func (f *follower) learn(ctx context.Context, a *app.App, service *app.Service) {
 	if service.Build.Kind == app.BuildStatic {
 		return // its directory decides
@@ -362,9 +373,14 @@ func (f *follower) learn(ctx context.Context, a *app.App, service *app.Service) 
 	f.start(ctx, func() func(context.Context) error {
 		in, err := f.session.maker.Inputs(ctx, a, service)
 		return func(context.Context) error {
-			if err == nil {
-				f.inputs[service.Name] = in
+			if err != nil {
+				return nil
 			}
+			if old := f.inputs[service.Name]; old != nil && f.rebuilt(service) {
+				in = both(old, in)
+			}
+			f.inputs[service.Name] = in
+			f.rescope()
 			return nil
 		}
 	})
@@ -439,6 +455,11 @@ func (f *follower) applied(ctx context.Context, r *rollout, changed map[string]b
 	case err == nil:
 		r.applied, f.dirty = true, false
 		s.door.update(r.plan)
+		for _, service := range r.plan.Services {
+			if !r.first {
+				f.learn(ctx, r.plan, service)
+			}
+		}
 		f.await(ctx, r, changed, began)
 	case r.first && !errors.As(err, &unread):
 		return errors.Join(r.buildErr, err)
