@@ -37,9 +37,10 @@ func IsRules(p string) bool {
 // from above ignores it (a generated site in dist/, say): such rules then don't
 // count below it either.
 type Rules struct {
-	top    string // absolute: where the outermost rules are
-	prefix string // the directory that was asked for, relative to top; "." is top itself
-	above  bool   // whether rules of the directories above prefix count
+	top      string // absolute: where the outermost rules are
+	prefix   string // the directory that was asked for, relative to top; "." is top itself
+	above    bool   // whether rules of the directories above prefix count
+	noDocker bool   // whether .dockerignore files are not read
 
 	mu     sync.Mutex
 	git    map[string][]pattern
@@ -49,7 +50,13 @@ type Rules struct {
 
 // In returns the rules for dir, a slash separated path relative to root. Rules
 // above root count as far up as the git repository that root is in.
-func In(root, dir string) *Rules {
+func In(root, dir string) *Rules { return in(root, dir, true) }
+
+// Git returns the rules for root itself that git knows: those of .dockerignore files,
+// which are for what is put into an image and often name all but a program, don't count.
+func Git(root string) *Rules { return in(root, ".", false) }
+
+func in(root, dir string, docker bool) *Rules {
 	if abs, err := filepath.Abs(root); err == nil {
 		root = abs
 	}
@@ -68,7 +75,7 @@ func In(root, dir string) *Rules {
 		top, rel = filepath.Join(root, filepath.FromSlash(dir)), "."
 	}
 	r := &Rules{
-		top: top, prefix: filepath.ToSlash(rel), above: true,
+		top: top, prefix: filepath.ToSlash(rel), above: true, noDocker: !docker,
 		git: map[string][]pattern{}, docker: map[string]*patternmatcher.PatternMatcher{}, dirs: map[string]bool{},
 	}
 	r.above = r.prefix == "." || !r.hidden()
@@ -237,6 +244,9 @@ func mayBeBelow(pattern, dir string) bool {
 }
 
 func (r *Rules) dockerMatcher(dir string) *patternmatcher.PatternMatcher {
+	if r.noDocker {
+		return nil
+	}
 	if m, ok := r.docker[dir]; ok {
 		return m
 	}

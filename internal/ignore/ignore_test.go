@@ -152,6 +152,14 @@ func TestIgnored(t *testing.T) {
 	}
 }
 
+func TestGitKnowsNoDockerignore(t *testing.T) {
+	root := unpack(t, "-- .git/HEAD --\n-- .gitignore --\n*.log\n-- .dockerignore --\n*\n!bin\n-- app/.dockerignore --\n*\n")
+	got := ignoredOf(Git(filepath.Join(root, "app")), "main.go cart/ a.log .git/")
+	if diff := cmp.Diff("a.log .git/", got); diff != "" {
+		t.Errorf("ignored (-want +got):\n%s", diff)
+	}
+}
+
 func TestEscapedSpaceIsPartOfTheName(t *testing.T) {
 	r := In(unpack(t, "-- .gitignore --\nq\\ \n"), ".")
 	if !r.Ignored("q ", false) || r.Ignored("q", false) {

@@ -60,8 +60,9 @@ func gone(dir, file string) bool {
 
 // affects returns those of the changed paths that may matter to a service: for a
 // site what is below its directory, and ignore rules; for a program its input
-// files, what is in a directory of such, and directories with such below them. in
-// is nil when nobody knows its inputs, and then all may matter.
+// files, what is in a directory of such, and directories with such below them, and
+// ignore rules where directories are copied by them. in is nil when nobody knows its
+// inputs, and then all may matter.
 func affects(a *app.App, service *app.Service, in *image.Inputs, changed []string) []string {
 	var paths []string
 	for _, file := range changed {
@@ -71,7 +72,7 @@ func affects(a *app.App, service *app.Service, in *image.Inputs, changed []strin
 			}
 			continue
 		}
-		if in == nil || isInput(in, file) {
+		if in == nil || isInput(in, file) || ignore.IsRules(file) && len(service.Build.Assets) > 0 {
 			paths = append(paths, file)
 		}
 	}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/bightdev/bight/internal/app"
 	"github.com/bightdev/bight/internal/image"
 	"github.com/bightdev/bight/internal/tree"
 )
@@ -53,6 +54,10 @@ func TestAffectsIsTheFilesThatMatter(t *testing.T) {
 				t.Errorf("web: got %v, want %v", got, tt.web)
 			}
 		})
+	}
+	a.Services[0].Build.Assets = []app.Asset{{Path: "pages", As: "pages"}}
+	if got := affects(a, a.Services[0], in, []string{".gitignore"}); len(got) != 1 {
+		t.Errorf("rules for directories that it copies: got %v", got)
 	}
 	if got := affects(a, a.Services[0], nil, []string{"anything"}); len(got) != 1 {
 		t.Errorf("a service whose inputs nobody knows: got %v", got)

@@ -3,6 +3,7 @@ package session
 import (
 	"context"
 	"errors"
+	"maps"
 	"path/filepath"
 	"runtime/debug"
 	"slices"
@@ -106,20 +107,29 @@ func (f *follower) look(ctx context.Context) {
 		}
 		f.inputs[service.Name] = in
 	}
-	sc := newScope(nil, ignore.In(s.Dir, "."), a, f.inputs)
+	sc := newScope(nil, readRules(s.Dir), a, slices.Collect(maps.Values(f.inputs))...)
 	f.scope.Store(sc)
 	f.watcher.Roots = append([]string{s.Dir}, s.absolute(sc.outside())...)
 }
 
-// rescope finds out anew what has to be watched, and has the watcher watch it.
-func (f *follower) rescope() {
+// rescope finds out what has to be watched now, for other inputs of a program or
+// another plan, and has the watcher watch it.
+func (f *follower) rescope(inputs ...*image.Inputs) {
 	s := f.session
 	old := f.scope.Load()
-	sc := newScope(old, old.rules, s.plan(), f.inputs)
+	sc := newScope(old, old.rules, s.plan(), inputs...)
 	f.scope.Store(sc)
 	if opened := sc.opened(old); len(opened) > 0 {
 		f.watcher.Watch(s.absolute(opened)...)
 	}
+}
+
+// rule reads the ignore rules anew, of which some have changed. The watcher tells of
+// the app's directory when it watches what is not ignored any more.
+func (f *follower) rule() {
+	s := f.session
+	f.scope.Store(newScope(f.scope.Load(), readRules(s.Dir), s.plan()))
+	f.watcher.Watch(s.Dir)
 }
 
 // absolute returns directories that are named as the app names them by their
@@ -161,7 +171,14 @@ func (f *follower) take(ctx context.Context, b live.Batch) {
 	}
 	c := changes{all: b.Rescan, heard: time.Now()}
 	for _, path := range b.Paths {
-		c.paths = append(c.paths, f.session.relative(path))
+		if rel := f.session.relative(path); rel == "." && !gone(f.session.Dir, rel) {
+			c.all = true
+		} else {
+			c.paths = append(c.paths, rel)
+		}
+	}
+	if slices.ContainsFunc(c.paths, ignore.IsRules) {
+		f.rule()
 	}
 	if !c.empty() {
 		f.changed(ctx, c)
@@ -380,7 +397,7 @@ func (f *follower) learn(ctx context.Context, a *app.App, service *app.Service) 
 				in = both(old, in)
 			}
 			f.inputs[service.Name] = in
-			f.rescope()
+			f.rescope(in)
 			return nil
 		}
 	})
@@ -408,6 +425,7 @@ func (f *follower) redeploy(ctx context.Context, a *app.App) {
 	f.dirty, f.because = true, "a save came while the one before was being deployed"
 	old := f.session.plan()
 	f.session.setPlan(a)
+	f.rescope()
 	f.deploy(ctx, &rollout{plan: a, old: old})
 }
 

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -65,7 +66,7 @@ func watching(t *testing.T, a *app.App, inputs func(service string) (*image.Inpu
 func (f *following) until(want string) map[string]bool {
 	f.t.Helper()
 	told := map[string]bool{}
-	deadline := time.After(20 * time.Second)
+	deadline := time.After(3 * time.Second)
 	for !told[want] {
 		select {
 		case b := <-f.batches:
@@ -178,4 +179,64 @@ func TestABuildThatFailsForgetsNoInputs(t *testing.T) {
 	}
 	check(errors.New("it does not compile"), true)
 	check(nil, false)
+}
+
+// TestWhatIsBuiltIsFollowedThoughItIsIgnored has what other build tools make.
+func TestWhatIsBuiltIsFollowedThoughItIsIgnored(t *testing.T) {
+	a := shopApp()
+	a.Dir = temporary(t)
+	a.Service("web").Build.Root = "web/dist"
+	write(t, a.Dir, ".gitignore", "dist/\n*.pb.go\ntmp/\n")
+	write(t, a.Dir, ".dockerignore", "*\n!bin/server\n")
+	in := &image.Inputs{
+		Files: tree.Tree{"cart/main.go": {}, "cart/api.pb.go": {}, "cart/dist/index.html": {}},
+		Dirs:  []string{".", "cart", "cart/dist"},
+	}
+	for _, file := range []string{"cart/main.go", "cart/api.pb.go", "cart/dist/index.html", "web/dist/index.html", "tmp/out"} {
+		write(t, a.Dir, file, "old")
+	}
+	f := watching(t, a, func(string) (*image.Inputs, error) { return in, nil })
+	f.write("tmp/out", "new")
+	f.write("cart/main.go", "new")
+	if told := f.until("cart/main.go"); told["tmp/out"] {
+		t.Error("what a program wrote was told")
+	}
+	f.write("cart/api.pb.go", "new")
+	f.until("cart/api.pb.go")
+	f.write("cart/dist/index.html", "new")
+	f.until("cart/dist/index.html")
+	f.write("web/dist/index.html", "new")
+	f.until("web/dist/index.html")
+	for _, dir := range []string{"cart/dist", "web/dist"} {
+		if err := os.RemoveAll(filepath.Join(a.Dir, dir)); err != nil {
+			t.Fatal(err)
+		}
+		f.until(dir)
+		f.write(dir+"/index.html", "made anew")
+		f.until(dir + "/index.html")
+	}
+}
+
+// TestRulesThatChangeAreFollowed has rules that ignore another directory.
+func TestRulesThatChangeAreFollowed(t *testing.T) {
+	a := shopApp()
+	a.Dir = temporary(t)
+	write(t, a.Dir, ".gitignore", "web/old\n")
+	write(t, a.Dir, "web/old/page.html", "old")
+	write(t, a.Dir, "web/new/page.html", "old")
+	f := watching(t, a, func(string) (*image.Inputs, error) { return nil, errors.New("it can't be read") })
+	f.rollout = &rollout{first: true} // what is told is kept for later
+	f.write(".gitignore", "web/new\n")
+	f.until(".gitignore")
+	f.take(t.Context(), live.Batch{Paths: []string{filepath.Join(a.Dir, ".gitignore")}})
+	f.until(".") // when what is new is watched
+	f.write("web/new/page.html", "new")
+	f.write("web/old/page.html", "new")
+	if told := f.until("web/old/page.html"); told["web/new/page.html"] {
+		t.Error("what is ignored now was told")
+	}
+	f.take(t.Context(), live.Batch{Paths: []string{a.Dir}})
+	if !f.late.all || slices.Contains(f.late.paths, ".") {
+		t.Errorf("the app's directory was told, and what is looked at is %+v", f.late)
+	}
 }

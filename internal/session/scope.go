@@ -15,27 +15,56 @@ import (
 // that it depends on has changed, and never changed itself: the watcher reads it in a
 // goroutine of its own. Paths are relative to the app's directory.
 type scope struct {
-	rules *ignore.Rules // of the app's directory
+	rules rules
+	sites map[string]*ignore.Rules // by directory of a static service, which goes by its own
 	dirs  map[string]place
+	kinds map[string]bool // of input files that are no Go code, as kind has it
 }
 
-// place is a directory that a program is built from, or one above such.
+// rules are those of the app's directory. What they ignore is of no interest, but
+// for what is read by other rules, or by none.
+type rules struct {
+	all *ignore.Rules
+	git *ignore.Rules // by which the plan is read
+}
+
+// readRules returns rules that know of the files as they are now.
+func readRules(dir string) rules { return rules{ignore.In(dir, "."), ignore.Git(dir)} }
+
+// place is a directory that a service is built from, or one above such.
 type place struct {
 	input  bool // a file that comes to be in it may become an input
 	others bool // and need not be Go code for that
+	loose  bool // nobody's rules are for it: it is ignored itself, or outside of the app
 }
 
-// newScope returns the scope of an app that is built from those inputs. What was
-// built from before, as old says where it is not nil, stays in it: it may come back,
-// as what another build tool has made does.
-func newScope(old *scope, rules *ignore.Rules, a *app.App, inputs map[string]*image.Inputs) *scope {
-	s := &scope{rules: rules, dirs: map[string]place{}}
-	if old != nil {
-		maps.Copy(s.dirs, old.dirs)
+// newScope returns the scope of an app of which some programs are built from inputs.
+// What was built from before, as old says where it is not nil, stays in it: for others
+// it still counts, and it may come back, as what another build tool has made does.
+func newScope(old *scope, rules rules, a *app.App, inputs ...*image.Inputs) *scope {
+	s := &scope{rules: rules, sites: map[string]*ignore.Rules{}, dirs: map[string]place{}, kinds: map[string]bool{}}
+	if old == nil {
+		old = &scope{}
 	}
+	maps.Copy(s.dirs, old.dirs)
+	maps.Copy(s.kinds, old.kinds)
 	for _, service := range a.Services {
-		if in := inputs[service.Name]; in != nil {
-			s.take(in)
+		if service.Build.Kind != app.BuildStatic {
+			continue
+		}
+		root := path.Clean(service.Build.Root)
+		s.add(root, s.dirs[root])
+		if s.sites[root] = old.sites[root]; s.sites[root] == nil || rules != old.rules {
+			s.sites[root] = ignore.In(a.Dir, root)
+		}
+	}
+	for _, in := range inputs {
+		s.take(in)
+	}
+	for dir, p := range s.dirs {
+		if _, known := old.dirs[dir]; !known || rules != old.rules {
+			p.loose = isOutside(dir) || rules.all.Ignored(dir, true)
+			s.dirs[dir] = p
 		}
 	}
 	return s
@@ -49,13 +78,18 @@ func (s *scope) take(in *image.Inputs) {
 		files[dir] = true
 		if !isGo(file) {
 			others[dir] = true
+			s.kinds[kind(file)] = true
 		}
 	}
 	for _, dir := range in.Dirs {
 		p := s.dirs[dir]
-		s.add(dir, place{input: true, others: p.others || others[dir] || !files[dir]})
+		p.input, p.others = true, p.others || others[dir] || !files[dir]
+		s.add(dir, p)
 	}
 }
+
+// kind is what files in the same directory that end the same have in common.
+func kind(file string) string { return path.Join(path.Dir(file), "*"+path.Ext(file)) }
 
 // add adds a directory and those above it, but for the ones that the app's own is in.
 func (s *scope) add(dir string, p place) {
@@ -74,26 +108,41 @@ func (s *scope) ignores(rel string, dir bool) bool {
 	if ignoredAlways(rel) {
 		return true
 	}
-	if rel == "." {
+	outside := isOutside(rel)
+	if rel == "." || !outside && (ignore.IsRules(rel) || !s.rules.all.Ignored(rel, dir)) {
 		return false
 	}
-	if !isOutside(rel) {
-		return s.rules.Ignored(rel, dir)
-	}
-	if _, known := s.dirs[rel]; known {
+	if _, known := s.dirs[rel]; known || !outside && s.plans(rel, dir) {
 		return false
 	}
-	// A new directory may belong to what is embedded, or copied as it is.
+	for root, rules := range s.sites {
+		if below := image.Place(rel, root, "."); below != "" && !rules.Ignored(below, dir) {
+			return false
+		}
+	}
 	in := s.dirs[path.Dir(rel)]
-	return !in.input || dir && !in.others
+	if dir { // a new one may belong to what is embedded
+		return !(in.loose && in.others)
+	}
+	return !in.input || !in.loose && !isGo(rel) && !s.kinds[kind(rel)]
+}
+
+// plans reports whether the plan may be read from a path, or from what is below it.
+func (s *scope) plans(rel string, dir bool) bool {
+	base := path.Base(rel)
+	return (dir || isGo(rel) || base == "bight.yaml" || base == "index.html") && !s.rules.git.Ignored(rel, dir)
 }
 
 // opened returns the directories that have to be watched and were not so far.
 func (s *scope) opened(old *scope) []string {
 	var dirs []string
 	for dir := range s.dirs {
-		if _, known := old.dirs[dir]; !known && old.ignores(dir, true) && !s.ignores(dir, true) {
+		was, known := old.dirs[dir]
+		switch {
+		case !known && old.ignores(dir, true):
 			dirs = append(dirs, dir)
+		case s.sites[dir] != nil && old.sites[dir] == nil && was.loose:
+			dirs = append(dirs, dir) // with all that is below it
 		}
 	}
 	return dirs
