@@ -29,7 +29,7 @@ type inotify struct {
 }
 
 const inotifyMask = unix.IN_CLOSE_WRITE | unix.IN_MODIFY | unix.IN_ATTRIB | unix.IN_CREATE | unix.IN_DELETE |
-	unix.IN_MOVED_FROM | unix.IN_MOVED_TO | unix.IN_DELETE_SELF |
+	unix.IN_MOVED_FROM | unix.IN_MOVED_TO | unix.IN_DELETE_SELF | unix.IN_MOVE_SELF |
 	unix.IN_ONLYDIR | unix.IN_DONT_FOLLOW | unix.IN_EXCL_UNLINK
 
 func newNotifier() (notifier, error) {
@@ -168,6 +168,8 @@ func changeOf(mask uint32, dir, name string) change {
 	switch {
 	case mask&unix.IN_DELETE_SELF != 0:
 		c.path, c.gone, c.dir = dir, true, true
+	case mask&unix.IN_MOVE_SELF != 0:
+		c.path, c.gone, c.dir, c.moved = dir, true, true, true
 	case mask&(unix.IN_DELETE|unix.IN_MOVED_FROM) != 0:
 		c.gone, c.dir = true, isDir
 	case mask&(unix.IN_CREATE|unix.IN_MOVED_TO) != 0:

@@ -13,6 +13,7 @@ type change struct {
 	fresh    bool // it is a file that was made just now
 	dir      bool // it is a directory that is new at this place
 	gone     bool // there is nothing at this place any more
+	moved    bool // it is gone elsewhere, as it tells itself: what it was in tells, too, if it is watched
 	overflow bool // events were lost
 }
 

@@ -258,7 +258,7 @@ func (w *Watcher) take(cs []change) {
 			w.settler.add(now, c)
 			continue
 		}
-		if w.Ignore(c.path, c.dir) {
+		if w.Ignore(c.path, c.dir) || c.moved && !slices.Contains(w.Roots, c.path) {
 			continue
 		}
 		if c.gone {
@@ -306,6 +306,8 @@ func (w *Watcher) poll() {
 		if _, err := os.Lstat(dir); err != nil {
 			continue
 		}
+		// What comes after the look is heard of if there is a watch by then.
+		watched := w.notifier.add(dir) == nil
 		is := w.look(dir)
 		for name, st := range is {
 			p := filepath.Join(dir, name)
@@ -326,8 +328,9 @@ func (w *Watcher) poll() {
 				w.settler.add(now, change{path: p, gone: true})
 			}
 		}
-		if w.notifier.add(dir) == nil { // there is room again
+		if watched { // there is room again, or a root came back, perhaps without some of its files
 			delete(w.polled, dir)
+			w.settler.add(now, change{path: dir})
 			continue
 		}
 		w.polled[dir] = is

@@ -288,6 +288,53 @@ func TestWatcherRootThatIsReplaced(t *testing.T) {
 	until(t, out, d+"/more")
 }
 
+func TestWatcherRootThatIsMovedAway(t *testing.T) {
+	d := filepath.Join(t.TempDir(), "root")
+	must(t, os.MkdirAll(d+"/sub", 0o755), os.WriteFile(d+"/sub/f", nil, 0o644))
+	out := watched(t, d, nil)
+	must(t, os.Rename(d, d+".old"))
+	until(t, out, d)
+	must(t, os.Mkdir(d, 0o755), os.Mkdir(d+"/sub", 0o755), os.WriteFile(d+"/sub/again", nil, 0o644))
+	until(t, out, d, d+"/sub/again")
+	must(t, os.WriteFile(d+".old/sub/f", []byte("2"), 0o644), os.WriteFile(d+"/sub/more", nil, 0o644))
+	for _, p := range until(t, out, d+"/sub/more").Paths {
+		if p == d+"/sub/f" {
+			t.Errorf("what is elsewhere now was told")
+		}
+	}
+}
+
+func TestWatcherMissesNothingOfARootThatComesBack(t *testing.T) {
+	d := t.TempDir()
+	n := &making{make: func(dir string) {
+		if dir == d {
+			must(t, os.WriteFile(d+"/f", nil, 0o644), os.MkdirAll(d+"/sub", 0o755), os.WriteFile(d+"/sub/f", nil, 0o644))
+		}
+	}}
+	w := &Watcher{Roots: []string{d}}
+	w.defaults()
+	w.notifier = n
+	w.polled[d] = snapshot{}
+	w.poll()
+	got := strings.ReplaceAll(fmt.Sprint(w.settler.take(time.Now()).Paths, n.dirs), d, "")
+	if want := "[ /f /sub /sub/f] [ /sub]"; got != want {
+		t.Errorf("told of and watched: got %s, want %s", got, want)
+	}
+}
+
+// making is a notifier that is slow: files are made before it watches.
+type making struct {
+	pollOnly
+	make func(dir string)
+	dirs []string
+}
+
+func (m *making) add(dir string) error {
+	m.make(dir)
+	m.dirs = append(m.dirs, dir)
+	return nil
+}
+
 func TestWatcherReportsWhatItCanNotRead(t *testing.T) {
 	d := t.TempDir()
 	must(t, os.Mkdir(d+"/a", 0o755), os.Mkdir(d+"/b", 0o755))
