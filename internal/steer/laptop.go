@@ -290,6 +290,8 @@ func (m *Membership) keep(t *talk) error {
 		}
 		heard <- nil
 	}()
+	// What is said waits while the network is away. Either way it is heard that this is over.
+	defer context.AfterFunc(m.ctx, func() { t.st.Reset(stream.CodeAborted) })()
 	beat := time.NewTicker(m.laptop.beat())
 	defer beat.Stop()
 	leaving := m.leaving
@@ -306,8 +308,6 @@ func (m *Membership) keep(t *talk) error {
 		case <-leaving:
 			leaving = nil
 			err = say(t.st, asked{Leave: true})
-		case <-m.ctx.Done():
-			err = m.ctx.Err()
 		}
 		if err != nil {
 			t.st.Reset(stream.CodeAborted)

@@ -216,6 +216,39 @@ func TestSessionEnds(t *testing.T) {
 	eventually(t, "the rule is gone", func() bool { return len(p.host.List()) == 0 })
 }
 
+// The network is away, and as much waits for it as the session takes: a sign of life waits,
+// too. Who leaves does not wait longer than he said for all that.
+func TestLeaveDoesNotWaitForTheNetwork(t *testing.T) {
+	p := newPod(t, serve(t, named("app")))
+	anna := newPerson(t, p, "anna")
+	m := anna.join(t, anna.rule(Intercept, Match{}), to(serve(t, named("anna"))))
+	anna.away.Store(true)
+	anna.link.freeze(true)
+	for full := false; !full; { // a stream sends so much ahead, and there may be many
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		st, err := anna.sess.Open(ctx, []byte(HeaderList))
+		if full = err != nil; !full {
+			_ = st.SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
+			_, _ = st.Write(make([]byte, 1<<20))
+		}
+		cancel()
+	}
+	left := make(chan error, 1)
+	go func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
+		defer cancel()
+		left <- m.Leave(ctx)
+	}()
+	select {
+	case err := <-left:
+		if !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("it ends with %v", err)
+		}
+	case <-time.After(limit):
+		t.Error("it waits for the network")
+	}
+}
+
 // What is under way when the owner leaves is answered by the laptop.
 func TestLeaveLetsRequestsEnd(t *testing.T) {
 	p := newPod(t, serve(t, named("app")))

@@ -11,6 +11,8 @@ import (
 	"net/http/httptest"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -133,6 +135,7 @@ type person struct {
 	name string
 	sess *stream.Session
 	link *link
+	away atomic.Bool // there is no way to the pod any more
 }
 
 func newPerson(t testing.TB, p *pod, name string) *person {
@@ -141,6 +144,9 @@ func newPerson(t testing.TB, p *pod, name string) *person {
 	client := &stream.Client{
 		Token: "secret", Handle: who.Handle,
 		Dial: func(ctx context.Context) (io.ReadWriteCloser, error) {
+			if who.away.Load() {
+				return nil, syscall.ENETUNREACH
+			}
 			nc, err := new(net.Dialer).DialContext(ctx, "tcp", p.agents)
 			if err != nil {
 				return nil, err
