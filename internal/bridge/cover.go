@@ -25,6 +25,8 @@ type cover struct {
 	rule    steer.Rule
 	handler steer.Handler
 	laptop  *steer.Laptop
+	// connect opens a session with the agent of a pod.
+	connect func(context.Context, *core.Pod, func(context.Context, *stream.Stream)) (*stream.Session, error)
 
 	ctx  context.Context
 	stop context.CancelFunc
@@ -50,9 +52,7 @@ type covered struct {
 // cover puts a rule into force in all pods that are ready, and returns then. It goes
 // on with pods that come and go until leave.
 func (b *Bridge) cover(ctx context.Context, rule steer.Rule, handler steer.Handler) (*cover, error) {
-	c := &cover{b: b, rule: rule, handler: handler, pods: map[string]*covered{}, changed: make(chan struct{}), revoked: make(chan struct{})}
-	c.laptop = &steer.Laptop{Log: b.Log}
-	c.ctx, c.stop = context.WithCancel(ctx)
+	c := b.newCover(ctx, rule, handler)
 	client, err := b.Cluster.Typed()
 	if err != nil {
 		return nil, err
@@ -80,6 +80,16 @@ func (b *Bridge) cover(ctx context.Context, rule steer.Rule, handler steer.Handl
 		return nil, err
 	}
 	return c, nil
+}
+
+// newCover makes a cover that knows of no pods yet.
+func (b *Bridge) newCover(ctx context.Context, rule steer.Rule, handler steer.Handler) *cover {
+	c := &cover{
+		b: b, rule: rule, handler: handler, laptop: &steer.Laptop{Log: b.Log}, connect: b.connect,
+		pods: map[string]*covered{}, changed: make(chan struct{}), revoked: make(chan struct{}),
+	}
+	c.ctx, c.stop = context.WithCancel(ctx)
+	return c
 }
 
 // leave takes the rule back; what is under way has a moment to end.
@@ -320,16 +330,24 @@ const grace = 5 * time.Second
 
 // join puts the rule into force in a pod and returns when it no longer is.
 func (c *cover) join(ctx context.Context, pod *core.Pod, p *covered) error {
-	// The session outlives ctx by the grace, for what is under way.
+	// The session outlives ctx by the grace, for what is under way. Before the rule is in
+	// force there is nothing: the network or the agent may take long, and are not waited for.
 	life, end := context.WithCancel(context.WithoutCancel(ctx))
-	sess, err := c.b.connect(life, pod, c.laptop.Handle)
+	stop := context.AfterFunc(ctx, end)
+	sess, err := c.connect(life, pod, c.laptop.Handle)
+	stop()
 	if err != nil {
 		end()
 		return err
 	}
+	asking, cut := context.WithCancel(life) // the session lives on, to tell the agent
+	stop = context.AfterFunc(ctx, cut)
 	var m *steer.Membership
-	if err = c.look(life, sess); err == nil {
-		m, err = c.laptop.Join(life, sess, c.rule, c.handler)
+	if err = c.look(asking, sess); err == nil {
+		m, err = c.laptop.Join(asking, sess, c.rule, c.handler)
+	}
+	if !stop() && err == nil {
+		err = ctx.Err() // and with it the membership is over
 	}
 	if err != nil {
 		farewell(sess, end)

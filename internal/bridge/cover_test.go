@@ -1,0 +1,188 @@
+package bridge
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"net"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	core "k8s.io/api/core/v1"
+	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/bightdev/bight/internal/kube/follow"
+	"github.com/bightdev/bight/internal/steer"
+	"github.com/bightdev/bight/internal/stream"
+)
+
+// agents are the agents of all pods, behind a network that may be away. To them it is a
+// net.Listener.
+type agents struct {
+	conns chan net.Conn
+	over  context.Context
+	stop  context.CancelFunc
+	shut  chan struct{} // by Close
+
+	mu   sync.Mutex
+	open []net.Conn
+	away chan struct{} // closed when the network is back, nil while it is there
+}
+
+func newAgents(t *testing.T, handle func(context.Context, *stream.Stream)) *agents {
+	t.Helper()
+	a := &agents{conns: make(chan net.Conn), shut: make(chan struct{})}
+	a.over, a.stop = context.WithCancel(context.Background())
+	var serving sync.WaitGroup
+	serving.Go(func() {
+		if err := (&stream.Server{Token: "secret", Handle: handle}).Serve(a.over, a); err != nil {
+			t.Errorf("serve sessions: %v", err)
+		}
+	})
+	t.Cleanup(func() { a.stop(); serving.Wait() })
+	return a
+}
+
+func (a *agents) Accept() (net.Conn, error) {
+	select {
+	case conn := <-a.conns:
+		return conn, nil
+	case <-a.shut:
+		return nil, net.ErrClosed
+	}
+}
+
+func (a *agents) Close() error {
+	close(a.shut)
+	return nil
+}
+
+func (a *agents) Addr() net.Addr { return stream.Addr{} }
+
+// lose takes the network away.
+func (a *agents) lose() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.away = make(chan struct{})
+	for _, conn := range a.open {
+		_ = conn.Close()
+	}
+	a.open = nil
+}
+
+// regain brings it back.
+func (a *agents) regain() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	close(a.away)
+	a.away = nil
+}
+
+func (a *agents) dial(ctx context.Context) (io.ReadWriteCloser, error) {
+	a.mu.Lock()
+	away := a.away
+	a.mu.Unlock()
+	if away != nil {
+		select {
+		case <-away:
+		case <-a.over.Done():
+			return nil, stream.Permanent(net.ErrClosed)
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	near, far := net.Pipe()
+	select {
+	case a.conns <- far:
+	case <-a.over.Done():
+		return nil, stream.Permanent(net.ErrClosed)
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.open = append(a.open, near)
+	return near, nil
+}
+
+// connect is that of a cover.
+func (a *agents) connect(ctx context.Context, _ *core.Pod, handle func(context.Context, *stream.Stream)) (*stream.Session, error) {
+	return (&stream.Client{Token: "secret", Dial: a.dial, Handle: handle}).Connect(ctx)
+}
+
+// cover makes a cover of the service cart that reaches these agents.
+func (a *agents) cover(t *testing.T, rule steer.Rule) *cover {
+	t.Helper()
+	b := &Bridge{
+		Service: func(*core.Pod) string { return "cart" },
+		Agent:   func(core.Container) (int, bool) { return 1, true },
+		Log:     slog.New(slog.DiscardHandler),
+		Say:     func(text string) { t.Errorf("it says %q", text) },
+	}
+	c := b.newCover(t.Context(), rule, func(context.Context, steer.Info) (net.Conn, error) { return nil, net.ErrClosed })
+	c.connect = a.connect
+	t.Cleanup(func() { a.stop(); c.leave() })
+	return c
+}
+
+// whole is a report of all pods, each of which is ready.
+func whole(pods ...*core.Pod) follow.Change {
+	all := []runtime.Object{}
+	for _, pod := range pods {
+		all = append(all, pod)
+	}
+	return follow.Change{All: all}
+}
+
+func readyPod(name, uid string) *core.Pod {
+	return &core.Pod{
+		ObjectMeta: meta.ObjectMeta{Name: name, UID: types.UID(uid)},
+		Spec:       core.PodSpec{Containers: make([]core.Container, 1)},
+		Status:     core.PodStatus{Phase: core.PodRunning, Conditions: []core.PodCondition{{Type: core.PodReady, Status: core.ConditionTrue}}},
+	}
+}
+
+func cartRule(owner string) steer.Rule {
+	return steer.Rule{ID: "cart-" + owner, Owner: owner, Service: "cart", Port: 8080, Mode: steer.Intercept}
+}
+
+// An agent may take as long to confirm a rule as a process takes to end. Who leaves waits
+// neither for that nor for the network, and the agent hears of it if it can.
+func TestLeavingDoesNotWaitForTheAgent(t *testing.T) {
+	for name, away := range map[string]bool{"the network is there": false, "the network is away": true} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				asked, given := make(chan bool, 1), make(chan bool, 1)
+				a := newAgents(t, func(_ context.Context, st *stream.Stream) {
+					if string(st.Header()) == steer.HeaderList {
+						_, _ = io.WriteString(st, "[]\n")
+						return
+					}
+					asked <- true
+					_, _ = io.Copy(io.Discard, st)
+					given <- true // up
+				})
+				c := a.cover(t, cartRule("ada"))
+				c.take(whole(readyPod("cart-0", "a")))
+				<-asked
+				if away {
+					a.lose()
+				}
+				synctest.Wait()
+				left := make(chan bool)
+				go func() { c.leave(); close(left) }()
+				select {
+				case <-left:
+				case <-time.After(10 * time.Second):
+					t.Fatal("it waits")
+				}
+				synctest.Wait()
+				if len(given) == 0 && !away {
+					t.Error("the agent does not hear of it")
+				}
+			})
+		})
+	}
+}
