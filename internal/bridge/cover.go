@@ -11,6 +11,7 @@ import (
 	core "k8s.io/api/core/v1"
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
 
 	"github.com/bightdev/bight/internal/kube"
@@ -44,6 +45,7 @@ type cover struct {
 
 // covered is one pod.
 type covered struct {
+	uid   types.UID // of the pod: another one may come by its name
 	ready bool
 	stop  context.CancelFunc
 	state steer.State
@@ -234,6 +236,10 @@ func (c *cover) note(pod *core.Pod) {
 	defer c.mu.Unlock()
 	defer c.touch()
 	known := c.pods[pod.Name]
+	if known != nil && known.uid != pod.UID { // whose end nobody has seen
+		c.drop(pod.Name)
+		known = nil
+	}
 	if known != nil && pod.DeletionTimestamp != nil {
 		known.ready = false // but its clients have connections still: the rule ends with it
 		return
@@ -247,7 +253,7 @@ func (c *cover) note(pod *core.Pod) {
 			return
 		}
 		ctx, stop := context.WithCancel(c.ctx)
-		known = &covered{stop: stop}
+		known = &covered{uid: pod.UID, stop: stop}
 		c.pods[pod.Name] = known
 		c.work.Go(func() { c.keep(ctx, pod, known) })
 	}

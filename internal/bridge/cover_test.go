@@ -5,6 +5,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -14,6 +15,7 @@ import (
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/watch"
 
 	"github.com/bightdev/bight/internal/kube/follow"
 	"github.com/bightdev/bight/internal/steer"
@@ -181,6 +183,39 @@ func TestLeavingDoesNotWaitForTheAgent(t *testing.T) {
 				synctest.Wait()
 				if len(given) == 0 && !away {
 					t.Error("the agent does not hear of it")
+				}
+			})
+		})
+	}
+}
+
+// The pod of a StatefulSet is replaced by one of the same name while nobody watches.
+func TestAPodOfTheSameNameIsAnotherPod(t *testing.T) {
+	for name, change := range map[string]func(*core.Pod) follow.Change{
+		"the whole is reported": func(pod *core.Pod) follow.Change { return whole(pod) },
+		"a change is reported":  func(pod *core.Pod) follow.Change { return follow.Change{Event: watch.Modified, Object: pod} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				a := newAgents(t, (&steer.Host{Service: "cart", Doors: []*steer.Door{{Port: 8080}}}).Handle)
+				c := a.cover(t, cartRule("ada"))
+				var to []types.UID
+				c.connect = func(ctx context.Context, pod *core.Pod, handle func(context.Context, *stream.Stream)) (*stream.Session, error) {
+					to = append(to, pod.UID)
+					return a.connect(ctx, pod, handle)
+				}
+				c.take(whole(readyPod("cart-0", "old")))
+				synctest.Wait()
+				c.take(whole(readyPod("cart-0", "old")))
+				synctest.Wait()
+				c.take(change(readyPod("cart-0", "new")))
+				time.Sleep(grace)
+				synctest.Wait()
+				if want := []types.UID{"old", "new"}; !slices.Equal(to, want) {
+					t.Errorf("it has gone to %q, want %q", to, want)
+				}
+				if active, ready := c.counts(); active != 1 || ready != 1 {
+					t.Errorf("in force in %d of %d pods", active, ready)
 				}
 			})
 		})
