@@ -35,12 +35,13 @@ type cover struct {
 
 	mu      sync.Mutex
 	pods    map[string]*covered // by name
-	refused error
-	engaged bool          // all pods have had the rule
-	revoked chan struct{} // closed when the right to enter the pods is gone
-	said    []string      // of other rules
-	last    error         // why a pod did not have the rule
-	changed chan struct{} // closed and renewed when a pod's state changes
+	refused error               // why the rule does not come into force, or has ended
+	engaged bool                // all pods have had the rule
+	revoked chan struct{}       // closed when the right to enter the pods is gone
+	said    []string            // of other rules
+	denied  []string            // what was said of refusals since all pods had the rule
+	last    error               // why a pod did not have the rule
+	changed chan struct{}       // closed and renewed when a pod's state changes
 }
 
 // covered is one pod.
@@ -105,7 +106,7 @@ func (c *cover) leave() {
 	c.work.Wait()
 }
 
-// failure returns why an agent does not take the rule.
+// failure returns why the rule does not come into force, or has ended for good.
 func (c *cover) failure() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -116,6 +117,11 @@ func (c *cover) failure() error {
 func (c *cover) counts() (active, ready int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	return c.count()
+}
+
+// count is counts for callers that have the lock.
+func (c *cover) count() (active, ready int) {
 	for _, p := range c.pods {
 		if p.ready {
 			ready++
@@ -133,17 +139,13 @@ func (c *cover) complete(ctx context.Context) error {
 	defer cancel()
 	for {
 		c.mu.Lock()
-		changed := c.changed
+		changed, err := c.changed, c.refused
+		active, ready := c.count()
+		c.engaged = err == nil && ready > 0 && active == ready
+		engaged := c.engaged
 		c.mu.Unlock()
-		active, ready := c.counts()
-		switch err := c.failure(); {
-		case err != nil:
+		if err != nil || engaged {
 			return err
-		case ready > 0 && active == ready:
-			c.mu.Lock()
-			c.engaged = true
-			c.mu.Unlock()
-			return nil
 		}
 		select {
 		case <-changed:
@@ -268,32 +270,83 @@ func (c *cover) drop(name string) {
 	}
 }
 
+// How long a cover waits before it asks a pod for the rule again, and before it does one
+// whose agent has refused it.
+const (
+	usualPause   = 250 * time.Millisecond
+	refusedPause = 5 * time.Second
+)
+
 // keep keeps the rule in force in one pod until ctx ends.
 func (c *cover) keep(ctx context.Context, pod *core.Pod, p *covered) {
-	for ctx.Err() == nil {
+	for {
 		err := c.join(ctx, pod, p)
-		c.mu.Lock()
-		p.state = steer.Gone
-		var refused *steer.RefusedError
-		final := errors.As(err, &refused) || errors.As(err, new(*OverlapError)) || errors.Is(err, ErrRevoked)
-		// Later on, one pod's problem is not the others'.
-		if c.refused == nil && (final || !c.engaged && (kube.KindOf(err) == kube.Forbidden || errors.Is(err, ErrBarred))) {
-			c.refused = err
-			if errors.Is(err, ErrRevoked) {
-				close(c.revoked)
-			}
-		}
-		c.last = err
-		c.touch()
-		c.mu.Unlock()
-		if final || ctx.Err() != nil {
+		pause, news := c.lacks(ctx, p, err)
+		if pause == 0 {
 			return
+		}
+		if news != "" {
+			c.b.Say(news)
 		}
 		c.b.Log.Debug("intercept is not in force", "pod", pod.Name, "error", err)
 		select {
-		case <-time.After(250 * time.Millisecond):
+		case <-time.After(pause):
 		case <-ctx.Done():
+			return
 		}
+	}
+}
+
+// lacks takes in why a pod does not have the rule. It returns how long to wait before the
+// next attempt, 0 if there is to be none, and what to tell the user, "" for nothing.
+func (c *cover) lacks(ctx context.Context, p *covered, err error) (pause time.Duration, news string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	defer c.touch()
+	p.state, c.last = steer.Gone, err
+	var refused *steer.RefusedError
+	denied := errors.As(err, &refused) || errors.As(err, new(*OverlapError))
+	switch {
+	case ctx.Err() != nil:
+		return 0, ""
+	case errors.Is(err, ErrRevoked):
+		if !errors.Is(c.refused, ErrRevoked) {
+			c.refused = err
+			close(c.revoked)
+		}
+		return 0, ""
+	case !c.engaged && (denied || kube.KindOf(err) == kube.Forbidden || errors.Is(err, ErrBarred)):
+		if c.refused == nil {
+			c.refused = err
+		}
+		return 0, ""
+	case !denied: // later on, one pod's problem is not the others'
+		return usualPause, ""
+	}
+	// Somebody else's rule was faster, while the network was away for example.
+	if refused != nil {
+		err = refused
+	}
+	if news = fmt.Sprintf("intercept %s is not in force in every pod: %v; it is tried again", c.rule.ID, err); slices.Contains(c.denied, news) {
+		return refusedPause, ""
+	}
+	c.denied = append(c.denied, news)
+	return refusedPause, news
+}
+
+// has takes in that a pod has the rule.
+func (c *cover) has(p *covered) {
+	c.mu.Lock()
+	p.state = steer.Active
+	c.touch()
+	active, ready := c.count()
+	again := active == ready && len(c.denied) > 0
+	if again {
+		c.denied = nil
+	}
+	c.mu.Unlock()
+	if again {
+		c.b.Say(fmt.Sprintf("intercept %s is in force in every pod again", c.rule.ID))
 	}
 }
 
@@ -365,10 +418,7 @@ func (c *cover) join(ctx context.Context, pod *core.Pod, p *covered) error {
 		defer cancel()
 		return m.Leave(limited)
 	}
-	c.mu.Lock()
-	p.state = steer.Active
-	c.touch()
-	c.mu.Unlock()
+	c.has(p)
 	select {
 	case <-m.Done():
 		err = m.Err()

@@ -2,11 +2,15 @@ package bridge
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"slices"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -23,7 +27,7 @@ import (
 )
 
 // agents are the agents of all pods, behind a network that may be away. To them it is a
-// net.Listener.
+// net.Listener, on which a token says which pod is wanted.
 type agents struct {
 	conns chan net.Conn
 	over  context.Context
@@ -41,7 +45,8 @@ func newAgents(t *testing.T, handle func(context.Context, *stream.Stream)) *agen
 	a.over, a.stop = context.WithCancel(context.Background())
 	var serving sync.WaitGroup
 	serving.Go(func() {
-		if err := (&stream.Server{Token: "secret", Handle: handle}).Serve(a.over, a); err != nil {
+		server := &stream.Server{Admit: func(pod string) (string, error) { return pod, nil }, Handle: handle}
+		if err := server.Serve(a.over, a); err != nil {
 			t.Errorf("serve sessions: %v", err)
 		}
 	})
@@ -97,21 +102,53 @@ func (a *agents) dial(ctx context.Context) (io.ReadWriteCloser, error) {
 			return nil, ctx.Err()
 		}
 	}
+	conn, err := a.pipe()
+	if err == nil {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		a.open = append(a.open, conn)
+	}
+	return conn, err
+}
+
+// pipe leads past the network.
+func (a *agents) pipe() (net.Conn, error) {
 	near, far := net.Pipe()
 	select {
 	case a.conns <- far:
+		return near, nil
 	case <-a.over.Done():
 		return nil, stream.Permanent(net.ErrClosed)
 	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.open = append(a.open, near)
-	return near, nil
 }
 
 // connect is that of a cover.
-func (a *agents) connect(ctx context.Context, _ *core.Pod, handle func(context.Context, *stream.Stream)) (*stream.Session, error) {
-	return (&stream.Client{Token: "secret", Dial: a.dial, Handle: handle}).Connect(ctx)
+func (a *agents) connect(ctx context.Context, pod *core.Pod, handle func(context.Context, *stream.Stream)) (*stream.Session, error) {
+	return (&stream.Client{Token: pod.Name, Dial: a.dial, Handle: handle}).Connect(ctx)
+}
+
+// join is somebody else's rule in a pod, by another network.
+func (a *agents) join(t *testing.T, pod string, rule steer.Rule) *steer.Membership {
+	t.Helper()
+	dial := func(context.Context) (io.ReadWriteCloser, error) { return a.pipe() }
+	sess, err := (&stream.Client{Token: pod, Dial: dial}).Connect(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := new(steer.Laptop).Join(t.Context(), sess, rule, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+// hosts are what agents serve who have rules.
+func hosts(pods ...string) func(context.Context, *stream.Stream) {
+	all := map[string]*steer.Host{}
+	for _, pod := range pods {
+		all[pod] = &steer.Host{Service: "cart", Doors: []*steer.Door{{Port: 8080}}}
+	}
+	return func(ctx context.Context, st *stream.Stream) { all[st.Session().Who()].Handle(ctx, st) }
 }
 
 // cover makes a cover of the service cart that reaches these agents.
@@ -197,7 +234,7 @@ func TestAPodOfTheSameNameIsAnotherPod(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				a := newAgents(t, (&steer.Host{Service: "cart", Doors: []*steer.Door{{Port: 8080}}}).Handle)
+				a := newAgents(t, hosts("cart-0"))
 				c := a.cover(t, cartRule("ada"))
 				var to []types.UID
 				c.connect = func(ctx context.Context, pod *core.Pod, handle func(context.Context, *stream.Stream)) (*stream.Session, error) {
@@ -220,4 +257,91 @@ func TestAPodOfTheSameNameIsAnotherPod(t *testing.T) {
 			})
 		})
 	}
+}
+
+// The laptop was away for so long that its rule was given up, and somebody else has taken its
+// place. The user is told, once, and has the requests again when that one leaves.
+func TestARuleThatWasTakenMeanwhileComesBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		pods := []string{"cart-0", "cart-1"}
+		a := newAgents(t, hosts(pods...))
+		c := a.cover(t, cartRule("ada"))
+		said := make(chan string, 100)
+		c.b.Say = func(text string) { said <- text }
+		says := func(when string, want ...string) {
+			t.Helper()
+			if len(said) != 1 {
+				t.Fatalf("%s %d things are said, want one", when, len(said))
+			}
+			text := <-said
+			for _, part := range want {
+				if !strings.Contains(text, part) {
+					t.Errorf("%s it says %q, want %q in it", when, text, part)
+				}
+			}
+		}
+		c.take(whole(readyPod(pods[0], "a"), readyPod(pods[1], "b")))
+		if err := c.complete(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		for range 2 {
+			a.lose()
+			time.Sleep(15 * time.Second)
+			var others []*steer.Membership
+			for _, pod := range pods {
+				others = append(others, a.join(t, pod, cartRule("ben")))
+			}
+			a.regain()
+			time.Sleep(time.Minute)
+			says("then", "intercept cart-ada is not in force in every pod", "ben already intercepts every request of cart")
+			for _, m := range others {
+				if err := m.Leave(t.Context()); err != nil {
+					t.Error(err)
+				}
+			}
+			time.Sleep(2 * refusedPause)
+			if active, ready := c.counts(); active != 2 || ready != 2 {
+				t.Fatalf("in force in %d of %d pods", active, ready)
+			}
+			says("in the end", "intercept cart-ada is in force in every pod again")
+		}
+	})
+}
+
+// Who may not enter any more is told so, whatever an agent has said before.
+func TestTheRightIsTakenAwayAfterARefusal(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newAgents(t, hosts("cart-0"))
+		c := a.cover(t, cartRule("ada"))
+		c.b.Say = func(string) {}
+		var revoked atomic.Bool
+		c.connect = func(ctx context.Context, pod *core.Pod, handle func(context.Context, *stream.Stream)) (*stream.Session, error) {
+			switch {
+			case revoked.Load():
+				return nil, fmt.Errorf("%w: the Intercept was deleted", ErrRevoked)
+			case pod.Name != "cart-0":
+				return nil, &steer.RefusedError{Why: "it is somebody else's"}
+			}
+			return a.connect(ctx, pod, handle)
+		}
+		c.take(whole(readyPod("cart-0", "a")))
+		if err := c.complete(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		c.take(whole(readyPod("cart-0", "a"), readyPod("cart-1", "b")))
+		synctest.Wait()
+		if err := c.failure(); err != nil {
+			t.Errorf("what one pod says is %v for all", err)
+		}
+		revoked.Store(true)
+		a.stop() // and the session with it
+		select {
+		case <-c.revoked:
+		case <-time.After(time.Minute):
+			t.Fatal("nobody is told")
+		}
+		if err := c.failure(); !errors.Is(err, ErrRevoked) {
+			t.Errorf("it is told %v", err)
+		}
+	})
 }
