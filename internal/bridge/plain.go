@@ -50,14 +50,25 @@ func (b *Bridge) plain(ctx context.Context, w *way, o Order, pod *reach.Pod, cov
 	return o.here(ctx, env)
 }
 
-// here runs the command on this machine.
+// How long a command goes on, when it is to end, that was told by a terminal before it is
+// told again, and in any case.
+const (
+	toldPause = 2 * time.Second
+	lastPause = 5 * time.Second
+)
+
+// here runs the command on this machine. When ctx ends it is told to end, as in a network
+// of its own.
 func (o *Order) here(ctx context.Context, env []string) (int, error) {
 	cmd := exec.CommandContext(ctx, o.Command[0], o.Command[1:]...)
 	cmd.Dir, cmd.Env = o.Dir, env
 	cmd.Cancel = func() error {
-		if cmd.Process.Signal(os.Interrupt) != nil { // Windows has no way to
-			return cmd.Process.Kill()
+		if !inForeground() {
+			return terminate(cmd.Process)
 		}
+		// It is most likely for Ctrl-C that ctx ends, of which the terminal has told the
+		// command, too: many programs break off what they have to do when told twice.
+		time.AfterFunc(toldPause, func() { _ = terminate(cmd.Process) }) // nothing to one that has ended
 		return nil
 	}
 	// A nil *os.File is no nil reader. Who has nothing to read needs no terminal, and can
@@ -73,24 +84,22 @@ func (o *Order) here(ctx context.Context, env []string) (int, error) {
 	if o.Stderr != nil {
 		cmd.Stderr = o.Stderr
 	}
-	cmd.WaitDelay = 5 * time.Second
-	return exitCode(o.Command[0], cmd.Run())
+	cmd.WaitDelay = lastPause
+	err := cmd.Run()
+	return exitCode(o.Command[0], cmd.ProcessState, err)
 }
 
-// exitCode is a command's as shells have it, or an error that says why it did not start.
-func exitCode(name string, err error) (int, error) {
-	var exit *exec.ExitError
+// exitCode is a command's as shells have it, however it came to its end, or an error that
+// says why it did not start.
+func exitCode(name string, end *os.ProcessState, err error) (int, error) {
 	switch {
-	case err == nil:
-		return 0, nil
-	case errors.As(err, &exit):
-		if code := exit.ExitCode(); code >= 0 {
-			return code, nil
-		}
-		return 128 + signalOf(exit.ProcessState), nil
+	case end != nil && end.ExitCode() >= 0:
+		return end.ExitCode(), nil
+	case end != nil:
+		return 128 + signalOf(end), nil
 	case errors.Is(err, exec.ErrNotFound), errors.Is(err, fs.ErrNotExist):
 		return 0, &jail.StartError{Command: name, Code: 127, Err: err}
-	case errors.Is(err, exec.ErrWaitDelay), errors.Is(err, context.Canceled):
+	case errors.Is(err, context.Canceled): // before it was started
 		return 128 + 9, nil
 	}
 	return 0, &jail.StartError{Command: name, Code: 126, Err: err}
