@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math"
 	"net"
 	"net/http"
 	"net/netip"
@@ -188,26 +187,33 @@ func (s *streams) mirrorTo(in *incoming, dec *decision) (c *spool, whole func() 
 	if c == nil {
 		return nil, nil
 	}
-	body := &copying{Reader: in.body, to: c}
+	return c, in.copyTo(c)
+}
+
+// copyTo copies the body to all as it is read. whole says whether all of it was.
+func (in *incoming) copyTo(all ...*spool) (whole func() bool) {
+	body := &copying{Reader: in.body, to: all}
 	in.body = body
-	return c, func() bool { return in.empty() || body.whole.Load() }
+	return func() bool { return in.empty() || body.whole.Load() }
 }
 
 // copying is a body that is copied as it is read.
 type copying struct {
 	io.Reader
-	to    *spool
+	to    spools
 	whole atomic.Bool // it was read to its end
 }
 
 // Read implements io.Reader.
 func (c *copying) Read(p []byte) (int, error) {
 	n, err := c.Reader.Read(p)
-	c.to.write(p[:n])
+	_, _ = c.to.Write(p[:n]) // never fails
 	if errors.Is(err, io.EOF) {
 		c.whole.Store(true)
-		c.to.tape.wasWhole()
-		c.to.end() // who answers the copy waits for nothing else
+		for _, s := range c.to {
+			s.tape.wasWhole()
+			s.end() // who answers the copy waits for nothing else
+		}
 	}
 	return n, err
 }
@@ -223,22 +229,12 @@ func (d *Door) copyTo(ctx context.Context, dec *decision, record func(*flight, i
 	s := newSpool()
 	f := dec.copies()
 	s.tape = record(f, dec.s.Find(f.Version))
-	ctx, cancel := context.WithCancel(ctx)
-	limit := time.AfterFunc(math.MaxInt64, cancel)
-	s.after = func() { limit.Reset(dec.s.copyTime()) }
-	stop := context.AfterFunc(ctx, func() { s.fail(context.Canceled) })
-	d.copies.Go(func() {
+	s.run(ctx, &d.copies, dec.s.copyTime(), func(ctx context.Context) error { return send(ctx, s, f) }, func(err error, cut bool) {
 		defer d.counts.copying.Add(-1)
-		err := send(ctx, s, f)
-		cut := s.ours() != nil || ctx.Err() != nil || errors.Is(err, errNoPod)
-		stop()
-		limit.Stop() // if it begins again, it ends nothing
-		cancel()
-		_ = s.Close() // nothing more is taken
 		if err != nil {
 			d.counts.dropped.Add(1)
 			d.logger().Debug("request not mirrored", "err", fmt.Errorf("copy a request: %w", err))
-			f.end(true, cut, err.Error())
+			f.end(true, cut || errors.Is(err, errNoPod), err.Error())
 			return
 		}
 		d.counts.mirrored.Add(1)

@@ -464,7 +464,7 @@ func (c *conn) raw(ctx context.Context) {
 			copies = append(copies, s)
 		}
 	}
-	defer copies.end()
+	defer copies.over(true)
 	if copies == nil {
 		c.splice(ctx, c.last, nil, nil) // the kernel copies
 		return

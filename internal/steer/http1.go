@@ -167,7 +167,8 @@ func (c *conn) deliver(ctx context.Context, d *delivery) bool {
 			d.copies = append(d.copies, s)
 		}
 	}
-	defer d.copies.end()
+	mirrored := d.copies // and those for a split end by themselves
+	defer func() { mirrored.over(d.body.done()) }()
 	_, _ = d.copies.Write(d.raw) // never fails
 	mark := ""
 	var tried leases

@@ -250,7 +250,7 @@ func (s *streams) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer s.c.d.asks(-1)
 	to, mirrors := s.c.d.pick(seen)
 	defer in.settle()
-	defer in.mirror(s, mirrors).end()
+	defer in.mirror(s, mirrors)()
 	mark := ""
 	var tried leases
 	for to != nil {
@@ -345,8 +345,9 @@ func sendCopy(ctx context.Context, out *http.Request, body *spool, dial func(con
 	return err
 }
 
-// mirror begins to copy the request.
-func (in *incoming) mirror(s *streams, to []*lease) (copies spools) {
+// mirror begins to copy the request. over is to be called when that has ended.
+func (in *incoming) mirror(s *streams, to []*lease) (over func()) {
+	var copies spools
 	for _, l := range to {
 		out := in.copy(s.ctx)
 		c := l.copyTo(s.ctx, func(ctx context.Context, body *spool) error {
@@ -358,10 +359,11 @@ func (in *incoming) mirror(s *streams, to []*lease) (copies spools) {
 			copies = append(copies, c)
 		}
 	}
-	if len(copies) > 0 {
-		in.body = io.TeeReader(in.body, copies)
+	if copies == nil {
+		return func() {}
 	}
-	return copies
+	whole := in.copyTo(copies...)
+	return func() { copies.over(whole()) }
 }
 
 // toLaptop sends a request to a laptop. After an error nothing was answered.

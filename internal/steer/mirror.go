@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"sync"
+	"time"
 )
 
 const (
@@ -71,6 +73,24 @@ func (s *spool) over(whole bool) {
 	}
 }
 
+// run sends the copy beside its original, as one of all, and ends it with ctx, or when it takes
+// long from the end of the original. done is told how it went; cut is that the door has ended it.
+func (s *spool) run(ctx context.Context, all *sync.WaitGroup, long time.Duration, send func(context.Context) error, done func(err error, cut bool)) {
+	ctx, cancel := context.WithCancel(ctx)
+	limit := time.AfterFunc(math.MaxInt64, cancel)
+	s.after = func() { limit.Reset(long) }
+	stop := context.AfterFunc(ctx, func() { s.fail(context.Canceled) })
+	all.Go(func() {
+		err := send(ctx)
+		cut := s.ours() != nil || ctx.Err() != nil
+		stop()
+		limit.Stop() // if it begins again, it ends nothing
+		cancel()
+		_ = s.Close() // nothing more is taken
+		done(err, cut)
+	})
+}
+
 // ours is why the door, and not who gets the copy, has ended it; nil if it has not.
 func (s *spool) ours() error {
 	s.mu.Lock()
@@ -127,9 +147,9 @@ func (all spools) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-func (all spools) end() {
+func (all spools) over(whole bool) {
 	for _, s := range all {
-		s.end()
+		s.over(whole)
 	}
 }
 
@@ -161,7 +181,7 @@ func (l *lease) mirror(ctx context.Context, remote string, kind Kind, method str
 	})
 }
 
-// copyTo runs a copy beside the original.
+// copyTo runs a copy beside the original, and ends it some time after that, or with the lease.
 func (l *lease) copyTo(ctx context.Context, send func(context.Context, *spool) error) *spool {
 	if l.absent() != "" || l.copying.Add(1) > maxCopies {
 		l.copying.Add(-1)
@@ -170,18 +190,11 @@ func (l *lease) copyTo(ctx context.Context, send func(context.Context, *spool) e
 	}
 	s := newSpool()
 	ctx, cancel := context.WithCancel(ctx)
-	stops := []func() bool{
-		context.AfterFunc(l.over, cancel),
-		context.AfterFunc(ctx, func() { s.fail(context.Canceled) }),
-	}
-	l.doors[0].copies.Go(func() {
+	stop := context.AfterFunc(l.over, cancel)
+	s.run(ctx, &l.doors[0].copies, copyTime, func(ctx context.Context) error { return send(ctx, s) }, func(err error, _ bool) {
 		defer l.copying.Add(-1)
-		err := send(ctx, s)
-		for _, stop := range stops {
-			stop()
-		}
+		stop()
 		cancel()
-		_ = s.Close() // nothing more is taken
 		if err != nil {
 			l.dropped.Add(1)
 			l.host.logger().Debug("request not mirrored", "owner", l.rule.Owner, "err", err)
