@@ -183,7 +183,11 @@ func (l *lease) mirror(ctx context.Context, remote string, kind Kind, method str
 
 // copyTo runs a copy beside the original, and ends it some time after that, or with the lease.
 func (l *lease) copyTo(ctx context.Context, send func(context.Context, *spool) error) *spool {
-	if l.absent() != "" || l.copying.Add(1) > maxCopies {
+	if l.absent() != "" {
+		l.dropped.Add(1)
+		return nil
+	}
+	if l.copying.Add(1) > maxCopies {
 		l.copying.Add(-1)
 		l.dropped.Add(1)
 		return nil

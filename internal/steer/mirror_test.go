@@ -219,3 +219,39 @@ func (p *piped) mirror(t testing.TB, serve func(net.Conn)) *lease {
 	defer p.host.mu.Unlock()
 	return p.host.leases[0]
 }
+
+// What is not copied because the laptop is silent does not count as a copy that has ended.
+func TestASilentMirrorGetsNoMoreCopiesAfterwards(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := &Door{}
+		l := (&Host{}).newLease(Rule{}, []*Door{d}, nil)
+		defer l.timer.Stop()
+		state := func(s State) {
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			l.state = s
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		copies := func(n int) (made int) {
+			for range n {
+				if s := l.copyTo(ctx, func(ctx context.Context, _ *spool) error { <-ctx.Done(); return ctx.Err() }); s != nil {
+					made++
+				}
+			}
+			return made
+		}
+		state(Suspended)
+		if n := copies(3); n != 0 {
+			t.Errorf("%d copies for a silent laptop", n)
+		}
+		state(Active)
+		if n := copies(2 * maxCopies); n != maxCopies {
+			t.Errorf("%d copies at a time, want %d", n, maxCopies)
+		}
+		cancel()
+		d.copies.Wait()
+		if n := l.copying.Load(); n != 0 {
+			t.Errorf("%d copies are left", n)
+		}
+	})
+}
