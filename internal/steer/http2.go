@@ -349,8 +349,8 @@ func sendCopy(ctx context.Context, out *http.Request, body *spool, dial func(con
 func (in *incoming) mirror(s *streams, to []*lease) (over func()) {
 	var copies spools
 	for _, l := range to {
-		out := in.copy(s.ctx)
-		c := l.copyTo(s.ctx, func(ctx context.Context, body *spool) error {
+		out := in.copy(s.door)
+		c := l.copyTo(s.door, func(ctx context.Context, body *spool) error {
 			return sendCopy(ctx, out, body, func(ctx context.Context) (net.Conn, error) {
 				return l.dialHTTP2(ctx, Info{Kind: KindHTTP2, Remote: in.r.RemoteAddr, Mirror: true})
 			}, nil)

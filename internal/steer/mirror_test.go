@@ -220,6 +220,43 @@ func (p *piped) mirror(t testing.TB, serve func(net.Conn)) *lease {
 	return p.host.leases[0]
 }
 
+// A client that comes once, and closes its connection, is copied as any other.
+func TestHTTP2CopiesOutliveTheClientsConnection(t *testing.T) {
+	closed := make(chan struct{})
+	p := newPod(t, serveHTTP2(t, named("app")), func(p *pod) {
+		app := p.door.App
+		p.door.App = func(ctx context.Context) (net.Conn, error) {
+			nc, err := app(ctx)
+			return &begun{Conn: nc, closed: closed}, err
+		}
+	})
+	anna := newPerson(t, p, "anna")
+	addr, came, release := heldBy(t, serveHTTP2, "anna")
+	anna.join(t, anna.rule(Mirror, Match{}), to(addr))
+	hc, _ := clientHTTP2(t)
+	resp, err := hc.Post("http://"+p.addr+"/x", "", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, _ = io.Copy(io.Discard, resp.Body)
+	_ = resp.Body.Close()
+	<-came
+	hc.CloseIdleConnections()
+	select {
+	case <-closed: // the app's connection is, so the client's is over
+	case <-time.After(limit):
+		t.Fatal("the connection to the app stays")
+	}
+	close(release)
+	eventually(t, "the copy is counted", func() bool {
+		n := p.host.List()[0].Counters
+		return n.Mirrored+n.Dropped > 0
+	})
+	if n := p.host.List()[0].Counters; n.Dropped > 0 {
+		t.Error("the copy was cut")
+	}
+}
+
 // What is not copied because the laptop is silent does not count as a copy that has ended.
 func TestASilentMirrorGetsNoMoreCopiesAfterwards(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

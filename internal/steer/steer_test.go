@@ -233,6 +233,12 @@ func serve(t testing.TB, h http.Handler) string {
 // has been asked, which is once.
 func held(t testing.TB, text string) (addr string, came, release chan struct{}) {
 	t.Helper()
+	return heldBy(t, serve, text)
+}
+
+// heldBy is held with another serve.
+func heldBy(t testing.TB, serve func(testing.TB, http.Handler) string, text string) (addr string, came, release chan struct{}) {
+	t.Helper()
 	came, release = make(chan struct{}), make(chan struct{})
 	return serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		close(came)
