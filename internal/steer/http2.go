@@ -10,6 +10,7 @@ import (
 	"net/http/httptrace"
 	"net/netip"
 	"net/textproto"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -17,6 +18,10 @@ import (
 
 // maxStreams is how many requests a client may have under way on a connection.
 const maxStreams = 4096
+
+// idleTime is how long a connection without requests is kept. One that is given up while a
+// request is on it has nobody else to close it.
+const idleTime = time.Minute
 
 // streams serves a client's HTTP/2 connection: each request goes its own way, the
 // app's by connections that are the client's own.
@@ -115,13 +120,24 @@ func newTransport(dial func(ctx context.Context) (net.Conn, error)) *http.Transp
 	return &http.Transport{
 		DialContext:        func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) },
 		Protocols:          &protocols,
+		IdleConnTimeout:    idleTime,
 		DisableCompression: true, // the client decides what it can read
 		HTTP2:              &http.HTTP2Config{MaxReceiveBufferPerStream: 4 << 20},
 	}
 }
 
+// ended says whether it was closed.
+func (b *begun) ended() bool {
+	select {
+	case <-b.closed:
+		return true
+	default:
+		return false
+	}
+}
+
 // dialHTTP2 connects to the handler at the laptop.
-func (l *lease) dialHTTP2(ctx context.Context, info Info) (net.Conn, error) {
+func (l *lease) dialHTTP2(ctx context.Context, info Info) (*begun, error) {
 	up, err := l.open(ctx, info)
 	if err != nil {
 		return nil, &failure{err.Error(), true}
@@ -144,7 +160,7 @@ type route struct {
 	mu    sync.Mutex
 	over  bool
 	under int // requests
-	conns []net.Conn
+	conns []*begun
 }
 
 // laptop returns the route to a laptop.
@@ -199,10 +215,10 @@ func (p *route) end() {
 
 // keep makes nc one of the connections, or closes it if they have ended: a transport goes on to
 // dial for a request that another connection has served.
-func (p *route) keep(nc net.Conn) error {
+func (p *route) keep(nc *begun) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.conns = append(p.conns, nc)
+	p.conns = append(slices.DeleteFunc(p.conns, (*begun).ended), nc)
 	p.close()
 	if p.closed() {
 		return net.ErrClosed
@@ -331,6 +347,7 @@ func sendCopy(ctx context.Context, out *http.Request, body *spool, dial func(con
 	if out.Body = body; out.ContentLength == 0 {
 		out.Body = http.NoBody
 	}
+	out.Close = true // the connection, with its only request
 	resp, err := t.RoundTrip(out.WithContext(ctx))
 	if err != nil {
 		return err
