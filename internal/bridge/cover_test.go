@@ -156,7 +156,7 @@ func (a *agents) cover(t *testing.T, rule steer.Rule) *cover {
 	t.Helper()
 	b := &Bridge{
 		Service: func(*core.Pod) string { return "cart" },
-		Agent:   func(core.Container) (int, bool) { return 1, true },
+		Agent:   func(*core.Pod) (int, bool) { return 1, true },
 		Log:     slog.New(slog.DiscardHandler),
 		Say:     func(text string) { t.Errorf("it says %q", text) },
 	}
