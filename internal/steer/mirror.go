@@ -15,6 +15,9 @@ const (
 	maxSpool = 1 << 20
 	// maxCopies is how many requests of one rule are copied at a time.
 	maxCopies = 64
+	// mirrorTime is how long a laptop may take for a copy from the end of the original, at a
+	// breakpoint for example.
+	mirrorTime = 5 * time.Minute
 )
 
 var (
@@ -181,7 +184,7 @@ func (l *lease) mirror(ctx context.Context, remote string, kind Kind, method str
 	})
 }
 
-// copyTo runs a copy beside the original, and ends it some time after that, or with the lease.
+// copyTo runs a copy beside the original, and ends it mirrorTime after that, or with the lease.
 func (l *lease) copyTo(ctx context.Context, send func(context.Context, *spool) error) *spool {
 	if l.absent() != "" {
 		l.dropped.Add(1)
@@ -195,7 +198,7 @@ func (l *lease) copyTo(ctx context.Context, send func(context.Context, *spool) e
 	s := newSpool()
 	ctx, cancel := context.WithCancel(ctx)
 	stop := context.AfterFunc(l.over, cancel)
-	s.run(ctx, &l.doors[0].copies, copyTime, func(ctx context.Context) error { return send(ctx, s) }, func(err error, _ bool) {
+	s.run(ctx, &l.doors[0].copies, mirrorTime, func(ctx context.Context) error { return send(ctx, s) }, func(err error, _ bool) {
 		defer l.copying.Add(-1)
 		stop()
 		cancel()
