@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -103,6 +104,28 @@ func TestErrorsAloneCountWithTheSuccessesBesideThem(t *testing.T) {
 	}
 	if s.Is == Bad || s.Alone.N != 0 {
 		t.Errorf("%+v", s.Alone)
+	}
+}
+
+// A pod may err while it answers everything, and then beside the version before: a release
+// may start so, and a controller that has just begun.
+func TestErrorsAloneArePaidByNoPod(t *testing.T) {
+	j := judge(t, Config{Alone: true, Hung: time.Minute})
+	of := func(d time.Duration, weight float64) Observation {
+		return Observation{At: at(d), Counts: &Counts{Cells: []Cell{{
+			Weight: weight, Canary: Tally{Closed: [5]int64{99}, Failed: 1}, Stable: Tally{Closed: [5]int64{100}}, Pods: []PodErrors{{"a", 1}},
+		}}}}
+	}
+	s, _ := see(j, j.Start(t0), of(time.Second, 1))
+	if len(s.Pods) != 1 || s.Pods[0].Paid != nil || len(s.Marks) != 1 || s.Marks[0].Pod != "a" {
+		t.Errorf("alone: %+v, marks %+v", s.Pods, s.Marks)
+	}
+	beside, _ := see(j, j.Start(t0), of(time.Second, 0.1))
+	if s, _ = see(j, s, of(2*time.Second, 0.1)); !slices.Equal(s.Pods[0].Paid, beside.Pods[0].Paid) || len(s.Marks) != 2 {
+		t.Errorf("it has paid %v, want %v; marks %+v", s.Pods[0].Paid, beside.Pods[0].Paid, s.Marks)
+	}
+	if again, _ := see(j, s, of(3*time.Second, 1)); !slices.Equal(again.Pods[0].Paid, s.Pods[0].Paid) {
+		t.Errorf("alone once more, it has paid %v, want %v", again.Pods[0].Paid, s.Pods[0].Paid)
 	}
 }
 

@@ -181,7 +181,7 @@ func (j *Judge) fold(s *core, c Cell) {
 	case !c.Chosen && c.Weight >= 1-certain && j.config.Alone:
 		j.betAlone(s, canary)
 		j.betLate(s, canary)
-		s.blame(c.Pods, canary.Failed)
+		s.blameFor(c.Pods, canary.Failed, func(*pod, int64) {}) // no bet is a pod's
 	}
 	for i := range s.Good {
 		j.metrics[i].fold(&s.Good[i], canary, j.goodAt)

@@ -93,11 +93,11 @@ type mark struct {
 // maxMarks is how many of the last errors must be of one pod to call it a bad pod.
 const maxMarks = 4
 
-// blame notes which pods of the canary gave errors, and what the bets have just paid
-// for them.
+// blame notes which pods of the canary gave errors, and what the bets that betErrors has
+// just made have paid for them.
 func (s *core) blame(pods []PodErrors, failed int64) {
 	s.blameFor(pods, failed, func(p *pod, n int64) {
-		if p.Paid == nil {
+		if len(p.Paid) == 0 {
 			p.Paid = make([]float64, len(s.steps.of))
 		}
 		for i, st := range s.steps.of {
