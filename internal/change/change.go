@@ -79,6 +79,18 @@ func State(steps []v1alpha1.Step, name string) string {
 	return v1alpha1.StepWaiting
 }
 
+// Again is the status of a change that begins again: what is merged stays so, with all that was
+// done on the way, since what failed came after.
+func Again(was v1alpha1.ChangeStatus, attempt int32) v1alpha1.ChangeStatus {
+	now := v1alpha1.ChangeStatus{Phase: v1alpha1.Pending, Attempt: attempt}
+	if was.Merged != "" {
+		now.Merged, now.MergedAt, now.MergedOnto, now.MergedBy = was.Merged, was.MergedAt, was.MergedOnto, was.MergedBy
+		now.Images, now.Runs, now.Risk = was.Images, was.Runs, was.Risk
+		now.Steps = slices.DeleteFunc(was.Steps, func(s v1alpha1.Step) bool { return !Done(s.State) })
+	}
+	return now
+}
+
 // Done reports whether a step in that state lets what comes after it begin.
 func Done(state string) bool { return state == v1alpha1.StepPassed || state == v1alpha1.StepSkipped }
 

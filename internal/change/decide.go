@@ -446,15 +446,19 @@ func (d *decision) deployments() {
 		failed := map[string]*v1alpha1.Change{} // by the change whose run it was merged by
 		for i, c := range slices.Backward(merged) {
 			by := cmp.Or(c.Status.MergedBy, c.Name)
+			together := failed[by]
+			if together != nil && Ended(together) && c.Status.Attempt > together.Status.Attempt {
+				together = nil // it is retried by itself
+			}
 			switch state := State(c.Status.Steps, step); {
 			case Done(state):
 				has = max(has, i)
 			case state == v1alpha1.StepFailed:
 				failed[by] = cmp.Or(failed[by], c)
 			case state != v1alpha1.StepWaiting && state != v1alpha1.StepRunning:
-			case failed[by] != nil && max(has, want) < 0:
-				d.lost[[2]string{c.Name, step}] = failed[by]
-			case want < 0 && i <= before && failed[by] == nil && !gone(c) && d.mayEnter(c, e):
+			case together != nil && max(has, want) < 0:
+				d.lost[[2]string{c.Name, step}] = together
+			case want < 0 && i <= before && together == nil && !gone(c) && d.mayEnter(c, e):
 				want = i
 			}
 		}

@@ -71,7 +71,7 @@ func (m *model) do(a Action) bool {
 	}
 	switch a.Kind {
 	case Reset:
-		*st = v1alpha1.ChangeStatus{Attempt: a.Attempt}
+		*st = Again(*st, a.Attempt)
 	case End:
 		if Ended(c) {
 			m.t.Errorf("%s ends twice: %+v", c.Name, a)

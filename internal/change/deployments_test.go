@@ -121,6 +121,23 @@ func TestWhatWasMergedTogetherFailsTogether(t *testing.T) {
 	}
 }
 
+// TestAnyOfThoseThatFailedTogetherIsRetried has one retried that is not the newest.
+func TestAnyOfThoseThatFailedTogetherIsRetried(t *testing.T) {
+	m := batch(t)
+	m.bad["c002"] = true
+	m.settle(all)
+	m.bad["c002"] = false // what it wants is there
+	m.change("c001").Spec.Attempt = 1
+	m.settle(all)
+	want := map[string]string{"c000": v1alpha1.Refused, "c001": v1alpha1.Deployed, "c002": v1alpha1.Refused}
+	if d := cmp.Diff(want, phases(m)); d != "" {
+		t.Errorf("phases (-want +got):\n%s", d)
+	}
+	if d := cmp.Diff([]string{"prod c002", "prod c001"}, m.tried); d != "" {
+		t.Errorf("deployments (-want +got):\n%s", d)
+	}
+}
+
 // TestWhatFailedTogetherGoesAlongWithWhatIsNewer has a change merged before anybody has
 // looked at what came of those that were merged together.
 func TestWhatFailedTogetherGoesAlongWithWhatIsNewer(t *testing.T) {

@@ -227,13 +227,7 @@ func (c *Controller) key(s *subject, name string) client.ObjectKey {
 
 func (c *Controller) reset(ctx context.Context, s *subject, a change.Action) error {
 	_, err := c.update(ctx, c.key(s, a.Change), func(m *v1alpha1.Change) error {
-		keep := m.Status
-		m.Status = v1alpha1.ChangeStatus{Phase: v1alpha1.Pending, Attempt: a.Attempt}
-		if keep.Merged != "" { // what failed came after
-			m.Status.Merged, m.Status.MergedAt, m.Status.MergedOnto, m.Status.MergedBy, m.Status.Images, m.Status.Runs, m.Status.Risk =
-				keep.Merged, keep.MergedAt, keep.MergedOnto, keep.MergedBy, keep.Images, keep.Runs, keep.Risk
-			m.Status.Steps = slices.DeleteFunc(keep.Steps, func(s v1alpha1.Step) bool { return !change.Done(s.State) })
-		}
+		m.Status = change.Again(m.Status, a.Attempt)
 		return nil
 	})
 	return err
