@@ -116,7 +116,7 @@ func (s *scope) ignores(rel string, dir bool) bool {
 		return false
 	}
 	for root, rules := range s.sites {
-		if below := image.Place(rel, root, "."); below != "" && !rules.Ignored(below, dir) {
+		if below := image.Place(rel, root, "."); !outside && below != "" && !rules.Ignored(below, dir) {
 			return false
 		}
 	}

@@ -59,6 +59,13 @@ func TestScopeIsWhatIsReadAndWhatMayBe(t *testing.T) {
 			want:     "new/data data.csv bin/ bin/server bin/main.go",
 		},
 		{
+			name:     "a site that is the whole app, and what is outside of that",
+			services: []*app.Service{goService, site(".")},
+			inputs:   &image.Inputs{Files: tree.Tree{"main.go": {}, "../lib.go": {}}, Dirs: []string{".", ".."}},
+			paths:    "index.html a.css ../lib.go ../other/ ../other/a.go",
+			want:     "../other/ ../other/a.go",
+		},
+		{
 			name:     "outside of the app",
 			files:    map[string]string{".gitignore": "lib\n"},
 			services: []*app.Service{goService},
