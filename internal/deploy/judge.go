@@ -311,7 +311,7 @@ func (j *judge) container(o Observation, p *corev1.Pod, cs corev1.ContainerStatu
 	}
 	if cs.State.Running != nil {
 		f.Cause, f.Message = CauseProbe, notReady(p, events)
-		if slices.ContainsFunc(p.Status.ContainerStatuses, func(c corev1.ContainerStatus) bool { return c.Name == o.Service && c.State.Running != nil }) {
+		if slices.ContainsFunc(p.Status.ContainerStatuses, func(c corev1.ContainerStatus) bool { return c.Name == o.Service && c.State.Running != nil && !c.Ready }) {
 			f.Container = o.Service // whose lines tell why, whatever runs beside it
 		}
 		return j.after(v, fmt.Sprintf("%s/%s/%d/running", p.UID, cs.Name, cs.RestartCount), j.patience.Probe, f)

@@ -455,7 +455,7 @@ func (i *Installer) gone(ctx context.Context, u *unstructured.Unstructured) erro
 	})
 	switch {
 	case errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil:
-		return fmt.Errorf("%s is still there after %s: see what holds it with kubectl get -o yaml %s: %w", nameOf(u), allowance, nameOf(u), err)
+		return fmt.Errorf("%w: %s is still there after %s: see what holds it with kubectl get -o yaml %s", err, nameOf(u), allowance, nameOf(u))
 	case err != nil && !apierrors.IsNotFound(err):
 		return fmt.Errorf("wait until %s is gone: %w", nameOf(u), i.Cluster.Explain(err))
 	}

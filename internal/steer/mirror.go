@@ -81,14 +81,18 @@ func (s *spool) over(whole bool) {
 func (s *spool) run(ctx context.Context, all *sync.WaitGroup, long time.Duration, send func(context.Context) error, done func(err error, cut bool)) {
 	ctx, cancel := context.WithCancel(ctx)
 	limit := time.AfterFunc(math.MaxInt64, cancel)
-	s.after = func() { limit.Reset(long) }
+	s.after = func() {
+		if ctx.Err() == nil { // it may have ended long before the original
+			limit.Reset(long)
+		}
+	}
 	stop := context.AfterFunc(ctx, func() { s.fail(context.Canceled) })
 	all.Go(func() {
 		err := send(ctx)
 		cut := s.ours() != nil || ctx.Err() != nil
 		stop()
-		limit.Stop() // if it begins again, it ends nothing
 		cancel()
+		limit.Stop()  // if it begins again, it ends nothing
 		_ = s.Close() // nothing more is taken
 		done(err, cut)
 	})
