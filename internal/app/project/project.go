@@ -41,7 +41,7 @@ type Service struct {
 	Env      map[string]EnvValue `json:"env,omitempty" jsonschema:"description=Values of environment variables."`
 	Links    map[string]string   `json:"links,omitempty" jsonschema:"description=Variables that carry the address of another service: SERVICE or SERVICE:PORT."`
 	Health   *Health             `json:"health,omitempty" jsonschema:"description=How to ask whether it can serve."`
-	Replicas *int                `json:"replicas,omitempty" jsonschema:"minimum=0,description=How many pods run."`
+	Replicas *int                `json:"replicas,omitempty" jsonschema:"minimum=1,description=How many pods run."`
 	Volumes  []Volume            `json:"volumes,omitempty" jsonschema:"description=Directories whose content outlives the pods."`
 
 	Test       string `json:"test,omitempty" jsonschema:"description=A command for a shell that tests the service\\, run in its directory. Tests of Go packages are found without."`
@@ -192,8 +192,8 @@ func (f *File) check(d *decoder) {
 		f.checkHealth(d, at+".health", s.Health)
 		f.checkVolumes(d, at+".volumes", s.Volumes)
 		f.checkTest(d, at, s)
-		if s.Replicas != nil && (*s.Replicas < 0 || *s.Replicas > 1000) {
-			d.fail(f.at[at+".replicas"], "replicas is %d; it must be between 0 and 1000", *s.Replicas)
+		if s.Replicas != nil && !d.bad[at+".replicas"] && (*s.Replicas < 1 || *s.Replicas > 1000) {
+			d.fail(f.at[at+".replicas"], "replicas is %d; it must be between 1 and 1000 (ignore: true leaves a service out)", *s.Replicas)
 		}
 		for env := range s.Env {
 			f.checkEnvName(d, at+".env."+env, env)
