@@ -113,7 +113,7 @@ func (r *renderer) command(s *app.Service) []string {
 	}
 	doors := DoorPorts(s)
 	for _, p := range s.Ports {
-		if door, ok := doors[p.Number]; ok {
+		if door, ok := doors[p.Number]; ok && p.Protocol != app.UDP { // which may have the same number
 			cmd = append(cmd, "--door", fmt.Sprintf("%d=%d/%s", door, p.Number, p.Protocol))
 		}
 	}

@@ -173,8 +173,16 @@ func check(a *app.App, opts RenderOptions) error {
 	if opts.Live != nil && opts.Live.Token == "" {
 		bad("the agents of app %s have no token: a sandbox needs one", a.Name)
 	}
+	claims := map[string]string{} // whose they are
 	for _, s := range a.Services {
 		errs = append(errs, checkService(a, s, opts)...)
+		for _, v := range s.Volumes {
+			name, whose := claimName(s, v), fmt.Sprintf("volume %s of service %s", v.Name, s.Name)
+			if other := claims[name]; other != "" {
+				bad("%s: %s and %s would be one, %s; rename one of them", at(v.From), other, whose, name)
+			}
+			claims[name] = whose
+		}
 	}
 	return errors.Join(errs...)
 }
@@ -319,7 +327,10 @@ func (r *renderer) servicePorts(s *app.Service) []*coreac.ServicePortApplyConfig
 	}
 	var ports []*coreac.ServicePortApplyConfiguration
 	for _, p := range s.Ports {
-		target := cmp.Or(doors[p.Number], p.Number)
+		target := p.Number
+		if p.Protocol != app.UDP {
+			target = cmp.Or(doors[p.Number], target)
+		}
 		sp := coreac.ServicePort().WithName(p.Name).WithPort(int32(p.Number)).
 			WithTargetPort(intstr.FromInt32(int32(target))).WithProtocol(transport(p))
 		switch p.Protocol {

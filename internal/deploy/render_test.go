@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"encoding/json"
 	"flag"
+	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -186,6 +188,30 @@ func TestAgentPortIsNeverTheService(t *testing.T) {
 	}
 }
 
+// A DNS server has one number for both, and a door for TCP alone.
+func TestUDPHasNoDoor(t *testing.T) {
+	a := shop(t)
+	a.Services[0].Ports = []app.Port{{Name: "dns", Number: 53, Protocol: app.UDP}, {Name: "dns-tcp", Number: 53, Protocol: app.TCP}}
+	objs := render(t, a, sandboxOptions())
+	door := DoorPorts(a.Services[0])[53]
+	command := strings.Join(deployment(t, objs, "cart").Spec.Template.Spec.Containers[0].Command, " ")
+	if want := fmt.Sprintf(" --door %d=53/tcp -- ", door); !strings.Contains(command, want) || strings.Contains(command, "udp") {
+		t.Errorf("command %q, want one with %q and no door for UDP", command, want)
+	}
+	i := slices.IndexFunc(objs, func(o Object) bool { return o.Kind == "Service" && o.Name == "cart" })
+	s := &corev1.Service{}
+	if err := objs[i].Decode(s); err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]int{}
+	for _, p := range s.Spec.Ports {
+		got[p.Name] = p.TargetPort.IntValue()
+	}
+	if d := cmp.Diff(map[string]int{"dns": 53, "dns-tcp": door}, got); d != "" {
+		t.Errorf("target ports (-want +got):\n%s", d)
+	}
+}
+
 func TestPortValueKeepsTheFormOfTheDefault(t *testing.T) {
 	for _, tc := range []struct {
 		def, want string
@@ -238,6 +264,12 @@ func TestRenderRefuses(t *testing.T) {
 		{"port", func(a *app.App, _ *RenderOptions) { a.Services[0].Ports[0].Number = 70000 }, `service cart (cmd/cart/main.go:20): port "grpc" (70000)`},
 		{"size", func(a *app.App, _ *RenderOptions) { a.Services[0].Volumes[0].Size = "big" }, `(bight.yaml:9): volume data: size "big" is no quantity`},
 		{"path", func(a *app.App, _ *RenderOptions) { a.Services[0].Volumes[0].Path = "data" }, `path "data" is not absolute`},
+		{"one claim for two", func(a *app.App, _ *RenderOptions) {
+			a.Services[0].Name, a.Services[0].Volumes[0].Name = "shop", "db-data"
+			v := a.Services[0].Volumes[0]
+			v.Name = "data"
+			a.Services[1].Name, a.Services[1].Volumes = "shop-db", []app.Volume{v}
+		}, "bight.yaml:9: volume db-data of service shop and volume data of service shop-db would be one, shop-db-data; rename one of them"},
 		{"agent port", func(_ *app.App, o *RenderOptions) { o.Live.Port = func(*app.Service) int { return 8080 } }, "the agent's port 8080 is one of its own"},
 		{"token", func(_ *app.App, o *RenderOptions) { o.Live.Token = "" }, "have no token"},
 		{"variable name", func(a *app.App, _ *RenderOptions) {
