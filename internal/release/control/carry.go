@@ -96,7 +96,7 @@ func (d *desk) engage(ctx context.Context, co *course, plan release.Plan, templa
 	co.routing = &v1alpha1.Routing{
 		Generation: time.Now().UnixMilli(), Selector: s.deployment.Spec.Selector.MatchLabels, Stable: b.Stable, Ports: all, Judges: judges(s, old), ByRoutes: byRoutes(co.r),
 	}
-	co.State.Message, co.Before = "makes the first pods", plain(&old.Spec.Template)
+	co.State.Message, co.State.Started, co.Before = "makes the first pods", co.own(), plain(&old.Spec.Template)
 	if err := d.write(ctx, co); err != nil {
 		return err
 	}

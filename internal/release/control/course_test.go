@@ -321,3 +321,17 @@ func TestPodsOfBeforeWaitForWhatTheirDoorsCarry(t *testing.T) {
 		}
 	}
 }
+
+// A release that waits for the pods that another one keeps has as long for its own afterwards
+// as any.
+func TestWhatIsWaitedForAnotherReleaseIsNotOfItsOwnTime(t *testing.T) {
+	co := underWay(t)
+	co.State.Started = time.Now().Add(-time.Hour)
+	if got := co.own(); !got.Equal(co.State.Started) {
+		t.Errorf("it has not waited, and its time begins at %v, want %v", got, co.State.Started)
+	}
+	co.free = co.State.Started.Add(50 * time.Minute)
+	if got := co.own(); !got.Equal(co.free) {
+		t.Errorf("it has waited until %v, and its time begins at %v", co.free, got)
+	}
+}

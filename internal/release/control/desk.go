@@ -414,8 +414,8 @@ func (d *desk) begin(ctx context.Context, co *course) (time.Time, error) {
 	case orders.Undo || r.DeletionTimestamp != nil:
 		return d.close(ctx, co, release.Undone, "undone before it began")
 	case d.kept(co) != nil: // which is none of its own time
-		co.free = time.Now()
-	case time.Since(co.State.Started) > plan.Patience() && time.Since(co.free) > plan.Patience():
+		co.free = time.Now().Truncate(time.Microsecond)
+	case time.Since(co.own()) > plan.Patience():
 		return d.close(ctx, co, release.Undone, fmt.Sprintf("it could not begin for %s: %s", plan.Patience(), co.State.Message))
 	}
 	if err == nil {
@@ -440,13 +440,21 @@ func (d *desk) begin(ctx context.Context, co *course) (time.Time, error) {
 	case err != nil && fits:
 		return time.Time{}, errors.Join(d.tell(ctx, co, err.Error()), err)
 	case err != nil:
-		next := co.State.Started.Add(plan.Patience())
+		next := co.own().Add(plan.Patience())
 		if time.Since(d.freedAt) < lagging {
 			next = d.freedAt.Add(lagging)
 		}
 		return next, d.tell(ctx, co, err.Error())
 	}
 	return time.Time{}, nil
+}
+
+// own is when a release's own time began: it has none while it waits for another one.
+func (co *course) own() time.Time {
+	if co.free.After(co.State.Started) {
+		return co.free
+	}
+	return co.State.Started
 }
 
 // kept is another release that is promoted, and keeps the pods of before it; nil for none.
