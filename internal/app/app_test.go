@@ -3,6 +3,7 @@ package app
 import (
 	"encoding/json"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 
@@ -182,6 +183,39 @@ func TestSetFlagReplacesAnEarlierValue(t *testing.T) {
 	s.SetFlag("addr", "c:1")
 	if diff := cmp.Diff([]string{"--addr-2=b:1", "--addr=c:1"}, s.Args); diff != "" {
 		t.Error(diff)
+	}
+}
+
+func TestSetFlagReplacesWhatAPersonWrote(t *testing.T) {
+	for _, tc := range []struct{ args, want []string }{
+		{[]string{"-v", "-addr=a:1"}, []string{"-v", "--addr=b:1"}},
+		{[]string{"-addr", "a:1", "serve"}, []string{"serve", "--addr=b:1"}},
+		{[]string{"--addr", "a:1", "-v"}, []string{"-v", "--addr=b:1"}},
+		{[]string{"addr", "-addr-2=a:1", "-addr"}, []string{"addr", "-addr-2=a:1", "--addr=b:1"}},
+	} {
+		s := svc("web")
+		s.Args = slices.Clone(tc.args)
+		given := s.Args
+		s.SetFlag("addr", "b:1")
+		if diff := cmp.Diff(tc.want, s.Args); diff != "" {
+			t.Errorf("%q (-want +got):\n%s", tc.args, diff)
+		}
+		if diff := cmp.Diff(tc.args, given); diff != "" {
+			t.Errorf("what was given has changed (-want +got):\n%s", diff)
+		}
+	}
+}
+
+func TestAServiceHasAFlagHoweverItIsWritten(t *testing.T) {
+	for arg, want := range map[string]bool{
+		"-addr": true, "--addr": true, "-addr=a:1": true, "--addr=a:1": true,
+		"addr": false, "addr=a:1": false, "-addr-2=a:1": false, "--add": false, "-": false, "--": false,
+	} {
+		s := svc("web")
+		s.Args = []string{"serve", arg}
+		if got := s.HasFlag("addr"); got != want {
+			t.Errorf("%s sets --addr: %v, want %v", arg, got, want)
+		}
 	}
 }
 

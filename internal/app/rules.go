@@ -90,9 +90,26 @@ func (s *Service) SetEnv(name, value string, from From) {
 
 // SetFlag gives the program a flag, in place of an earlier value of it.
 func (s *Service) SetFlag(name, value string) {
-	want := "--" + name + "="
-	s.Args = slices.DeleteFunc(slices.Clone(s.Args), func(a string) bool { return strings.HasPrefix(a, want) })
-	s.Args = append(s.Args, want+value)
+	var args []string
+	for i := 0; i < len(s.Args); i++ {
+		switch {
+		case !setsFlag(s.Args[i], name):
+			args = append(args, s.Args[i])
+		case !strings.Contains(s.Args[i], "="):
+			i++ // its value is the next
+		}
+	}
+	s.Args = append(args, "--"+name+"="+value)
+}
+
+// HasFlag reports whether the program is given a flag, with one dash or two.
+func (s *Service) HasFlag(name string) bool {
+	return slices.ContainsFunc(s.Args, func(arg string) bool { return setsFlag(arg, name) })
+}
+
+func setsFlag(arg, flag string) bool {
+	name, _, _ := strings.Cut(strings.TrimLeft(arg, "-"), "=")
+	return strings.HasPrefix(arg, "-") && name == flag
 }
 
 // problems gathers what is wrong, each with its place.

@@ -150,16 +150,11 @@ func checkSettings(s *app.Service) []error {
 func arguments(s *app.Service) []string {
 	args := slices.Clone(s.Args)
 	for _, l := range s.Links {
-		if l.Flag != "" && !slices.ContainsFunc(s.Args, func(arg string) bool { return setsFlag(arg, l.Flag) }) {
+		if l.Flag != "" && !s.HasFlag(l.Flag) {
 			args = append(args, "--"+l.Flag+"="+l.Value)
 		}
 	}
 	return args
-}
-
-func setsFlag(arg, flag string) bool {
-	name, _, _ := strings.Cut(strings.TrimLeft(arg, "-"), "=")
-	return strings.HasPrefix(arg, "-") && name == flag
 }
 
 // literal keeps Kubernetes from expanding $(NAME) in a command.

@@ -107,7 +107,7 @@ func (d *detection) run(ctx context.Context) (*app.App, error) {
 			if c.Env != "" && s.EnvVar(c.Env) != nil && s.EnvVar(c.Env).Set {
 				continue
 			}
-			if c.Flag != "" && slices.ContainsFunc(s.Args, func(a string) bool { return strings.HasPrefix(a, "--"+c.Flag+"=") || a == "--"+c.Flag }) {
+			if c.Flag != "" && s.HasFlag(c.Flag) {
 				continue
 			}
 			candidates = append(candidates, c)
