@@ -3,6 +3,7 @@ package golang
 import (
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"strings"
 )
@@ -12,24 +13,21 @@ import (
 // matches nothing is an error that the compiler reports.
 func embedded(dir, pattern string) (files, dirs []string) {
 	pattern, all := strings.CutPrefix(pattern, "all:")
-	full := filepath.Join(dir, filepath.FromSlash(pattern))
-	matches, err := filepath.Glob(full)
+	matches, err := fs.Glob(os.DirFS(dir), pattern)
 	if err != nil {
 		return nil, nil
 	}
 	// The directory that the fixed part of the pattern names is where other
 	// matches may appear.
-	fixed := full
-	for strings.ContainsAny(fixed, `*?[\`) && len(fixed) > len(dir) {
-		fixed = filepath.Dir(fixed)
+	fixed := path.Dir(pattern)
+	for strings.ContainsAny(fixed, `*?[\`) {
+		fixed = path.Dir(fixed)
 	}
-	if fixed == full {
-		fixed = filepath.Dir(full)
-	}
-	if isDir(fixed) {
+	if fixed := filepath.Join(dir, filepath.FromSlash(fixed)); isDir(fixed) {
 		dirs = append(dirs, fixed)
 	}
 	for _, match := range matches {
+		match = filepath.Join(dir, filepath.FromSlash(match))
 		info, err := os.Lstat(match)
 		if err != nil || crossesModule(dir, match) {
 			continue

@@ -322,6 +322,26 @@ func TestScanFindsWhatGoListFinds(t *testing.T) {
 	}
 }
 
+// TestScanTakesTheCheckoutsPathAsItIs has a checkout in a directory whose name would
+// be a pattern: [work] is not w, o, r or k.
+func TestScanTakesTheCheckoutsPathAsItIs(t *testing.T) {
+	for _, name := range []string{"[work]", "w*", "w?", "["} {
+		dir := filepath.Join(t.TempDir(), name)
+		unpack(t, dir, manyKinds)
+		b := newBuilder(t)
+		a, s := service(dir, "srv", ".", "./cmd/srv")
+		if diff := cmp.Diff(goList(t, b, dir, "./cmd/srv"), scanned(t, b, a, s)); diff != "" {
+			t.Errorf("files in %s (-go list +scan):\n%s", name, diff)
+		}
+		in := inputs(t, b, a, s)
+		for _, d := range []string{"cmd/srv", "web", "web/static/sub", "web/deep"} {
+			if !slices.Contains(in.Dirs, d) {
+				t.Errorf("in %s, directory %s is not watched: %v", name, d, in.Dirs)
+			}
+		}
+	}
+}
+
 // TestScanOfOwnModule compares on source that was not written for this test.
 func TestScanOfOwnModule(t *testing.T) {
 	root, err := filepath.Abs("../../..")
