@@ -130,6 +130,21 @@ func TestBuildGivesAProgramThatRuns(t *testing.T) {
 	}
 }
 
+func TestAssetsMayBePutBesideTheProgram(t *testing.T) {
+	dir := t.TempDir()
+	unpack(t, dir, small)
+	unpack(t, dir, "-- config/app.yaml --\nx\n-- web/a.html --\ny\n")
+	if err := os.Mkdir(filepath.Join(dir, "empty"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	a, s := service(dir, "srv", ".", "./cmd/srv")
+	s.Build.Assets = []app.Asset{{Path: "config/app.yaml", As: "."}, {Path: "web", As: "."}, {Path: "empty", As: "."}}
+	art := buildIt(t, newBuilder(t), a, s)
+	if diff := cmp.Diff([]string{"a.html", "app.yaml", "srv"}, art.Tree.Paths()); diff != "" {
+		t.Errorf("tree (-want +got):\n%s", diff)
+	}
+}
+
 // TestRepeatedBuildIsWhatGoBuildMakes changes files in every way that matters to
 // the compiler and compares with a builder that knows nothing yet.
 func TestRepeatedBuildIsWhatGoBuildMakes(t *testing.T) {

@@ -141,8 +141,12 @@ func (b *Builder) addAssets(ctx context.Context, a *app.App, s *app.Service, as 
 		as.lost = append(as.lost, lost...)
 		dirs[path.Dir(from)] = true
 		for _, p := range t.Paths() {
+			target := image.Place(p, from, to)
+			if target == "." && !t[p].Mode.IsDir() {
+				target = path.Base(p)
+			}
 			as.inputs.Files[p] = t[p]
-			as.assets = append(as.assets, placed{source: p, target: image.Place(p, from, to), entry: t[p]})
+			as.assets = append(as.assets, placed{source: p, target: target, entry: t[p]})
 			for d := path.Dir(p); tree.Below(d, from); d = path.Dir(d) {
 				dirs[d] = true
 				if d == "." {
