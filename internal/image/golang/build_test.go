@@ -145,6 +145,32 @@ func TestAssetsMayBePutBesideTheProgram(t *testing.T) {
 	}
 }
 
+// TestNoAssetTakesTheProgramsPlace has what go build leaves in a package's directory
+// among the assets, and a directory of the program's name.
+func TestNoAssetTakesTheProgramsPlace(t *testing.T) {
+	dir := t.TempDir()
+	unpack(t, dir, small)
+	unpack(t, dir, "-- cmd/srv/srv --\nold\n-- web/srv/a.html --\nx\n-- web/srv.html --\ny\n")
+	b := newBuilder(t)
+	a, s := service(dir, "srv", ".", "./cmd/srv")
+	for asset, file := range map[string]string{"cmd/srv": "cmd/srv/srv", "cmd/srv/srv": "cmd/srv/srv", "web": "web/srv/a.html"} {
+		s.Build.Assets = []app.Asset{{Path: asset, As: ".", From: app.From{File: "bight.yaml", Line: 7}}}
+		_, err := b.Build(context.Background(), a, s)
+		if err == nil || !strings.HasPrefix(err.Error(), "bight.yaml:7: service srv: asset "+file+" would be ") {
+			t.Errorf("error of asset %s: %v", asset, err)
+		}
+	}
+	s.Build.Assets = []app.Asset{{Path: "web", As: "."}, {Path: "cmd/srv", As: "."}}
+	unpack(t, dir, "-- .gitignore --\n/cmd/srv/srv\n/web/srv/\n")
+	art := buildIt(t, b, a, s)
+	if diff := cmp.Diff([]string{"main.go", "srv", "srv.html"}, art.Tree.Paths()); diff != "" {
+		t.Errorf("tree (-want +got):\n%s", diff)
+	}
+	if got := output(t, art); got != "hello! first page\n\n" {
+		t.Errorf("the program prints %q", got)
+	}
+}
+
 // TestRepeatedBuildIsWhatGoBuildMakes changes files in every way that matters to
 // the compiler and compares with a builder that knows nothing yet.
 func TestRepeatedBuildIsWhatGoBuildMakes(t *testing.T) {

@@ -145,6 +145,11 @@ func (b *Builder) addAssets(ctx context.Context, a *app.App, s *app.Service, as 
 			if target == "." && !t[p].Mode.IsDir() {
 				target = path.Base(p)
 			}
+			if name := program(s); target != "." && tree.Below(target, name) {
+				return fmt.Errorf("%s: service %s: asset %s would be %s in the image, and %s is the program: "+
+					"delete it, name it in .gitignore, or put it elsewhere with services.%s.build.assets in bight.yaml",
+					asset.From.Place(), s.Name, p, target, name, s.Name)
+			}
 			as.inputs.Files[p] = t[p]
 			as.assets = append(as.assets, placed{source: p, target: target, entry: t[p]})
 			for d := path.Dir(p); tree.Below(d, from); d = path.Dir(d) {
@@ -195,7 +200,8 @@ func (b *Builder) digest(a *app.App, s *app.Service, as *assembly) tree.Hash {
 }
 
 // program is what the executable is called in the image. An asset may have the
-// service's name already.
+// service's name already. Who has only the plan has to come to the same name
+// ([Command]), so what is inside of an asset has no say: see addAssets.
 func program(s *app.Service) string {
 	name := s.Name
 	taken := func(n string) bool {
