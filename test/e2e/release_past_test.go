@@ -26,6 +26,12 @@ func testReleaseAttempts(b *bay) {
 	b.order("undo", tillNamed, "--why", "enough")
 	second := b.reaches("Undone")
 	b.unreleased()
+	b.eventually("the controller has let go of it, and whoever removes it needs none", func() error {
+		if r := b.current(); len(r.Finalizers) > 0 {
+			return fmt.Errorf("%v", r.Finalizers)
+		}
+		return nil
+	})
 	b.controllers(0)
 	forged, err := json.Marshal(v1alpha1.ReleaseStatus{Attempts: []v1alpha1.ReleaseAttempt{{Number: 1, UID: "x", Phase: "Promoted"}}})
 	if err != nil {
