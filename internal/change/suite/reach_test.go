@@ -3,8 +3,6 @@ package suite
 import (
 	"go/parser"
 	"go/token"
-	"os"
-	"path/filepath"
 	"testing"
 )
 
@@ -42,32 +40,5 @@ func TestReachOfASource(t *testing.T) {
 	}
 	if got := reachOf(f); got != (reach{tools: starts}) {
 		t.Errorf("an import: %+v", got)
-	}
-}
-
-// A database of the developer's may keep its files there, as another user.
-func TestWhatIsClosedToThisUserIsNoInput(t *testing.T) {
-	if os.Geteuid() == 0 {
-		t.Skip("nothing is closed to root")
-	}
-	root := app(t, map[string]string{"a": "1", "db/b": "2", "c": "3"})
-	closed := map[string]os.FileMode{"db": 0o700, "c": 0o600}
-	for name := range closed {
-		if err := os.Chmod(filepath.Join(root, name), 0); err != nil {
-			t.Fatal(err)
-		}
-	}
-	t.Cleanup(func() {
-		for name, mode := range closed {
-			_ = os.Chmod(filepath.Join(root, name), mode) // so that it can be removed
-		}
-	})
-	before, err := newHashes(root).tree(root)
-	if err != nil {
-		t.Fatal(err)
-	}
-	write(t, root, map[string]string{"a": "2"})
-	if after, err := newHashes(root).tree(root); err != nil || after == before {
-		t.Errorf("the rest is not read: %v", err)
 	}
 }
